@@ -1,0 +1,89 @@
+"""One exception family: catch `PPLError` and nothing of this library escapes it.
+
+Every message names the place (site, particle, model or verifier) and what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ppl.posterior import Posterior
+
+
+class PPLError(Exception):
+    """Base class of every error raised on purpose by this library."""
+
+
+class ModelNotFoundError(PPLError):
+    """A model or verifier could not be loaded from the given id, folder or file."""
+
+
+class UnsupportedModelError(PPLError):
+    """The model loads, but cannot be forked exactly (its cache kind is named in the message)."""
+
+
+class PromptError(PPLError):
+    """An empty prompt, or one that leaves no room in the model's context."""
+
+
+class StepNeverEndedError(PPLError):
+    """`until=` never came true before the context was full, and no `max_tokens` was given."""
+
+
+class NoAllowedTokenError(PPLError):
+    """The `allowed=` rule left no token with positive probability."""
+
+
+class ObservationError(PPLError):
+    """`obs=` of a kind that the distribution does not speak about."""
+
+
+class VerifierError(PPLError):
+    """A verifier returned NaN, a number out of range, or the wrong number of scores."""
+
+
+class PRMFormatError(PPLError):
+    """A reward model's labels do not match the format that was declared for it."""
+
+
+class ProgramError(PPLError):
+    """The user's program raised; the original exception is chained as `__cause__`."""
+
+
+class DuplicateSiteError(PPLError):
+    """Two sample statements of one particle share a name."""
+
+
+class NonDeterministicProgramError(PPLError):
+    """A replayed program did not repeat the choices its record says it made."""
+
+
+class GuideError(PPLError):
+    """A guide proposes something the model cannot use."""
+
+
+class WeightError(PPLError):
+    """A site's log-probability is NaN or plus infinity."""
+
+
+class SearchStateError(PPLError):
+    """A saved search or posterior cannot be continued here."""
+
+
+class AllParticlesDeadError(PPLError):
+    """Every particle has weight zero.
+
+    The evidence estimate is then exactly zero (`log_evidence` is minus infinity), which is what an
+    average over seeds must count; `posterior` holds everything seen until then.
+    """
+
+    log_evidence = float("-inf")
+
+    def __init__(self, message: str, posterior: Posterior | None = None) -> None:
+        super().__init__(message)
+        self.posterior = posterior
+
+
+class TaskError(PPLError):
+    """A task's questions or its answer checker are unavailable, or the checker failed."""

@@ -1,0 +1,312 @@
+"""Language models as distributions.
+
+`lm(text, until=...)` is a Pyro distribution over `Continuation`s. A backend only has to provide
+next-token logits for a batch of prefixes (`LanguageModel.start`, `LanguageModel.logits_along`);
+drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ppl.cost import Ledger
+from ppl.errors import NoAllowedTokenError, ObservationError, PromptError
+from ppl.lm.sampling import Allowed, Warp
+from ppl.steps import StepRule, Until
+from ppl.text import Codec, Continuation, StopReason, Text
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Everything that defines one continuation distribution, apart from the model."""
+
+    tokens: Tokens
+    rule: StepRule
+    max_tokens: int | None
+    warp: Warp
+    allowed: Allowed
+
+    def allowed_after(self, new: Tokens) -> Collection[int] | None:
+        """Token ids that may follow `new`, or None for all."""
+        ids = self.allowed(new) if callable(self.allowed) else self.allowed
+        if ids is not None and len(ids) == 0:
+            raise NoAllowedTokenError(
+                f"allowed= leaves no token after {len(new)} new tokens; allow at least the "
+                "end-of-text token where the text may end"
+            )
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueRequest:
+    """Draw one continuation.
+
+    Attributes:
+        model: the language model.
+        spec: what to draw from.
+        key: 64-bit key of the uniforms (see `ppl.randomness`).
+        label: who asks, for error messages ("site 'step_3' of particle 17").
+        ledger: the account that pays, or None.
+    """
+
+    model: LanguageModel
+    spec: Spec
+    key: int
+    label: str = "a call outside a search"
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Ask for the log-probability of a given continuation."""
+
+    model: LanguageModel
+    spec: Spec
+    value: Continuation
+    label: str = "a call outside a search"
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A drawn continuation with its log-probability under the warped distribution."""
+
+    value: Continuation
+    log_prob: float
+
+
+class Decoder(Protocol):
+    """A batch of rows being decoded token by token."""
+
+    @property
+    def logits(self) -> Tensor:
+        """`[A, V]` next-token logits of the active rows, in their order."""
+        ...
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """Drop all active rows but `keep`, append one token to each, refresh `logits`."""
+        ...
+
+    def close(self) -> None:
+        """The batch is over; what was computed may be kept for later requests."""
+        ...
+
+
+class LanguageModel(ABC):
+    """A language model; call it on a `Text` to get a distribution over continuations.
+
+    Attributes:
+        name: shown in messages and used to tell models apart.
+        codec: the tokenizer.
+        context_length: most tokens of prompt and continuation together.
+    """
+
+    name: str
+    codec: Codec
+    context_length: int
+
+    def __call__(
+        self,
+        text: Text,
+        *,
+        until: Until | StepRule = None,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        allowed: Allowed = None,
+    ) -> LMDistribution:
+        """The distribution over what this model appends to `text`.
+
+        Args:
+            text: what is there so far; must not be finished.
+            until: where the continuation ends: a string, several, a regular expression, or a
+                callable on the new text. It also ends where the model ends the text.
+            max_tokens: cut after this many tokens (`reason == "length"`). Without it, a step that
+                never ends is an error once the context is full.
+            temperature, top_p, top_k: warps of the next-token distribution.
+            allowed: token ids that may be drawn, or a callable from the new tokens to such ids.
+                The distribution is renormalised over them, token by token.
+
+        Raises:
+            TypeError: `text` is no `Text` of this model.
+            PromptError: the text is finished, empty, or fills the context.
+            ValueError: a setting is out of range.
+        """
+        if not isinstance(text, Text):
+            raise TypeError(
+                f"lm(...) continues a Text, got {type(text).__name__}: start with "
+                "lm.prompt(string) or lm.chat(question)"
+            )
+        if text.codec != self.codec:
+            raise TypeError(f"this Text was made by another model's tokenizer than {self.name}'s")
+        if text.finished:
+            raise PromptError(
+                f"the text is finished, {self.name} cannot continue it: leave the loop when "
+                "step.finished is true"
+            )
+        if not text.tokens:
+            raise PromptError("the prompt is empty: a language model needs at least one token")
+        if len(text.tokens) >= self.context_length:
+            raise PromptError(
+                f"the text has {len(text.tokens)} tokens, {self.name} holds "
+                f"{self.context_length}: shorten the prompt or take fewer steps"
+            )
+        if max_tokens is not None and max_tokens < 1:
+            raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
+        rule = StepRule.of(until)
+        spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k), allowed)
+        return LMDistribution(self, text, spec)
+
+    def encode(self, string: str) -> Tokens:
+        """Token ids of `string`, without special tokens."""
+        return self.codec.encode(string)
+
+    def prompt(self, string: str) -> Text:
+        """A `Text` that starts with `string` as it stands.
+
+        Raises:
+            PromptError: `string` is empty or longer than the context.
+        """
+        return self._checked(self.codec.encode(string), string)
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]]) -> Text:
+        """A `Text` that asks the model for its turn, rendered with the model's chat template.
+
+        Args:
+            messages: a question, or a list of `{"role": ..., "content": ...}`.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        last = messages[-1]["content"] if messages else ""
+        if not last:
+            raise PromptError("the question is empty: give the model something to answer")
+        return self._checked(self._chat_tokens(messages), last)
+
+    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+        # A model without a chat template reads the messages as plain paragraphs.
+        return self.codec.encode("\n".join(m["content"] for m in messages) + "\n")
+
+    def _checked(self, tokens: Tokens, string: str) -> Text:
+        if not tokens:
+            raise PromptError("the prompt is empty: a language model needs at least one token")
+        if len(tokens) >= self.context_length:
+            raise PromptError(
+                f"the prompt has {len(tokens)} tokens, {self.name} holds {self.context_length}: "
+                "shorten it"
+            )
+        return Text(tokens, self.codec, prompt_string=string)
+
+    def continuation(self, value: str | Sequence[int], *, finished: bool = False) -> Continuation:
+        """A continuation made by hand, to be observed or compared.
+
+        Args:
+            value: a string (encoded as it stands) or token ids.
+            finished: append the end-of-text token.
+        """
+        tokens = self.codec.encode(value) if isinstance(value, str) else tuple(value)
+        ends = self.codec.end_tokens
+        if finished and not (tokens and tokens[-1] in ends):
+            tokens = (*tokens, min(ends))
+        reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
+        return Continuation(tokens, self.codec.decode(tokens), reason)
+
+    def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
+        """Draws all requests as one batch; None where the paying ledger ran out."""
+        from ppl.lm import decode  # decode imports this module
+
+        return decode.draw(self, requests)
+
+    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Exact log-probabilities of given continuations, as one batch."""
+        from ppl.lm import decode
+
+        return decode.score(self, requests)
+
+    @abstractmethod
+    def start(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> Decoder:
+        """Begin decoding after each prefix; what is computed and reused goes to the ledgers."""
+
+    @abstractmethod
+    def logits_along(
+        self,
+        prefixes: Sequence[Tokens],
+        continuations: Sequence[Tokens],
+        ledgers: Sequence[Ledger | None],
+    ) -> Iterator[Tensor]:
+        """For each row, `[T, V]`: the logits from which each continuation token is drawn."""
+
+    def batch_rows(self, requests: int) -> int:
+        """Most rows that one batch may hold."""
+        return max(requests, 1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class LMDistribution(TorchDistribution):  # type: ignore[misc]
+    """The law of the next continuation of a text.
+
+    `log_prob(value)` is the sum of the warped, renormalised token log-probabilities up to and
+    including the token at which the continuation stopped: exactly the probability that `sample`
+    returns `value`. A value that `sample` could not return has log-probability minus infinity.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
+    has_rsample = False
+
+    def __init__(self, model: LanguageModel, text: Text, spec: Spec) -> None:
+        self.model, self.text, self.spec = model, text, spec
+        super().__init__(validate_args=False)
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Continuation:  # type: ignore[override]
+        """One continuation, keyed by torch's global generator. Inside a search, the search's
+        own keyed randomness is used and all particles' requests run as one batch."""
+        if len(sample_shape):
+            raise ValueError("lm(...) draws one continuation; use a searcher for many")
+        low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
+        drawn = self.model.sample_batch([ContinueRequest(self.model, self.spec, (high << 32) | low)])[0]
+        assert drawn is not None  # without a ledger nothing runs out
+        return drawn.value
+
+    def log_prob(self, value: Continuation) -> Tensor:
+        """Scalar float64 tensor, see the class."""
+        self.check(value)
+        return torch.tensor(
+            self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0], dtype=torch.float64
+        )
+
+    @staticmethod
+    def check(value: object, label: str = "a continuation") -> None:
+        """Raises ObservationError unless `value` is something this distribution speaks about."""
+        if not isinstance(value, Continuation):
+            raise ObservationError(
+                f"{label}: a language model is observed with a Continuation, got "
+                f"{type(value).__name__}; make one with lm.continuation(string)"
+            )
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
+        """Only the trivial expansion exists: continuations do not live in tensors."""
+        if len(batch_shape):
+            raise ValueError("lm(...) cannot be used inside a vectorised pyro.plate")
+        return self
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """What identifies the distribution when a program is replayed."""
+        s = self.spec
+        return (self.model.name, s.tokens, str(s.rule), s.max_tokens, s.warp)
+
+    def __repr__(self) -> str:
+        return f"lm({self.model.name}, {len(self.spec.tokens)} tokens, until={self.spec.rule})"
+
+

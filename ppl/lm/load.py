@@ -1,0 +1,149 @@
+"""Loading models: by name, from a folder, or from a GGUF file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ppl.errors import ModelNotFoundError
+from ppl.lm.huggingface import HFModel
+
+TINY = Path(__file__).resolve().parent.parent / "tiny"
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    context_length: int | None = None,
+    kv_bytes: int = 2 << 30,
+) -> HFModel:
+    """A language model, run in this process.
+
+    Args:
+        source: `"tiny"` for the embedded model; a folder in Hugging Face format; a `.gguf` file
+            (converted once and kept in the user's cache folder); or a Hugging Face Hub id.
+        dtype: float32 on a CPU and bfloat16 on a GPU unless given.
+        device: a GPU if there is one unless given.
+        revision, token, trust_remote_code: as in `transformers`.
+        context_length: most tokens of a text; None takes it from the model's configuration.
+        kv_bytes: memory for cached keys and values.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        UnsupportedModelError: the model cannot be forked exactly.
+    """
+    model, tokenizer = load_pretrained(
+        AutoModelForCausalLM,
+        TINY / "lm" if str(source) == "tiny" else source,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
+    )
+    return HFModel(
+        model, tokenizer, name=str(source), context_length=context_length, kv_bytes=kv_bytes
+    )
+
+
+def load_pretrained(
+    kind: Any,
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """A Hugging Face model of class `kind` and its tokenizer; arguments as in `load`."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"no GGUF file at {path}")
+        path = _converted(path)
+    elif path.exists() and not (path / "config.json").is_file():
+        raise ModelNotFoundError(f"{path} holds no model: a model folder has a config.json")
+    where = str(path) if path.exists() else str(source)
+    hub = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    try:
+        with quiet_transformers():
+            model = kind.from_pretrained(where, dtype=dtype, **hub)
+            tokenizer = AutoTokenizer.from_pretrained(where, **hub)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
+            f"the Hugging Face Hub would hand out ({str(error).splitlines()[0]})"
+        ) from error
+    return model.to(device).eval(), tokenizer
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$PPL_CACHE`, else `$XDG_CACHE_HOME/ppl` or its default."""
+    if "PPL_CACHE" in os.environ:
+        return Path(os.environ["PPL_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ppl"
+
+
+def _converted(path: Path) -> Path:
+    """The folder with `path` in Hugging Face format, made on first use.
+
+    The name carries size and modification time, so a changed file is converted anew. The folder
+    appears by a rename, so it is either complete or not there.
+    """
+    stat = path.stat()
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+    folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        with quiet_transformers():
+            source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+            # float32 keeps the dequantised weights exactly as the file states them.
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            model.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            partial.rename(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelNotFoundError(
+            f"cannot read {path}: {str(error).splitlines()[0]} (GGUF files need the extra "
+            "ppl-search[gguf])"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' progress bars and notices while loading, and only then."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,130 @@
+"""From logits to one drawn token per row, exactly and in a few vectorised passes.
+
+Order of the warps, as in `transformers`: allowed tokens, temperature, top-k, top-p. What is drawn
+follows the warped and renormalised distribution, and its log-probability is what is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Allowed = Collection[int] | Callable[[tuple[int, ...]], Collection[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Warp:
+    """How a row's next-token distribution is reshaped before drawing.
+
+    Attributes:
+        temperature: divides the logits; 0 puts all mass on the most likely token.
+        top_p: keeps the smallest set of most likely tokens whose mass reaches this.
+        top_k: keeps this many most likely tokens (None: all).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and np.isfinite(self.temperature)):
+            raise ValueError(f"temperature={self.temperature}: must be zero or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: must be in (0, 1]")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: must be at least 1 (None keeps all)")
+
+
+def warped_log_probs(
+    logits: Tensor, warps: Sequence[Warp], allowed: Sequence[Collection[int] | None]
+) -> Tensor:
+    """Log-probabilities `[B, V]` of the warped, renormalised next-token distributions.
+
+    Args:
+        logits: `[B, V]`, float32 or float64.
+        warps: one per row.
+        allowed: per row the token ids that may be drawn, or None for all of them.
+
+    Returns:
+        `[B, V]`; minus infinity where a token is excluded. A row that allows nothing is all NaN.
+    """
+    if any(ids is not None for ids in allowed):
+        logits = _keep_only(logits, allowed)
+    temperature = np.array([w.temperature for w in warps])
+    if np.any(temperature != 1.0):
+        # Greedy rows are divided by one and then reduced to their arg max.
+        divisor = np.where(temperature == 0, 1.0, temperature)
+        logits = logits / torch.as_tensor(divisor, dtype=logits.dtype, device=logits.device)[:, None]
+    vocabulary = logits.shape[-1]
+    top_k = np.array([w.top_k or vocabulary for w in warps])
+    top_k = np.minimum(np.where(temperature == 0, 1, top_k), vocabulary)
+    if np.any(top_k < vocabulary):
+        logits = _top_k(logits, top_k)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    top_p = np.array([w.top_p for w in warps])
+    if np.any(top_p < 1.0):
+        log_probs = _top_p(log_probs, top_p)
+    return log_probs
+
+
+def _keep_only(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tensor:
+    masked = logits.clone()
+    for row, ids in enumerate(allowed):
+        if ids is not None:
+            keep = torch.zeros(logits.shape[-1], dtype=torch.bool)
+            keep[torch.as_tensor(sorted(ids), dtype=torch.long)] = True
+            masked[row].masked_fill_(~keep.to(logits.device), -torch.inf)
+    return masked
+
+
+def _top_k(logits: Tensor, top_k: NDArray[np.int64]) -> Tensor:
+    # A stable sort, so that exactly k tokens survive even among equal logits.
+    order = torch.argsort(logits, dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    drop_sorted = rank[None, :] >= torch.as_tensor(top_k, device=logits.device)[:, None]
+    drop = torch.zeros_like(drop_sorted).scatter_(1, order, drop_sorted)
+    return logits.masked_fill(drop, -torch.inf)
+
+
+def _top_p(log_probs: Tensor, top_p: NDArray[np.float64]) -> Tensor:
+    ordered, order = torch.sort(log_probs, dim=-1, descending=True, stable=True)
+    probs = ordered.double().exp()
+    before = probs.cumsum(-1) - probs  # mass of the strictly more likely tokens
+    limit = torch.as_tensor(top_p, device=log_probs.device)[:, None]
+    drop_sorted = (before >= limit) & (limit < 1)
+    drop = torch.zeros_like(drop_sorted).scatter_(1, order, drop_sorted)
+    return torch.log_softmax(log_probs.masked_fill(drop, -torch.inf), dim=-1)
+
+
+def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) -> Tensor:
+    """Draws one index per row by inverting the cumulative distribution at the given uniforms.
+
+    Two levels: first the block whose cumulative mass passes the uniform, then the index inside it;
+    a single cumulative sum over 50,000 entries costs several times as much. An index of
+    probability zero is never drawn.
+
+    Args:
+        probs: `[B, V]` non-negative, each row summing to about one.
+        uniforms: `[B]` in (0, 1).
+
+    Returns:
+        `[B]` int64 indices.
+    """
+    batch, size = probs.shape
+    blocks = -(-size // block)
+    padded = torch.nn.functional.pad(probs, (0, blocks * block - size)).view(batch, blocks, block)
+    mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]
+    # Scaling by the total makes up for rows that float32 sums to slightly less or more than one.
+    u = torch.as_tensor(uniforms, device=probs.device)[:, None] * mass[:, -1:]
+    which = torch.searchsorted(mass, u, right=True).clamp_(max=blocks - 1)  # [B, 1]
+    start = torch.where(which > 0, mass.gather(1, (which - 1).clamp(min=0)), 0.0)
+    inner = padded.gather(1, which[:, :, None].expand(-1, 1, block)).squeeze(1)  # [B, block]
+    inside = torch.searchsorted(inner.double().cumsum(-1), u - start, right=True)
+    # Rounding may leave u beyond the block's last entry: step back to its last possible index.
+    last = block - 1 - (inner > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
+    return (which * block + torch.minimum(inside, last)).squeeze(1)

@@ -1,0 +1,155 @@
+"""A language model given by explicit next-token probabilities, for exact tests.
+
+Small enough that every text can be enumerated (`ppl.enumerate_program`), so evidences and
+posteriors are known exactly. Use it to test programs, verifiers and searchers without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ppl.cost import Ledger
+from ppl.lm.base import LanguageModel, LMDistribution, Tokens
+from ppl.lm.sampling import warped_log_probs
+from ppl.text import Continuation
+
+Probabilities = Mapping[str, float]
+
+
+class SymbolCodec:
+    """One token per symbol of an alphabet; the end symbols decode to nothing.
+
+    Attributes:
+        symbols: the alphabet, each a single character.
+        end: the symbol that ends a text.
+    """
+
+    def __init__(self, symbols: str, end: str) -> None:
+        if len(set(symbols)) != len(symbols) or end not in symbols:
+            raise ValueError(f"symbols {symbols!r} must be distinct and contain the end {end!r}")
+        self.symbols, self.end, self.size = symbols, end, len(symbols)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset({self.symbols.index(self.end)})
+
+    def encode(self, string: str) -> Tokens:
+        unknown = set(string) - set(self.symbols)
+        if unknown:
+            raise ValueError(f"symbols {sorted(unknown)} are not in the alphabet {self.symbols!r}")
+        return tuple(self.symbols.index(c) for c in string)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(self.symbols[t] for t in tokens if self.symbols[t] != self.end)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SymbolCodec) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.symbols, self.end))
+
+
+class TableLM(LanguageModel):
+    """A language model over a few symbols with explicit next-token probabilities.
+
+    Args:
+        probabilities: maps what was written so far (prompt included) to the next symbol's
+            probabilities; or one mapping that holds for every prefix.
+        symbols: the alphabet. Include `^` if you want a neutral prompt.
+        end: the symbol that ends a text.
+        context_length: most symbols of a text.
+
+    Attributes:
+        calls: batches computed, for tests that count.
+        tokens_computed: next-token distributions looked up, for tests that count.
+
+    Example:
+        >>> lm = TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$")
+        >>> round(float(lm(lm.prompt("^"), max_tokens=1).log_prob(lm.continuation("a")).exp()), 6)
+        0.5
+    """
+
+    def __init__(
+        self,
+        probabilities: Probabilities | Callable[[str], Probabilities],
+        *,
+        symbols: str,
+        end: str = "$",
+        context_length: int = 64,
+        name: str = "table",
+    ) -> None:
+        self.name, self.context_length = name, context_length
+        self.codec: SymbolCodec = SymbolCodec(symbols, end)
+        self._probabilities = probabilities
+        self.calls = 0
+        self.tokens_computed = 0
+
+    def _logits(self, tokens: Tokens) -> Tensor:
+        """`[V]` float64 logits after `tokens`."""
+        self.tokens_computed += 1
+        prefix = "".join(self.codec.symbols[t] for t in tokens)
+        p = self._probabilities(prefix) if callable(self._probabilities) else self._probabilities
+        row = torch.tensor([p.get(s, 0.0) for s in self.codec.symbols], dtype=torch.float64)
+        if not torch.isclose(row.sum(), torch.ones((), dtype=torch.float64)) or (row < 0).any():
+            raise ValueError(f"probabilities after {prefix!r} do not form a distribution: {p}")
+        return row.log()
+
+    def start(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> _TableDecoder:
+        self.calls += 1
+        for prefix, ledger in zip(prefixes, ledgers, strict=True):
+            if ledger is not None:
+                ledger.add(prompt_tokens=0, reused_tokens=len(prefix))
+        return _TableDecoder(self, list(prefixes))
+
+    def logits_along(
+        self,
+        prefixes: Sequence[Tokens],
+        continuations: Sequence[Tokens],
+        ledgers: Sequence[Ledger | None],
+    ) -> Iterator[Tensor]:
+        self.calls += 1
+        for prefix, new in zip(prefixes, continuations, strict=True):
+            yield torch.stack([self._logits(prefix + new[:t]) for t in range(len(new))])
+
+    def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
+        """Every continuation that `distribution` can draw, with its log-probability."""
+        spec = distribution.spec
+        ends = self.codec.end_tokens
+        room = self.context_length - len(spec.tokens)
+        limit = room if spec.max_tokens is None else min(room, spec.max_tokens)
+        found: list[tuple[Continuation, float]] = []
+        frontier: list[tuple[Tokens, float]] = [((), 0.0)]
+        while frontier:
+            new, log_prob = frontier.pop()
+            logits = self._logits(spec.tokens + new)[None]
+            row = warped_log_probs(logits, [spec.warp], [spec.allowed_after(new)])[0].tolist()
+            for token, step in enumerate(row):
+                if step == float("-inf"):
+                    continue
+                tokens, total = (*new, token), log_prob + step
+                text = self.codec.decode(tokens)
+                if token in ends:
+                    found.append((Continuation(tokens, text, "end"), total))
+                elif not spec.rule.never and spec.rule(text):
+                    found.append((Continuation(tokens, text, "until"), total))
+                elif len(tokens) == limit:
+                    found.append((Continuation(tokens, text, "length"), total))
+                else:
+                    frontier.append((tokens, total))
+        return found
+
+
+class _TableDecoder:
+    def __init__(self, model: TableLM, prefixes: list[Tokens]) -> None:
+        self._model, self._prefixes = model, prefixes
+        self.logits = torch.stack([model._logits(p) for p in prefixes])
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        self._prefixes = [(*self._prefixes[k], t) for k, t in zip(keep, tokens, strict=True)]
+        self.logits = torch.stack([self._model._logits(p) for p in self._prefixes])
+
+    def close(self) -> None:
+        self._prefixes = []

@@ -1,0 +1,235 @@
+"""Verifiers as likelihoods: the contract, and the distribution that a verifier call returns.
+
+`pyro.sample("ok_3", prm(text), obs=True)` multiplies a particle's weight by
+
+    A(s_1 .. s_t) / A(s_1 .. s_u)
+
+where the s are the verifier's step probabilities, A is the aggregation (product, last, minimum or
+mean) and u is where this verifier was last observed along this text. The factors telescope: at the
+end the target is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever the
+searcher.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ppl.cost import Ledger
+from ppl.errors import ObservationError, VerifierError
+from ppl.text import Text
+
+Aggregate = Literal["prod", "last", "min", "mean"]
+AGGREGATES: tuple[Aggregate, ...] = ("prod", "last", "min", "mean")
+
+
+def log_potential(log_scores: Sequence[float], aggregate: Aggregate) -> float:
+    """log A(s_1 .. s_t) for step log-probabilities log s; 0 for no steps (A of nothing is 1)."""
+    if not log_scores:
+        return 0.0
+    match aggregate:
+        case "prod":
+            return math.fsum(log_scores)
+        case "last":
+            return log_scores[-1]
+        case "min":
+            return min(log_scores)
+        case "mean":
+            total = math.fsum(math.exp(s) for s in log_scores)
+            return math.log(total / len(log_scores)) if total > 0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """Ask a verifier about a text.
+
+    Attributes:
+        verifier: the verifier.
+        text: the text.
+        since: number of its steps that this verifier has judged before.
+        label: who asks, for error messages.
+        ledger: the account that pays, or None.
+    """
+
+    verifier: Verifier
+    text: Text
+    since: int = 0
+    label: str = "a call outside a search"
+    ledger: Ledger | None = None
+
+
+class Verifier(ABC):
+    """Says how likely it is that a text is correct so far.
+
+    Implement `judge`. It must be deterministic given the tokens, and a text's score must not depend
+    on what else is in the batch.
+
+    Attributes:
+        name: shown in messages; observations of verifiers with the same name telescope together.
+        aggregate: how step scores combine to the potential A.
+        floor: probabilities are raised to this and lowered to one minus this before use; a
+            verifier that may rule a text out for good has floor 0. It is part of the target.
+    """
+
+    name: str
+    aggregate: Aggregate = "last"
+    floor: float = 0.0
+
+    def __call__(self, text: Text) -> Verdict:
+        """The distribution over "correct so far" of `text`; observe it `True`."""
+        if not isinstance(text, Text):
+            raise TypeError(f"verifier {self.name} judges a Text, got {type(text).__name__}")
+        return Verdict(self, text)
+
+    @abstractmethod
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Log-probabilities, one sequence per request.
+
+        For each request: one entry for every step after `request.since`; or a single entry that
+        stands for all of them, if the verifier reads the text as a whole or there is no new step.
+        """
+
+    def judge_checked(self, requests: Sequence[JudgeRequest]) -> list[tuple[float, ...]]:
+        """`judge`, with every number checked and clipped to the floor.
+
+        Raises:
+            VerifierError: naming this verifier, the site and the text.
+        """
+        answers = self.judge(requests)
+        if len(answers) != len(requests):
+            raise VerifierError(
+                f"verifier {self.name} returned {len(answers)} results for {len(requests)} texts; "
+                "judge() must return one sequence per request"
+            )
+        return [self._checked(r, a) for r, a in zip(requests, answers, strict=True)]
+
+    def _checked(self, request: JudgeRequest, log_probs: Sequence[float]) -> tuple[float, ...]:
+        where = f"verifier {self.name} at {request.label}"
+        new_steps = len(request.text.step_ends) - request.since
+        if len(log_probs) not in (1, new_steps):
+            raise VerifierError(
+                f"{where} returned {len(log_probs)} scores for {new_steps} new steps of "
+                f"{request.text.text!r}; return one per new step, or one for the text"
+            )
+        for number in log_probs:
+            if math.isnan(number) or number > 1e-6:
+                raise VerifierError(
+                    f"{where} returned {'NaN' if math.isnan(number) else f'{number:.6g}'} as a "
+                    f"log-probability for {request.text.text!r}; a probability lies in [0, 1] and "
+                    "its logarithm in [-inf, 0]"
+                )
+        low = math.log(self.floor) if self.floor else -math.inf
+        high = math.log1p(-self.floor)
+        return tuple(min(max(float(s), low), high) for s in log_probs)
+
+
+class Verdict(TorchDistribution):  # type: ignore[misc]
+    """What a verifier says about a text: a distribution over {True, False}.
+
+    Unobserved, it is Bernoulli with the latest step probability. Observed, `log_prob(True)` is the
+    increment log A_t - log A_u of the module docstring (which may be positive), and
+    `log_prob(False)` is log(1 - A_t) - log A_u.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
+    has_rsample = False
+
+    def __init__(self, verifier: Verifier, text: Text) -> None:
+        self.verifier, self.text = verifier, text
+        self._log_scores: tuple[float, ...] | None = None
+        # Set when this verdict enters the target: its potential, and all scores that made it.
+        self._observed: float | None = None
+        self._increment: float | None = None
+        self._chain: tuple[float, ...] = ()
+        text.verdicts.setdefault(verifier.name, []).append(self)
+        super().__init__(validate_args=False)
+
+    def request(self, label: str, ledger: Ledger | None) -> JudgeRequest:
+        """What has to be asked to know this verdict."""
+        previous = self._previous()
+        since = 0 if previous is None else len(previous.text.step_ends)
+        return JudgeRequest(self.verifier, self.text, since, label, ledger)
+
+    def _previous(self) -> Verdict | None:
+        """The verdict of the same verifier that was last observed along this text."""
+        text: Text | None = self.text
+        while text is not None:
+            for verdict in reversed(text.verdicts.get(self.verifier.name, ())):
+                if verdict is not self and verdict._observed is not None:
+                    found: Verdict = verdict
+                    return found
+            text = text.parent
+        return None
+
+    @property
+    def log_scores(self) -> tuple[float, ...]:
+        """Log-probabilities of the steps that are new in this verdict."""
+        if self._log_scores is None:
+            request = self.request("a call outside a search", None)
+            self._log_scores = self.verifier.judge_checked([request])[0]
+        return self._log_scores
+
+    def settle(self, log_scores: tuple[float, ...]) -> None:
+        """Provides the scores from a batch or from a record, so that nothing is asked again."""
+        self._log_scores = log_scores
+
+    @property
+    def log_probability(self) -> float:
+        """The verifier's latest step log-probability, before any aggregation."""
+        return self.log_scores[-1]
+
+    def observe(self, value: bool) -> float:
+        """Makes `value` part of the target; returns the log-weight increment (once and for all)."""
+        if self._increment is None:
+            previous = self._previous()
+            before = 0.0 if previous is None else previous._observed or 0.0
+            self._chain = (() if previous is None else previous._chain) + self.log_scores
+            potential = log_potential(self._chain, self.verifier.aggregate)
+            self._observed = potential if value else _log1mexp(potential)
+            dead = before == -math.inf
+            self._increment = -math.inf if dead else self._observed - before
+        return self._increment
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> bool:  # type: ignore[override]
+        """True with the latest step probability."""
+        return bool(torch.rand((), dtype=torch.float64) < math.exp(self.log_probability))
+
+    def log_prob(self, value: object) -> Tensor:
+        """Scalar float64 tensor, see the class."""
+        return torch.tensor(self.observe(self.check(value)), dtype=torch.float64)
+
+    @staticmethod
+    def check(value: object, label: str = "a verdict") -> bool:
+        """`value` as a bool. Raises ObservationError if it is no truth value."""
+        if isinstance(value, Tensor) and value.numel() == 1 and value.dtype == torch.bool:
+            return bool(value)
+        if not isinstance(value, bool):
+            raise ObservationError(
+                f"{label}: a verifier is observed with True or False, got {value!r}"
+            )
+        return value
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Verdict:
+        if len(batch_shape):
+            raise ValueError("a verdict cannot be used inside a vectorised pyro.plate")
+        return self
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """What identifies the distribution when a program is replayed."""
+        return (self.verifier.name, self.verifier.aggregate, self.text.tokens, self.text.step_ends)
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.verifier.name}, {self.text.text!r})"
+
+
+def _log1mexp(log_p: float) -> float:
+    """log(1 - p) from log p."""
+    return math.log1p(-math.exp(log_p)) if log_p < 0 else -math.inf

@@ -1,0 +1,304 @@
+"""What all searchers share: settings are frozen, state is a value, one round at a time.
+
+A searcher is a policy over `tree.expand`. It says how to start, what one round does, when it is
+over, and which weighted nodes are its result; this file runs rounds, watches the budget, batches
+several questions, and saves a search between two rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppl.cost import Budget
+from ppl.errors import AllParticlesDeadError, SearchStateError
+from ppl.posterior import Posterior, write_atomically
+from ppl.program import Program
+from ppl.scheduler import BudgetExhausted, run_searches
+from ppl.tree import Node, Tree
+
+_FORMAT = "ppl-search-1"
+# Pyro's handler stack belongs to the process: one search runs at a time, in whatever thread.
+_LOCK = threading.RLock()
+
+
+@dataclass
+class State:
+    """What the next round needs.
+
+    Attributes:
+        nodes: the current set.
+        log_weights: `[N]` their log-weights.
+        log_evidence: log-evidence accumulated at resamplings, None if the searcher has no claim.
+        over: no round is left to do.
+        info: notes for people and plots, one entry per round; never read by a searcher.
+    """
+
+    nodes: list[Node]
+    log_weights: np.ndarray[Any, np.dtype[np.float64]]
+    log_evidence: float | None = None
+    over: bool = False
+    info: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Searcher(ABC):
+    """An inference engine for programs. Subclasses are frozen dataclasses of their settings."""
+
+    @abstractmethod
+    def start(self, tree: Tree) -> Any:
+        """The state before the first round."""
+
+    @abstractmethod
+    def step(self, tree: Tree, state: Any) -> Any:
+        """One round: the next state, or the same with `over` set."""
+
+    @abstractmethod
+    def result(
+        self, tree: Tree, state: Any
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        """Nodes, their log-weights, and the log-evidence (None without a claim)."""
+
+    def run(
+        self,
+        program: Program,
+        *args: Any,
+        guide: Program | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Searches one program.
+
+        Args:
+            program: the model; `args` and `kwargs` are handed to it (and to the guide).
+            guide: proposes instead of the model at the sites it shares with it.
+            seed: one seed, one result.
+            budget: hard limits; the best found so far is returned when one is met.
+            progress: show a line while searching.
+
+        Raises:
+            PPLError: naming the site, the particle and the remedy.
+        """
+        search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
+        return run_all([search], progress=progress)[0]
+
+    def run_many(
+        self,
+        program: Program,
+        arguments: Sequence[Any],
+        *,
+        guide: Program | None = None,
+        seed: int | Sequence[int] = 0,
+        budget: Budget | None = None,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> list[Posterior | AllParticlesDeadError]:
+        """Searches the program for many questions, their model calls batched together.
+
+        Args:
+            arguments: one entry per question; a tuple is unpacked into several arguments.
+            seed: one seed for all, or one per question. Question i gives what
+                `run(program, *arguments[i], seed=seed[i])` gives.
+            budget: limits for each question on its own.
+
+        Returns:
+            A posterior per question; where all particles died, the error itself, so that the other
+            questions are not lost (it carries what was found until then).
+        """
+        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(arguments):
+            raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
+        searches = [
+            self.begin(program, *_as_tuple(a), guide=guide, seed=s, budget=budget, **kwargs)
+            for a, s in zip(arguments, seeds, strict=True)
+        ]
+        return run_all(searches, progress=progress, collect=True)
+
+    async def arun(self, program: Program, *args: Any, **options: Any) -> Posterior:
+        """`run` for callers in an event loop: the search runs in a thread; takes what `run` takes."""
+        return await asyncio.to_thread(lambda: self.run(program, *args, **options))
+
+    def begin(
+        self,
+        program: Program,
+        *args: Any,
+        guide: Program | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+        **kwargs: Any,
+    ) -> Search:
+        """A search to be stepped by hand, saved and resumed."""
+        return Search(self, Tree(program, args, kwargs, guide, seed, budget or Budget()))
+
+
+class Search:
+    """A running search: step it, save it, resume it anywhere, ask for its posterior at any time.
+
+    Attributes:
+        searcher: the settings.
+        tree: what has grown.
+        state: what the next round needs, None before the first.
+    """
+
+    def __init__(self, searcher: Searcher, tree: Tree) -> None:
+        self.searcher, self.tree = searcher, tree
+        self.state: Any = None
+        self.exhausted = False
+
+    @property
+    def over(self) -> bool:
+        """True if no round is left, or the budget is spent."""
+        return self.exhausted or (self.state is not None and bool(self.state.over))
+
+    def step(self) -> None:
+        """One round of the searcher. Does nothing once the search is over."""
+        if self.over:
+            return
+        try:
+            if self.state is None:
+                self.state = self.searcher.start(self.tree)
+            self.state = self.searcher.step(self.tree, self.state)
+        except BudgetExhausted:
+            self.exhausted = True
+
+    def run(self, on_step: Callable[[Search], None] | None = None) -> Posterior:
+        """Steps to the end. `on_step` is called after every round."""
+        try:
+            while not self.over:
+                self.step()
+                if on_step is not None:
+                    on_step(self)
+        finally:
+            self.tree.close()
+        return self.posterior()
+
+    def posterior(self) -> Posterior:
+        """What is known now; the evidence only once the search is done."""
+        if self.state is None:
+            nodes: Sequence[Node] = []
+            log_weights: Sequence[float] = []
+            log_evidence = None
+        else:
+            nodes, log_weights, log_evidence = self.searcher.result(self.tree, self.state)
+        stopped_early = self.exhausted or not self.over
+        return Posterior.of(
+            self.tree,
+            nodes,
+            log_weights,
+            log_evidence=None if stopped_early else log_evidence,
+            searcher=repr(self.searcher),
+            stopped="budget" if self.exhausted else "done",
+            history=[] if self.state is None else self.state.info,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the search between two rounds, whole or not at all (Python's pickle)."""
+        try:
+            content = pickle.dumps((_FORMAT, self))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise SearchStateError(
+                f"the search cannot be saved ({error}); define the program at the top level of a "
+                "module and give it picklable arguments"
+            ) from error
+        write_atomically(Path(path), content)
+
+    @staticmethod
+    def load(path: str | Path) -> Search:
+        """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
+        with Path(path).open("rb") as file:
+            try:
+                tag, search = pickle.load(file)
+            except (pickle.UnpicklingError, EOFError, TypeError, ValueError, AttributeError) as e:
+                raise SearchStateError(f"{path} holds no search that fits here: {e}") from e
+        if tag != _FORMAT:
+            raise SearchStateError(f"{path} holds {tag!r}, not {_FORMAT!r}")
+        assert isinstance(search, Search)
+        return search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "searcher": self.searcher,
+            "tree": self.tree,
+            "state": self.state,
+            "exhausted": self.exhausted,
+        }
+
+
+def run_all(
+    searches: Sequence[Search], *, progress: bool = False, collect: bool = False
+) -> list[Any]:
+    """Runs searches side by side, their requests in shared batches.
+
+    Args:
+        progress: show a line with rounds done and tokens spent.
+        collect: return an `AllParticlesDeadError` in its place instead of raising it.
+    """
+    with _LOCK, _progress_line(searches, progress) as on_step:
+
+        def job(search: Search) -> Posterior | AllParticlesDeadError:
+            try:
+                return search.run(on_step)
+            except AllParticlesDeadError as error:
+                if not collect:
+                    raise
+                return error
+
+        return run_searches([lambda s=s: job(s) for s in searches])  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _progress_line(
+    searches: Sequence[Search], shown: bool
+) -> Iterator[Callable[[Search], None] | None]:
+    if not shown:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[tokens]} tokens"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        name = type(searches[0].searcher).__name__ if searches else "nothing"
+        task = bar.add_task(name, total=len(searches), tokens=0)
+
+        def on_step(_: Search) -> None:
+            done = sum(s.over for s in searches)
+            bar.update(task, completed=done, tokens=sum(s.tree.cost.lm_tokens for s in searches))
+
+        yield on_step
+
+
+def _as_tuple(argument: Any) -> tuple[Any, ...]:
+    return argument if isinstance(argument, tuple) else (argument,)
+
+
+def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher) -> AllParticlesDeadError:
+    """The error for a set without weight: names the sites and keeps what was seen."""
+    sites = sorted({node.dead_at or "a weight of zero" for node in nodes})
+    posterior = Posterior.of(
+        tree,
+        nodes,
+        [float("-inf")] * len(nodes),
+        log_evidence=float("-inf"),
+        searcher=repr(searcher),
+    )
+    return AllParticlesDeadError(
+        f"all {len(nodes)} particles are dead, killed at {', '.join(map(repr, sites))}; use more "
+        "particles, a softer likelihood, or a guide that proposes what the condition wants",
+        posterior,
+    )

@@ -1,0 +1,74 @@
+"""Any Python function of the text as a verifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ppl.errors import VerifierError
+from ppl.text import Text
+from ppl.verdict import AGGREGATES, Aggregate, JudgeRequest, Verifier
+
+
+class FunctionVerifier(Verifier):
+    """A verifier made of a function from a text to the probability that it is right so far.
+
+    Args:
+        function: a pure function of the text; returns a probability or a bool.
+        name: shown in messages, the function's name by default.
+        aggregate: how the numbers combine along a text; `"last"` keeps only the latest.
+        floor: 0 lets the function rule a text out for good.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Text], float],
+        *,
+        name: str | None = None,
+        aggregate: Aggregate = "last",
+        floor: float = 0.0,
+    ) -> None:
+        if aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
+        self.function = function
+        self.name = name or getattr(function, "__name__", "function")
+        self.aggregate, self.floor = aggregate, floor
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [[self._log(request)] for request in requests]
+
+    def _log(self, request: JudgeRequest) -> float:
+        where = f"verifier {self.name} at {request.label}"
+        try:
+            probability = float(self.function(request.text))
+        except Exception as error:
+            raise VerifierError(
+                f"{where} raised {type(error).__name__}: {error} for {request.text.text!r}"
+            ) from error
+        if not 0 <= probability <= 1:  # also catches NaN
+            raise VerifierError(
+                f"{where} returned {probability} for {request.text.text!r}; return a probability "
+                "between 0 and 1, or a bool"
+            )
+        return math.log(probability) if probability > 0 else -math.inf
+
+
+def verifier(
+    function: Callable[[Text], float] | None = None,
+    *,
+    name: str | None = None,
+    aggregate: Aggregate = "last",
+    floor: float = 0.0,
+) -> FunctionVerifier | Callable[[Callable[[Text], float]], FunctionVerifier]:
+    """Turns a plain function of the text into a verifier; use as `@verifier` or `@verifier(...)`.
+
+    Example:
+        >>> @verifier
+        ... def short(text):
+        ...     return len(text.text) < 80
+    """
+
+    def wrap(f: Callable[[Text], float]) -> FunctionVerifier:
+        return FunctionVerifier(f, name=name, aggregate=aggregate, floor=floor)
+
+    return wrap if function is None else wrap(function)

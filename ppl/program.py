@@ -22,6 +22,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
+from torch.distributions.utils import lazy_property
 
 from ppl.cost import Ledger
 from ppl.errors import (
@@ -100,7 +101,11 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     if own is not None:
         return tuple(own)
     parts: list[object] = [type(distribution).__name__]
-    for name in sorted(getattr(distribution, "arg_constraints", ())):
+    kind = type(distribution)
+    # probs and logits are computed from each other when first asked for, the given one is _param.
+    names = [n for n in sorted(getattr(distribution, "arg_constraints", ()))
+             if not isinstance(getattr(kind, n, None), lazy_property)]
+    for name in [*names, "_param"]:
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
             parts.append((name, tuple(value.shape), value.detach().cpu().numpy().tobytes()))

@@ -1,0 +1,141 @@
+"""Programs on the enumerable toy of three symbols, shared by the tests.
+
+The toy: p(a) = .5, p(b) = .3, p($) = .2, `$` ends the text, three symbols at most; the verifier
+gives .9 with more a than b, .6 at a tie, .3 with fewer. Fifteen texts, known exact answers.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+
+import ppl
+from ppl.verifiers import FunctionVerifier
+
+TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")
+# Proposes more a than the model and ends less often: a guide for TOY.
+PROPOSER = ppl.TableLM({"a": 0.6, "b": 0.3, "$": 0.1}, symbols="^ab$", end="$", name="proposer")
+
+
+def more_a(text: ppl.Text) -> float:
+    a, b = text.text.count("a"), text.text.count("b")
+    return 0.9 if a > b else 0.6 if a == b else 0.3
+
+
+VERIFIERS = {
+    aggregate: FunctionVerifier(more_a, name=f"more_a_{aggregate}", aggregate=aggregate)
+    for aggregate in ("prod", "last", "min", "mean")
+}
+
+
+def difference(text: ppl.Text) -> int:
+    return text.text.count("a") - text.text.count("b")
+
+
+def toy(aggregate: str = "prod") -> int:
+    """Ends early at `$`: particles finish at different steps."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        pyro.sample(f"ok_{t}", VERIFIERS[aggregate](text), obs=True)
+        if step.finished:
+            break
+    return difference(text)
+
+
+def toy_twisted(before: bool = True) -> int:
+    """The same law as `toy()`, with arbitrary positive twists on the way."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        push = 1.3 * text.text.count("b") - 0.7 * t
+        if before:
+            ppl.twist(f"twist_{t}", push)
+        pyro.sample(f"ok_{t}", VERIFIERS["prod"](text), obs=True)
+        if not before:
+            ppl.twist(f"twist_{t}", push)
+        if step.finished:
+            break
+    return difference(text)
+
+
+def toy_guide(*_: object) -> None:
+    text = PROPOSER.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", PROPOSER(text, max_tokens=1))
+        text = text + step
+        if step.finished:
+            break
+
+
+def branching() -> tuple[str, int]:
+    """Different sites in different branches, a hard condition, and words of the program's own."""
+    kind = pyro.sample("kind", dist.Bernoulli(0.4))
+    text = TOY.prompt("^")
+    if kind == 1:
+        text = text + pyro.sample("long", TOY(text, until="b", max_tokens=3))
+        ppl.condition("a" in text.text)
+    else:
+        text = text + "a"
+        for t in range(2):
+            step = pyro.sample(f"short_{t}", TOY(text, max_tokens=1, temperature=2.0))
+            text = text + step
+            pyro.factor(f"taste_{t}", torch.tensor(0.5 * text.text.count("a") - 0.3))
+            if step.finished:
+                break
+    pyro.sample("end", VERIFIERS["last"](text), obs=True)
+    return text.text, int(kind)
+
+
+def scored_once(aggregate: str = "prod") -> int:
+    """The same joint law as `toy("prod")`, all factors paid at the end."""
+    text = TOY.prompt("^")
+    total = 0.0
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        total += float(torch.tensor(more_a(text)).log())
+        if step.finished:
+            break
+    pyro.factor("all", torch.tensor(total, dtype=torch.float64))
+    return difference(text)
+
+
+def hmm(observations: tuple[int, ...]) -> int:
+    """A discrete hidden Markov model of plain Pyro sites."""
+    state = pyro.sample("x_0", dist.Categorical(HMM_INITIAL))
+    for t, y in enumerate(observations):
+        if t:
+            state = pyro.sample(f"x_{t}", dist.Categorical(HMM_TRANSITION[state]))
+        pyro.sample(f"y_{t}", dist.Categorical(HMM_EMISSION[state]), obs=torch.tensor(y))
+    return int(state)
+
+
+HMM_INITIAL = torch.tensor([0.6, 0.4], dtype=torch.float64)
+HMM_TRANSITION = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
+HMM_EMISSION = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], dtype=torch.float64)
+
+
+def kalman(observations: tuple[float, ...]) -> float:
+    """A linear-Gaussian state-space model: x' = .9 x + N(0, .5), y = 1.5 x + N(0, .8)."""
+    x = pyro.sample("x_0", dist.Normal(torch.tensor(0.0), 1.0))
+    for t, y in enumerate(observations):
+        if t:
+            x = pyro.sample(f"x_{t}", dist.Normal(0.9 * x, 0.5))
+        pyro.sample(f"y_{t}", dist.Normal(1.5 * x, 0.8), obs=torch.tensor(y))
+    return float(x)
+
+
+def solve(question: str, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:
+    """The program of the README."""
+    text = lm.chat(question)
+    for t in range(12):
+        step = pyro.sample(f"step_{t}", lm(text, until="\n", max_tokens=40))
+        text = text + step
+        pyro.sample(f"ok_{t}", prm(text), obs=True)
+        if step.finished:
+            break
+    return text.answer

@@ -11,7 +11,7 @@ Training and evaluation are disjoint by construction: every problem has a canoni
 key whose hash is 0 modulo 8 (:func:`ppl.tasks.held_out`) is never generated here, while the
 evaluation keeps only such keys.
 
-The question strings follow the templates of the MIT-licensed package ``reasoning-gym``, so that
+The question strings follow the templates of the Apache-2.0 package ``reasoning-gym``, so that
 the model can be asked its questions verbatim.
 """
 
@@ -171,7 +171,8 @@ def _reduce_flat(flat: Sequence[str | int]) -> list[str | int]:
     """One operation of a group-free ``[n, op, n, ...]``: the first ``*``, else the first."""
     at = flat.index("*") if "*" in flat else 1
     left, sign, right = flat[at - 1], flat[at], flat[at + 1]
-    assert isinstance(left, int) and isinstance(right, int)
+    assert isinstance(left, int)
+    assert isinstance(right, int)
     value = {"+": left + right, "-": left - right, "*": left * right}[str(sign)]
     return [*flat[: at - 1], value, *flat[at + 2 :]]
 
@@ -329,6 +330,31 @@ def countdown_solution(numbers: Sequence[int], target: int, rng: Random) -> str 
         a, sign, b, value, _ = rng.choice(good)
         first = left.pop([n for n, _ in left].index(a))
         second = left.pop([n for n, _ in left].index(b))
+        left.append((value, f"{_group(first[1])}{sign}{_group(second[1])}"))
+        lines.append(f"{a}{sign}{b}={value};{','.join(str(n) for n, _ in left)}")
+    return "\n".join([*lines, left[0][1]])
+
+
+def slipping_countdown(numbers: Sequence[int], target: int, rng: Random) -> str:
+    """A countdown response with the kinds of mistakes the decoder makes.
+
+    Dead-end moves, wrong results, a last result bent to the target, a miscopied number.  Cheap
+    material for the verifier, which is labelled exactly like the decoder's own responses.
+    """
+    left: list[tuple[int, str]] = [(n, str(n)) for n in numbers]
+    lines: list[str] = []
+    while len(left) > 1:
+        moves = natural_moves(tuple(sorted(n for n, _ in left)))
+        good = [m for m in moves if target in natural_reachable(m[4])]
+        a, sign, b, value, _ = rng.choice(good if good and rng.random() < 0.5 else moves)
+        if len(left) == 2 and rng.random() < 0.6:
+            value = target
+        elif rng.random() < 0.15:
+            value = max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
+        first = left.pop([n for n, _ in left].index(a))
+        second = left.pop([n for n, _ in left].index(b))
+        if left and rng.random() < 0.05:
+            left[0] = (rng.choice(numbers), left[0][1])
         left.append((value, f"{_group(first[1])}{sign}{_group(second[1])}"))
         lines.append(f"{a}{sign}{b}={value};{','.join(str(n) for n, _ in left)}")
     return "\n".join([*lines, left[0][1]])

@@ -38,7 +38,13 @@ from transformers import (
 )
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-from tiny_data import Task, step_labels, training_item  # noqa: E402
+from tiny_data import (  # noqa: E402
+    Task,
+    countdown_item,
+    slipping_countdown,
+    step_labels,
+    training_item,
+)
 
 from ppl.tasks import TASKS, Judge, Problem, problems  # noqa: E402
 
@@ -64,7 +70,7 @@ class Size:
     vocabulary: int = 768
     batch: int = 64
     tokenizer_items: int = 20_000
-    sampled: int = 20_000
+    sampled: int = 12_000
     held_out: int = 500
 
 
@@ -332,12 +338,12 @@ def labelled(encoder: Encoder, one: Sample) -> tuple[list[int], list[bool]]:
 # --- process reward model -------------------------------------------------------------------
 
 
-def train_prm(lm: Path, folder: Path, size: Size, seed: int, minutes: float) -> None:
-    """Sample the decoder on fresh training problems, label every step, train the verifier."""
-    torch.manual_seed(seed)
-    encoder = Encoder(lm)
+Labelled = tuple[list[int], list[int], list[bool]]  # ids, positions of step ends, their labels
+
+
+def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Labelled]:
+    """Labelled responses that the decoder gives to fresh training problems at temperature 1."""
     start = time.monotonic()
-    rng = Random(seed + 3)
     # Mostly near the evaluated difficulty, some of the wide mixture.
     items = [training_item(rng, narrow=rng.random() < 0.8) for _ in range(size.sampled)]
     policy = AutoModelForCausalLM.from_pretrained(lm)
@@ -347,21 +353,54 @@ def train_prm(lm: Path, folder: Path, size: Size, seed: int, minutes: float) -> 
     good = sum(sum(labels) for _, _, labels in rows) / sum(len(labels) for _, _, labels in rows)
     spent = time.monotonic() - start
     print(f"prm: {len(rows)} responses in {spent:.0f} s, {good:.3f} of steps good", flush=True)
+    return rows
+
+
+def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Labelled]:
+    """Labelled countdown responses with made-up mistakes: endless, and free of sampling."""
+    rows = []
+    for _ in range(n):
+        item = countdown_item(rng, narrow=rng.random() < 0.8)
+        numbers, target = item.truth.split("=")
+        text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
+        response = [*encoder.ids(text), encoder.end]
+        one = Sample(item.task, item.truth, encoder.prompt(item.question), response, text, True)
+        rows.append((one.prompt + response, *labelled(encoder, one)))
+    return rows
+
+
+def train_prm(
+    lm: Path, folder: Path, size: Size, seed: int, minutes: float, more: bool = False
+) -> None:
+    """Train the verifier from the decoder (``more``: go on from the one already in ``folder``).
+
+    For three quarters of the time every other batch has made-up mistakes; the rest of the time only
+    the decoder's own responses are seen, whose frequencies the probabilities have to match.
+    """
+    torch.manual_seed(seed)
+    encoder = Encoder(lm)
+    rng = Random(seed + 3 + more)
+    rows = own_rows(lm, encoder, size, rng)
     model = AutoModelForTokenClassification.from_pretrained(
-        lm,
+        folder if more else lm,
         id2label={0: "bad", 1: "good"},
         label2id={"bad": 0, "good": 1},
     )
     optimizer = optimizer_for(model, 1e-3)
     rows.sort(key=lambda row: len(row[0]))
     groups = [rows[i : i + size.batch] for i in range(0, len(rows), size.batch)]
-    start, step, total = time.monotonic(), 0, 0.0
+    start, step, own, total = time.monotonic(), 0, 0, 0.0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        if step % len(groups) == 0:
-            rng.shuffle(groups)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * schedule(step, done, 50)
-        ids, targets = prm_batch(groups[step % len(groups)], encoder.pad)
+        if done < 0.75 and step % 2:
+            batch = slip_rows(encoder, size.batch, rng)
+        else:
+            if own % len(groups) == 0:
+                rng.shuffle(groups)
+            batch = groups[own % len(groups)]
+            own += 1
+        ids, targets = prm_batch(batch, encoder.pad)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
@@ -375,7 +414,7 @@ def train_prm(lm: Path, folder: Path, size: Size, seed: int, minutes: float) -> 
         if step % 50 == 0:
             print(
                 f"{time.monotonic() - start:6.0f} s  step {step}  loss {total / 50:.4f}"
-                f"  epoch {step / len(groups):.1f}",
+                f"  epoch {own / len(groups):.1f}",
                 flush=True,
             )
             total = 0.0
@@ -384,9 +423,7 @@ def train_prm(lm: Path, folder: Path, size: Size, seed: int, minutes: float) -> 
         shutil.copy(lm / name, folder / name)
 
 
-def prm_batch(
-    rows: Sequence[tuple[list[int], list[int], list[bool]]], pad: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def prm_batch(rows: Sequence[Labelled], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and labels, both ``[rows, time]``; -100 where no step ends."""
     width = max(len(ids) for ids, _, _ in rows)
     ids = torch.full((len(rows), width), pad)
@@ -497,7 +534,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--narrow-minutes", type=float, default=8.5, help="then on the narrow mixture"
     )
-    parser.add_argument("--prm-minutes", type=float, default=5.0, help="wall time of PRM training")
+    parser.add_argument("--prm-minutes", type=float, default=14.0, help="wall time of PRM training")
+    parser.add_argument("--more", action="store_true", help="prm: go on from OUT/prm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", type=int, help="evaluation problems per task")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, a few seconds per stage")
@@ -518,7 +556,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_lm(lm, size, args.seed, 0.05 if args.smoke else args.minutes)
         train_lm(lm, size, args.seed, 0.03 if args.smoke else args.narrow_minutes, narrow=True)
     if "prm" in stages:
-        train_prm(lm, prm, size, args.seed, 0.03 if args.smoke else args.prm_minutes)
+        train_prm(lm, prm, size, args.seed, 0.03 if args.smoke else args.prm_minutes, args.more)
     if "evaluate" in stages:
         evaluate(lm, prm, size, args.seed)
     return 0

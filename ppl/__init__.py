@@ -10,7 +10,7 @@ from ppl.errors import PPLError
 from ppl.exact import enumerate_program
 from ppl.lm import HFModel, LanguageModel, LMDistribution, TableLM, load
 from ppl.posterior import Posterior, Sample
-from ppl.primitives import condition, twist
+from ppl.primitives import condition, do, twist
 from ppl.steps import StepRule
 from ppl.text import Continuation, Text, extract_answer
 from ppl.tree import Node, Tree
@@ -37,6 +37,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "condition",
+    "do",
     "enumerate_program",
     "extract_answer",
     "load",

@@ -260,9 +260,9 @@ class Posterior:
     # -- genealogy, storage, display ----------------------------------------------------------
 
     @property
-    def genealogy(self) -> nx.DiGraph:
+    def genealogy(self) -> nx.DiGraph[int]:
         """All nodes of the search with their attributes; edges go from parent to child."""
-        graph: nx.DiGraph = nx.DiGraph()
+        graph: nx.DiGraph[int] = nx.DiGraph()
         for row in self._nodes:
             attributes = {k: v for k, v in row.items() if k not in ("node", "parent")}
             graph.add_node(row["node"], **attributes)

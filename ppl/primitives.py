@@ -1,13 +1,17 @@
-"""The two words that this library adds to Pyro's own: `twist` and `condition`."""
+"""The words that this library adds to Pyro's own: `twist`, `condition` and `do`."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import Unit
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 
 _FRESH = itertools.count()
@@ -62,3 +66,33 @@ def condition(value: bool, name: str | None = None) -> None:
         number = next(_FRESH) if particle is None else particle.next_number("condition")
         name = f"condition_{number}"
     pyro.factor(name, torch.tensor(0.0 if value else -math.inf))
+
+
+def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:
+    """The program with some sites set from outside (an intervention, not an observation).
+
+    `pyro.poutine.do` does this for tensors and numbers; this one takes values of any kind, such as
+    continuations. A site that is set costs no probability and draws nothing.
+
+    Args:
+        program: the program.
+        data: values by site name.
+    """
+
+    @functools.wraps(program)
+    def intervened(*args: Any, **kwargs: Any) -> Any:
+        with _Intervention(data):
+            return program(*args, **kwargs)
+
+    return intervened
+
+
+class _Intervention(Messenger):  # type: ignore[misc]
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._data = data
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._data:
+            msg["value"] = self._data[msg["name"]]
+            msg["done"] = msg["stop"] = True

@@ -103,8 +103,11 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     parts: list[object] = [type(distribution).__name__]
     kind = type(distribution)
     # probs and logits are computed from each other when first asked for, the given one is _param.
-    names = [n for n in sorted(getattr(distribution, "arg_constraints", ()))
-             if not isinstance(getattr(kind, n, None), lazy_property)]
+    names = [
+        n
+        for n in sorted(getattr(distribution, "arg_constraints", ()))
+        if not isinstance(getattr(kind, n, None), lazy_property)
+    ]
     for name in [*names, "_param"]:
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
@@ -116,7 +119,13 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
 
 
 def _site_log_prob(
-    fn: Any, value: Any, scale: Any = 1.0, mask: Any = None, args: Any = (), kwargs: Any = None
+    fn: Any,
+    value: Any,
+    scale: Any = 1.0,
+    mask: Any = None,
+    *,
+    args: Any = (),
+    kwargs: Any = None,
 ) -> float:
     log_prob = fn.log_prob(value, *args, **(kwargs or {}))
     if isinstance(scale, float) and scale == 1.0 and mask is None:
@@ -328,7 +337,7 @@ class Particle:
         else:
             try:
                 log_prob = _site_log_prob(
-                    fn, value, msg["scale"], msg["mask"], msg["args"], msg["kwargs"]
+                    fn, value, msg["scale"], msg["mask"], args=msg["args"], kwargs=msg["kwargs"]
                 )
             except (ValueError, TypeError, AttributeError) as error:
                 raise _observation_error(self.label, fn, value, error) from error
@@ -355,7 +364,12 @@ class Particle:
                 scaled = record.prior() * _factor(msg)
             else:
                 scaled = _site_log_prob(
-                    fn, record.value, msg["scale"], msg["mask"], msg["args"], msg["kwargs"]
+                    fn,
+                    record.value,
+                    msg["scale"],
+                    msg["mask"],
+                    args=msg["args"],
+                    kwargs=msg["kwargs"],
                 )
             record.log_ratio += scaled - record.prior()
         return record
@@ -378,13 +392,11 @@ class Particle:
         if isinstance(fn, Verdict):
             self._judge(fn)
         # torch's generator is global; seeding it here makes the draw a function of the key alone.
-        torch.random.default_generator.manual_seed(site_key & (2**63 - 1))
+        torch.default_generator.manual_seed(site_key & (2**63 - 1))
         return fn(*msg["args"], **msg["kwargs"]), None
 
     def _score(self, fn: LMDistribution, value: Continuation) -> float:
-        log_prob: float = _park(
-            ScoreRequest(fn.model, fn.spec, value, self.label, self.ledger)
-        )
+        log_prob: float = _park(ScoreRequest(fn.model, fn.spec, value, self.label, self.ledger))
         return log_prob
 
     def _judge(self, fn: Verdict) -> tuple[float, ...]:

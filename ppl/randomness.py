@@ -41,7 +41,7 @@ def uniforms(keys: NDArray[np.uint64], position: int | NDArray[np.int64]) -> NDA
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         z = z ^ (z >> np.uint64(31))
-    return ((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.asarray(((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
 
 
 def generator(*parts: int | str) -> np.random.Generator:

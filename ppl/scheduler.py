@@ -120,9 +120,7 @@ class _Loop:
                     queue += self._resume(wave.search, wave)
             queue = [entry for entry in queue if entry[0].failure is None]
 
-    def _resume(
-        self, search: greenlet, news: _Wave | tuple[()]
-    ) -> list[tuple[_Wave, int, Any]]:
+    def _resume(self, search: greenlet, news: _Wave | tuple[()]) -> list[tuple[_Wave, int, Any]]:
         """Lets a search go on; returns the first steps of the wave it asks for next."""
         search.parent = getcurrent()
         if isinstance(news, _Wave) and news.failure is not None:

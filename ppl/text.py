@@ -20,6 +20,11 @@ class Codec(Protocol):
     """Turns strings into token ids and back. Must be lossless on its own output."""
 
     @property
+    def size(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
     def end_tokens(self) -> frozenset[int]:
         """Ids that end a generation."""
         ...
@@ -30,6 +35,10 @@ class Codec(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The string of `tokens`; special tokens are left out."""
+        ...
+
+    def __hash__(self) -> int:
+        """Equal codecs hash alike."""
         ...
 
 

@@ -192,7 +192,9 @@ class Tree:
                     f"node {node.identity} has no text to score: its program has not called a "
                     "language model yet"
                 )
-            requests.append(JudgeRequest(verifier, node.text, 0, f"node {node.identity}", self.ledger))
+            requests.append(
+                JudgeRequest(verifier, node.text, 0, f"node {node.identity}", self.ledger)
+            )
         self.ledger.add(verifier_calls=len(requests))
         scores = verifier.judge_checked(requests)
         return [log_potential(s, verifier.aggregate) for s in scores]

@@ -43,7 +43,8 @@ def _invert(points: Floats, probabilities: Floats) -> Ancestors:
     # Dividing by the last edge undoes rounding; weights of zero own no share, also at the end.
     edges /= edges[-1]
     indices = np.searchsorted(edges, points, side="right")
-    return np.minimum(indices, np.flatnonzero(probabilities)[-1]).astype(np.int64)
+    last = int(np.flatnonzero(probabilities)[-1])
+    return np.asarray(np.minimum(indices, last), dtype=np.int64)
 
 
 def multinomial(probabilities: Floats, n: int, rng: np.random.Generator) -> Ancestors:

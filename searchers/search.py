@@ -90,7 +90,8 @@ class Searcher(ABC):
             PPLError: naming the site, the particle and the remedy.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
-        return run_all([search], progress=progress)[0]
+        posterior: Posterior = run_all([search], progress=progress)[0]
+        return posterior
 
     def run_many(
         self,
@@ -125,7 +126,7 @@ class Searcher(ABC):
         return run_all(searches, progress=progress, collect=True)
 
     async def arun(self, program: Program, *args: Any, **options: Any) -> Posterior:
-        """`run` for callers in an event loop: the search runs in a thread; takes what `run` takes."""
+        """`run` for callers in an event loop, in a thread; takes what `run` takes."""
         return await asyncio.to_thread(lambda: self.run(program, *args, **options))
 
     def begin(

@@ -31,7 +31,7 @@ class FunctionVerifier(Verifier):
         if aggregate not in AGGREGATES:
             raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
         self.function = function
-        self.name = name or getattr(function, "__name__", "function")
+        self.name = name or str(getattr(function, "__name__", "function"))
         self.aggregate, self.floor = aggregate, floor
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

@@ -117,7 +117,9 @@ class PRM(Verifier):
         for begin in range(0, len(requests), rows):
             part = rendered[begin : begin + rows]
             accounts = [
-                None if r.ledger is None else (r.ledger, "verifier_tokens", "verifier_reused_tokens")
+                None
+                if r.ledger is None
+                else (r.ledger, "verifier_tokens", "verifier_reused_tokens")
                 for r in requests[begin : begin + rows]
             ]
             texts = [tokens for tokens, _ in part]
@@ -159,9 +161,7 @@ class PRM(Verifier):
         which = id(text.codec)
         if which not in self._same:
             tokenizer = getattr(text.codec, "tokenizer", None)
-            self._same[which] = (
-                tokenizer is not None and tokenizer.get_vocab() == self._vocabulary
-            )
+            self._same[which] = tokenizer is not None and tokenizer.get_vocab() == self._vocabulary
         return self._same[which]
 
 

@@ -8,7 +8,7 @@ drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -274,7 +274,9 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
         if len(sample_shape):
             raise ValueError("lm(...) draws one continuation; use a searcher for many")
         low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
-        drawn = self.model.sample_batch([ContinueRequest(self.model, self.spec, (high << 32) | low)])[0]
+        drawn = self.model.sample_batch(
+            [ContinueRequest(self.model, self.spec, (high << 32) | low)]
+        )[0]
         assert drawn is not None  # without a ledger nothing runs out
         return drawn.value
 
@@ -282,7 +284,8 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
         """Scalar float64 tensor, see the class."""
         self.check(value)
         return torch.tensor(
-            self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0], dtype=torch.float64
+            self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
+            dtype=torch.float64,
         )
 
     @staticmethod
@@ -308,5 +311,3 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"lm({self.model.name}, {len(self.spec.tokens)} tokens, until={self.spec.rule})"
-
-

@@ -16,6 +16,7 @@ from ppl.errors import StepNeverEndedError, WeightError
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest
 from ppl.lm.sampling import inverse_cdf, warped_log_probs
 from ppl.randomness import uniforms
+from ppl.steps import StepRule
 from ppl.text import Codec, Continuation, StopReason
 
 
@@ -54,23 +55,20 @@ class _Row:
 
 
 def _stop_reason(
-    model: LanguageModel, rule: object, new: Sequence[int], stops: frozenset[int] | None
+    model: LanguageModel, rule: StepRule, new: Sequence[int], stops: frozenset[int] | None
 ) -> StopReason | None:
     if new[-1] in model.codec.end_tokens:
         return "end"
     if stops is not None:
         return "until" if new[-1] in stops else None
-    if getattr(rule, "never", False):
-        return None
-    return "until" if rule(model.codec.decode(new)) else None  # type: ignore[operator]
+    return "until" if not rule.never and rule(model.codec.decode(new)) else None
 
 
 @lru_cache(maxsize=32)
 def _tokens_with(codec: Codec, characters: frozenset[str]) -> frozenset[int]:
     """Ids of all tokens whose string contains one of `characters` (single ASCII characters:
     these never span two tokens, so a stop rule about them can look at one token at a time)."""
-    size: int = codec.size  # type: ignore[attr-defined]
-    pieces = ((i, codec.decode((i,))) for i in range(size))
+    pieces = ((i, codec.decode((i,))) for i in range(codec.size))
     return frozenset(i for i, piece in pieces if not characters.isdisjoint(piece))
 
 
@@ -100,13 +98,10 @@ def _draw_batch(
         for position in range(max(row.limit for row in rows)):
             broke = _admit(rows)
             keep = [j for j, row in enumerate(rows) if id(row.request.ledger) not in broke]
-            if len(keep) < len(rows):
-                # Given up for good; the others draw from the logits that are already there.
-                logits = decoder.logits[keep]
-            else:
-                logits = decoder.logits
             if not keep:
                 return
+            # Rows given up stay in the decoder until it advances; they draw nothing.
+            logits = decoder.logits if len(keep) == len(rows) else decoder.logits[keep]
             tokens, log_probs = _draw_tokens(logits, [rows[j] for j in keep], keys[keep], position)
             going: list[int] = []
             for j, token, log_prob in zip(keep, tokens, log_probs, strict=True):

@@ -1,14 +1,16 @@
 """Batched, ragged, prefix-sharing forward passes through any Hugging Face decoder.
 
-Rows of different lengths share one buffer of keys and values; each row reads and writes at its own
-positions, so there is no left padding and no concatenation per token. What a row computes goes to
-the prefix pool when the row leaves; what the pool has is never computed again.
+Rows of different lengths share one buffer of keys and values; each row reads and writes at its
+own positions: no left padding, no concatenation per token. What a row computes goes to the prefix
+pool when the row leaves; what the pool has is never computed again.
 
-Symbols: `B` rows, `Q` query tokens of a pass, `L` buffer length, `H` key-value heads, `D` head size.
+Symbols: `B` rows, `Q` query tokens of a pass, `L` buffer length, `H` key-value heads,
+`D` head size.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,7 +256,7 @@ class Engine:
         """Computes prefixes that several of the texts share once, before the texts themselves."""
         ordered = sorted(texts)
         shared: set[Tokens] = set()
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in itertools.pairwise(ordered):
             size = common_prefix(a, b)
             known = self.pool.match(a[:size]).length
             if size - known >= _MIN_SHARED:
@@ -325,7 +327,7 @@ class Engine:
             positions = torch.tensor(begin)[:, None] + torch.arange(at, at + size)
             # Padding queries write into positions that the row does not use (yet), or, past the
             # end of the buffer, on its last position, before the row's own token gets there.
-            chunks.append(self._padded_pass(part, ids, positions, todo, begin, at))
+            chunks.append(self._padded_pass(part, ids, positions))
         states = torch.cat(chunks, dim=1)
         if part is not buffer:
             buffer.kv[:, :, group] = part.kv
@@ -339,9 +341,6 @@ class Engine:
         part: Buffer,
         ids: Tensor,
         positions: Tensor,
-        todo: list[Tokens],
-        begin: list[int],
-        at: int,
     ) -> Tensor:
         length = part.kv.shape[4]
         over = int(positions.max()) + 1 - length

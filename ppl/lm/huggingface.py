@@ -130,9 +130,7 @@ class HFModel(LanguageModel):
 class HFDecoder:
     """Rows being decoded in one buffer; see `ppl.lm.base.Decoder`."""
 
-    def __init__(
-        self, model: HFModel, buffer: Buffer, texts: list[Tokens], hidden: Tensor
-    ) -> None:
+    def __init__(self, model: HFModel, buffer: Buffer, texts: list[Tokens], hidden: Tensor) -> None:
         self._model, self._buffer = model, buffer
         self._texts = [list(text) for text in texts]  # tokens whose keys are in the buffer
         self._stored = [len(text) for text in texts]  # how many of them the pool already has

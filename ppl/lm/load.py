@@ -138,7 +138,10 @@ def _converted(path: Path) -> Path:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silences transformers' progress bars and notices while loading, and only then."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    bars, level = (
+        transformers_logging.is_progress_bar_enabled(),
+        transformers_logging.get_verbosity(),
+    )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

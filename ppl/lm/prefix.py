@@ -133,7 +133,8 @@ class PrefixPool:
 
     def _split(self, edge: Edge, at: int) -> Edge:
         """Cuts `edge` after `at` tokens; returns the new upper half."""
-        assert edge.kv is not None and edge.parent is not None
+        assert edge.kv is not None
+        assert edge.parent is not None
         before = edge.nbytes
         upper = Edge(edge.tokens[:at], edge.kv[:, :, :, :at].clone(), None, edge.parent)
         upper.used = edge.used
@@ -170,5 +171,3 @@ class PrefixPool:
         """Forgets everything."""
         self._root = Edge((), None, None, None)
         self.nbytes = 0
-
-

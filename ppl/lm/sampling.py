@@ -59,7 +59,9 @@ def warped_log_probs(
     if np.any(temperature != 1.0):
         # Greedy rows are divided by one and then reduced to their arg max.
         divisor = np.where(temperature == 0, 1.0, temperature)
-        logits = logits / torch.as_tensor(divisor, dtype=logits.dtype, device=logits.device)[:, None]
+        logits = (
+            logits / torch.as_tensor(divisor, dtype=logits.dtype, device=logits.device)[:, None]
+        )
     vocabulary = logits.shape[-1]
     top_k = np.array([w.top_k or vocabulary for w in warps])
     top_k = np.minimum(np.where(temperature == 0, 1, top_k), vocabulary)

@@ -148,9 +148,7 @@ def total_variation(p: dict, q: dict) -> float:
 
 
 def test_scaling_a_potential_adds_its_log_to_the_evidence():
-    runs = [
-        SMC(6).run(_scaled_toy, log_k, seed=5) for log_k in (0.0, 1.25)
-    ]
+    runs = [SMC(6).run(_scaled_toy, log_k, seed=5) for log_k in (0.0, 1.25)]
     assert runs[1].log_evidence - runs[0].log_evidence == pytest.approx(1.25)
     assert runs[0].marginal() == pytest.approx(runs[1].marginal())
 

@@ -1,0 +1,192 @@
+"""The main job: one program, every searcher, equal budgets, real problems.
+
+Runs the program `solve` on held-out arithmetic and countdown problems with the embedded model and
+its process reward model, for every searcher at N = 1, 4 and 16 completions per problem. Prints a
+table of accuracies with 95% Wilson intervals and costs, and writes `accuracy-vs-budget.png` and
+`genealogy.png`.
+
+    python examples/accuracy_vs_budget.py --problems 40
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from scipy.stats import binomtest
+
+import ppl
+from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Searcher
+from ppl.tasks import TASKS, Judge, problems
+from ppl.verifiers import PRM
+from ppl.view import draw_genealogy
+
+SEARCHERS: dict[str, Callable[[int], Searcher]] = {
+    "BestOfN": BestOfN,
+    "SMC": SMC,
+    "BeamSearch": lambda n: BeamSearch(round(n**0.5), round(n**0.5)),  # M = sqrt(N), Snell et al.
+    "MCTS": MCTS,
+}
+BUDGETS = (1, 4, 16)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One searcher at one budget, over all problems."""
+
+    searcher: str
+    n: int
+    problems: int
+    right_best: int
+    right_vote: int
+    lm_tokens: int
+    prm_tokens: int
+    seconds: float
+
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy of `best`."""
+        ci = binomtest(self.right_best, self.problems).proportion_ci(method="wilson")
+        return float(ci.low), float(ci.high)
+
+
+def solve(question: str, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:
+    """Solve step by step; the reward model is a likelihood of every step."""
+    text = lm.chat(question)
+    for t in range(12):
+        step = pyro.sample(f"step_{t}", lm(text, until="\n", max_tokens=40))
+        text = text + step
+        pyro.sample(f"ok_{t}", prm(text), obs=True)
+        if step.finished:
+            break
+    return text.answer
+
+
+def measure(count: int, seed: int, out: Path) -> list[Row]:
+    """Runs everything; one row per searcher and budget."""
+    console = Console()
+    lm, prm = ppl.load("tiny"), PRM.load("tiny")
+    chosen = [p for task in TASKS for p in problems(task, count, seed=seed)]
+    questions = [(p.question, lm, prm) for p in chosen]
+    rows = []
+    with Judge() as judge, Progress(console=console, transient=True) as bar:
+        work = bar.add_task("searching", total=len(SEARCHERS) * sum(BUDGETS))
+        for name, make in SEARCHERS.items():
+            for n in BUDGETS:
+                bar.update(work, description=f"{name} N={n}")
+                lm.engine.pool.clear()  # nobody profits from what another computed
+                prm.engine.pool.clear()
+                began = time.perf_counter()
+                seeds = [seed * len(questions) + i for i in range(len(questions))]
+                results = make(n).run_many(solve, questions, seed=seeds)
+                seconds = time.perf_counter() - began
+                posteriors = [r for r in results if isinstance(r, ppl.Posterior)]
+                assert len(posteriors) == len(results)  # a PRM never rules a text out for good
+                rows.append(
+                    Row(
+                        name,
+                        n,
+                        len(chosen),
+                        sum(judge.score_many(chosen, [r.best for r in posteriors])),
+                        sum(judge.score_many(chosen, [r.vote() for r in posteriors])),
+                        sum(r.cost.lm_tokens for r in posteriors),
+                        sum(r.cost.verifier_tokens for r in posteriors),
+                        seconds,
+                    )
+                )
+                bar.advance(work, n)
+                if name == "SMC" and n == max(BUDGETS):
+                    # The most eventful genealogy: the one with most resampled generations.
+                    rounds = [sum(h["resampled"] for h in r.history) for r in posteriors]
+                    draw_genealogy(posteriors[rounds.index(max(rounds))], out / "genealogy.png")
+    return rows
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Prints the table."""
+    table = Table(title=f"{rows[0].problems} held-out problems, tiny model (CPU, float32)")
+    for heading in (
+        "searcher",
+        "N",
+        "best",
+        "95% interval",
+        "vote",
+        "LM tok",
+        "PRM tok",
+        "seconds",
+    ):
+        table.add_column(heading, justify="left" if heading == "searcher" else "right")
+    for i, r in enumerate(rows):
+        low, high = r.interval()
+        table.add_row(
+            r.searcher,
+            str(r.n),
+            f"{r.right_best / r.problems:.1%}",
+            f"{low:.1%} - {high:.1%}",
+            f"{r.right_vote / r.problems:.1%}",
+            f"{r.lm_tokens:,}",
+            f"{r.prm_tokens:,}",
+            f"{r.seconds:.1f}",
+            end_section=i + 1 == len(rows) or rows[i + 1].searcher != r.searcher,
+        )
+    console.print(table)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy of `best` against LM tokens per problem."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for name in SEARCHERS:
+        mine = [r for r in rows if r.searcher == name]
+        xs = [r.lm_tokens / r.problems for r in mine]
+        ys = [r.right_best / r.problems for r in mine]
+        lows, highs = zip(*(r.interval() for r in mine), strict=True)
+        errors = [
+            [y - low for y, low in zip(ys, lows, strict=True)],
+            [high - y for y, high in zip(ys, highs, strict=True)],
+        ]
+        axes.errorbar(
+            xs, ys, yerr=errors, marker="o", capsize=2, lw=1.6, elinewidth=0.7, label=name
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("LM tokens per problem (log scale)")
+    axes.set_ylabel("accuracy")
+    axes.set_title(
+        f"One program, four searchers, N = {', '.join(map(str, BUDGETS))}: "
+        f"{rows[0].problems} held-out problems",
+        fontsize=10,
+        loc="left",
+    )
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=50, help="problems per task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the two pictures")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = measure(options.problems, options.seed, options.out)
+    console = Console()
+    show(rows, console)
+    plot(rows, options.out / "accuracy-vs-budget.png")
+    console.print(
+        f"wrote {options.out / 'accuracy-vs-budget.png'} and {options.out / 'genealogy.png'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,621 @@
+"""Laws that every searcher obeys, and what is particular to each."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import TOY, VERIFIERS, branching, difference, kalman, solve, toy, toy_guide
+
+import ppl
+from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Search
+from ppl.searchers.mcts import uct
+from ppl.verifiers import PRM, FunctionVerifier
+
+ALL = [BestOfN(6), SMC(6, 0.9), BeamSearch(2, 3), MCTS(6)]
+each = pytest.mark.parametrize("searcher", ALL, ids=lambda s: type(s).__name__)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[ppl.HFModel, PRM]:
+    return ppl.load("tiny"), PRM.load("tiny")
+
+
+def contents(posterior: ppl.Posterior) -> list[tuple[object, float, str]]:
+    return [(s.value, s.log_weight, str(s.text)) for s in posterior.samples]
+
+
+@each
+def test_same_seed_same_result_other_seed_other_result(searcher):
+    runs = [searcher.run(toy, "prod", seed=s) for s in (3, 3)]
+    assert contents(runs[0]) == contents(runs[1])
+    others = [contents(searcher.run(toy, "prod", seed=s)) for s in range(5)]
+    assert any(o != others[0] for o in others)
+
+
+@each
+def test_global_generators_are_left_alone(searcher):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    searcher.run(branching, seed=1)
+    assert torch.rand(1) == expected
+
+
+@each
+def test_many_questions_equal_one_by_one(searcher):
+    arguments = [("prod",), ("last",), ("min",)]
+    together = searcher.run_many(toy, arguments, seed=[7, 8, 9])
+    for posterior, a, s in zip(together, arguments, (7, 8, 9), strict=True):
+        alone = searcher.run(toy, *a, seed=s)
+        assert contents(posterior) == contents(alone)
+        assert posterior.log_evidence == alone.log_evidence
+
+
+@each
+def test_batch_independence_on_the_tiny_model(searcher, tiny):
+    """Law 3: neither the company in the batch nor a warm prefix pool changes a result."""
+    lm, prm = tiny
+    questions = ["Calculate ( 3 + 5 ) * 2 - 7.", "Calculate 4 - 9 + 6.", "Calculate 2 * -3 - 8."]
+    lm.engine.pool.clear()
+    prm.engine.pool.clear()
+    together = searcher.run_many(solve, [(q, lm, prm) for q in questions], seed=[1, 2, 3])
+    for posterior, q, s in zip(together, questions, (1, 2, 3), strict=True):
+        alone = searcher.run(solve, q, lm, prm, seed=s)
+        assert [x.value for x in posterior.samples] == [x.value for x in alone.samples]
+        assert [str(x.text) for x in posterior.samples] == [str(x.text) for x in alone.samples]
+        weights = [x.log_weight for x in alone.samples]
+        assert [x.log_weight for x in posterior.samples] == pytest.approx(weights, abs=1e-4)
+
+
+@each
+def test_cost_adds_up(searcher):
+    posterior = searcher.run(toy, "prod", seed=2)
+    steps = [data["step"] for _, data in posterior.genealogy.nodes(data=True)]
+    # One token per step; the end symbol decodes to nothing.
+    assert posterior.cost.lm_tokens == len(steps) - 1
+    assert posterior.cost.lm_calls == posterior.cost.verifier_calls == len(steps) - 1
+
+
+@each
+def test_finished_nodes_have_no_children_and_one_weight(searcher):
+    graph = searcher.run(toy, "prod", seed=4).genealogy
+    for node, data in graph.nodes(data=True):
+        if data["finished"]:
+            assert graph.out_degree(node) == 0
+
+
+@each
+@pytest.mark.parametrize("limit", [0, 1, 5, 9, 14])
+def test_budgets_are_never_exceeded_and_return_the_best_so_far(searcher, limit):
+    for budget in (ppl.Budget(tokens=limit), ppl.Budget(calls=limit)):
+        posterior = searcher.run(toy, "prod", seed=1, budget=budget)
+        spent = posterior.cost.lm_tokens if budget.tokens is not None else posterior.cost.calls
+        assert spent <= limit
+        assert posterior.stopped == "budget" or posterior.best is not None
+        if posterior.stopped == "budget":
+            assert posterior.log_evidence is None
+        finished = [s.log_likelihood for s in posterior.samples if s.finished]
+        if finished:
+            assert posterior.best_sample.log_likelihood == max(finished)
+        else:
+            assert posterior.best is None
+
+
+@each
+def test_one_token_more_of_budget_changes_nothing_already_found(searcher):
+    """A smaller budget gives a prefix of the same search."""
+    whole = searcher.run(toy, "prod", seed=5).genealogy
+    part = searcher.run(toy, "prod", seed=5, budget=ppl.Budget(tokens=8)).genealogy
+    for node, data in part.nodes(data=True):
+        assert {**data, "probability": None} == {**whole.nodes[node], "probability": None}
+
+
+@each
+def test_plain_pyro_program_without_a_language_model(searcher):
+    posterior = searcher.run(kalman, (0.3, -0.5, 1.2), seed=0)
+    assert all(isinstance(s.value, float) for s in posterior.samples)
+    assert posterior.cost.calls == 0
+
+
+@each
+def test_dead_ends_are_survived(searcher):
+    posterior = searcher.run(branching, seed=2)
+    assert posterior.best is not None
+    assert all("a" in s.value[0] for s in posterior.samples if s.log_weight > -math.inf)
+
+
+@each
+def test_everything_dead_is_named(searcher):
+    with pytest.raises(ppl.PPLError, match=r"dead.*'never'") as caught:
+        searcher.run(_impossible, seed=0)
+    assert caught.value.log_evidence == -math.inf
+    assert caught.value.posterior.cost.lm_tokens > 0
+
+
+def _impossible() -> None:
+    pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
+    ppl.condition(False, "never")
+
+
+@pytest.mark.parametrize(
+    "searcher", [BestOfN(1), SMC(1), BeamSearch(1, 1), MCTS(1)], ids=lambda s: type(s).__name__
+)
+def test_one_particle_is_plain_sampling(searcher):
+    """All searchers at N = 1 draw the program's own law: .325 of the answers are 1."""
+    runs = searcher.run_many(toy, [("last",)] * 600, seed=range(600))
+    share = sum(r.best == 1 for r in runs) / 600
+    assert abs(share - 0.325) < 4 * math.sqrt(0.325 * 0.675 / 600)
+
+
+@each
+def test_paused_pickled_and_resumed_equals_uninterrupted(searcher, tmp_path):
+    whole = searcher.run(toy, "prod", seed=11)
+    search = searcher.begin(toy, "prod", seed=11)
+    search.step()
+    search.save(tmp_path / "search")
+    resumed = Search.load(tmp_path / "search").run()
+    assert contents(resumed) == contents(whole)
+    assert resumed.log_evidence == whole.log_evidence
+    assert resumed.cost.lm_tokens == whole.cost.lm_tokens
+
+
+def test_resumed_in_another_process(tmp_path):
+    search = SMC(5, 0.9).begin(toy, "prod", seed=12)
+    search.step()
+    search.save(tmp_path / "search")
+    code = (
+        "from ppl.searchers import Search; import sys; "
+        "p = Search.load(sys.argv[1]).run(); "
+        "print([s.value for s in p.samples], repr(p.log_evidence))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "search")]
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=here, timeout=120
+    )
+    whole = SMC(5, 0.9).run(toy, "prod", seed=12)
+    values = [s.value for s in whole.samples]
+    assert done.stdout.strip() == f"{values} {whole.log_evidence!r}"
+
+
+@each
+def test_awaitable(searcher):
+    assert contents(asyncio.run(searcher.arun(toy, "prod", seed=3))) == contents(
+        searcher.run(toy, "prod", seed=3)
+    )
+
+
+@each
+def test_settings_are_frozen_and_paste_back(searcher):
+    assert eval(repr(searcher)) == searcher
+    with pytest.raises(AttributeError):
+        searcher.anything = 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BestOfN(0),
+        lambda: SMC(0),
+        lambda: SMC(4, ess_threshold=1.5),
+        lambda: SMC(4, resampling="bogus"),
+        lambda: BeamSearch(0, 1),
+        lambda: MCTS(0),
+        lambda: ppl.Budget(tokens=-1),
+    ],
+)
+def test_bad_settings(make):
+    with pytest.raises(ValueError, match=r"="):
+        make()
+
+
+# -- forks -------------------------------------------------------------------------------------
+
+
+def test_forks_call_no_model_for_what_the_parent_has():
+    """Law 4, by counting calls: forking a node n times asks n times for the next step only."""
+    asked = []
+
+    def counted(text: ppl.Text) -> float:
+        asked.append(text.text)
+        return 0.5
+
+    judge = FunctionVerifier(counted, name="counted")
+    tree = ppl.Tree(_three_steps, (judge,), seed=0)
+    first = tree.expand([tree.root])
+    second = tree.expand(first)
+    before = TOY.tokens_computed
+    asked.clear()
+    children = tree.expand(second, 7)
+    assert len(children) == len(asked) == 7
+    assert TOY.tokens_computed - before == 7
+    assert tree.cost.lm_calls == 9
+    assert len({c.choices for c in children}) > 1  # copies do not share randomness
+    # The same node, expanded again later, is forked from its record alone.
+    asked.clear()
+    again = tree.expand(second, 2)
+    assert len(asked) == len(again) == 2
+
+
+def _three_steps(judge: ppl.Verifier) -> str:
+    text = TOY.prompt("^") + "a"
+    for t in range(3):
+        text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
+        pyro.sample(f"ok_{t}", judge(text), obs=True)
+    return text.text
+
+
+def test_forked_and_continued_particles_agree(tiny):
+    """A fork by replay goes on exactly like the particle that never stopped."""
+    lm, prm = tiny
+    question = "Calculate ( 3 + 5 ) * 2 - 7."
+    grown = []
+    for pickled in (False, True):
+        tree = ppl.Tree(solve, (question, lm, prm), seed=3)
+        nodes = tree.expand([tree.root], 3)
+        if pickled:  # loses the running particles: all children must be replayed
+            tree.close()
+        grown.append([n.step for n in tree.expand([n for n in nodes if n.open])])
+    assert grown[0] == grown[1]
+
+
+def test_rollouts_and_scores():
+    tree = ppl.Tree(toy, ("prod",), seed=1)
+    nodes = tree.expand([tree.root], 4)
+    leaves = tree.rollout(nodes)
+    assert all(leaf.finished for leaf in leaves)
+    assert all(leaf.simulated or leaf in nodes for leaf in leaves)
+    one = tree.rollout([n for n in nodes if n.open], horizon=1)
+    assert {leaf.depth for leaf in one} == {2}
+    scores = tree.score(nodes, VERIFIERS["last"])
+    assert scores == [math.log(math.exp(n.log_likelihood)) for n in nodes]
+    with pytest.raises(ppl.PPLError, match="no text"):
+        tree.score([tree.root], VERIFIERS["last"])
+    with pytest.raises(ValueError, match="cannot be expanded"):
+        tree.expand([leaf for leaf in leaves if leaf.finished])
+
+
+# -- particular searchers -----------------------------------------------------------------------
+
+
+def test_smc_resamples_below_the_threshold_only():
+    never = SMC(8, 0.0).run(toy, "prod", seed=1).history
+    always = SMC(8, 1.0).run(toy, "prod", seed=1).history
+    assert not any(h["resampled"] for h in never)
+    assert any(h["resampled"] for h in always)
+    assert not always[-1]["resampled"]
+    for h in SMC(8, 0.7).run(toy, "prod", seed=2).history[:-1]:
+        assert h["resampled"] == (h["ess"] < 0.7 * 8)
+
+
+def test_smc_without_resampling_is_importance_sampling():
+    smc, best_of_n = SMC(8, 0.0).run(toy, "prod", seed=1), BestOfN(8).run(toy, "prod", seed=1)
+    assert contents(smc) == contents(best_of_n)
+    assert smc.log_evidence == pytest.approx(best_of_n.log_evidence)
+
+
+def test_guided_smc_weights_are_likelihood_times_model_over_guide():
+    posterior = SMC(6, 0.0).run(toy, "prod", seed=4, guide=toy_guide)
+    table, proposer = dict(zip("ab$", (0.5, 0.3, 0.2), strict=True)), {"a": 0.6, "b": 0.3, "$": 0.1}
+    for sample in posterior.samples:
+        expected = sample.log_likelihood
+        for record in sample.records:
+            if record.kind == "choice":
+                symbol = record.value.text or "$"
+                expected += math.log(table[symbol] / proposer[symbol])
+        assert sample.log_weight == pytest.approx(expected)
+
+
+def test_best_of_n_finds_the_best_as_often_as_it_should():
+    """P(some text with more a than b among N) = 1 - .5^N on the toy."""
+    n, seeds = 3, 800
+    runs = BestOfN(n).run_many(toy, [("last",)] * seeds, seed=range(seeds))
+    share = sum(r.best > 0 for r in runs) / seeds
+    expected = 1 - 0.5**n
+    assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / seeds)
+
+
+def test_beam_with_full_width_finds_the_maximum():
+    exact = ppl.enumerate_program(_likelihood_only)
+    best = max(zip(exact.values, exact.log_weights, strict=True), key=lambda p: p[1])[0][1]
+    posterior = BeamSearch(40, 20).run(_likelihood_only, seed=0)
+    assert posterior.best[1] == pytest.approx(best)
+
+
+def _likelihood_only() -> tuple[str, float]:
+    """Choices are uniform, so the most likely choice sequence is the one observed best."""
+    text, total = TOY.prompt("^"), 0.0
+    for t in range(3):
+        step = pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
+        text = text + step
+        reward = 0.7 * (step.text == "b") + 0.2 * (t - 1) * (step.text == "a")
+        total += reward
+        pyro.factor(f"r_{t}", torch.tensor(reward, dtype=torch.float64))
+    return text.text, total
+
+
+def test_beam_of_one_is_greedy():
+    posterior = BeamSearch(1, 60).run(toy, "prod", seed=0)
+    assert posterior.best == 3  # a, then a, then a: the best of each step
+
+
+def test_beam_keeps_finished_beams():
+    posterior = BeamSearch(3, 12).run(_early_star, seed=0)
+    assert "" in [s.value for s in posterior.samples]  # the text that ended at once, scored .95
+
+
+def _early_star() -> str:
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"s_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        pyro.factor(f"r_{t}", torch.tensor(math.log(0.95 if not text.text else 0.5)))
+        if step.finished:
+            break
+    return text.text
+
+
+def test_uct_numbers():
+    assert uct(0.5, 100, 10, math.sqrt(2)) == pytest.approx(1.459705, abs=1e-6)
+
+
+def test_mcts_statistics_are_consistent():
+    search = MCTS(12, width=2).begin(toy, "prod", seed=3)
+    while not search.over:
+        search.step()
+    statistics = search.state.statistics
+    root = statistics[0]
+    assert root.visits == search.state.simulations
+    for node in statistics.values():
+        below = [statistics[c.identity] for c in node.children]
+        assert sum(b.visits for b in below) <= node.visits
+        if below:
+            assert node.total >= sum(b.total for b in below) - 1e-12
+
+
+def test_mcts_root_choice_converges_to_the_better_arm():
+    """Arm 1 pays .9, arm 0 pays .1: with simulations the visits go to arm 1."""
+    search = MCTS(80, width=6, exploration=0.5).begin(_two_arms, seed=0)
+    while not search.over:
+        search.step()
+    statistics = search.state.statistics
+    visits = {0: 0, 1: 0}
+    for child in statistics[0].children:
+        visits[int(child.choices[0])] += statistics[child.identity].visits
+    assert visits[1] > 3 * visits[0] > 0
+
+
+def _two_arms() -> int:
+    arm = pyro.sample("arm", dist.Bernoulli(0.5))
+    pyro.factor("shape", torch.tensor(0.0))
+    for t in range(4):
+        pyro.sample(f"noise_{t}", dist.Normal(0.0, 1.0))
+        pyro.factor(f"pause_{t}", torch.tensor(0.0))
+    pyro.factor("pay", torch.tensor(math.log(0.9 if arm == 1 else 0.1)))
+    return int(arm)
+
+
+def test_mcts_stops_when_the_tree_is_exhausted():
+    posterior = MCTS(500, width=2).run(_one_coin, seed=0)
+    assert len(posterior.samples) == 2
+
+
+def _one_coin() -> float:
+    coin = pyro.sample("coin", dist.Bernoulli(0.5))
+    pyro.factor("f", torch.tensor(0.0))
+    return float(coin)
+
+
+def test_searchers_without_a_claim_give_no_evidence():
+    for searcher in (BeamSearch(2, 2), MCTS(4)):
+        assert searcher.run(toy, "prod", seed=0).log_evidence is None
+
+
+# -- the language on its own --------------------------------------------------------------------
+
+
+def test_forward_run_outside_a_searcher():
+    pyro.set_rng_seed(0)
+    values = {toy("prod") for _ in range(20)}
+    assert len(values) > 1
+    assert values <= set(range(-3, 4))
+
+
+def test_poutine_trace_has_the_searchers_numbers():
+    """Trace, condition and replay see the same log-probabilities as a search."""
+    posterior = SMC(4, 0.0).run(toy, "last", seed=6)
+    for sample in posterior.samples:
+        choices = {r.name: r.value for r in sample.records if r.kind == "choice"}
+        trace = pyro.poutine.trace(pyro.poutine.condition(toy, data=choices)).get_trace("last")
+        trace.compute_log_prob()
+        observed = sum(float(trace.nodes[n]["log_prob_sum"]) for n in trace.nodes if "ok" in n)
+        assert observed == pytest.approx(sample.log_likelihood)
+        prior = sum(float(trace.nodes[n]["log_prob_sum"]) for n in choices)
+        assert prior + observed == pytest.approx(sample.log_joint)
+        replayed = pyro.poutine.trace(pyro.poutine.replay(toy, trace=sample.trace)).get_trace(
+            "last"
+        )
+        assert replayed.nodes["_RETURN"]["value"] == sample.value
+
+
+def test_conditioned_and_intervened_programs_search():
+    a = TOY.continuation("a")
+    conditioned = pyro.poutine.condition(toy, data={"step_0": a})
+    intervened = ppl.do(toy, {"step_0": a})
+    exact = ppl.enumerate_program(conditioned, "prod")
+    runs = SMC(4).run_many(conditioned, [("prod",)] * 500, seed=range(500))
+    estimates = torch.tensor([math.exp(r.log_evidence) for r in runs])
+    error = float(estimates.mean()) - math.exp(exact.log_evidence)
+    assert abs(error) < 4 * float(estimates.std()) / math.sqrt(500)
+    # An intervention costs no probability: the evidence is larger by 1 / p(a).
+    done = SMC(2000).run(intervened, "prod", seed=1)
+    assert math.exp(done.log_evidence) == pytest.approx(
+        math.exp(exact.log_evidence) / 0.5, rel=0.05
+    )
+
+
+def test_poutine_do_sets_tensor_sites():
+    set_to_one = pyro.poutine.do(_scaled_base, data={"x": torch.tensor(1.0)})
+    posterior = BestOfN(5).run(set_to_one, seed=0)
+    assert math.exp(posterior.log_evidence) == pytest.approx(0.6)
+
+
+def test_scaled_programs_target_the_scaled_law():
+    scaled = pyro.poutine.scale(_scaled_base, scale=0.5)
+    z = sum((p**0.5) * (q**0.5) for p, q in ((0.3, 0.2), (0.7, 0.6)))
+    estimate = math.exp(SMC(4000).run(scaled, seed=0).log_evidence)
+    assert estimate == pytest.approx(z, rel=0.05)
+
+
+def _scaled_base() -> None:
+    x = pyro.sample("x", dist.Bernoulli(0.7))
+    pyro.sample("y", dist.Bernoulli(0.6 if x == 1 else 0.2), obs=torch.tensor(1.0))
+
+
+def test_unobserved_verdicts_are_choices():
+    runs = BestOfN(400).run(_soft, seed=0)
+    assert abs(runs.marginal()[True] - 0.6) < 0.1
+
+
+def _soft() -> bool:
+    return bool(pyro.sample("ok", VERIFIERS["prod"](TOY.prompt("^"))))
+
+
+def test_observed_continuation_is_a_likelihood():
+    posterior = BestOfN(2).run(_says_ab, seed=0)
+    assert posterior.log_evidence == pytest.approx(math.log(0.5 * 0.3 * 0.2))
+
+
+def _says_ab() -> None:
+    text = TOY.prompt("^")
+    pyro.sample("said", TOY(text), obs=TOY.continuation("ab", finished=True))
+
+
+def test_verifiers_observed_rarely_telescope():
+    """Observed only at the end, `last` and `prod` give the potential of the whole text."""
+
+    def program(aggregate: str, every: int) -> int:
+        text = TOY.prompt("^")
+        for t in range(3):
+            text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
+            if (t + 1) % every == 0:
+                pyro.sample(f"ok_{t}", VERIFIERS[aggregate](text), obs=True)
+        return difference(text)
+
+    often, rarely = (ppl.enumerate_program(program, "last", every) for every in (1, 3))
+    assert often.log_evidence == pytest.approx(rarely.log_evidence)
+
+
+def test_two_verifiers_and_a_false_observation():
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("good", VERIFIERS["last"](text), obs=True)
+        pyro.sample("bad", VERIFIERS["prod"](text), obs=False)
+
+    posterior = BestOfN(1).run(program, seed=0)
+    assert math.exp(posterior.log_evidence) == pytest.approx(0.9 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "expected"), [("prod", 0.081), ("last", 0.9), ("min", 0.1), ("mean", 1.9 / 3)]
+)
+def test_aggregates(aggregate, expected):
+    from ppl.verifiers import log_potential
+
+    scores = [math.log(s) for s in (0.9, 0.1, 0.9)]
+    assert math.exp(log_potential(scores, aggregate)) == pytest.approx(expected)
+
+
+# -- posterior -----------------------------------------------------------------------------------
+
+
+def test_posterior_rules():
+    posterior = SMC(200, 0.9).run(toy, "prod", seed=0)
+    exact = ppl.enumerate_program(toy, "prod").marginal()
+    assert posterior.vote() == max(exact, key=exact.get)
+    assert (posterior.best, posterior.best_sample.score) == (1, pytest.approx(0.81))  # a, then $
+    assert posterior.expectation(float) == pytest.approx(
+        sum(k * p for k, p in exact.items()), abs=0.4
+    )
+    draws = [posterior.sample(seed) for seed in range(200)]
+    assert abs(draws.count(1) / 200 - posterior.marginal()[1]) < 0.15
+    assert sum(posterior.marginal().values()) == pytest.approx(1)
+    joint = {s.value: s.log_joint for s in posterior.samples}
+    assert joint[posterior.map] == pytest.approx(max(s.log_joint for s in posterior.samples))
+    assert 1 <= posterior.ess <= 200
+    assert "log evidence" in str(posterior)
+    assert "<table>" in posterior._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [((0.9, 0.2, 0.2, 0.2), "A"), ((0.5, 0.2, 0.2, 0.2), "B")]
+)
+def test_weighted_vote(weights, expected):
+    samples = [
+        ppl.Sample(value, math.log(w), math.log(w), True, i, None, ())
+        for i, (value, w) in enumerate(zip("ABBB", weights, strict=True))
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote() == expected
+    assert posterior.vote(weights="flat") == "B"
+    assert posterior.vote(str.lower) == expected
+    assert posterior.best == "A"
+
+
+def test_no_answer_never_wins():
+    samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate([None, None, "x"])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote() == "x"
+    nothing = ppl.Posterior(samples[:2], log_evidence=None, cost=ppl.Cost())
+    assert nothing.vote() is None
+
+
+def test_save_and_load(tmp_path, tiny):
+    lm, prm = tiny
+    posterior = SMC(4).run(solve, "Calculate 2 + 2 - 3.", lm, prm, seed=0)
+    posterior.save(tmp_path / "p")
+    again = ppl.Posterior.load(tmp_path / "p")
+    assert contents(again) == contents(posterior)
+    assert str(again) == str(posterior)
+    assert pickle.dumps(again.genealogy.nodes(data=True))
+    assert [s.log_joint for s in again.samples] == [s.log_joint for s in posterior.samples]
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def test_genealogy_picture(tmp_path):
+    from ppl.view import draw_genealogy
+
+    posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
+    draw_genealogy(posterior, tmp_path / "g.png")
+    assert (tmp_path / "g.png").stat().st_size > 5000
+
+
+def test_recorded_log_prob_equals_teacher_forcing(tiny):
+    """Law 5 on the tiny model, warped and not."""
+    lm, _ = tiny
+    posterior = BestOfN(6).run(_warped, lm, seed=0)
+    for sample in posterior.samples:
+        text = lm.chat("Calculate 4 - 9 + 6.")
+        for record in sample.records:
+            law = lm(text, until="\n", max_tokens=12, temperature=0.8, top_p=0.9, top_k=20)
+            assert float(law.log_prob(record.value)) == pytest.approx(record.log_prior, abs=1e-4)
+            text = text + record.value
+
+
+def _warped(lm: ppl.LanguageModel) -> None:
+    text = lm.chat("Calculate 4 - 9 + 6.")
+    for t in range(2):
+        law = lm(text, until="\n", max_tokens=12, temperature=0.8, top_p=0.9, top_k=20)
+        step = pyro.sample(f"s_{t}", law)
+        text = text + step
+        if step.finished:
+            break

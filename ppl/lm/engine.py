@@ -97,6 +97,8 @@ class Buffer:
         layers, two, _, heads, size, dim = self.kv.shape
         kv = self.kv.new_empty(layers, two, len(rows), heads, max(length, size), dim)
         kv[:, :, :, :, :size] = self.kv[:, :, torch.as_tensor(rows, device=self.kv.device)]
+        # Masked positions get weight zero, and zero times whatever lay in that memory may be NaN.
+        kv[:, :, :, :, size:] = 0
         other = Buffer(kv)
         other.lengths = [self.lengths[r] for r in rows]
         return other

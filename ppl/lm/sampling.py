@@ -129,4 +129,5 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) 
     inside = torch.searchsorted(inner.double().cumsum(-1), u - start, right=True)
     # Rounding may leave u beyond the block's last entry: step back to its last possible index.
     last = block - 1 - (inner > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
-    return (which * block + torch.minimum(inside, last)).squeeze(1)
+    # A row of NaN has no index to give; the caller sees its NaN log-probability.
+    return (which * block + torch.minimum(inside, last)).squeeze(1).clamp(max=size - 1)

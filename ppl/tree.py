@@ -67,6 +67,11 @@ class Node:
         return not self.finished and not self.dead
 
     @property
+    def log_promise(self) -> float:
+        """What searchers that rank go by: the log-likelihood and the twist of the moment."""
+        return self.log_likelihood + self.log_twist
+
+    @property
     def value(self) -> float:
         """exp(log_likelihood): with verifiers, the probability they give the text so far."""
         return math.exp(min(self.log_likelihood, 700.0))

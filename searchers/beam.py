@@ -21,7 +21,7 @@ from ppl.tree import Node, Tree
 
 @dataclass(frozen=True)
 class BeamSearch(Searcher):
-    """Beam search on the observed log-likelihood (with verifiers, their potential).
+    """Beam search on the observed log-likelihood (with verifiers, their potential) and twists.
 
     Attributes:
         beam_width: nodes kept after each round.
@@ -53,7 +53,7 @@ class BeamSearch(Searcher):
         if not pool:
             raise all_dead(tree, children, self)
         # A stable sort: equals stay in the order in which they were drawn.
-        kept = sorted(pool, key=lambda node: -node.log_likelihood)[: self.beam_width]
+        kept = sorted(pool, key=lambda node: -node.log_promise)[: self.beam_width]
         over = not any(node.open for node in kept)
         return State(kept, np.array([n.log_likelihood for n in kept]), over=over, info=state.info)
 

@@ -348,6 +348,19 @@ def test_beam_of_one_is_greedy():
     assert posterior.best == 3  # a, then a, then a: the best of each step
 
 
+def test_beam_follows_twists():
+    def program(push: float) -> str:
+        text = TOY.prompt("^")
+        for t in range(2):
+            text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
+            ppl.twist(f"t_{t}", push * text.text.count("b"))
+        return text.text
+
+    # The twist of the last step ends with the program: only the first symbol is pushed.
+    assert BeamSearch(1, 20).run(program, 1.0, seed=0).best.startswith("b")
+    assert BeamSearch(1, 20).run(program, -1.0, seed=0).best.startswith("a")
+
+
 def test_beam_keeps_finished_beams():
     posterior = BeamSearch(3, 12).run(_early_star, seed=0)
     assert "" in [s.value for s in posterior.samples]  # the text that ended at once, scored .95
@@ -467,6 +480,25 @@ def test_poutine_do_sets_tensor_sites():
     set_to_one = pyro.poutine.do(_scaled_base, data={"x": torch.tensor(1.0)})
     posterior = BestOfN(5).run(set_to_one, seed=0)
     assert math.exp(posterior.log_evidence) == pytest.approx(0.6)
+
+
+def test_plates_and_subsampling():
+    data = torch.tensor([0.5, -0.2, 1.1, 0.3])
+
+    def program() -> float:
+        mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", 4, subsample_size=2) as index:
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=data[index])
+        with pyro.plate("more", 3):
+            noise = pyro.sample("noise", dist.Normal(0.0, 1.0))
+        pyro.factor("end", -0.1 * noise.square().sum())
+        return float(mean)
+
+    posterior = SMC(20, 1.0).run(program, seed=0)
+    trace = posterior.samples[0].trace
+    assert trace.nodes["noise"]["value"].shape == (3,)
+    assert len({s.value for s in posterior.samples}) > 1
+    assert contents(posterior) == contents(SMC(20, 1.0).run(program, seed=0))
 
 
 def test_scaled_programs_target_the_scaled_law():

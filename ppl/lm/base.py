@@ -245,9 +245,9 @@ class LanguageModel(ABC):
     ) -> Iterator[Tensor]:
         """For each row, `[T, V]`: the logits from which each continuation token is drawn."""
 
-    def batch_rows(self, requests: int) -> int:
-        """Most rows that one batch may hold."""
-        return max(requests, 1)
+    def batch_rows(self, length: int) -> int:
+        """Most rows of `length` tokens that one batch may hold."""
+        return 1 << 30
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

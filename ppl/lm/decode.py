@@ -20,6 +20,10 @@ from ppl.steps import StepRule
 from ppl.text import Codec, Continuation, StopReason
 
 
+# Tokens that a step without max_tokens is planned with.
+_USUAL_STEP = 256
+
+
 class _Row:
     """One request on its way."""
 
@@ -79,10 +83,16 @@ def draw(model: LanguageModel, requests: Sequence[ContinueRequest]) -> list[Draw
     are given up together, so that no budget is ever exceeded and no row is favoured.
     """
     results: list[Drawn | None] = [None] * len(requests)
-    size = model.batch_rows(len(requests))
+    size = model.batch_rows(max((_expected_length(r) for r in requests), default=1))
     for begin in range(0, len(requests), size):
         _draw_batch(model, requests, range(begin, min(begin + size, len(requests))), results)
     return results
+
+
+def _expected_length(request: ContinueRequest) -> int:
+    """Tokens that a row is expected to hold in the end; a guess where nothing limits it."""
+    new = request.spec.max_tokens
+    return len(request.spec.tokens) + (_USUAL_STEP if new is None else new)
 
 
 def _draw_batch(
@@ -155,7 +165,8 @@ def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]
     """Log-probability of each given continuation, `-inf` where `draw` could not return it."""
     results = [-math.inf] * len(requests)
     possible = [i for i, request in enumerate(requests) if _could_be_drawn(model, request)]
-    size = model.batch_rows(len(possible))
+    lengths = [len(requests[i].spec.tokens) + len(requests[i].value.tokens) for i in possible]
+    size = model.batch_rows(max(lengths, default=1))
     for begin in range(0, len(possible), size):
         batch = [(i, requests[i]) for i in possible[begin : begin + size]]
         logits_along = model.logits_along(

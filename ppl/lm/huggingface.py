@@ -122,9 +122,8 @@ class HFModel(LanguageModel):
         for states in hidden:
             yield self.logits(states)
 
-    def batch_rows(self, requests: int) -> int:
-        # Half of the context is a generous guess of what a row grows to.
-        return min(max(requests, 1), self.engine.batch_rows(self.context_length // 2))
+    def batch_rows(self, length: int) -> int:
+        return self.engine.batch_rows(min(length, self.context_length))
 
 
 class HFDecoder:

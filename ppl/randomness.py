@@ -26,7 +26,8 @@ def uniforms(keys: NDArray[np.uint64], position: int | NDArray[np.int64]) -> NDA
     """One uniform in the open interval (0, 1) per key, at `position`.
 
     The counter-based generator SplitMix64 (Steele, Lea, Flood 2014): state = key + (position + 1)
-    times the golden ratio, then its finaliser. 53 bits; the half step keeps 0 and 1 out.
+    times the golden ratio, then its finaliser. 52 bits and a half step, which float64 holds
+    exactly, so that neither 0 nor 1 occurs.
 
     Args:
         keys: `[B]` keys.
@@ -41,7 +42,7 @@ def uniforms(keys: NDArray[np.uint64], position: int | NDArray[np.int64]) -> NDA
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         z = z ^ (z >> np.uint64(31))
-    return np.asarray(((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    return np.asarray(((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 def generator(*parts: int | str) -> np.random.Generator:

@@ -19,7 +19,6 @@ from ppl.randomness import uniforms
 from ppl.steps import StepRule
 from ppl.text import Codec, Continuation, StopReason
 
-
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
 

@@ -149,12 +149,12 @@ class Engine:
     def _probe(self) -> tuple[int, int, int]:
         """Runs one token to see what the model's own cache is made of."""
         ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
-        cache = self.base(input_ids=ids, use_cache=True).past_key_values
-        layers = getattr(cache, "layers", None)
+        output = self.base(input_ids=ids, use_cache=True)
+        layers = getattr(getattr(output, "past_key_values", None), "layers", None)
         if not layers:
             raise UnsupportedModelError(
-                f"{self.name}: keeps its state in {type(cache).__name__}, which cannot be forked "
-                "at a token; use a decoder with full attention"
+                f"{self.name}: a {type(self.base).__name__} keeps no keys and values per token, "
+                "its state cannot be forked at a token; use a decoder with full attention"
             )
         for layer in layers:
             window = getattr(layer, "sliding_window", None)
@@ -184,7 +184,8 @@ class Engine:
         """Compares the ragged pass with the model's own on a few tokens, so that a model whose
         positions or masks work differently is refused rather than run wrongly."""
         size = int(self.base.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-        texts = [tuple((7 * i + j) % size for j in range(n)) for i, n in ((1, 9), (2, 5))]
+        lengths = (min(9, self.context_length), 5)
+        texts = [tuple((7 * i + j) % size for j in range(n)) for i, n in enumerate(lengths)]
         self.hidden([t[:4] for t in texts], [3, 3])
         ours = self.hidden(texts, [3, 3])
         for text, mine in zip(texts, ours, strict=True):

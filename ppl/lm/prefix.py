@@ -126,8 +126,9 @@ class PrefixPool:
             child.used = self._clock
             end = position + len(child.tokens)
             shared = common_prefix(child.tokens, tokens[position:end])
+            whole = shared == len(child.tokens)  # asked now: the caller may split the edge
             yield child, shared
-            if shared < len(child.tokens):
+            if not whole:
                 return
             edge, position = child, end
 

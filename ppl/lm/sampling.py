@@ -123,7 +123,8 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) 
     mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]
     # Scaling by the total makes up for rows that float32 sums to slightly less or more than one.
     u = torch.as_tensor(uniforms, device=probs.device)[:, None] * mass[:, -1:]
-    which = torch.searchsorted(mass, u, right=True).clamp_(max=blocks - 1)  # [B, 1]
+    filled = (mass < mass[:, -1:]).sum(-1, keepdim=True)  # the last block with any mass
+    which = torch.minimum(torch.searchsorted(mass, u, right=True), filled)  # [B, 1]
     start = torch.where(which > 0, mass.gather(1, (which - 1).clamp(min=0)), 0.0)
     inner = padded.gather(1, which[:, :, None].expand(-1, 1, block)).squeeze(1)  # [B, block]
     inside = torch.searchsorted(inner.double().cumsum(-1), u - start, right=True)

@@ -1,0 +1,218 @@
+"""The Hugging Face engine: exact on every family, nothing computed twice, refusals by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ppl
+from ppl.cost import Ledger
+from ppl.errors import UnsupportedModelError
+from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.prefix import PrefixPool
+from ppl.lm.sampling import Warp
+from ppl.steps import StepRule
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2 = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+NEOX = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
+FAMILIES = {
+    "Llama": lambda: tf.LlamaConfig(**SMALL),
+    "Qwen2": lambda: tf.Qwen2Config(**SMALL),
+    "Qwen3": lambda: tf.Qwen3Config(**SMALL, head_dim=8),
+    "Mistral": lambda: tf.MistralConfig(**SMALL, sliding_window=None),
+    "Gemma": lambda: tf.GemmaConfig(**SMALL, head_dim=8),
+    "Phi": lambda: tf.PhiConfig(**SMALL),
+    "Phi3": lambda: tf.Phi3Config(**SMALL),
+    "Granite": lambda: tf.GraniteConfig(**SMALL, logits_scaling=3.0),
+    "GPT2": lambda: tf.GPT2Config(**GPT2),
+    "GPTNeoX": lambda: tf.GPTNeoXConfig(**NEOX),
+}
+
+
+class Letters:
+    """A tokenizer of 97 ids, each its own letter."""
+
+    eos_token_id = 2
+    chat_template = None
+
+    def __len__(self) -> int:
+        return 97
+
+    def encode(self, string, add_special_tokens=False):
+        return [ord(c) - 0x4E00 for c in string]
+
+    def decode(self, tokens, **_):
+        return "".join(chr(0x4E00 + t) for t in tokens if t != 2)
+
+    def get_vocab(self):
+        return {chr(0x4E00 + i): i for i in range(97)}
+
+
+def random_model(config) -> object:
+    torch.manual_seed(0)
+    return tf.AutoModelForCausalLM.from_config(config).eval()
+
+
+def make(name: str = "Llama", **options) -> ppl.HFModel:
+    return ppl.HFModel(random_model(FAMILIES[name]()), Letters(), name=name, **options)
+
+
+def some_texts(seed: int = 0) -> list[tuple[int, ...]]:
+    """Ragged texts with shared prefixes, forks, twins, and one inside another."""
+    rng = np.random.default_rng(seed)
+    root = tuple(rng.integers(3, 97, 17).tolist())
+    branch = (*root, *rng.integers(3, 97, 11).tolist())
+    other = tuple(rng.integers(3, 97, 5).tolist())
+    return [root, branch, (*branch, 5, 6), (*branch, 5, 7, 8), other, branch, (*root[:9], 4, 4)]
+
+
+def plain_log_probs(model, text: tuple[int, ...], new: tuple[int, ...]) -> float:
+    ids = torch.tensor([text + new])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0].double()
+    picked = torch.log_softmax(logits, -1)[len(text) - 1 : -1]
+    return float(picked.gather(1, torch.tensor(new)[:, None]).sum())
+
+
+def request(lm, text, seed=0, max_tokens=6, ledger=None, **warp) -> ContinueRequest:
+    spec = Spec(text, StepRule(), max_tokens, Warp(**warp), None)
+    return ContinueRequest(lm, spec, 1234567 + 7919 * seed, ledger=ledger)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_equal_a_plain_forward(family):
+    lm = make(family)
+    texts = some_texts()
+    for repeat in range(2):  # the second time from the pool
+        drawn = lm.sample_batch([request(lm, t, i + repeat) for i, t in enumerate(texts)])
+        for text, draw in zip(texts, drawn, strict=True):
+            exact = plain_log_probs(lm.model, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+        scores = lm.score_batch(
+            [
+                ScoreRequest(lm, request(lm, t).spec, d.value)
+                for t, d in zip(texts, drawn, strict=True)
+            ]
+        )
+        assert scores == pytest.approx([d.log_prob for d in drawn], abs=1e-4)
+    # and going on from what was drawn, as a search does
+    longer = [t + d.value.tokens for t, d in zip(texts, drawn, strict=True) if not d.value.finished]
+    for text, draw in zip(
+        longer, lm.sample_batch([request(lm, t, 50 + i) for i, t in enumerate(longer)]), strict=True
+    ):
+        exact = plain_log_probs(lm.model, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.parametrize("kv_bytes", [1 << 30, 40_000, 1])
+def test_batch_size_company_memory_and_reuse_do_not_matter(kv_bytes):
+    lm = make(kv_bytes=kv_bytes)
+    texts = some_texts(3)
+    requests = [request(lm, t, i, max_tokens=50, temperature=0.9) for i, t in enumerate(texts)]
+    together = lm.sample_batch(requests)
+    assert lm.engine.pool.nbytes <= kv_bytes
+    for r, d in zip(requests, together, strict=True):
+        lm.engine.pool.clear()
+        alone = lm.sample_batch([r])[0]
+        assert alone.value == d.value
+        assert alone.log_prob == pytest.approx(d.log_prob, abs=1e-4)
+
+
+def test_prompts_are_computed_once_and_forks_compute_nothing_again():
+    lm = make()
+    prompt = tuple(range(3, 63))
+    ledger = Ledger()
+    drawn = lm.sample_batch([request(lm, prompt, i, ledger=ledger) for i in range(8)])
+    assert ledger.cost.prompt_tokens == 60
+    assert ledger.cost.reused_tokens == 7 * 60
+    # Again from the prompt: its last hidden state is kept, so not one token is computed.
+    again = Ledger()
+    lm.sample_batch([request(lm, prompt, 9, ledger=again)])
+    assert again.cost.prompt_tokens == 0
+    # Four forks of one draw: only the token at which it stopped is new, and it is shared.
+    fork = Ledger()
+    child = prompt + drawn[0].value.tokens
+    lm.sample_batch([request(lm, child, 20 + i, ledger=fork) for i in range(4)])
+    assert fork.cost.prompt_tokens == 1
+    # Different texts that share a prefix nobody has computed: computed once, not per row.
+    before = lm.engine.tokens_computed
+    fresh = tuple(range(60, 20, -1))
+    lm.engine.hidden([(*fresh, 5), (*fresh, 6), (*fresh, 7)], [40, 40, 40])
+    assert lm.engine.tokens_computed - before == 43
+
+
+def test_sliding_window_is_refused_by_name_or_exact():
+    config = tf.MistralConfig(**SMALL, sliding_window=8)
+    with pytest.raises(UnsupportedModelError, match=r"slider.*Sliding.*context_length=8"):
+        ppl.HFModel(random_model(config), Letters(), name="slider")
+    lm = ppl.HFModel(random_model(config), Letters(), name="slider", context_length=8)
+    draw = lm.sample_batch([request(lm, (5, 6, 7), 1, max_tokens=4)])[0]
+    exact = plain_log_probs(lm.model, (5, 6, 7), draw.value.tokens)
+    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_recurrent_models_are_refused_by_name():
+    config = tf.MambaConfig(
+        vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4, eos_token_id=2
+    )
+    with pytest.raises(UnsupportedModelError, match=r"mamba-like.*cannot be forked"):
+        ppl.HFModel(random_model(config), Letters(), name="mamba-like")
+
+
+runs = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=14)
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts=runs, capacity=st.integers(0, 1200))
+def test_prefix_pool_against_brute_force(texts, capacity):
+    """Keys encode the whole prefix, so a wrong match would show."""
+
+    def keys(tokens):
+        rows = [float(sum((t + 1) * 4**j for j, t in enumerate(tokens[: i + 1])))
+                for i in range(len(tokens))]  # fmt: skip
+        return torch.tensor(rows).view(1, 1, 1, -1, 1).expand(1, 2, 1, -1, 1)
+
+    pool = PrefixPool(capacity)
+    stored: set[tuple[int, ...]] = set()
+    trimmed = False
+    for text in texts:
+        match = pool.match(text)
+        got = torch.cat([*match.pieces, torch.zeros(1, 2, 1, 0, 1)], dim=3)
+        assert torch.equal(got, keys(text)[:, :, :, : match.length])
+        longest = max((n for n in range(len(text) + 1) if text[:n] in stored), default=0)
+        assert match.length <= longest if trimmed else match.length == longest
+        start = match.length
+        if start < len(text):
+            pool.insert(text, start, keys(text)[:, :, :, start:], torch.tensor([float(len(text))]))
+        stored |= {text[:n] for n in range(1, len(text) + 1)}
+        full = pool.match(text)
+        assert full.length == len(text)
+        assert full.hidden is None or float(full.hidden) == len(text)
+        pool.trim()
+        trimmed = trimmed or pool.match(text).length < len(text) or pool.nbytes == 0
+        trimmed = True if pool.peak_nbytes > capacity else trimmed
+        assert pool.nbytes <= capacity

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from ppl.errors import ModelNotFoundError
@@ -120,7 +120,9 @@ def _converted(path: Path) -> Path:
         with quiet_transformers():
             source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
             # float32 keeps the dequantised weights exactly as the file states them.
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            )
             model.save_pretrained(partial)
             AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
         with contextlib.suppress(OSError):  # another process may have been faster

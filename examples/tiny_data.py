@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import permutations
+from os.path import commonprefix
 from random import Random
 from typing import Literal
 
@@ -453,6 +455,46 @@ def _countdown_steps(truth: str, steps: Sequence[str], ended: bool) -> int:
             return i
         left = after
     return len(steps)
+
+
+@lru_cache(maxsize=100_000)
+def good_lines(left: tuple[int, ...], target: int) -> tuple[str, ...]:
+    """Every line that writes a good operation on a sorted multiset."""
+    lines = []
+    for a, sign, b, value, after in _moves(left):
+        if not isinstance(value, int) or value < 0 or target not in reachable(after):
+            continue
+        rest = list(after)
+        orders = {",".join(map(str, order)) for order in permutations(rest)}
+        heads = {f"{a}{sign}{b}", f"{b}{sign}{a}" if sign in "+*" else f"{a}{sign}{b}"}
+        lines += [f"{head}={value};{order}" for head in heads for order in orders]
+    return tuple(lines)
+
+
+def countdown_character_labels(
+    truth: str, steps: Sequence[str], ended: bool = True
+) -> list[list[bool | None]]:
+    """For every character of every step, whether the text up to it can still be completed.
+
+    The same meaning as :func:`step_labels` gives to whole steps.  The characters of a final
+    expression after right steps are left open (None).
+    """
+    numbers_text, target_text = truth.split("=")
+    left = tuple(sorted(int(n) for n in numbers_text.split(",")))
+    out: list[list[bool | None]] = []
+    for i, (step, good) in enumerate(
+        zip(steps, step_labels("countdown", truth, steps, ended), strict=True)
+    ):
+        if i and not step_labels("countdown", truth, steps[:i], False)[-1]:
+            out.append([False] * len(step))
+        elif ended and i == len(steps) - 1:
+            out.append([None] * len(step))
+        else:
+            lines = good_lines(left, int(target_text))
+            right = max((len(commonprefix([line, step])) for line in lines), default=0)  # noqa: RUF071
+            out.append([True] * right + [False] * (len(step) - right))
+            left = (_apply(step, left) or left) if good else left
+    return out
 
 
 def _apply(step: str, left: tuple[int, ...]) -> tuple[int, ...] | None:

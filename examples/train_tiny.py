@@ -40,6 +40,7 @@ from transformers import (
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 from tiny_data import (  # noqa: E402
     Task,
+    countdown_character_labels,
     countdown_item,
     slipping_countdown,
     step_labels,
@@ -70,7 +71,7 @@ class Size:
     vocabulary: int = 768
     batch: int = 64
     tokenizer_items: int = 20_000
-    sampled: int = 12_000
+    sampled: int = 10_000
     held_out: int = 500
 
 
@@ -338,25 +339,49 @@ def labelled(encoder: Encoder, one: Sample) -> tuple[list[int], list[bool]]:
 # --- process reward model -------------------------------------------------------------------
 
 
-Labelled = tuple[list[int], list[int], list[bool]]  # ids, positions of step ends, their labels
+@dataclass(frozen=True)
+class Row:
+    """Token ids of prompt and response, and what is known at their positions.
+
+    ``ends`` labels the step ends; ``inner`` labels characters inside countdown steps, where the
+    same question (can this still be completed?) has an exact answer too.  Knowing the very digit
+    at which a line goes wrong teaches far more than one label per line.
+    """
+
+    ids: list[int]
+    ends: dict[int, bool]
+    inner: dict[int, bool]
 
 
-def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Labelled]:
+def row_of(encoder: Encoder, one: Sample) -> Row:
+    places, labels = labelled(encoder, one)
+    inner: dict[int, bool] = {}
+    # Characters are found by position, so each must be one token (in a sane response they are).
+    if one.task == "countdown" and len(one.text) == len(one.response) - one.ended:
+        steps = one.text.split("\n")[: len(labels)]
+        at = len(one.prompt)
+        for marks in countdown_character_labels(one.truth, steps, one.ended):
+            inner |= {at + i: mark for i, mark in enumerate(marks) if mark is not None}
+            at += len(marks) + 1  # one token per character, then the newline
+    return Row(one.prompt + one.response, dict(zip(places, labels, strict=True)), inner)
+
+
+def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Row]:
     """Labelled responses that the decoder gives to fresh training problems at temperature 1."""
     start = time.monotonic()
     # Mostly near the evaluated difficulty, some of the wide mixture.
     items = [training_item(rng, narrow=rng.random() < 0.8) for _ in range(size.sampled)]
     policy = AutoModelForCausalLM.from_pretrained(lm)
     samples = sample(policy, encoder, [(i.task, i.truth, i.question) for i in items])
-    rows = [(one.prompt + one.response, *labelled(encoder, one)) for one in samples]
-    rows = [row for row in rows if row[2]]
-    good = sum(sum(labels) for _, _, labels in rows) / sum(len(labels) for _, _, labels in rows)
+    rows = [row for one in samples if (row := row_of(encoder, one)).ends]
+    labels = [label for row in rows for label in row.ends.values()]
+    good = sum(labels) / len(labels)
     spent = time.monotonic() - start
     print(f"prm: {len(rows)} responses in {spent:.0f} s, {good:.3f} of steps good", flush=True)
     return rows
 
 
-def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Labelled]:
+def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Row]:
     """Labelled countdown responses with made-up mistakes: endless, and free of sampling."""
     rows = []
     for _ in range(n):
@@ -364,8 +389,8 @@ def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Labelled]:
         numbers, target = item.truth.split("=")
         text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
         response = [*encoder.ids(text), encoder.end]
-        one = Sample(item.task, item.truth, encoder.prompt(item.question), response, text, True)
-        rows.append((one.prompt + response, *labelled(encoder, one)))
+        prompt = encoder.prompt(item.question)
+        rows.append(row_of(encoder, Sample(item.task, item.truth, prompt, response, text, True)))
     return rows
 
 
@@ -387,7 +412,7 @@ def train_prm(
         label2id={"bad": 0, "good": 1},
     )
     optimizer = optimizer_for(model, 1e-3)
-    rows.sort(key=lambda row: len(row[0]))
+    rows.sort(key=lambda row: len(row.ids))
     groups = [rows[i : i + size.batch] for i in range(0, len(rows), size.batch)]
     start, step, own, total = time.monotonic(), 0, 0, 0.0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
@@ -400,12 +425,14 @@ def train_prm(
                 rng.shuffle(groups)
             batch = groups[own % len(groups)]
             own += 1
-        ids, targets = prm_batch(batch, encoder.pad)
+        ids, ends, inner = prm_batch(batch, encoder.pad)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100
-        )
+            logits = model(input_ids=ids, use_cache=False).logits.float().flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, ends.flatten(), ignore_index=-100)
+        if (inner != -100).any():
+            loss = loss + torch.nn.functional.cross_entropy(
+                logits, inner.flatten(), ignore_index=-100
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -423,15 +450,19 @@ def train_prm(
         shutil.copy(lm / name, folder / name)
 
 
-def prm_batch(rows: Sequence[Labelled], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels, both ``[rows, time]``; -100 where no step ends."""
-    width = max(len(ids) for ids, _, _ in rows)
+def prm_batch(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Right-padded ids, labels of step ends, labels inside steps, each ``[rows, time]``.
+
+    Labels are -100 where nothing is known.
+    """
+    width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), pad)
-    targets = torch.full((len(rows), width), -100)
-    for i, (row, positions, labels) in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        targets[i, positions] = torch.tensor(labels, dtype=torch.long)
-    return ids, targets
+    ends, inner = torch.full_like(ids, -100), torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        for target, known in ((ends, row.ends), (inner, row.inner)):
+            target[i, list(known)] = torch.tensor(list(known.values()), dtype=torch.long)
+    return ids, ends, inner
 
 
 # --- evaluation -----------------------------------------------------------------------------
@@ -475,7 +506,7 @@ def step_scores(
     for start in range(0, len(samples), 128):
         chunk = samples[start : start + 128]
         places = [labelled(encoder, one)[0] for one in chunk]
-        ids, _ = prm_batch([(one.prompt + one.response, [], []) for one in chunk], encoder.pad)
+        ids, *_ = prm_batch([Row(one.prompt + one.response, {}, {}) for one in chunk], encoder.pad)
         good = model(input_ids=ids, use_cache=False).logits.softmax(-1)[..., 1]
         out += [good[i, place].tolist() for i, place in enumerate(places)]
     return out

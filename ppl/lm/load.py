@@ -127,10 +127,10 @@ def _converted(path: Path) -> Path:
             AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
         with contextlib.suppress(OSError):  # another process may have been faster
             partial.rename(folder)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # readers of a damaged file fail in any way (struct.error, ...)
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelNotFoundError(
-            f"cannot read {path}: {str(error).splitlines()[0]} (GGUF files need the extra "
-            "ppl-search[gguf])"
+            f"cannot read {path}: {first_line} (GGUF files need the extra ppl-search[gguf])"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

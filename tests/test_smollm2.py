@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 import smollm2_constrained as example
+import torch
 
 import ppl
 from ppl.errors import ModelNotFoundError
@@ -25,6 +26,16 @@ def converted_folders():
     }
 
 
+@pytest.fixture
+def one_thread():
+    """Two threads on a core that other tests use too are many times slower than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_example_and_cache(capsys):
     answers = example.main(["--questions", "2", "--particles", "6", "--words", "4"])
     printed = capsys.readouterr().out

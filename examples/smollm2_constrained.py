@@ -192,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Answer]]:
     """Runs the comparison and prints it; returns the answers by method."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--particles", type=int, default=16, help="of SMC, for each question")
-    parser.add_argument("--questions", type=int, default=6, help=f"at most {len(LAST_WORDS)}")
+    parser.add_argument("--particles", type=int, default=32, help="of SMC, for each question")
+    parser.add_argument("--questions", type=int, default=12, help=f"at most {len(LAST_WORDS)}")
     parser.add_argument("--words", type=int, default=8, help="words in a sentence, 3 or more")
     parser.add_argument("--source", help="another chat model: a .gguf file, a folder or a Hub id")
     options = parser.parse_args(argv)
@@ -217,7 +217,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Answer]]:
         f"{len(lasts)} questions: a sentence of {options.words} words with a given last word; one "
         f"sentence is returned for each. SMC runs the constrained program with "
         f"{options.particles} particles. BestOfN gets the same instruction and a 0/1 checker, and "
-        "draws 8 sentences at a time until it has generated at least as many tokens as SMC did."
+        "draws 8 sentences at a time until it has generated at least as many tokens as SMC did. "
+        "Both sample at temperature 1."
     )
     console.print(table(answers, seconds))
     console.print(

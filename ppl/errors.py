@@ -40,7 +40,7 @@ class ObservationError(PPLError):
 
 
 class VerifierError(PPLError):
-    """A verifier returned NaN, a number out of range, or the wrong number of scores."""
+    """A verifier raised, or returned NaN, a number out of range, or the wrong number of scores."""
 
 
 class PRMFormatError(PPLError):

@@ -280,7 +280,14 @@ class Posterior:
 
         The format is Python's pickle: load only files you trust.
         """
-        write_atomically(Path(path), pickle.dumps((_FORMAT, self)))
+        try:
+            content = pickle.dumps((_FORMAT, self))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise SearchStateError(
+                f"the posterior cannot be saved ({error}); let the program return values that can "
+                "be pickled"
+            ) from error
+        write_atomically(Path(path), content)
 
     @staticmethod
     def load(path: str | Path) -> Posterior:
@@ -288,11 +295,10 @@ class Posterior:
         with Path(path).open("rb") as file:
             try:
                 tag, posterior = pickle.load(file)
-            except (pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
+            except Exception as error:  # a broken pickle may raise anything
                 raise SearchStateError(f"{path} holds no saved posterior: {error}") from error
-        if tag != _FORMAT:
+        if tag != _FORMAT or not isinstance(posterior, Posterior):
             raise SearchStateError(f"{path} holds {tag!r}, not {_FORMAT!r}")
-        assert isinstance(posterior, Posterior)
         return posterior
 
     def __getstate__(self) -> dict[str, Any]:

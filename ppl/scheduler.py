@@ -15,6 +15,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from ppl.cost import Ledger
+from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.lm.base import ContinueRequest, ScoreRequest
 from ppl.program import Checkpoint, Particle, Request
 from ppl.verdict import JudgeRequest
@@ -146,12 +147,7 @@ class _Loop:
             requests = [request for _, _, request in entries]
             for request in requests:
                 _book_call(request.ledger, kind)
-            if kind is ContinueRequest:
-                answers: Sequence[Any] = owner.sample_batch(requests)
-            elif kind is ScoreRequest:
-                answers = owner.score_batch(requests)
-            else:
-                answers = owner.judge_checked(requests)
+            answers = _ask(owner, kind, requests)
             for (wave, index, _), answer in zip(entries, answers, strict=True):
                 if answer is None:
                     _fail(wave, BudgetExhausted())
@@ -167,6 +163,28 @@ class _Loop:
                 continue
             if ledger.calls_left < asked[id(ledger)] or ledger.out_of_time:
                 _fail(wave, BudgetExhausted())
+
+
+def _ask(owner: Any, kind: type, requests: Sequence[Any]) -> Sequence[Any]:
+    """One batch; what a verifier or the program's own `until=` or `allowed=` raises is named."""
+    try:
+        if kind is ContinueRequest:
+            answers: Sequence[Any] = owner.sample_batch(requests)
+        elif kind is ScoreRequest:
+            answers = owner.score_batch(requests)
+        else:
+            answers = owner.judge_checked(requests)
+    except PPLError:
+        raise
+    except Exception as error:
+        others = f" (or one of {len(requests) - 1} others in its batch)" if requests[1:] else ""
+        where = f"at {requests[0].label}{others}: {type(error).__name__}: {error}"
+        if kind is JudgeRequest:
+            raise VerifierError(f"verifier {owner.name} raised {where}") from error
+        raise ProgramError(
+            f"{owner.name} or the until= or allowed= given to it raised {where}"
+        ) from error
+    return answers
 
 
 def _book_call(ledger: Ledger | None, kind: type) -> None:

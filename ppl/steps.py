@@ -45,12 +45,13 @@ class StepRule:
 
     @property
     def single_characters(self) -> frozenset[str] | None:
-        """The stop characters, if the rule is only about single ASCII characters.
+        """The stop characters, if the rule is only about single ASCII characters but the space.
 
-        Such a rule can be decided from each token on its own, which is much cheaper.
+        Such a rule can be decided from each token on its own, which is much cheaper. Not so for a
+        space: many tokenizers drop it from a token that is decoded alone.
         """
         plain = self.pattern is None and self.predicate is None and bool(self.strings)
-        if plain and all(len(s) == 1 and s.isascii() for s in self.strings):
+        if plain and all(len(s) == 1 and s.isascii() and s != " " for s in self.strings):
             return frozenset(self.strings)
         return None
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 StopReason = Literal["until", "end", "length"]
@@ -147,8 +148,7 @@ class Text:
     @property
     def steps(self) -> tuple[str, ...]:
         """The string of each step; literals count to the step that follows them."""
-        starts = (self.prompt_length, *self.step_ends[:-1])
-        pairs = zip(starts, self.step_ends, strict=True)
+        pairs = pairwise((self.prompt_length, *self.step_ends))
         return tuple(self.codec.decode(self.tokens[a:b]) for a, b in pairs)
 
     @property
@@ -188,7 +188,7 @@ class Text:
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_LABELLED = re.compile(r"(?:####|(?i:final answer|the answer|answer)\s*(?:is|:|=))\s*([^\n]+)")
+_LABELLED = re.compile(r"(?:####|(?i:final answer|the answer|answer)\s*(?:is\s*:?|:|=))\s*([^\n]+)")
 
 
 def extract_answer(string: str) -> str | None:

@@ -77,6 +77,7 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
     axes.set_title(posterior.searcher, fontsize=10, loc="left")
     axes.set_xlabel("checkpoint")
     axes.set_xlim(-0.3, depth - 0.2)
+    axes.set_xticks(range(int(depth)))
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.colorbar(dots, ax=axes, label="verifier's value", shrink=0.7)

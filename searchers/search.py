@@ -219,11 +219,10 @@ class Search:
         with Path(path).open("rb") as file:
             try:
                 tag, search = pickle.load(file)
-            except (pickle.UnpicklingError, EOFError, TypeError, ValueError, AttributeError) as e:
+            except Exception as e:  # a broken pickle may raise anything
                 raise SearchStateError(f"{path} holds no search that fits here: {e}") from e
-        if tag != _FORMAT:
+        if tag != _FORMAT or not isinstance(search, Search):
             raise SearchStateError(f"{path} holds {tag!r}, not {_FORMAT!r}")
-        assert isinstance(search, Search)
         return search
 
     def __getstate__(self) -> dict[str, Any]:

@@ -216,3 +216,147 @@ def test_prefix_pool_against_brute_force(texts, capacity):
         trimmed = trimmed or pool.match(text).length < len(text) or pool.nbytes == 0
         trimmed = True if pool.peak_nbytes > capacity else trimmed
         assert pool.nbytes <= capacity
+
+
+# -- laws 3 and 5 under every warp at once -------------------------------------------------------
+
+WARPED = {"temperature": 0.7, "top_p": 0.9, "top_k": 5}
+
+
+def warped_requests(lm, rows: int, ledger=None) -> list[ContinueRequest]:
+    """Ragged prompts that share prefixes; half of the rows may draw only some tokens."""
+    texts = some_texts(5)
+    requests = []
+    for i in range(rows):
+        allowed = frozenset(range(2, 97, 3)) if i % 2 else None
+        spec = Spec(texts[i % len(texts)], StepRule(), 12, Warp(**WARPED), allowed)
+        requests.append(ContinueRequest(lm, spec, 31 + 104729 * i, ledger=ledger))
+    return requests
+
+
+def test_sixteen_rows_draw_what_each_draws_alone_cold_or_warm():
+    lm = make()
+    requests = warped_requests(lm, 16)
+    together = lm.sample_batch(requests)
+    assert len({d.value for d in together}) > 8
+    warm = lm.sample_batch(requests)
+    for r, first, second in zip(requests, together, warm, strict=True):
+        lm.engine.pool.clear()
+        cold = lm.sample_batch([r])[0]
+        alone = lm.sample_batch([r])[0]
+        assert first.value == second.value == cold.value == alone.value
+        for other in (second, cold, alone):
+            assert other.log_prob == pytest.approx(first.log_prob, abs=1e-5)
+        if r.spec.allowed is not None:
+            assert set(first.value.tokens) <= r.spec.allowed
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "Phi", "Gemma"])
+def test_recorded_log_probs_equal_teacher_forcing_under_warps(family):
+    lm = make(family)
+    requests = warped_requests(lm, 12)
+    drawn = lm.sample_batch(requests)
+    scored = [ScoreRequest(lm, r.spec, d.value) for r, d in zip(requests, drawn, strict=True)]
+    expected = [d.log_prob for d in drawn]
+    assert lm.score_batch(scored) == pytest.approx(expected, abs=1e-4)
+    lm.engine.pool.clear()
+    assert lm.score_batch(scored[::-1]) == pytest.approx(expected[::-1], abs=1e-4)
+    # What a warp rules out has probability zero.
+    spec = requests[1].spec
+    outside = ppl.Continuation((4,) * 12, "", "length")  # 4 is not allowed here
+    assert lm.score_batch([ScoreRequest(lm, spec, outside)]) == [-np.inf]
+
+
+# -- paths that small models do not reach by themselves ----------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16])
+@pytest.mark.parametrize("shared", [1, 100])
+def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
+    """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
+    monkeypatch.setattr("ppl.lm.engine._PREFILL_TOKENS", tokens)
+    monkeypatch.setattr("ppl.lm.engine._MIN_SHARED", shared)
+    monkeypatch.setattr("ppl.lm.huggingface._ROOM", 1)
+    lm = make("GPTNeoX")
+    for repeat in range(2):
+        texts = some_texts(repeat)
+        drawn = lm.sample_batch([request(lm, t, i, max_tokens=7) for i, t in enumerate(texts)])
+        for text, draw in zip(texts, drawn, strict=True):
+            exact = plain_log_probs(lm.model, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_hidden_states_equal_a_plain_forward_from_any_position():
+    lm = make("Qwen2")
+    texts = some_texts(9)
+    for first in ([0] * 7, [len(t) - 1 for t in texts], [len(t) // 2 for t in texts], [0] * 7):
+        for text, position, states in zip(
+            texts, first, lm.engine.hidden(texts, first), strict=True
+        ):
+            with torch.inference_mode():
+                plain = lm.model.base_model(
+                    input_ids=torch.tensor([text]), use_cache=False
+                ).last_hidden_state[0, position:]
+            assert states.shape == plain.shape
+            assert float((states - plain).abs().max()) < 1e-4
+
+
+def test_texts_up_to_the_last_place_of_the_context():
+    for family in ("Llama", "GPT2"):  # rotary and learned positions
+        lm = make(family)
+        text = tuple(int(i) % 90 + 3 for i in range(120))
+        draws = [request(lm, text[:n], n, max_tokens=None) for n in (127, 126)]
+        spec = draws[0].spec
+        assert spec.max_tokens is None
+        drawn = lm.sample_batch([request(lm, text, i, max_tokens=8) for i in range(4)])
+        for draw in drawn:
+            exact = plain_log_probs(lm.model, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_gemma2_only_where_its_window_never_moves():
+    sliding = tf.Gemma2Config(**SMALL, head_dim=8, sliding_window=8)
+    with pytest.raises(UnsupportedModelError, match=r"gemma2.*Sliding.*context_length=8"):
+        ppl.HFModel(random_model(sliding), Letters(), name="gemma2")
+    full = tf.Gemma2Config(**SMALL, head_dim=8, layer_types=["full_attention"] * 2)
+    lm = ppl.HFModel(random_model(full), Letters(), name="gemma2")  # with its soft-capped logits
+    text = tuple(range(20, 50))
+    draw = lm.sample_batch([request(lm, text, 1)])[0]
+    exact = plain_log_probs(lm.model, text, draw.value.tokens)
+    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_eight_continuations_cost_the_prompt_once_even_in_small_batches():
+    lm = make(kv_bytes=40_000)
+    ledger = Ledger()
+    prompt = tuple(range(3, 43))
+    assert lm.batch_rows(46) < 8
+    lm.sample_batch([request(lm, prompt, i, ledger=ledger) for i in range(8)])
+    assert ledger.cost.prompt_tokens == 40
+    assert ledger.cost.reused_tokens == 7 * 40
+
+
+def test_scoring_what_was_just_drawn_computes_at_most_one_token():
+    lm = make()
+    drawn = lm.sample_batch([request(lm, tuple(range(3, 33)), 1)])[0]
+    text = tuple(range(3, 33)) + drawn.value.tokens
+    ledger = Ledger()
+    lm.sample_batch([request(lm, text, 2, ledger=ledger)])
+    assert ledger.cost.prompt_tokens <= 1
+    assert ledger.cost.reused_tokens >= len(text) - 1
+
+
+def test_evicted_prefixes_keep_what_others_hold():
+    """A leaf goes before its parent; what was read stays whole after it is evicted."""
+    pool = PrefixPool(capacity=16 * 6)  # six tokens of 16 bytes
+    kv = torch.arange(10.0).view(1, 1, 1, 10, 1).expand(1, 2, 1, 10, 2).contiguous()
+    pool.insert((1, 2, 3, 4), 0, kv[:, :, :, :4], None)
+    pool.insert((1, 2, 8, 9), 2, kv[:, :, :, 2:4], None)
+    assert pool.nbytes == 16 * 6  # the shared half is stored once
+    held = pool.match((1, 2, 3, 4))
+    pool.insert((5,), 0, kv[:, :, :, 9:], None)
+    pool.trim()
+    assert pool.nbytes <= pool.capacity
+    assert pool.match((1, 2, 8, 9)).length == 2  # least recently used
+    assert pool.match((1, 2, 3, 4)).length == 4
+    assert torch.equal(torch.cat(held.pieces, dim=3), kv[:, :, :, :4])

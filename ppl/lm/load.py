@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -85,13 +86,20 @@ def load_pretrained(
     hub = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     try:
         with quiet_transformers():
-            model = kind.from_pretrained(where, dtype=dtype, **hub)
+            model, report = kind.from_pretrained(
+                where, dtype=dtype, output_loading_info=True, **hub
+            )
             tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFoundError(
             f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
             f"the Hugging Face Hub would hand out ({str(error).splitlines()[0]})"
         ) from error
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        raise ModelNotFoundError(
+            f"{source!s} is no {kind.__name__}: its files lack the weights "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}"
+        )
     return model.to(device).eval(), tokenizer
 
 

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl.errors import NoAllowedTokenError
+
 Allowed = Collection[int] | Callable[[tuple[int, ...]], Collection[int]] | None
 
 
@@ -78,6 +80,12 @@ def _keep_only(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Ten
     masked = logits.clone()
     for row, ids in enumerate(allowed):
         if ids is not None:
+            strange = [i for i in ids if not 0 <= i < logits.shape[-1]]
+            if strange:
+                raise NoAllowedTokenError(
+                    f"allowed= names the token {strange[0]}; the model has the ids 0 to "
+                    f"{logits.shape[-1] - 1}"
+                )
             keep = torch.zeros(logits.shape[-1], dtype=torch.bool)
             keep[torch.as_tensor(sorted(ids), dtype=torch.long)] = True
             masked[row].masked_fill_(~keep.to(logits.device), -torch.inf)

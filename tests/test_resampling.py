@@ -1,0 +1,128 @@
+"""Resampling laws on random weights. Complements `test_numerics.py`, which has the edge cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppl.randomness import generator
+from ppl.searchers.resampling import SCHEMES, ess, normalised
+
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
+weights = st.lists(
+    st.one_of(st.just(0.0), st.floats(1e-12, 1.0), st.sampled_from([0.25, 0.5, 1.0])),
+    min_size=1,
+    max_size=10,
+).filter(lambda w: sum(w) > 0)
+
+
+def offspring(scheme: str, p: np.ndarray, n: int, seed: int) -> np.ndarray:
+    ancestors = SCHEMES[scheme](p, n, generator(seed))
+    assert ancestors.shape == (n,)
+    assert ancestors.dtype == np.int64
+    return np.bincount(ancestors, minlength=len(p))
+
+
+@every_scheme
+@settings(max_examples=150, deadline=None)
+@given(w=weights, n=st.integers(1, 25), seed=st.integers(0, 2**40))
+def test_any_number_from_any_weights(scheme, w, n, seed):
+    """Also when N differs from the number of weights, as after a birth or a cull."""
+    p = np.array(w) / sum(w)
+    counts = offspring(scheme, p, n, seed)
+    assert counts.sum() == n
+    assert (counts[p == 0] == 0).all()
+    if scheme == "systematic":
+        assert (counts >= np.floor(n * p - 1e-9)).all()
+        assert (counts <= np.ceil(n * p + 1e-9)).all()
+    if scheme == "residual":
+        assert (counts >= np.floor(n * p - 1e-9)).all()
+    if scheme == "stratified":
+        assert (np.abs(counts - n * p) < 2 + 1e-9).all()
+
+
+@every_scheme
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(w=weights, n=st.integers(1, 12))
+def test_expected_offspring_is_n_times_the_weight(scheme, w, n):
+    p = np.array(w) / sum(w)
+    draws = np.array([offspring(scheme, p, n, seed) for seed in range(1500)])
+    # At most one in 1500 may go unseen where n p is tiny: hence the floor of the error.
+    error = np.maximum(draws.std(0), math.sqrt(1 / 1500)) / math.sqrt(1500)
+    assert (np.abs(draws.mean(0) - n * p) <= 4 * error).all()
+
+
+def test_variances_are_ordered_as_theory_says():
+    p = np.array([0.07, 0.31, 0.22, 0.4])
+    n, runs = 10, 3000
+    variance = {
+        scheme: np.array([offspring(scheme, p, n, s) for s in range(runs)]).var(0)
+        for scheme in SCHEMES
+    }
+    exact = n * p * (1 - p)
+    assert variance["multinomial"] == pytest.approx(exact, rel=0.15)
+    for scheme in ("stratified", "residual"):
+        assert (variance[scheme] < exact).all()
+    fraction = n * p - np.floor(n * p)
+    assert variance["systematic"] == pytest.approx(fraction * (1 - fraction), abs=0.03)
+
+
+@every_scheme
+def test_copies_of_one_and_the_same_generator_agree(scheme):
+    p = np.array([0.2, 0.3, 0.5])
+    assert (offspring(scheme, p, 9, 5) == offspring(scheme, p, 9, 5)).all()
+    assert len({tuple(offspring(scheme, p, 9, s)) for s in range(50)}) > 1
+
+
+@every_scheme
+def test_a_single_survivor_takes_all(scheme):
+    for at in range(4):
+        p = np.eye(4)[at]
+        assert offspring(scheme, p, 6, at).tolist() == (6 * p).tolist()
+
+
+@every_scheme
+@pytest.mark.parametrize("total", [1 - 1e-4, 1 + 1e-4])
+def test_sums_off_one_never_reach_a_zero(scheme, total):
+    p = (np.array([0, 0.3, 0, 0.7, 0, 0], dtype=np.float32) * np.float32(total)).astype(float)
+    for seed in range(300):
+        counts = offspring(scheme, p, 6, seed)
+        assert counts[[0, 2, 4, 5]].sum() == 0
+
+
+def test_residual_with_whole_numbers_is_not_random():
+    p = np.array([0.1, 0.2, 0.0, 0.3, 0.4])  # 10 p is whole only up to rounding
+    for seed in range(50):
+        assert offspring("residual", p, 10, seed).tolist() == [1, 2, 0, 3, 4]
+
+
+@settings(max_examples=100, deadline=None)
+@given(w=weights, shift=st.sampled_from([-1e5, -745.0, 0.0, 700.0, 1e5]))
+def test_normalised_weights_do_not_depend_on_a_common_factor(w, shift):
+    with np.errstate(divide="ignore"):
+        p = normalised(np.log(np.array(w)) + shift)
+    assert p.sum() == pytest.approx(1)
+    assert p == pytest.approx(np.array(w) / sum(w), abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [[-np.inf], [-np.inf] * 5, [np.nan], [0.0, np.inf], []])
+def test_nothing_to_resample_is_an_error(bad):
+    with pytest.raises(ValueError, match="weight"):
+        normalised(np.array(bad))
+
+
+@settings(max_examples=100, deadline=None)
+@given(w=weights)
+def test_ess_lies_between_one_and_the_number_of_survivors(w):
+    p = np.array(w) / sum(w)
+    assert 1 - 1e-9 <= ess(p) <= np.count_nonzero(p) + 1e-9
+
+
+def test_ess_at_its_ends():
+    assert ess(np.full(7, 1 / 7)) == pytest.approx(7)
+    assert ess(np.eye(7)[2]) == 1
+    assert ess(np.array([0.5, 0.5, 0.0])) == pytest.approx(2)

@@ -1,0 +1,185 @@
+"""Texts, step rules and answers in their less common shapes. Complements `test_language.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import re
+
+import pytest
+from programs import TOY
+
+import ppl
+from ppl.lm.table import SymbolCodec
+
+A, B = TOY.continuation("a"), TOY.continuation("b")
+END = TOY.continuation("", finished=True)
+
+
+def test_appending_makes_a_new_text():
+    prompt = TOY.prompt("^")
+    before = (prompt.tokens, prompt.step_ends, prompt.finished, hash(prompt))
+    children = [prompt + A, prompt + B, prompt + "ab", prompt + END]
+    assert (prompt.tokens, prompt.step_ends, prompt.finished, hash(prompt)) == before
+    assert [c.text for c in children] == ["a", "b", "ab", ""]
+    assert all(c.parent is prompt for c in children)
+    assert len(set(children)) == 4
+
+
+def test_continuations_are_frozen_values():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        A.tokens = ()
+    assert ppl.Continuation(A.tokens, "spelt otherwise") == A  # tokens are the truth
+    assert ppl.Continuation(A.tokens, "a", "length") != A
+    assert (A.finished, END.finished, END.text, str(B)) == (False, True, "", "b")
+    assert len({A, TOY.continuation("a"), B}) == 2
+    assert pickle.loads(pickle.dumps(END)) == END
+
+
+def test_a_continuation_by_hand():
+    assert TOY.continuation([1, 2]) == TOY.continuation("ab")
+    assert TOY.continuation("ab").reason == "until"
+    assert TOY.continuation("ab$") == TOY.continuation("ab", finished=True)  # ended only once
+    assert TOY.continuation("ab", finished=True).tokens[-1] in TOY.codec.end_tokens
+
+
+def test_steps_divide_the_text():
+    text = TOY.prompt("^a") + "b" + A + B + "aa" + END
+    assert text.step_ends == (4, 5, 8)
+    assert text.steps == ("ba", "b", "aa")  # literals count to the step that follows them
+    assert "".join(text.steps) == text.text
+    assert (text + "b").steps == text.steps  # nothing follows this literal yet
+    assert not (text + "b").finished
+    assert TOY.prompt("^").steps == ()
+
+
+def test_same_tokens_in_other_steps_are_another_text():
+    prompt = TOY.prompt("^")
+    one, two, none = prompt + TOY.continuation("ab"), prompt + A + B, prompt + "ab"
+    assert one.tokens == two.tokens == none.tokens
+    assert len({one, two, none}) == 3
+    assert prompt != "^"
+
+
+def test_prompt_without_its_string_is_decoded():
+    assert ppl.Text((0, 1), TOY.codec).prompt == "^a"
+
+
+def test_pickles_leave_the_past_behind():
+    text = TOY.prompt("^")
+    for _ in range(3000):  # far deeper than a recursion would go
+        text = text + A
+    again = pickle.loads(pickle.dumps(text))
+    assert again == text
+    assert again.parent is None
+    assert again.verdicts == {}
+    assert again.codec == text.codec
+    assert (again + B).text == text.text + "b"
+
+
+@pytest.mark.parametrize(
+    ("string", "answer"),
+    [
+        (r"\boxed{\frac{a}{\sqrt{b^{2}}}}", r"\frac{a}{\sqrt{b^{2}}}"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed{1} but then \boxed{2", "1"),
+        (r"\boxed{4} #### 5", "4"),
+        ("#### 1\n#### 2", "2"),
+        ("####3", "3"),
+        ("the ANSWER is: 9.", "9"),
+        ("Final answer: 3.5", "3.5"),
+        ("Answer:\n7", "7"),
+        ("The answer is 4.\n#### 5", "5"),
+        ("one\n  two  \n\n   \n", "two"),
+        ("", None),
+    ],
+)
+def test_extract_answer(string, answer):
+    assert ppl.extract_answer(string) == answer
+
+
+def test_answers_come_from_the_models_words_only():
+    lm = ppl.TableLM({"7": 0.5, "$": 0.5}, symbols="Q7#\n$", end="$", name="sevens")
+    text = lm.prompt("####7\nQ") + "\n" + lm.continuation("#" * 4 + "77", finished=True)
+    assert text.answer == "77"
+    assert (text + "7").answer is None  # going on takes the end back
+    assert (lm.prompt("####7") + lm.continuation("", finished=True)).answer is None
+
+
+def long(text: str) -> bool:
+    return len(text) > 3
+
+
+def test_step_rules_are_values():
+    rules = [ppl.StepRule.of(u) for u in ("\n", ["a", "bb"], re.compile("x+"), long, None)]
+    assert [str(r) for r in rules] == [r"'\n'", "'a' | 'bb'", "/x+/", "long", "end of text"]
+    for rule in rules:
+        assert pickle.loads(pickle.dumps(rule)) == rule
+        assert hash(rule) == hash(pickle.loads(pickle.dumps(rule)))
+    assert len(set(rules)) == 5
+    assert [r.never for r in rules] == [False] * 4 + [True]
+    assert not rules[-1]("anything at all")
+
+
+def test_step_rules_combine():
+    rule = ppl.StepRule(("\n",), re.compile(r"\d$"), long)
+    assert [rule(s) for s in ("a", "\n", "a1", "1a", "abcd")] == [False, True, True, False, True]
+    assert rule.single_characters is None
+
+
+@pytest.mark.parametrize(
+    ("until", "characters"),
+    [
+        ("\n", {"\n"}),
+        (("\n", ";", "a"), {"\n", ";", "a"}),
+        ("ab", None),
+        (["\n", "ab"], None),
+        ("é", None),  # may be spread over two tokens
+        (" ", None),  # may be lost from a token that is decoded alone
+        (re.compile("a"), None),
+        (long, None),
+        (None, None),
+    ],
+)
+def test_single_characters(until, characters):
+    assert ppl.StepRule.of(until).single_characters == characters
+
+
+@pytest.mark.parametrize("bad", ["", [], (), ["a", ""], [1], ["a", None]])
+def test_stop_strings_must_be_strings(bad):
+    with pytest.raises(ValueError, match="until="):
+        ppl.StepRule.of(bad)
+
+
+@pytest.mark.parametrize("bad", [3, 1.5, True])
+def test_until_of_another_kind(bad):
+    with pytest.raises(TypeError, match="until="):
+        ppl.StepRule.of(bad)
+
+
+def test_generators_of_stop_strings_are_read_once():
+    rule = ppl.StepRule.of(s for s in ("x", "y"))
+    assert rule.strings == ("x", "y")
+    assert rule("y")
+    assert rule("y")
+
+
+class Pieces(SymbolCodec):
+    """Drops the space at the start of what it decodes, as tokenizers of sentence pieces do."""
+
+    def decode(self, tokens):
+        return super().decode(tokens).removeprefix(" ")
+
+
+@pytest.mark.parametrize("until", [" ", [" ", "b"], "b", "b "])
+def test_stops_do_not_depend_on_how_a_token_reads_alone(until):
+    lm = ppl.TableLM({"a": 0.4, "b": 0.2, " ": 0.3, "$": 0.1}, symbols="^ab $", end="$")
+    lm.codec = Pieces("^ab $", "$")
+    law = lm(lm.prompt("^"), until=until, max_tokens=4)
+    support = lm.support(law)
+    assert math.fsum(math.exp(p) for _, p in support) == pytest.approx(1)
+    for value, log_prob in support:
+        assert float(law.log_prob(value)) == pytest.approx(log_prob)
+    possible = {v for v, _ in support}
+    assert all(law.sample() in possible for _ in range(40))

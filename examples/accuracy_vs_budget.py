@@ -5,7 +5,7 @@ its process reward model, for every searcher at N = 1, 4 and 16 completions per 
 table of accuracies with 95% Wilson intervals and costs, and writes `accuracy-vs-budget.png` and
 `genealogy.png`.
 
-    python examples/accuracy_vs_budget.py --problems 30
+    python examples/accuracy_vs_budget.py --problems 50
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, default=30, help="problems per task")
+    parser.add_argument("--problems", type=int, default=50, help="problems per task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the two pictures")
     options = parser.parse_args(argv)

@@ -100,6 +100,33 @@ def test_residual_with_whole_numbers_is_not_random():
         assert offspring("residual", p, 10, seed).tolist() == [1, 2, 0, 3, 4]
 
 
+@pytest.mark.parametrize("n", [3, 7, 10, 49, 93, 100, 1000])
+def test_residual_with_equal_weights_copies_each_once(n):
+    assert offspring("residual", normalised(np.zeros(n)), n, 1).tolist() == [1] * n
+
+
+class Highest:
+    """A generator whose every uniform is the greatest below one."""
+
+    def random(self, size=None):
+        top = np.nextafter(1.0, 0.0)
+        return top if size is None else np.full(size, top)
+
+
+@every_scheme
+def test_the_greatest_uniform_stays_on_the_last_survivor(scheme):
+    p = np.array([0.0, 0.35, 0.65, 0.0, 0.0])
+    for n in range(1, 40):  # (n - 1 + u) / n rounds to one
+        assert set(SCHEMES[scheme](p, n, Highest()).tolist()) <= {1, 2}
+
+
+@every_scheme
+def test_only_proportions_matter(scheme):
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    for seed in range(50):
+        assert (offspring(scheme, 2 * p, 7, seed) == offspring(scheme, p, 7, seed)).all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(w=weights, shift=st.sampled_from([-1e5, -745.0, 0.0, 700.0, 1e5]))
 def test_normalised_weights_do_not_depend_on_a_common_factor(w, shift):

@@ -131,6 +131,22 @@ def test_greater_uniforms_never_give_smaller_indices():
     assert (got.diff() >= 0).all()
 
 
+def test_only_proportions_matter():
+    """Rows that rounding leaves off one are drawn from as if they summed to it."""
+    probs = torch.softmax(torch.randn(1, 900, generator=torch.Generator().manual_seed(5)), -1)
+    u = np.random.default_rng(6).random(300)
+    once, twice, half = (inverse_cdf((f * probs).expand(300, -1), u) for f in (1.0, 2.0, 0.5))
+    assert torch.equal(once, twice)
+    assert torch.equal(once, half)
+
+
+def test_ties_in_a_wide_row_keep_the_lowest_ids():
+    logits = torch.zeros(1, 5000)
+    logits[0, 1::2] = 1.0
+    kept = warped_log_probs(logits, [Warp(top_k=7)], [None])[0].isfinite().nonzero()[:, 0]
+    assert kept.tolist() == [1, 3, 5, 7, 9, 11, 13]
+
+
 def test_warped_draws_have_the_warped_frequencies():
     n = 30_000
     logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(4)) * 2

@@ -149,6 +149,7 @@ def by_best_of_n(
     best: dict[str, ppl.Sample] = {}
     costs = dict.fromkeys(lasts, ppl.Cost())
     limits = dict(zip(lasts, tokens, strict=True))
+    seed *= 1000  # rounds of different --seed share nothing
     while going := [last for last in lasts if costs[last].lm_tokens < limits[last]]:
         arguments = [(lm, words, last) for last in going]
         seed += 1

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyro
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -184,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the two pictures")
     options = parser.parse_args(argv)
+    torch.set_num_threads(1)  # for matrices this small, threads mostly wait for each other
     options.out.mkdir(parents=True, exist_ok=True)
     rows = measure(options.problems, options.seed, options.out)
     console = Console(width=100)  # the table is as wide as that, also in a pipe

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
-import pickle
-import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from pyro.poutine import Trace
 from scipy.special import logsumexp
 
+from ppl import storage
 from ppl.cost import Cost
 from ppl.errors import SearchStateError
 from ppl.program import Record
@@ -280,26 +278,13 @@ class Posterior:
 
         The format is Python's pickle: load only files you trust.
         """
-        try:
-            content = pickle.dumps((_FORMAT, self))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise SearchStateError(
-                f"the posterior cannot be saved ({error}); let the program return values that can "
-                "be pickled"
-            ) from error
-        write_atomically(Path(path), content)
+        remedy = "let the program return values that can be pickled"
+        storage.save(path, _FORMAT, self, remedy=remedy)
 
     @staticmethod
     def load(path: str | Path) -> Posterior:
         """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
-        with Path(path).open("rb") as file:
-            try:
-                tag, posterior = pickle.load(file)
-            except Exception as error:  # a broken pickle may raise anything
-                raise SearchStateError(f"{path} holds no saved posterior: {error}") from error
-        if tag != _FORMAT or not isinstance(posterior, Posterior):
-            raise SearchStateError(f"{path} holds {tag!r}, not {_FORMAT!r}")
-        return posterior
+        return storage.load(path, _FORMAT, Posterior)
 
     def __getstate__(self) -> dict[str, Any]:
         cached = ("probabilities",)
@@ -346,18 +331,6 @@ class Posterior:
             "<table><thead><tr><th>probability</th><th>score</th><th>result</th></tr></thead>"
             f"<tbody>{rows}</tbody></table>"
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes next to the target and renames, so that no partial file is ever seen."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _node_row(node: Node) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def layout(graph: nx.DiGraph[int]) -> dict[int, tuple[float, float]]:
     rows: dict[int, float] = {}
     next_row = 0
     roots = [n for n in graph if graph.in_degree(n) == 0]
-    for node in nx.dfs_postorder_nodes(nx.DiGraph(graph), roots[0]) if roots else ():
+    for node in nx.dfs_postorder_nodes(graph, roots[0]) if roots else ():
         children = [rows[c] for c in graph.successors(node)]
         if children:
             rows[node] = sum(children) / len(children)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from ppl import storage
 from ppl.cost import Budget
-from ppl.errors import AllParticlesDeadError, SearchStateError
-from ppl.posterior import Posterior, write_atomically
+from ppl.errors import AllParticlesDeadError
+from ppl.posterior import Posterior
 from ppl.program import Program
 from ppl.scheduler import BudgetExhausted, run_searches
 from ppl.tree import Node, Tree
@@ -204,26 +204,13 @@ class Search:
 
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds, whole or not at all (Python's pickle)."""
-        try:
-            content = pickle.dumps((_FORMAT, self))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise SearchStateError(
-                f"the search cannot be saved ({error}); define the program at the top level of a "
-                "module and give it picklable arguments"
-            ) from error
-        write_atomically(Path(path), content)
+        remedy = "define the program at the top level of a module and give it picklable arguments"
+        storage.save(path, _FORMAT, self, remedy=remedy)
 
     @staticmethod
     def load(path: str | Path) -> Search:
         """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
-        with Path(path).open("rb") as file:
-            try:
-                tag, search = pickle.load(file)
-            except Exception as e:  # a broken pickle may raise anything
-                raise SearchStateError(f"{path} holds no search that fits here: {e}") from e
-        if tag != _FORMAT or not isinstance(search, Search):
-            raise SearchStateError(f"{path} holds {tag!r}, not {_FORMAT!r}")
-        return search
+        return storage.load(path, _FORMAT, Search)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -127,15 +127,3 @@ def kalman(observations: tuple[float, ...]) -> float:
             x = pyro.sample(f"x_{t}", dist.Normal(0.9 * x, 0.5))
         pyro.sample(f"y_{t}", dist.Normal(1.5 * x, 0.8), obs=torch.tensor(y))
     return float(x)
-
-
-def solve(question: str, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:
-    """The program of the README."""
-    text = lm.chat(question)
-    for t in range(12):
-        step = pyro.sample(f"step_{t}", lm(text, until="\n", max_tokens=40))
-        text = text + step
-        pyro.sample(f"ok_{t}", prm(text), obs=True)
-        if step.finished:
-            break
-    return text.answer

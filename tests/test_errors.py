@@ -16,7 +16,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import TOY, VERIFIERS, solve, toy
+from accuracy_vs_budget import solve
+from programs import TOY, VERIFIERS, toy
 
 import ppl
 from ppl import errors

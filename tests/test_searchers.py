@@ -13,7 +13,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import TOY, VERIFIERS, branching, difference, kalman, solve, toy, toy_guide
+from accuracy_vs_budget import solve
+from programs import TOY, VERIFIERS, branching, difference, kalman, toy, toy_guide
 
 import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Search

@@ -39,13 +39,13 @@ def load(path: str | Path, tag: str, kind: type[T]) -> T:
     """Reads what `save` wrote under `tag`. Unpickling runs code: load only files you trust.
 
     Raises:
-        SearchStateError: the file holds something else.
+        SearchStateError: there is no such file, or it holds something else.
     """
-    with Path(path).open("rb") as file:
-        try:
+    try:
+        with Path(path).open("rb") as file:
             found, value = pickle.load(file)
-        except Exception as error:  # a broken pickle may raise anything
-            raise SearchStateError(f"{path} holds no saved {kind.__name__}: {error}") from error
+    except Exception as error:  # a broken pickle may raise anything
+        raise SearchStateError(f"{path} holds no saved {kind.__name__}: {error}") from error
     if found != tag or not isinstance(value, kind):
         raise SearchStateError(f"{path} holds {found!r}, not {tag!r}")
     return value

@@ -80,17 +80,14 @@ class Text:
         finished: True if the last thing appended was a continuation that ended the text.
     """
 
-    __slots__ = (
-        "__dict__",
-        "codec",
-        "finished",
-        "parent",
-        "prompt_length",
-        "prompt_string",
-        "step_ends",
-        "tokens",
-        "verdicts",
-    )
+    tokens: tuple[int, ...]
+    codec: Codec
+    prompt_length: int
+    step_ends: tuple[int, ...]
+    finished: bool
+    prompt_string: str | None
+    parent: Text | None
+    verdicts: dict[Hashable, Any]
 
     def __init__(
         self,
@@ -103,16 +100,26 @@ class Text:
         prompt_string: str | None = None,
         parent: Text | None = None,
     ) -> None:
-        self.tokens = tuple(tokens)
-        self.codec = codec
-        self.prompt_length = len(self.tokens) if prompt_length is None else prompt_length
-        self.step_ends = step_ends
-        self.finished = finished
-        self.prompt_string = prompt_string
-        self.parent = parent
-        # Verdicts pronounced on this very object, by verifier: a verifier's potential telescopes
-        # along the chain of texts it was asked about (see `ppl.verdict`).
-        self.verdicts: dict[Hashable, Any] = {}
+        tokens = tuple(tokens)
+        self._set(
+            tokens=tokens,
+            codec=codec,
+            prompt_length=len(tokens) if prompt_length is None else prompt_length,
+            step_ends=step_ends,
+            finished=finished,
+            prompt_string=prompt_string,
+            parent=parent,
+            # Verdicts pronounced on this very object, by verifier: a verifier's potential
+            # telescopes along the chain of texts it was asked about (see `ppl.verdict`).
+            verdicts={},
+        )
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Text is immutable: append with +, {name!r} cannot be set")
 
     def __add__(self, other: Continuation | str) -> Text:
         if isinstance(other, Continuation):
@@ -182,9 +189,7 @@ class Text:
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-        self.parent, self.verdicts = None, {}
+        self._set(**state, parent=None, verdicts={})
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")

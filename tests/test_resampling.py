@@ -1,4 +1,4 @@
-"""Resampling laws on random weights. Complements `test_numerics.py`, which has the edge cases."""
+"""Resampling laws, on random weights and at the edges."""
 
 from __future__ import annotations
 
@@ -153,3 +153,15 @@ def test_ess_at_its_ends():
     assert ess(np.full(7, 1 / 7)) == pytest.approx(7)
     assert ess(np.eye(7)[2]) == 1
     assert ess(np.array([0.5, 0.5, 0.0])) == pytest.approx(2)
+
+
+@every_scheme
+def test_resampling_edges(scheme):
+    assert SCHEMES[scheme](np.array([1.0]), 1, generator(0)).tolist() == [0]
+    even = np.full(4, 0.25)
+    if scheme != "multinomial":  # all fractional parts are zero
+        assert sorted(SCHEMES[scheme](even, 4, generator(1)).tolist()) == [0, 1, 2, 3]
+    # float32 weights that sum to less than one, nothing at the end
+    short = np.array([0.1] * 9 + [0.0], dtype=np.float32).astype(np.float64)
+    for seed in range(200):
+        assert SCHEMES[scheme](short, 10, generator(seed)).max() < 9

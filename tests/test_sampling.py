@@ -1,7 +1,4 @@
-"""Warps and inverse CDF against plain references, on random logits and at full vocabulary size.
-
-Complements `test_numerics.py`, which has the hand-made cases.
-"""
+"""Warps, inverse CDF and keyed uniforms against plain references."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ppl.errors import NoAllowedTokenError
 from ppl.lm.sampling import Warp, inverse_cdf, warped_log_probs
 from ppl.randomness import generator, key, uniforms
 
@@ -72,12 +68,6 @@ def test_warps_leave_the_callers_logits_alone():
     before = logits.clone()
     warped_log_probs(logits, [Warp(0.5, 0.5, 3), Warp(0)], [{1, 2}, None])
     assert torch.equal(logits, before)
-
-
-@pytest.mark.parametrize("token", [-1, 4, 99])
-def test_allowed_tokens_outside_the_vocabulary_are_named(token):
-    with pytest.raises(NoAllowedTokenError, match=rf"token {token}; .*0 to 3"):
-        warped_log_probs(torch.zeros(1, 4), [Warp()], [{0, token}])
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 1000, 49152])
@@ -201,3 +191,41 @@ def test_generators_are_keyed():
     assert generator(1, "a").random(5).tolist() == generator(1, "a").random(5).tolist()
     assert generator(1, "a").random() != generator(1, "b").random()
     assert generator(1, "a").random() != generator(2, "a").random()
+
+
+LOGITS = torch.tensor([[1.0, 3.0, 2.0, 2.0, -1.0]], dtype=torch.float64)
+
+
+def test_rows_are_warped_each_by_its_own_rule():
+    warps = [Warp(), Warp(temperature=0), Warp(top_k=1), Warp(temperature=2.0, top_p=0.7)]
+    together = warped_log_probs(LOGITS.expand(4, -1), warps, [None] * 4)
+    for row, warp in zip(together, warps, strict=True):
+        assert torch.equal(row, warped_log_probs(LOGITS, [warp], [None])[0])
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}])
+def test_bad_warps(bad):
+    with pytest.raises(ValueError, match="must be"):
+        Warp(**bad)
+
+
+def test_keyed_draws_follow_the_distribution():
+    n = 40_000
+    probs = torch.tensor([[0.1, 0.0, 0.6, 0.3]]).expand(n, -1)
+    keys = np.array([key("seed", i) for i in range(n)], dtype=np.uint64)
+    counts = np.bincount(inverse_cdf(probs, uniforms(keys, 5)).numpy(), minlength=4) / n
+    for got, p in zip(counts, (0.1, 0.0, 0.6, 0.3), strict=True):
+        assert abs(got - p) <= 4 * math.sqrt(p * (1 - p) / n)
+
+
+def test_uniforms_are_uniform_reproducible_and_distinct():
+    keys = np.array([key(0, i, "site") for i in range(20_000)], dtype=np.uint64)
+    u = uniforms(keys, 0)
+    assert kstest(u, "uniform").pvalue > 1e-4
+    assert kstest(uniforms(keys[:1].repeat(20_000), np.arange(20_000)), "uniform").pvalue > 1e-4
+    assert ((u > 0) & (u < 1)).all()
+    assert np.array_equal(u, uniforms(keys, 0))
+    assert abs(np.corrcoef(u, uniforms(keys, 1))[0, 1]) < 0.03
+    # SplitMix64 started at 0: the first output is e220a8397b1dcdaf.
+    expected = ((0xE220A8397B1DCDAF >> 12) + 0.5) * 2.0**-52
+    assert uniforms(np.zeros(1, dtype=np.uint64), 0)[0] == expected

@@ -1,4 +1,4 @@
-"""Texts, step rules and answers in their less common shapes. Complements `test_language.py`."""
+"""Texts, continuations, step rules and answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 
+import pyro
 import pytest
 from programs import TOY
 
@@ -93,6 +94,13 @@ def test_pickles_leave_the_past_behind():
         ("The answer is 4.\n#### 5", "5"),
         ("one\n  two  \n\n   \n", "two"),
         ("", None),
+        (r"so \boxed{1} and \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("work\n#### 42", "42"),
+        ("The answer is 7.\nDone", "7"),
+        ("Answer: x + 1\n", "x + 1"),
+        ("3+4\n7\n\n", "7"),
+        (r"\boxed{unclosed" + "\nlast", "last"),
+        ("  \n ", None),
     ],
 )
 def test_extract_answer(string, answer):
@@ -112,6 +120,7 @@ def long(text: str) -> bool:
 
 
 def test_step_rules_are_values():
+    assert ppl.StepRule.of("\n") == ppl.StepRule.of(["\n"])
     rules = [ppl.StepRule.of(u) for u in ("\n", ["a", "bb"], re.compile("x+"), long, None)]
     assert [str(r) for r in rules] == [r"'\n'", "'a' | 'bb'", "/x+/", "long", "end of text"]
     for rule in rules:
@@ -183,3 +192,76 @@ def test_stops_do_not_depend_on_how_a_token_reads_alone(until):
         assert float(law.log_prob(value)) == pytest.approx(log_prob)
     possible = {v for v, _ in support}
     assert all(law.sample() in possible for _ in range(40))
+
+
+def test_text_algebra():
+    prompt = TOY.prompt("^")
+    text = prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
+    assert (text.text, text.prompt, text.steps) == ("abab", "^", ("ab", "ab"))
+    assert text.prompt_length == 1
+    assert text.step_ends == (3, 6)
+    assert text.finished
+    assert not prompt.finished
+    assert prompt.text == ""
+    assert str(text) == text.text
+    assert len(text) == 6
+    assert text == prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
+    assert text != prompt
+    assert hash(prompt) == hash(TOY.prompt("^"))
+    again = pickle.loads(pickle.dumps(text))
+    assert again == text
+    assert (again.steps, again.finished, again.prompt) == (text.steps, True, "^")
+    with pytest.raises(AttributeError, match="immutable"):
+        text.tokens = ()
+    with pytest.raises(TypeError):
+        prompt + 3
+
+
+def test_unfinished_texts_have_no_answer():
+    text = TOY.prompt("^") + TOY.continuation("ab")
+    assert text.answer is None
+    assert (text + TOY.continuation("b", finished=True)).answer == "abb"
+
+
+@pytest.mark.parametrize(
+    ("until", "stops", "goes"),
+    [
+        ("\n", "a\n", "a"),
+        (["\n", "</think>"], "x</think>y", "x</thin"),
+        (re.compile(r"\d{3}"), "a123", "a12"),
+        (lambda s: len(s) > 3, "abcd", "abc"),
+    ],
+)
+def test_step_rules(until, stops, goes):
+    rule = ppl.StepRule.of(until)
+    assert rule(stops)
+    assert not rule(goes)
+    assert not rule.never
+    assert ppl.StepRule.of(rule) is rule
+
+
+@pytest.mark.parametrize("until", ["b", ["ab", "bb"], re.compile("a.*b"), lambda s: "b" in s])
+def test_continuations_stop_where_the_rule_says_and_mass_adds_up(until):
+    law = TOY(TOY.prompt("^"), until=until, max_tokens=4)
+    rule = ppl.StepRule.of(until)
+    support = TOY.support(law)
+    assert math.fsum(math.exp(p) for _, p in support) == pytest.approx(1)
+    for value, log_prob in support:
+        assert float(law.log_prob(value)) == pytest.approx(log_prob)
+        body = value.text[:-1]
+        assert not rule(body) or value.finished
+        assert (value.reason == "until") == (rule(value.text) and not value.finished)
+    # What the law cannot return has probability zero.
+    assert float(law.log_prob(TOY.continuation("a"))) == -math.inf
+    assert float(law.log_prob(ppl.Continuation((), ""))) == -math.inf
+
+
+def test_until_with_the_tiny_model_keeps_whole_tokens():
+    lm = ppl.load("tiny")
+    pyro.set_rng_seed(1)
+    step = lm(lm.chat("Calculate 3 + 4 - 5."), until="\n", max_tokens=30).sample()
+    assert step.finished or step.text.endswith("\n")
+    assert lm.codec.decode(step.tokens) == step.text
+    a, b = (lm(lm.chat("Calculate 3 + 4 - 5."), max_tokens=3, temperature=0).sample()
+            for _ in range(2))  # fmt: skip
+    assert a == b

@@ -20,8 +20,8 @@ from scipy.special import logsumexp
 from ppl import storage
 from ppl.cost import Cost
 from ppl.errors import SearchStateError
-from ppl.program import Record
 from ppl.randomness import generator
+from ppl.record import Record
 from ppl.text import Text
 from ppl.tree import Node, Tree
 

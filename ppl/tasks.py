@@ -37,7 +37,7 @@ DATASETS: Mapping[TaskName, str] = {"arithmetic": "basic_arithmetic", "countdown
 
 SETTINGS: Mapping[TaskName, Mapping[str, object]] = {
     "arithmetic": {
-        "min_terms": 2,
+        "min_terms": 3,
         "max_terms": 4,
         "min_digits": 1,
         "max_digits": 1,
@@ -47,9 +47,9 @@ SETTINGS: Mapping[TaskName, Mapping[str, object]] = {
     },
     "countdown": {
         "min_numbers": 3,
-        "max_numbers": 3,
+        "max_numbers": 4,
         "min_value": 1,
-        "max_value": 20,
+        "max_value": 12,
         "min_target": 10,
         "max_target": 99,
     },

@@ -13,7 +13,8 @@ from typing import Any
 
 from ppl.cost import Budget, Cost, Ledger
 from ppl.errors import SearchStateError
-from ppl.program import Checkpoint, Particle, Program, Record, Task
+from ppl.program import Checkpoint, Particle, Program, Task
+from ppl.record import Record
 from ppl.scheduler import run_to_checkpoints
 from ppl.text import Continuation, Text
 from ppl.verdict import JudgeRequest, Verifier, log_potential

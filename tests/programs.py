@@ -127,3 +127,8 @@ def kalman(observations: tuple[float, ...]) -> float:
             x = pyro.sample(f"x_{t}", dist.Normal(0.9 * x, 0.5))
         pyro.sample(f"y_{t}", dist.Normal(1.5 * x, 0.8), obs=torch.tensor(y))
     return float(x)
+
+
+def contents(posterior: ppl.Posterior) -> list[tuple[object, float, str]]:
+    """What two equal posteriors have in common."""
+    return [(s.value, s.log_weight, str(s.text)) for s in posterior.samples]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from ppl.errors import UnsupportedModelError
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.prefix import PrefixPool
 from ppl.lm.sampling import Warp
+from ppl.lm.slots import Slots
 from ppl.steps import StepRule
 
 SMALL = {
@@ -192,39 +195,116 @@ def test_recurrent_models_are_refused_by_name():
         ppl.HFModel(random_model(config), Letters(), name="mamba-like")
 
 
-runs = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=14)
+# -- slots and prefix tree, under whatever happens -----------------------------------------------
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["open", "open", "step", "step", "step", "fork", "close", "read", "evict", "clear"]
+        ),
+        st.lists(st.integers(0, 999), min_size=1, max_size=4),
+        st.lists(st.integers(3, 6), max_size=4).map(tuple),
+    ),
+    min_size=4,
+    max_size=20,
+)
 
 
-@settings(max_examples=150, deadline=None)
-@given(texts=runs, capacity=st.integers(0, 1200))
-def test_prefix_pool_against_brute_force(texts, capacity):
-    """Keys encode the whole prefix, so a wrong match would show."""
+@pytest.mark.parametrize("kv_bytes", [1, 60_000, 1 << 26])
+@settings(max_examples=40, deadline=None)
+@given(operations=OPERATIONS)
+@torch.inference_mode()
+def test_any_interleaving_equals_a_plain_forward(kv_bytes, operations):
+    """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
+    engine = _engine(kv_bytes)
+    engine.pool.clear()
+    texts: list[tuple[int, ...]] = [(3,)]
+    rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
+    for kind, numbers, suffix in operations:
+        chosen = (
+            [i % len(rows) for i in dict.fromkeys(n % len(rows) for n in numbers)] if rows else []
+        )
+        if kind == "open":
+            # From anywhere inside a known text, then on in other words.
+            asked = [texts[n % len(texts)] for n in numbers]
+            asked = [t[: 1 + n % len(t)] + suffix for t, n in zip(asked, numbers, strict=True)]
+            asked = list(dict.fromkeys(asked))
+            slots, hidden = engine.open(asked)
+            rows += zip(slots, asked, hidden, strict=True)
+        elif kind == "fork":
+            for i, slot in zip(chosen, engine.fork([rows[i][0] for i in chosen]), strict=True):
+                rows.append((slot, *rows[i][1:]))
+        elif kind == "step" and chosen:
+            tokens = [3 + n % 5 for n in range(len(chosen))]
+            states = engine.step([rows[i][0] for i in chosen], tokens)
+            for i, token, state in zip(chosen, tokens, states, strict=True):
+                rows[i] = (rows[i][0], (*rows[i][1], token), state)
+        elif kind == "close":
+            for i in chosen:
+                engine.close(*rows[i])
+            rows = [row for i, row in enumerate(rows) if i not in chosen]
+        elif kind == "read":
+            asked = [texts[n % len(texts)] + suffix for n in numbers]
+            first = [n % len(t) for n, t in zip(numbers, asked, strict=True)]
+            for text, at, states in zip(asked, first, engine.hidden(asked, first), strict=True):
+                assert_close(states, plain_states(text)[at:])
+            texts += asked
+        elif kind == "evict":
+            before, engine.pool.capacity = engine.pool.capacity, 0
+            engine.pool.trim()
+            engine.pool.capacity = before
+        elif kind == "clear":
+            engine.pool.clear()
+        texts += [text for _, text, _ in rows]
+        for _, text, state in rows:
+            assert_close(state, plain_states(text)[-1])
+        texts = [t for t in dict.fromkeys(texts) if len(t) < 60][-20:]
+    for row in rows:
+        engine.close(*row)
 
-    def keys(tokens):
-        rows = [float(sum((t + 1) * 4**j for j, t in enumerate(tokens[: i + 1])))
-                for i in range(len(tokens))]  # fmt: skip
-        return torch.tensor(rows).view(1, 1, 1, -1, 1).expand(1, 2, 1, -1, 1)
 
-    pool = PrefixPool(capacity)
-    stored: set[tuple[int, ...]] = set()
-    trimmed = False
-    for text in texts:
-        match = pool.match(text)
-        got = torch.cat([*match.pieces, torch.zeros(1, 2, 1, 0, 1)], dim=3)
-        assert torch.equal(got, keys(text)[:, :, :, : match.length])
-        longest = max((n for n in range(len(text) + 1) if text[:n] in stored), default=0)
-        assert match.length <= longest if trimmed else match.length == longest
-        start = match.length
-        if start < len(text):
-            pool.insert(text, start, keys(text)[:, :, :, start:], torch.tensor([float(len(text))]))
-        stored |= {text[:n] for n in range(1, len(text) + 1)}
-        full = pool.match(text)
-        assert full.length == len(text)
-        assert full.hidden is None or float(full.hidden) == len(text)
-        pool.trim()
-        trimmed = trimmed or pool.match(text).length < len(text) or pool.nbytes == 0
-        trimmed = True if pool.peak_nbytes > capacity else trimmed
-        assert pool.nbytes <= capacity
+@functools.cache
+def _engine(kv_bytes: int):
+    return make(kv_bytes=kv_bytes).engine
+
+
+@functools.cache
+def plain_states(text: tuple[int, ...]) -> torch.Tensor:
+    return _engine(1).base(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+
+
+def assert_close(ours: torch.Tensor, plain: torch.Tensor) -> None:
+    assert ours.shape == plain.shape
+    assert float((ours - plain).abs().max()) < 1e-4
+
+
+def test_evicted_runs_keep_what_others_hold():
+    """A leaf goes before its parent; what was found stays whole after it is evicted."""
+    pool = PrefixPool(capacity=16 * 6)  # six tokens of 16 bytes
+    slots = Slots((1, 1, 2), pool, torch.float32, torch.device("cpu"))
+    pool.view = slots.view
+    slots.reserve(3, 10, 3)
+    for number, text in enumerate([(1, 2, 3, 4), (1, 2, 8, 9), (5,)]):
+        slot = slots.take(slots.all[number])
+        slot.length = len(text)
+        for at, token in enumerate(text):
+            slots.view(slot, at, at + 1).fill_(token)
+        pool.insert(text, None, slot=slot)
+        slots.leave(slot)
+    assert pool.nbytes == 0  # all of it is in slots
+    held = pool.match((1, 2, 3, 4))
+    for slot in slots.all:
+        slots.empty(slot)
+        slots.kv[:, :, slot.index] = -1.0
+    assert pool.nbytes == 16 * 7  # the shared half is kept once
+    pool.match((1, 2, 3, 4))
+    pool.match((5,))
+    pool.trim()
+    assert pool.nbytes == 16 * 5
+    assert pool.match((1, 2, 8, 9)).length == 2  # least recently used
+    assert pool.match((1, 2, 3, 4)).length == 4
+    read = torch.cat([pool.read(edge, len(edge.tokens)) for edge in held.runs], dim=3)
+    assert read[0, 0, 0, :, 0].tolist() == [1, 2, 3, 4]
 
 
 # -- laws 3 and 5 under every warp at once -------------------------------------------------------
@@ -285,7 +365,7 @@ def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
     """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
     monkeypatch.setattr("ppl.lm.engine._PREFILL_TOKENS", tokens)
     monkeypatch.setattr("ppl.lm.engine._MIN_SHARED", shared)
-    monkeypatch.setattr("ppl.lm.huggingface._ROOM", 1)
+    monkeypatch.setattr("ppl.lm.slots._BUCKET", 1)
     lm = make("GPTNeoX")
     for repeat in range(2):
         texts = some_texts(repeat)
@@ -346,19 +426,3 @@ def test_scoring_what_was_just_drawn_computes_at_most_one_token():
     lm.sample_batch([request(lm, text, 2, ledger=ledger)])
     assert ledger.cost.prompt_tokens <= 1
     assert ledger.cost.reused_tokens >= len(text) - 1
-
-
-def test_evicted_prefixes_keep_what_others_hold():
-    """A leaf goes before its parent; what was read stays whole after it is evicted."""
-    pool = PrefixPool(capacity=16 * 6)  # six tokens of 16 bytes
-    kv = torch.arange(10.0).view(1, 1, 1, 10, 1).expand(1, 2, 1, 10, 2).contiguous()
-    pool.insert((1, 2, 3, 4), 0, kv[:, :, :, :4], None)
-    pool.insert((1, 2, 8, 9), 2, kv[:, :, :, 2:4], None)
-    assert pool.nbytes == 16 * 6  # the shared half is stored once
-    held = pool.match((1, 2, 3, 4))
-    pool.insert((5,), 0, kv[:, :, :, 9:], None)
-    pool.trim()
-    assert pool.nbytes <= pool.capacity
-    assert pool.match((1, 2, 8, 9)).length == 2  # least recently used
-    assert pool.match((1, 2, 3, 4)).length == 4
-    assert torch.equal(torch.cat(held.pieces, dim=3), kv[:, :, :, :4])

@@ -1,7 +1,7 @@
 """Language models as distributions.
 
 `lm(text, until=...)` is a Pyro distribution over `Continuation`s. A backend only has to provide
-next-token logits for a batch of prefixes (`LanguageModel.start`, `LanguageModel.logits_along`);
+next-token logits for a batch of prefixes (`LanguageModel.decoder`, `LanguageModel.logits_along`);
 drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
 """
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.cost import Ledger
-from ppl.errors import NoAllowedTokenError, ObservationError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
 from ppl.lm.sampling import Allowed, Warp
 from ppl.steps import StepRule, Until
 from ppl.text import Codec, Continuation, StopReason, Text
+
+if TYPE_CHECKING:
+    from ppl.lm.decode import Session
 
 Tokens = tuple[int, ...]
 
@@ -35,13 +38,35 @@ class Spec:
     warp: Warp
     allowed: Allowed
 
-    def allowed_after(self, new: Tokens) -> Collection[int] | None:
-        """Token ids that may follow `new`, or None for all."""
-        ids = self.allowed(new) if callable(self.allowed) else self.allowed
+    def allowed_after(self, new: Sequence[int], label: str, size: int) -> Collection[int] | None:
+        """Token ids that may follow `new`, None for all.
+
+        Args:
+            new: tokens of the continuation so far.
+            label: who asks, for messages.
+            size: number of token ids the model has.
+        """
+        if self.allowed is None:
+            return None
+        ids = self.allowed
+        if callable(ids):
+            try:
+                ids = ids(tuple(new))
+            except Exception as error:
+                raise ProgramError(
+                    f"{label}: allowed= raised {type(error).__name__}: {error} after {len(new)} "
+                    "new tokens"
+                ) from error
         if ids is not None and len(ids) == 0:
             raise NoAllowedTokenError(
-                f"allowed= leaves no token after {len(new)} new tokens; allow at least the "
-                "end-of-text token where the text may end"
+                f"{label}: allowed= leaves no token after {len(new)} new tokens; allow at least "
+                "the end-of-text token where the text may end"
+            )
+        if ids is not None and not (min(ids) >= 0 and max(ids) < size):
+            strange = next(i for i in ids if not 0 <= i < size)
+            raise NoAllowedTokenError(
+                f"{label}: allowed= names the token {strange}; the model has the ids 0 to "
+                f"{size - 1}"
             )
         return ids
 
@@ -85,19 +110,22 @@ class Drawn:
 
 
 class Decoder(Protocol):
-    """A batch of rows being decoded token by token."""
+    """A batch of rows being decoded token by token; empty at first, and again at the end."""
 
     @property
     def logits(self) -> Tensor:
-        """`[A, V]` next-token logits of the active rows, in their order."""
+        """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
+        ...
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
         ...
 
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        """Drop all active rows but `keep`, append one token to each, refresh `logits`."""
-        ...
+        """Drops all active rows but `keep`, appends one token to each, refreshes `logits`.
 
-    def close(self) -> None:
-        """The batch is over; what was computed may be kept for later requests."""
+        What the dropped rows computed may be kept for later requests.
+        """
         ...
 
 
@@ -184,9 +212,18 @@ class LanguageModel(ABC):
 
         Args:
             messages: a question, or a list of `{"role": ..., "content": ...}`.
+
+        Raises:
+            PromptError: nothing is asked, a message lacks its role or content, or the prompt is
+                longer than the context.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        for message in messages:
+            if not {"role", "content"} <= set(message):
+                raise PromptError(
+                    f"lm.chat: {dict(message)!r} is no message; give each a 'role' and a 'content'"
+                )
         last = messages[-1]["content"] if messages else ""
         if not last:
             raise PromptError("the question is empty: give the model something to answer")
@@ -220,11 +257,23 @@ class LanguageModel(ABC):
         reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
         return Continuation(tokens, self.codec.decode(tokens), reason)
 
+    def session(self) -> Session:
+        """A running batch that requests join and leave; see `ppl.lm.decode.Session`."""
+        from ppl.lm.decode import Session  # decode imports this module
+
+        return Session(self)
+
     def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
         """Draws all requests as one batch; None where the paying ledger ran out."""
-        from ppl.lm import decode  # decode imports this module
-
-        return decode.draw(self, requests)
+        session = self.session()
+        tickets = [session.submit(request) for request in requests]
+        results: dict[int, Drawn | None] = {}
+        try:
+            while session.running:
+                results.update(session.step())
+        finally:
+            session.close()
+        return [results[ticket] for ticket in tickets]
 
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """Exact log-probabilities of given continuations, as one batch."""
@@ -233,8 +282,8 @@ class LanguageModel(ABC):
         return decode.score(self, requests)
 
     @abstractmethod
-    def start(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> Decoder:
-        """Begin decoding after each prefix; what is computed and reused goes to the ledgers."""
+    def decoder(self) -> Decoder:
+        """An empty batch."""
 
     @abstractmethod
     def logits_along(

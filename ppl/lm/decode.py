@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.cost import Ledger
-from ppl.errors import StepNeverEndedError, WeightError
-from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest
+from ppl.errors import ProgramError, StepNeverEndedError, WeightError
+from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Tokens
 from ppl.lm.sampling import inverse_cdf, warped_log_probs
 from ppl.randomness import uniforms
 from ppl.steps import StepRule
@@ -26,23 +27,36 @@ _USUAL_STEP = 256
 class _Row:
     """One request on its way."""
 
-    __slots__ = ("limit", "log_prob", "new", "request", "stops", "where")
+    __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "unwanted")
 
-    def __init__(self, model: LanguageModel, request: ContinueRequest, where: int) -> None:
+    def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
         spec = request.spec
         room = model.context_length - len(spec.tokens)
-        self.request, self.where = request, where
+        self.request, self.ticket = request, ticket
         self.limit = room if spec.max_tokens is None else min(spec.max_tokens, room)
         self.new: list[int] = []
         self.log_prob = 0.0
+        self.unwanted = False
         characters = spec.rule.single_characters
         self.stops = None if characters is None else _tokens_with(model.codec, characters)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Prefix and what was drawn so far."""
+        return self.request.spec.tokens + tuple(self.new)
+
+    @property
+    def expected_length(self) -> int:
+        """Tokens that the row is expected to hold in the end; a guess where nothing limits it."""
+        new = self.limit if self.request.spec.max_tokens is not None else _USUAL_STEP
+        return len(self.request.spec.tokens) + max(min(new, self.limit), len(self.new) + 1)
 
     def push(self, model: LanguageModel, token: int, log_prob: float) -> Drawn | None:
         """Appends a token; returns the finished draw if the continuation ends here."""
         self.new.append(token)
         self.log_prob += log_prob
-        reason = _stop_reason(model, self.request.spec.rule, self.new, self.stops)
+        rule, label = self.request.spec.rule, self.request.label
+        reason = _stop_reason(model, rule, self.new, self.stops, label)
         if reason is None and len(self.new) == self.limit:
             if self.request.spec.max_tokens is None:
                 raise StepNeverEndedError(
@@ -58,13 +72,25 @@ class _Row:
 
 
 def _stop_reason(
-    model: LanguageModel, rule: StepRule, new: Sequence[int], stops: frozenset[int] | None
+    model: LanguageModel,
+    rule: StepRule,
+    new: Sequence[int],
+    stops: frozenset[int] | None,
+    label: str,
 ) -> StopReason | None:
     if new[-1] in model.codec.end_tokens:
         return "end"
     if stops is not None:
         return "until" if new[-1] in stops else None
-    return "until" if not rule.never and rule(model.codec.decode(new)) else None
+    if rule.never:
+        return None
+    text = model.codec.decode(new)
+    try:
+        return "until" if rule(text) else None
+    except Exception as error:  # the program's own callable
+        raise ProgramError(
+            f"{label}: until= raised {type(error).__name__}: {error} for {text!r}"
+        ) from error
 
 
 @lru_cache(maxsize=32)
@@ -75,56 +101,106 @@ def _tokens_with(codec: Codec, characters: frozenset[str]) -> frozenset[int]:
     return frozenset(i for i, piece in pieces if not characters.isdisjoint(piece))
 
 
-def draw(model: LanguageModel, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
-    """Draws every request; rows leave the batch as they stop.
+class Session:
+    """A running batch: requests join when there is room, and leave as soon as they are drawn.
 
-    A request whose ledger has no tokens or time left is given up (None): all rows of one ledger
-    are given up together, so that no budget is ever exceeded and no row is favoured.
+    A row's draws depend on its own key and text only, so neither its company nor when it joins
+    matters. A request whose ledger has no tokens or time left is given up (None): all rows of one
+    ledger are given up together, so that no budget is ever exceeded and no row is favoured.
+
+    Args:
+        model: what draws.
+
+    Attributes:
+        joined: most rows that ran side by side.
     """
-    results: list[Drawn | None] = [None] * len(requests)
-    size = model.batch_rows(max((_expected_length(r) for r in requests), default=1))
-    for begin in range(0, len(requests), size):
-        _draw_batch(model, requests, range(begin, min(begin + size, len(requests))), results)
-    return results
 
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.joined = 0
+        self._decoder = model.decoder()
+        self._rows: list[_Row] = []  # in the decoder's order
+        self._keys = np.zeros(0, dtype=np.uint64)
+        self._waiting: deque[_Row] = deque()
+        self._tickets = 0
 
-def _expected_length(request: ContinueRequest) -> int:
-    """Tokens that a row is expected to hold in the end; a guess where nothing limits it."""
-    new = request.spec.max_tokens
-    return len(request.spec.tokens) + (_USUAL_STEP if new is None else new)
+    @property
+    def running(self) -> bool:
+        """True while a request has no answer."""
+        return bool(self._rows or self._waiting)
 
+    def submit(self, request: ContinueRequest) -> int:
+        """Takes a request in; its answer will come under the returned ticket."""
+        self._tickets += 1
+        self._waiting.append(_Row(self.model, request, self._tickets))
+        return self._tickets
 
-def _draw_batch(
-    model: LanguageModel,
-    requests: Sequence[ContinueRequest],
-    indices: range,
-    results: list[Drawn | None],
-) -> None:
-    rows = [_Row(model, requests[i], i) for i in indices]
-    keys = np.array([row.request.key for row in rows], dtype=np.uint64)
-    decoder = model.start([r.request.spec.tokens for r in rows], [r.request.ledger for r in rows])
-    try:
-        for position in range(max(row.limit for row in rows)):
-            broke = _admit(rows)
-            keep = [j for j, row in enumerate(rows) if id(row.request.ledger) not in broke]
-            if not keep:
-                return
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Nobody waits for these any more."""
+        self._waiting = deque(row for row in self._waiting if row.ticket not in tickets)
+        for row in self._rows:
+            row.unwanted = row.unwanted or row.ticket in tickets
+
+    def step(self) -> dict[int, Drawn | None]:
+        """Draws one token for every row; answers those that are done, by ticket."""
+        self._join()
+        rows = self._rows
+        done: dict[int, Drawn | None] = {}
+        broke = _admit([row for row in rows if not row.unwanted])
+        for row in (*rows, *self._waiting):
+            if id(row.request.ledger) in broke:
+                done[row.ticket], row.unwanted = None, True
+        self._waiting = deque(row for row in self._waiting if not row.unwanted)
+        keep = [j for j, row in enumerate(rows) if not row.unwanted]
+        going: list[int] = []
+        if keep:
             # Rows given up stay in the decoder until it advances; they draw nothing.
-            logits = decoder.logits if len(keep) == len(rows) else decoder.logits[keep]
-            tokens, log_probs = _draw_tokens(logits, [rows[j] for j in keep], keys[keep], position)
-            going: list[int] = []
+            logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
+            drawing = [rows[j] for j in keep]
+            tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
             for j, token, log_prob in zip(keep, tokens, log_probs, strict=True):
-                drawn = rows[j].push(model, token, log_prob)
+                drawn = rows[j].push(self.model, token, log_prob)
                 if drawn is None:
                     going.append(j)
                 else:
-                    results[rows[j].where] = drawn
-            if not going:
-                return
-            decoder.advance(going, [rows[j].new[-1] for j in going])
-            rows, keys = [rows[j] for j in going], keys[going]
-    finally:
-        decoder.close()
+                    done[rows[j].ticket] = drawn
+        self._go_on(going)
+        return done
+
+    def close(self) -> None:
+        """Ends the batch; what its rows computed may be kept for later requests."""
+        self._waiting.clear()
+        self._go_on([])
+
+    def _go_on(self, keep: list[int]) -> None:
+        """Drops all rows but these; the youngest wait again where memory no longer holds all."""
+        if not self._rows:
+            return
+        longest = max((len(self._rows[j].tokens) for j in keep), default=0)
+        most = self.model.batch_rows(longest)
+        self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
+        keep = keep[:most]
+        self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
+        self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+
+    def _join(self) -> None:
+        """Lets waiting requests in, first come first served, as far as memory goes."""
+        joining: list[_Row] = []
+        longest = max((row.expected_length for row in self._rows), default=0)
+        while self._waiting:
+            longest = max(longest, self._waiting[0].expected_length)
+            count = len(self._rows) + len(joining)
+            if count and count >= self.model.batch_rows(longest):
+                break
+            joining.append(self._waiting.popleft())
+        if joining:
+            # A row that had to wait half-way has been booked already.
+            ledgers = [None if row.new else row.request.ledger for row in joining]
+            self._decoder.join([row.tokens for row in joining], ledgers)
+            self._rows = self._rows + joining
+            keys = np.array([row.request.key for row in joining], dtype=np.uint64)
+            self._keys = np.concatenate([self._keys, keys])
+            self.joined = max(self.joined, len(self._rows))
 
 
 def _admit(rows: Sequence[_Row]) -> set[int]:
@@ -144,12 +220,15 @@ def _admit(rows: Sequence[_Row]) -> set[int]:
 
 
 def _draw_tokens(
-    logits: Tensor, rows: Sequence[_Row], keys: np.ndarray, position: int
+    logits: Tensor, rows: Sequence[_Row], keys: NDArray[np.uint64]
 ) -> tuple[list[int], list[float]]:
+    """A token for each row, and its log-probability."""
     specs = [row.request.spec for row in rows]
-    allowed = [s.allowed_after(tuple(row.new)) for s, row in zip(specs, rows, strict=True)]
+    size = logits.shape[-1]
+    allowed = [row.request.spec.allowed_after(row.new, row.request.label, size) for row in rows]
     log_probs = warped_log_probs(logits, [s.warp for s in specs], allowed)
-    tokens = inverse_cdf(log_probs.exp(), uniforms(keys, position))
+    positions = np.array([len(row.new) for row in rows])
+    tokens = inverse_cdf(log_probs.exp(), uniforms(keys, positions))
     chosen = log_probs.gather(1, tokens[:, None]).squeeze(1).tolist()
     for row, log_prob in zip(rows, chosen, strict=True):
         if not math.isfinite(log_prob):
@@ -182,7 +261,8 @@ def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]
 
 def _log_prob(request: ScoreRequest, logits: Tensor) -> float:
     tokens, spec = request.value.tokens, request.spec
-    allowed = [spec.allowed_after(tokens[:t]) for t in range(len(tokens))]
+    size = logits.shape[-1]
+    allowed = [spec.allowed_after(tokens[:t], request.label, size) for t in range(len(tokens))]
     log_probs = warped_log_probs(logits, [spec.warp] * len(tokens), allowed)
     chosen = log_probs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
     total = float(chosen.double().sum())
@@ -200,6 +280,9 @@ def _could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
         return False
     characters = rule.single_characters
     stops = None if characters is None else _tokens_with(model.codec, characters)
-    reasons = [_stop_reason(model, rule, tokens[:t], stops) for t in range(1, len(tokens) + 1)]
+    reasons = [
+        _stop_reason(model, rule, tokens[:t], stops, request.label)
+        for t in range(1, len(tokens) + 1)
+    ]
     cut = request.spec.max_tokens is not None and len(tokens) == limit
     return all(r is None for r in reasons[:-1]) and (reasons[-1] is not None or cut)

@@ -1,11 +1,10 @@
 """Batched, ragged, prefix-sharing forward passes through any Hugging Face decoder.
 
-Rows of different lengths share one buffer of keys and values; each row reads and writes at its
-own positions: no left padding, no concatenation per token. What a row computes goes to the prefix
-pool when the row leaves; what the pool has is never computed again.
+A row lives in a slot (`ppl.lm.slots`); what a row has computed is known to the prefix tree
+(`ppl.lm.prefix`) and never computed again. Passes cover neighbouring slots, each row at its own
+position, however long the others are.
 
-Symbols: `B` rows, `Q` query tokens of a pass, `L` buffer length, `H` key-value heads,
-`D` head size.
+Symbols: `B` rows, `Q` query tokens of a pass, `H` key-value heads, `D` head size.
 """
 
 from __future__ import annotations
@@ -16,92 +15,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
+from ppl.lm.attention import grouped
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
+from ppl.lm.slots import Slot, Slots, Window, bucket
 
 # Shared prefixes shorter than this are not worth a pass of their own.
 _MIN_SHARED = 8
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
+# A decode pass may cover a third more slots than rows before slots are exchanged; a prefill pass of
+# one token each, as many again.
+_DECODE_SPREAD, _SHORT_SPREAD = 1 / 3, 1.0
 
-
-class RaggedLayer(CacheLayerMixin):
-    """One layer's view of a `Buffer`, in the form in which transformers asks for it."""
-
-    def __init__(self, buffer: Buffer, index: int) -> None:
-        super().__init__()
-        self._buffer, self._index = buffer, index
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Writes `[B, H, Q, D]` at each row's positions; returns `[B, H, visible, D]` views."""
-        return self._buffer.write(self._index, key_states, value_states)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the buffer is allocated before the first pass."""
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._buffer.visible, 0
-
-    def get_seq_length(self) -> int:
-        return self._buffer.visible
-
-    def get_max_length(self) -> int:
-        return self._buffer.kv.shape[4]
-
-
-class Buffer:
-    """Keys and values of a batch of rows.
-
-    Attributes:
-        kv: `[layers, 2, B, H, L, D]`.
-        lengths: tokens of each row that are in place.
-        visible: positions that the current pass may look at.
-    """
-
-    def __init__(self, kv: Tensor) -> None:
-        self.kv = kv
-        self.lengths = [0] * kv.shape[2]
-        self.visible = 0
-        self._rows = torch.arange(kv.shape[2], device=kv.device)[:, None]
-        self._positions = self._rows
-        self.cache = Cache(layers=[RaggedLayer(self, i) for i in range(kv.shape[0])])
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
-        self.kv[layer, 0][self._rows, :, self._positions] = keys.transpose(1, 2)
-        self.kv[layer, 1][self._rows, :, self._positions] = values.transpose(1, 2)
-        return self.kv[layer, 0, :, :, : self.visible], self.kv[layer, 1, :, :, : self.visible]
-
-    def place(self, row: int, pieces: Sequence[Tensor], length: int) -> None:
-        """Copies stored keys and values to the start of a row, `length` tokens of them."""
-        at = 0
-        for piece in pieces:
-            size = min(piece.shape[3], length - at)
-            self.kv[:, :, row, :, at : at + size] = piece[:, :, :, :size]
-            at += size
-        self.lengths[row] = length
-
-    def aim(self, positions: Tensor) -> None:
-        """Sets the positions `[B, Q]` that the next pass writes to."""
-        self._positions = positions
-        self.visible = int(positions.max()) + 1
-
-    def select(self, rows: Sequence[int], length: int) -> Buffer:
-        """A new buffer that holds copies of the given rows, with room for `length` tokens."""
-        layers, two, _, heads, size, dim = self.kv.shape
-        kv = self.kv.new_empty(layers, two, len(rows), heads, max(length, size), dim)
-        kv[:, :, :, :, :size] = self.kv[:, :, torch.as_tensor(rows, device=self.kv.device)]
-        # Masked positions get weight zero, and zero times whatever lay in that memory may be NaN.
-        kv[:, :, :, :, size:] = 0
-        other = Buffer(kv)
-        other.lengths = [self.lengths[r] for r in rows]
-        return other
+Account = tuple[Ledger, str, str] | None
+"""A ledger and the names under which computed and reused tokens are booked, or None."""
 
 
 class Engine:
@@ -109,12 +40,18 @@ class Engine:
 
     Args:
         model: any Hugging Face decoder (with whatever head; only its base model is used).
-        capacity: bytes of keys and values to keep in the prefix pool, and at most to allocate for
-            one batch; larger sets run in several batches.
+        capacity: bytes for keys and values. Up to half of it is for slots, the rest for what the
+            prefix tree keeps besides.
         context_length: most tokens of a text; None takes it from the model's configuration.
 
     Raises:
-        UnsupportedModelError: the model's cache cannot be forked at a token.
+        UnsupportedModelError: the model cannot be forked exactly.
+        ValueError: the model has fewer positions than `context_length`.
+
+    Attributes:
+        passes: forward passes made.
+        tokens_computed: tokens that passes computed for a row.
+        tokens_padded: tokens that passes computed for nobody.
     """
 
     def __init__(
@@ -124,30 +61,27 @@ class Engine:
         self.base: nn.Module = model.base_model
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        config = model.config.get_text_config()
-        self.context_length = context_length or _context_length(config)
+        self._config = model.config.get_text_config()
+        self.context_length = _context_length(self._config, context_length, name)
         self.capacity = capacity
         self.pool = PrefixPool(capacity)
-        self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
-        self.passes = 0
-        self.tokens_computed = 0
+        self._bool_mask = self._config._attn_implementation in ("sdpa", "flex_attention")
+        self.passes = self.tokens_computed = self.tokens_padded = 0
         with torch.inference_mode():
-            self._kv_shape = self._probe()  # (layers, heads, head_dim)
+            shape = self._probe()
+            self.slots = Slots(shape, self.pool, self.dtype, self.device)
+            self.pool.view = self.slots.view
+            self.bytes_per_token = 2 * shape[0] * shape[1] * shape[2] * self.slots.kv.element_size()
             self._self_check()
         self.pool.clear()
-        self.passes = self.tokens_computed = 0
-
-    @property
-    def bytes_per_token(self) -> int:
-        layers, heads, dim = self._kv_shape
-        return 2 * layers * heads * dim * torch.empty((), dtype=self.dtype).element_size()
-
-    def batch_rows(self, length: int) -> int:
-        """Most rows of `length` tokens that fit the byte budget, at least one."""
-        return max(1, self.capacity // (self.bytes_per_token * max(length, 1)))
+        self.passes = self.tokens_computed = self.tokens_padded = 0
 
     def _probe(self) -> tuple[int, int, int]:
-        """Runs one token to see what the model's own cache is made of."""
+        """Runs one token to see what the model's own cache is made of.
+
+        Returns:
+            Layers, key-value heads and head size.
+        """
         ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
         output = self.base(input_ids=ids, use_cache=True)
         layers = getattr(getattr(output, "past_key_values", None), "layers", None)
@@ -199,188 +133,257 @@ class Engine:
                     "its attention or positions are not those of a plain decoder"
                 )
 
-    def hidden(
-        self,
-        texts: Sequence[Tokens],
-        first: Sequence[int],
-        ledgers: Sequence[tuple[Ledger, str, str] | None] | None = None,
-    ) -> list[Tensor]:
-        """Last hidden states of each text from position `first[i]` to its end, `[n, hidden]`."""
-        return self.open(texts, first, ledgers)[1]
+    def batch_rows(self, length: int) -> int:
+        """Most rows of `length` tokens that fit the byte budget, at least one."""
+        return max(1, self.capacity // 2 // (self.bytes_per_token * (bucket(length) + 1)))
 
+    @torch.inference_mode()
+    def hidden(
+        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account] = ()
+    ) -> list[Tensor]:
+        """Last hidden states `[n, hidden]` of each text, from position `first[i]` to its end."""
+        rows = self.batch_rows(max(map(len, texts), default=1))
+        accounts = accounts or [None] * len(texts)
+        states: list[Tensor] = []
+        for at in range(0, len(texts), rows):
+            part = slice(at, at + rows)
+            states += self._run(texts[part], first[part], accounts[part], stay=False)[1]
+        return states
+
+    @torch.inference_mode()
     def open(
-        self,
-        texts: Sequence[Tokens],
-        first: Sequence[int],
-        ledgers: Sequence[tuple[Ledger, str, str] | None] | None = None,
-        room: int = 0,
-    ) -> tuple[Buffer, list[Tensor]]:
-        """Brings every text into a buffer, computing only what the pool does not have.
+        self, texts: Sequence[Tokens], accounts: Sequence[Account] = ()
+    ) -> tuple[list[Slot], list[Tensor]]:
+        """Gives every text a slot of its own, computing only what is not known.
 
         Args:
-            texts: one per row; equal texts are computed once.
-            first: position from which on hidden states are wanted, one per row.
-            ledgers: per row an account and the names under which computed and reused tokens are
-                booked, or None.
-            room: tokens to be appended later.
+            texts: no two of them equal.
+            accounts: who pays for each.
 
         Returns:
-            The buffer (row i holds `texts[i]`) and per row the hidden states `[n, hidden]` of the
-            positions `first[i]` to the end.
+            The slots, to be handed back with `close`, and each text's last hidden state `[hidden]`.
         """
+        accounts = accounts or [None] * len(texts)
+        slots, states = self._run(texts, [len(t) - 1 for t in texts], accounts, stay=True)
+        return slots, [s[-1] for s in states]
+
+    @torch.inference_mode()
+    def close(self, slot: Slot, tokens: Tokens, hidden: Tensor | None) -> None:
+        """Ends a row; `tokens` are all that its slot holds, `hidden` the state at the last."""
+        self.pool.insert(tokens, hidden, slot=slot)
+        self.slots.leave(slot)
+
+    @torch.inference_mode()
+    def fork(self, slots: Sequence[Slot]) -> list[Slot]:
+        """A new row for each of the given ones, which stands where that one stands."""
+        if not slots:
+            return []
+        self._reserve(len(self.slots.busy) + len(slots), max(slot.length for slot in slots))
+        copies = self.slots.idle(set())[: len(slots)]
+        for copy, slot in zip(copies, slots, strict=True):
+            self.slots.take(copy)
+            self.slots.view(copy, 0, slot.length).copy_(self.slots.view(slot, 0, slot.length))
+            copy.length = slot.length
+        return copies
+
+    @torch.inference_mode()
+    def step(self, slots: Sequence[Slot], tokens: Sequence[int]) -> Tensor:
+        """Appends one token to each of the rows: last hidden states `[rows, hidden]`."""
+        longest = max(slot.length for slot in slots) + 1
+        if longest > self.slots.length:
+            self._reserve(len(self.slots.busy), longest)
+            self.pool.trim()
+        low, high = self.slots.gather(slots, _DECODE_SPREAD)
+        index = torch.tensor([slot.index - low for slot in slots])
+        lengths = torch.tensor([slot.length for slot in slots])
+        ids = torch.zeros(high - low, dtype=torch.long)
+        positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
+        ids[index], positions[index], columns[index] = torch.tensor(tokens), lengths, lengths
+        states = self._forward(
+            low, high, ids[:, None], positions[:, None], columns[:, None], longest, len(slots)
+        )[:, 0]
+        for slot in slots:
+            slot.length += 1
+        in_order = len(slots) == high - low and bool((index == torch.arange(len(slots))).all())
+        return states if in_order else states[index.to(states.device)]
+
+    def _run(
+        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account], stay: bool
+    ) -> tuple[list[Slot], list[Tensor]]:
+        """Computes what is missing of every text; with `stay` each keeps a slot."""
         unique: dict[Tokens, int] = {}
         for text, position in zip(texts, first, strict=True):
             unique[text] = min(unique.get(text, position), position)
-        rows = {text: i for i, text in enumerate(unique)}
         self._share_prefixes(list(unique))
-        matches = [self._usable(text, want) for text, want in unique.items()]
-        self._book(texts, rows, matches, ledgers)
-        longest = max(map(len, unique))
-        buffer = self._new_buffer(len(unique), longest)
-        for i, match in enumerate(matches):
-            buffer.place(i, match.pieces, match.length)
-        hidden = self._prefill(buffer, list(unique), matches, list(unique.values()))
+        matches = {text: self._usable(text, want) for text, want in unique.items()}
+        self._book(texts, matches, accounts)
+        states = {t: m.hidden[None] for t, m in matches.items() if m.hidden is not None}
+        placed = [text for text in unique if stay or text not in states]
+        slots = dict(zip(placed, self._place(placed, matches), strict=True))
+        missing = [text for text in placed if text not in states]
+        for text, computed in self._prefill({t: slots[t] for t in missing}).items():
+            states[text] = computed[unique[text] - matches[text].length :]
+            self.pool.insert(text, computed[-1], slot=slots[text])
+        if not stay:
+            for slot in slots.values():
+                self.slots.leave(slot)
         self.pool.trim()
-        wanted = [
-            hidden[rows[t]][max(p - unique[t], 0) :] for t, p in zip(texts, first, strict=True)
-        ]
-        if len(texts) > len(unique) or room:
-            buffer = buffer.select([rows[t] for t in texts], longest + room)
-        return buffer, wanted
+        wanted = [states[t][max(p - unique[t], 0) :] for t, p in zip(texts, first, strict=True)]
+        return list(slots.values()), wanted
 
     def _usable(self, text: Tokens, want: int) -> Match:
-        """What the pool has of `text`, cut so that the wanted hidden states get computed."""
+        """What is known of `text`, cut so that the wanted hidden states get computed."""
         match = self.pool.match(text)
         if match.length == len(text) and want == len(text) - 1 and match.hidden is not None:
             return match
-        return Match(min(match.length, want), match.pieces, None)
+        return Match(min(match.length, want), match.runs, None)
 
     def _share_prefixes(self, texts: list[Tokens]) -> None:
         """Computes prefixes that several of the texts share once, before the texts themselves."""
-        ordered = sorted(texts)
         shared: set[Tokens] = set()
-        for a, b in itertools.pairwise(ordered):
+        for a, b in itertools.pairwise(sorted(texts)):
             size = common_prefix(a, b)
-            known = self.pool.match(a[:size]).length
-            if size - known >= _MIN_SHARED:
+            if size >= _MIN_SHARED and size - self.pool.match(a[:size]).length >= _MIN_SHARED:
                 shared.add(a[:size])
         if shared:
-            self.open(list(shared), [len(t) - 1 for t in shared])
+            self.hidden(list(shared), [len(t) - 1 for t in shared])
 
     def _book(
-        self,
-        texts: Sequence[Tokens],
-        rows: dict[Tokens, int],
-        matches: Sequence[Match],
-        ledgers: Sequence[tuple[Ledger, str, str] | None] | None,
+        self, texts: Sequence[Tokens], matches: dict[Tokens, Match], accounts: Sequence[Account]
     ) -> None:
         """The first row of a text pays for its computation, its twins reuse it."""
         paid: set[Tokens] = set()
-        for text, account in zip(texts, ledgers or [None] * len(texts), strict=True):
+        for text, account in zip(texts, accounts, strict=True):
             if account is None:
                 continue
             ledger, computed, reused = account
-            known = len(text) if text in paid else matches[rows[text]].length
+            known = len(text) if text in paid else matches[text].length
             paid.add(text)
             ledger.add(**{computed: len(text) - known, reused: known})
 
-    def _new_buffer(self, rows: int, length: int) -> Buffer:
-        layers, heads, dim = self._kv_shape
-        shape = (layers, 2, rows, heads, length, dim)
-        return Buffer(torch.zeros(shape, dtype=self.dtype, device=self.device))
+    def _reserve(self, rows: int, length: int) -> None:
+        """Makes sure of `rows` slots of `length` tokens and leaves the tree the rest of memory."""
+        slots = self.slots
+        if length <= slots.length and rows <= len(slots.all):
+            return
+        # Slots that must grow, grow by half: copying all of them stays rare.
+        if length > slots.length > 0:
+            length = max(length, min(slots.length * 3 // 2, self.context_length))
+        slots.reserve(rows, length, self.batch_rows(length))
+        self.pool.capacity = max(0, self.capacity - slots.nbytes)
 
-    def _prefill(
-        self, buffer: Buffer, texts: list[Tokens], matches: list[Match], first: list[int]
-    ) -> list[Tensor]:
-        """Computes every row's missing tokens; returns the wanted hidden states."""
-        stored = [m.hidden for m in matches]
-        results = [None if h is None else h[None] for h in stored]
-        missing = [i for i in range(len(texts)) if results[i] is None]
+    def _place(self, texts: Sequence[Tokens], matches: dict[Tokens, Match]) -> list[Slot]:
+        """A slot for each text with what is known of it in place: taken over, or copied."""
+        if not texts:
+            return []
+        self._reserve(len(self.slots.busy) + len(texts), max(map(len, texts)))
+        own: dict[int, Slot] = {}
+        claimed: set[Slot] = set()
+        for i, text in enumerate(texts):
+            slot = matches[text].slot
+            if slot is not None and not slot.busy and slot not in claimed:
+                own[i] = slot
+                claimed.add(slot)
+        spare = iter(self.slots.idle(claimed))
+        placed = [own[i] if i in own else next(spare) for i in range(len(texts))]
+        # All are taken before anything is written: taking a slot saves what others still need.
+        for i, (slot, text) in enumerate(zip(placed, texts, strict=True)):
+            self.slots.take(slot, matches[text].length if i in own else 0)
+        for i, (slot, text) in enumerate(zip(placed, texts, strict=True)):
+            match = matches[text]
+            at = 0
+            for edge in () if i in own else match.runs:
+                size = min(len(edge.tokens), match.length - at)
+                self.slots.view(slot, at, at + size).copy_(self.pool.read(edge, size))
+                at += size
+            slot.length = match.length
+        return placed
+
+    def _prefill(self, slots: dict[Tokens, Slot]) -> dict[Tokens, Tensor]:
+        """Computes the missing end of every text; hidden states `[missing, hidden]` of each."""
         # Similar amounts of work side by side: little padding.
-        missing.sort(key=lambda i: len(texts[i]) - matches[i].length)
-        while missing:
-            width = len(texts[missing[-1]]) - matches[missing[-1]].length
-            group = missing[-max(1, _PREFILL_TOKENS // width) :]
-            del missing[-len(group) :]
-            starts = [matches[i].length for i in group]
-            states = self._prefill_group(buffer, group, [texts[i] for i in group], starts)
-            for i, start, state in zip(group, starts, states, strict=True):
-                results[i] = state[first[i] - start :]
-                kv = buffer.kv[:, :, i, :, start : len(texts[i])]
-                self.pool.insert(texts[i], start, kv, state[-1])
-        return [r for r in results if r is not None]
+        todo = sorted(slots, key=lambda text: len(text) - slots[text].length)
+        states: dict[Tokens, Tensor] = {}
+        while todo:
+            width = len(todo[-1]) - slots[todo[-1]].length
+            group = todo[-max(1, _PREFILL_TOKENS // width) :]
+            del todo[-len(group) :]
+            chunks = [
+                self._prefill_pass({t: slots[t] for t in group}, min(_PREFILL_TOKENS, width - at))
+                for at in range(0, width, _PREFILL_TOKENS)
+            ]
+            for text in group:
+                parts = [chunk[text] for chunk in chunks if text in chunk]
+                states[text] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return states
 
-    def _prefill_group(
-        self, buffer: Buffer, group: list[int], texts: list[Tokens], starts: list[int]
-    ) -> list[Tensor]:
-        """One pass over some rows of the buffer, in chunks of columns if a row is long."""
-        part = buffer if len(group) == len(buffer.lengths) else buffer.select(group, 0)
-        order = group if part is buffer else list(range(len(group)))
-        by_row = sorted(range(len(group)), key=lambda k: order[k])
-        todo = [texts[k][starts[k] :] for k in by_row]
-        begin = [starts[k] for k in by_row]
-        width = max(map(len, todo))
-        chunks: list[Tensor] = []
-        for at in range(0, width, _PREFILL_TOKENS):
-            size = min(_PREFILL_TOKENS, width - at)
-            ids = torch.zeros((len(todo), size), dtype=torch.long)
-            for r, tokens in enumerate(todo):
-                piece = tokens[at : at + size]
-                ids[r, : len(piece)] = torch.tensor(piece, dtype=torch.long)
-            positions = torch.tensor(begin)[:, None] + torch.arange(at, at + size)
-            # Padding queries write into positions that the row does not use (yet), or, past the
-            # end of the buffer, on its last position, before the row's own token gets there.
-            chunks.append(self._padded_pass(part, ids, positions))
-        states = torch.cat(chunks, dim=1)
-        if part is not buffer:
-            buffer.kv[:, :, group] = part.kv
-        for k, i in enumerate(group):
-            buffer.lengths[i] = len(texts[k])
-        by_group = {by_row[r]: states[r, : len(todo[r])] for r in range(len(todo))}
-        return [by_group[k] for k in range(len(group))]
+    def _prefill_pass(self, slots: dict[Tokens, Slot], width: int) -> dict[Tokens, Tensor]:
+        """One pass over up to `width` of the missing tokens of each text."""
+        low, high = self.slots.gather(list(slots.values()), _SHORT_SPREAD if width == 1 else 0.0)
+        ids = torch.zeros((high - low, width), dtype=torch.long)
+        positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
+        sizes: dict[Tokens, int] = {}
+        for text, slot in slots.items():
+            piece = text[slot.length : slot.length + width]
+            row, size = slot.index - low, len(piece)
+            ids[row, :size] = torch.tensor(piece)
+            positions[row, :size] = torch.arange(slot.length, slot.length + size)
+            columns[row, :size] = positions[row, :size]
+            slot.length += size
+            sizes[text] = size
+        visible = max(slot.length for slot in slots.values())
+        states = self._forward(low, high, ids, positions, columns, visible, sum(sizes.values()))
+        return {
+            text: states[slots[text].index - low, :size] for text, size in sizes.items() if size
+        }
 
-    def _padded_pass(
+    def _forward(
         self,
-        part: Buffer,
+        low: int,
+        high: int,
         ids: Tensor,
         positions: Tensor,
+        columns: Tensor,
+        visible: int,
+        real: int,
     ) -> Tensor:
-        length = part.kv.shape[4]
-        over = int(positions.max()) + 1 - length
-        if over > 0:  # make room for the padding of rows that start late
-            layers, two, rows, heads, _, dim = part.kv.shape
-            extra = part.kv.new_zeros(layers, two, rows, heads, over, dim)
-            wide = Buffer(torch.cat([part.kv, extra], dim=4))
-            states = self.forward(wide, ids, positions)
-            part.kv.copy_(wide.kv[:, :, :, :, :length])
-            return states
-        return self.forward(part, ids, positions)
+        """One pass, causal per row: `[B, Q]` ids at `[B, Q]` positions to `[B, Q, hidden]`.
 
-    def forward(self, buffer: Buffer, ids: Tensor, positions: Tensor) -> Tensor:
-        """One pass: `[B, Q]` ids at `[B, Q]` positions to `[B, Q, hidden]`, causal per row."""
-        positions = positions.to(self.device)
-        buffer.aim(positions)
-        keys = torch.arange(buffer.visible, device=self.device)
-        mask = keys[None, None, None, :] <= positions[:, None, :, None]  # [B, 1, Q, visible]
+        Args:
+            low, high: the slots that the rows are in.
+            columns: where their keys go; padding goes to the slots' last, which nobody reads.
+            visible: no query looks at this position or beyond.
+            real: how many of the tokens are no padding.
+        """
+        ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
+        window = Window(self.slots, low, high, columns, visible)
+        keys = torch.arange(visible, device=self.device)
+        mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
         if not self._bool_mask:
             floor = torch.finfo(self.dtype).min
             mask = torch.where(mask, 0.0, floor).to(self.dtype)
         self.passes += 1
-        self.tokens_computed += ids.numel()
-        output = self.base(
-            input_ids=ids.to(self.device),
-            attention_mask=mask,
-            position_ids=positions.clamp(max=self.context_length - 1),
-            past_key_values=buffer.cache,
-            use_cache=True,
-        )
+        self.tokens_computed += real
+        self.tokens_padded += ids.numel() - real
+        with grouped(self._config):
+            output = self.base(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=window.cache,
+                use_cache=True,
+            )
         states: Tensor = output.last_hidden_state
         return states
 
 
-def _context_length(config: Any) -> int:
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 2048
+def _context_length(config: Any, wanted: int | None, name: str) -> int:
+    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        most = getattr(config, key, None)
+        if isinstance(most, int) and most > 0:
+            break
+    else:
+        most = wanted or 2048
+    if wanted is not None and not 1 <= wanted <= most:
+        raise ValueError(f"context_length={wanted}: {name} has the positions 1 to {most}")
+    return wanted or most

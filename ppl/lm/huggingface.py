@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +12,8 @@ from torch import Tensor
 from ppl.cost import Ledger
 from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.base import LanguageModel, Tokens
-from ppl.lm.engine import Buffer, Engine
-
-# Rows that have stopped stay in the buffer as padding until this fraction of it is left.
-_COMPACT_BELOW = 0.75
-# Tokens of room with which a decode buffer starts; it doubles when they are used up.
-_ROOM = 32
+from ppl.lm.engine import Account, Engine
+from ppl.lm.slots import Slot
 
 
 class HFCodec:
@@ -103,12 +100,8 @@ class HFModel(LanguageModel):
         with torch.inference_mode():
             return self._head(hidden).float()
 
-    @torch.inference_mode()
-    def start(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> HFDecoder:
-        buffer, hidden = self.engine.open(
-            prefixes, [len(p) - 1 for p in prefixes], _accounts(ledgers), room=_ROOM
-        )
-        return HFDecoder(self, buffer, list(prefixes), torch.cat(hidden))
+    def decoder(self) -> HFDecoder:
+        return HFDecoder(self)
 
     def logits_along(
         self,
@@ -126,62 +119,87 @@ class HFModel(LanguageModel):
         return self.engine.batch_rows(min(length, self.context_length))
 
 
-class HFDecoder:
-    """Rows being decoded in one buffer; see `ppl.lm.base.Decoder`."""
+@dataclass(slots=True)
+class _Stem:
+    """Rows that have the same text so far, and therefore one slot.
 
-    def __init__(self, model: HFModel, buffer: Buffer, texts: list[Tokens], hidden: Tensor) -> None:
-        self._model, self._buffer = model, buffer
-        self._texts = [list(text) for text in texts]  # tokens whose keys are in the buffer
-        self._stored = [len(text) for text in texts]  # how many of them the pool already has
-        self._slots = list(range(len(texts)))  # active row -> buffer row
-        self._hidden = hidden  # [A, hidden]
-        self.logits = model.logits(hidden)
+    Attributes:
+        slot: where its keys and values are.
+        tokens: the text.
+    """
+
+    slot: Slot
+    tokens: list[int]
+
+
+class HFDecoder:
+    """Rows being decoded in slots of the engine; see `ppl.lm.base.Decoder`.
+
+    Rows with equal texts are computed as one until they draw different tokens.
+    """
+
+    def __init__(self, model: HFModel) -> None:
+        self._model, self._engine = model, model.engine
+        self._stems: list[_Stem] = []
+        self._stem_of: list[int] = []  # per active row
+        self._hidden = torch.zeros(0)  # [stems, hidden]
+        self._logits = torch.zeros(0)  # [stems, V]
+
+    @property
+    def logits(self) -> Tensor:
+        single = len(self._stems) == len(self._stem_of)  # then rows and stems are in one order
+        return self._logits if single else self._logits[self._stem_of]
+
+    @torch.inference_mode()
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        slots, hidden = self._engine.open(prefixes, _accounts(ledgers))
+        first = len(self._stems)
+        where = {text: first + i for i, text in enumerate(dict.fromkeys(prefixes))}
+        self._stems += [_Stem(slot, list(text)) for slot, text in zip(slots, where, strict=True)]
+        for text in prefixes:
+            self._stem_of.append(where[text])
+        states = dict(zip(prefixes, hidden, strict=True))
+        new = torch.stack([states[text] for text in where])
+        logits = self._model.logits(new)
+        self._hidden = torch.cat([self._hidden, new]) if first else new
+        self._logits = torch.cat([self._logits, logits]) if first else logits
 
     @torch.inference_mode()
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        self._leave(set(range(len(self._slots))) - set(keep))
-        self._slots = [self._slots[j] for j in keep]
-        self._texts = [self._texts[j] for j in keep]
-        self._stored = [self._stored[j] for j in keep]
-        self._make_room()
-        rows = len(self._buffer.lengths)
-        ids = torch.zeros((rows, 1), dtype=torch.long)
-        ids[self._slots, 0] = torch.tensor(tokens, dtype=torch.long)
-        # Rows that left compute along at their own last position, unseen by anyone.
-        positions = torch.tensor(self._buffer.lengths)[:, None]
-        hidden = self._model.engine.forward(self._buffer, ids, positions)[:, 0]
-        for slot, text, token in zip(self._slots, self._texts, tokens, strict=True):
-            self._buffer.lengths[slot] += 1
-            text.append(token)
-        self._hidden = hidden if len(self._slots) == rows else hidden[self._slots]
-        self.logits = self._model.logits(self._hidden)
-
-    def _make_room(self) -> None:
-        """Compacts the buffer when many rows have left, and widens it when it is full."""
-        size = self._buffer.kv.shape[4]
-        full = max(self._buffer.lengths) + 1 > size
-        if full or len(self._slots) <= _COMPACT_BELOW * len(self._buffer.lengths):
-            wanted = max(self._buffer.lengths[s] for s in self._slots) + 1
-            self._buffer = self._buffer.select(self._slots, 2 * size if wanted > size else size)
-            self._slots = list(range(len(self._slots)))
-
-    def _leave(self, rows: set[int]) -> None:
-        """Hands what the given active rows computed to the prefix pool."""
-        pool = self._model.engine.pool
-        for j in rows:
-            start, text = self._stored[j], tuple(self._texts[j])
-            if len(text) > start:
-                kv = self._buffer.kv[:, :, self._slots[j], :, start : len(text)]
-                pool.insert(text, start, kv, self._hidden[j])
-
-    @torch.inference_mode()
-    def close(self) -> None:
-        self._leave(set(range(len(self._slots))))
-        self._slots, self._texts, self._stored = [], [], []
-        self._model.engine.pool.trim()
+        old, was = self._stems, self._stem_of
+        # A stem goes on with the first token that one of its rows drew; others fork off it.
+        branches: dict[tuple[int, int], int] = {}  # (old stem, token) -> new stem
+        sources: list[int] = []
+        self._stem_of = []
+        for row, token in zip(keep, tokens, strict=True):
+            branch = (was[row], token)
+            if branch not in branches:
+                branches[branch] = len(sources)
+                sources.append(was[row])
+            self._stem_of.append(branches[branch])
+        going: set[int] = set()
+        forked: list[int] = []
+        for number, source in enumerate(sources):
+            if source in going:
+                forked.append(number)
+            going.add(source)
+        for number, stem in enumerate(old):
+            if number not in going:
+                self._engine.close(stem.slot, tuple(stem.tokens), self._hidden[number])
+        copies = self._engine.fork([old[sources[i]].slot for i in forked])
+        slots = [old[source].slot for source in sources]
+        for i, copy in zip(forked, copies, strict=True):
+            slots[i] = copy
+        self._stems = [
+            _Stem(slot, [*old[source].tokens, token])
+            for slot, source, (_, token) in zip(slots, sources, branches, strict=True)
+        ]
+        if self._stems:
+            self._hidden = self._engine.step(slots, [token for _, token in branches])
+            self._logits = self._model.logits(self._hidden)
 
 
-def _accounts(ledgers: Sequence[Ledger | None]) -> list[tuple[Ledger, str, str] | None]:
+def _accounts(ledgers: Sequence[Ledger | None]) -> list[Account]:
     return [None if a is None else (a, "prompt_tokens", "reused_tokens") for a in ledgers]
 
 

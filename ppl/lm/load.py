@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -10,14 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging as transformers_logging
 
 from ppl.errors import ModelNotFoundError
 from ppl.lm.huggingface import HFModel
+from ppl.lm.linear import pack_linears
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
 
@@ -32,6 +36,7 @@ def load(
     trust_remote_code: bool = False,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
+    pack: bool = True,
 ) -> HFModel:
     """A language model, run in this process.
 
@@ -43,6 +48,8 @@ def load(
         revision, token, trust_remote_code: as in `transformers`.
         context_length: most tokens of a text; None takes it from the model's configuration.
         kv_bytes: memory for cached keys and values.
+        pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
+            longer be trained, saved, moved or cast.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -56,6 +63,7 @@ def load(
         revision=revision,
         token=token,
         trust_remote_code=trust_remote_code,
+        pack=pack,
     )
     return HFModel(
         model, tokenizer, name=str(source), context_length=context_length, kv_bytes=kv_bytes
@@ -71,6 +79,7 @@ def load_pretrained(
     revision: str | None = None,
     token: str | None = None,
     trust_remote_code: bool = False,
+    pack: bool = True,
 ) -> tuple[Any, Any]:
     """A Hugging Face model of class `kind` and its tokenizer; arguments as in `load`."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -100,7 +109,10 @@ def load_pretrained(
             f"{source!s} is no {kind.__name__}: its files lack the weights "
             f"{', '.join(sorted(report['missing_keys'])[:3])}"
         )
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval().requires_grad_(False)
+    if pack:
+        pack_linears(model)
+    return model, tokenizer
 
 
 def cache_folder() -> Path:
@@ -125,7 +137,9 @@ def _converted(path: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        with quiet_transformers():
+        # transformers draws this one bar itself, whatever its progress bars are set to.
+        silent = functools.partial(gguf_reader.tqdm, disable=True)
+        with quiet_transformers(), mock.patch.object(gguf_reader, "tqdm", silent):
             source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
             # float32 keeps the dequantised weights exactly as the file states them.
             model = AutoModelForCausalLM.from_pretrained(

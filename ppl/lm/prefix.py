@@ -1,18 +1,27 @@
-"""Prefix pool: a radix tree over token sequences whose edges own their keys and values.
+"""Prefix tree: which keys and values are known, and where they are.
 
-A fork shares its ancestors' edges, so it costs nothing; a prompt is stored once however many
-particles grow from it. Eviction is least-recently-used, leaves first, under a byte budget.
+A radix tree over token sequences. A run of tokens has its keys either in the slot of the row that
+computed it (see `ppl.lm.slots`) or, once that slot was needed, in memory of its own. A fork shares
+its ancestors' runs; a prompt is stored once however many particles grow from it. Eviction is
+least-recently-used, leaves first, under a byte budget.
 (The structure is that of SGLang's RadixAttention, Zheng et al. 2024, arXiv:2312.07104.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from ppl.lm.slots import Slot
+
 Tokens = tuple[int, ...]
+# Reads `[layers, 2, heads, stop - start, head_dim]` from a slot.
+View = Callable[["Slot", int, int], Tensor]
 
 
 @dataclass(eq=False, slots=True)
@@ -21,12 +30,16 @@ class Edge:
 
     Attributes:
         tokens: the run, `T` tokens.
-        kv: `[layers, 2, heads, T, head_dim]` keys and values of the run.
+        start: number of tokens before the run.
+        kv: `[layers, 2, heads, T, head_dim]` keys and values of the run, None while in a slot.
+        slot: where they are instead, at the positions from `start` on.
         hidden: `[hidden_size]` last hidden state at the run's last token, or None if unknown.
     """
 
     tokens: Tokens
+    start: int
     kv: Tensor | None
+    slot: Slot | None
     hidden: Tensor | None
     parent: Edge | None
     children: dict[int, Edge] = field(default_factory=dict)
@@ -43,13 +56,18 @@ class Match:
 
     Attributes:
         length: tokens covered.
-        pieces: `[layers, 2, heads, t, head_dim]` tensors whose `t` add up to `length`.
+        runs: the edges that cover them, in order.
         hidden: last hidden state at the last covered token, if it is stored.
     """
 
     length: int
-    pieces: tuple[Tensor, ...]
+    runs: tuple[Edge, ...]
     hidden: Tensor | None
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot that holds all of the covered tokens, if one does."""
+        return self.runs[-1].slot if self.runs else None
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
@@ -61,38 +79,48 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
 
 
 class PrefixPool:
-    """Keys and values of recently computed texts, shared by prefix.
+    """The tree and the memory that its runs own.
 
     Args:
-        capacity: bytes of keys and values to keep.
+        capacity: bytes of keys and values to keep outside slots.
+
+    Attributes:
+        view: reads a run out of a slot; set by whoever owns the slots.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
         self.peak_nbytes = 0
+        self.view: View | None = None
         self._clock = 0
-        self._root = Edge((), None, None, None)
+        self._root = _root()
 
     def match(self, tokens: Tokens) -> Match:
         """The longest stored prefix of `tokens`."""
-        pieces: list[Tensor] = []
+        runs: list[Edge] = []
         length, hidden = 0, None
         for edge, shared in self._walk(tokens):
-            assert edge.kv is not None
+            runs.append(edge)
             whole = shared == len(edge.tokens)
-            pieces.append(edge.kv if whole else edge.kv[:, :, :, :shared])
             length, hidden = length + shared, edge.hidden if whole else None
-        return Match(length, tuple(pieces), hidden)
+        return Match(length, tuple(runs), hidden)
 
-    def insert(self, tokens: Tokens, start: int, kv: Tensor, hidden: Tensor | None) -> None:
-        """Stores what was computed for `tokens[start:]`.
+    def read(self, edge: Edge, size: int) -> Tensor:
+        """Keys and values of the first `size` tokens of a run, wherever they are."""
+        if edge.kv is not None:
+            return edge.kv[:, :, :, :size]
+        assert edge.slot is not None
+        assert self.view is not None
+        return self.view(edge.slot, edge.start, edge.start + size)
+
+    def insert(self, tokens: Tokens, hidden: Tensor | None, *, slot: Slot) -> None:
+        """Makes known what a slot holds.
 
         Args:
-            tokens: the whole text.
-            start: where `kv` begins.
-            kv: `[layers, 2, heads, len(tokens) - start, head_dim]`; copied.
+            tokens: the text whose keys and values are in the slot, from position 0 on.
             hidden: `[hidden_size]` last hidden state at the last token, or None.
+            slot: where they are.
         """
         parent, length = self._root, 0
         for edge, shared in self._walk(tokens):
@@ -102,17 +130,18 @@ class PrefixPool:
             if hidden is not None and parent.hidden is None:
                 parent.hidden = hidden.clone()
             return
-        if length < start:
-            return  # the prefix was evicted meanwhile: nothing to hang this on
-        edge = Edge(
-            tokens[length:],
-            kv[:, :, :, length - start :].clone(),
-            None if hidden is None else hidden.clone(),
-            parent,
-            used=self._clock,
-        )
+        kept = None if hidden is None else hidden.clone()
+        edge = Edge(tokens[length:], length, None, slot, kept, parent, used=self._clock)
         parent.children[edge.tokens[0]] = edge
-        self.nbytes += edge.nbytes
+        slot.edges.add(edge)
+
+    def settle(self, edge: Edge) -> None:
+        """Copies a run out of its slot into memory of its own."""
+        assert edge.slot is not None
+        kv = self.read(edge, len(edge.tokens)).clone()
+        edge.slot.edges.discard(edge)
+        edge.kv, edge.slot = kv, None
+        self.nbytes += kv.nbytes
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
@@ -134,41 +163,59 @@ class PrefixPool:
 
     def _split(self, edge: Edge, at: int) -> Edge:
         """Cuts `edge` after `at` tokens; returns the new upper half."""
-        assert edge.kv is not None
         assert edge.parent is not None
-        before = edge.nbytes
-        upper = Edge(edge.tokens[:at], edge.kv[:, :, :, :at].clone(), None, edge.parent)
+        upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, None, edge.parent)
         upper.used = edge.used
+        if edge.kv is not None:
+            # Cloned, not sliced: a view would keep the whole run's memory alive.
+            upper.kv, edge.kv = edge.kv[:, :, :, :at].clone(), edge.kv[:, :, :, at:].clone()
+        elif edge.slot is not None:
+            edge.slot.edges.add(upper)
         edge.parent.children[upper.tokens[0]] = upper
-        # Cloned, not sliced: a view would keep the whole run's memory alive.
-        edge.tokens, edge.kv, edge.parent = edge.tokens[at:], edge.kv[:, :, :, at:].clone(), upper
+        edge.tokens, edge.start, edge.parent = edge.tokens[at:], edge.start + at, upper
         upper.children[edge.tokens[0]] = edge
-        self.nbytes += upper.nbytes + edge.nbytes - before
         return upper
 
     def trim(self) -> None:
-        """Evicts least recently used leaves until the pool fits its capacity."""
-        while self.nbytes > self.capacity:
-            leaves = sorted(self._leaves(), key=lambda e: e.used)
-            if not leaves:
-                return
-            for leaf in leaves:
-                if self.nbytes <= self.capacity:
-                    return
-                assert leaf.parent is not None
-                del leaf.parent.children[leaf.tokens[0]]
-                self.nbytes -= leaf.nbytes
+        """Evicts least recently used leaves until the runs' own memory fits the capacity.
+
+        A leaf in a slot takes no memory here; it goes only where its parents must.
+        """
+        if self.nbytes <= self.capacity:
+            return
+        queue = [(leaf.slot is not None, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
+        heapq.heapify(queue)
+        while self.nbytes > self.capacity and queue:
+            *_, leaf = heapq.heappop(queue)
+            parent = leaf.parent
+            assert parent is not None
+            del parent.children[leaf.tokens[0]]
+            self.nbytes -= leaf.nbytes
+            if leaf.slot is not None:
+                leaf.slot.edges.discard(leaf)
+            if not parent.children and parent.parent is not None:
+                heapq.heappush(queue, (parent.slot is not None, parent.used, id(parent), parent))
 
     def _leaves(self) -> Iterator[Edge]:
+        for edge in self._edges():
+            if not edge.children:
+                yield edge
+
+    def _edges(self) -> Iterator[Edge]:
         stack = list(self._root.children.values())
         while stack:
             edge = stack.pop()
-            if edge.children:
-                stack.extend(edge.children.values())
-            else:
-                yield edge
+            yield edge
+            stack.extend(edge.children.values())
 
     def clear(self) -> None:
-        """Forgets everything."""
-        self._root = Edge((), None, None, None)
+        """Forgets everything, also what is in slots."""
+        for edge in self._edges():
+            if edge.slot is not None:
+                edge.slot.edges.discard(edge)
+        self._root = _root()
         self.nbytes = 0
+
+
+def _root() -> Edge:
+    return Edge((), 0, None, None, None, None)

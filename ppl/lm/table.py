@@ -97,12 +97,8 @@ class TableLM(LanguageModel):
             raise ValueError(f"probabilities after {prefix!r} do not form a distribution: {p}")
         return row.log()
 
-    def start(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> _TableDecoder:
-        self.calls += 1
-        for prefix, ledger in zip(prefixes, ledgers, strict=True):
-            if ledger is not None:
-                ledger.add(prompt_tokens=0, reused_tokens=len(prefix))
-        return _TableDecoder(self, list(prefixes))
+    def decoder(self) -> _TableDecoder:
+        return _TableDecoder(self)
 
     def logits_along(
         self,
@@ -125,7 +121,8 @@ class TableLM(LanguageModel):
         while frontier:
             new, log_prob = frontier.pop()
             logits = self._logits(spec.tokens + new)[None]
-            row = warped_log_probs(logits, [spec.warp], [spec.allowed_after(new)])[0].tolist()
+            allowed = [spec.allowed_after(new, "support()", logits.shape[-1])]
+            row = warped_log_probs(logits, [spec.warp], allowed)[0].tolist()
             for token, step in enumerate(row):
                 if step == float("-inf"):
                     continue
@@ -143,13 +140,19 @@ class TableLM(LanguageModel):
 
 
 class _TableDecoder:
-    def __init__(self, model: TableLM, prefixes: list[Tokens]) -> None:
-        self._model, self._prefixes = model, prefixes
-        self.logits = torch.stack([model._logits(p) for p in prefixes])
+    def __init__(self, model: TableLM) -> None:
+        self._model, self._prefixes = model, list[Tokens]()
+        self.logits = torch.zeros(0, model.codec.size, dtype=torch.float64)
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        self._model.calls += 1
+        for prefix, ledger in zip(prefixes, ledgers, strict=True):
+            if ledger is not None:
+                ledger.add(prompt_tokens=0, reused_tokens=len(prefix))
+        self._prefixes += prefixes
+        self.logits = torch.cat([self.logits, *(self._model._logits(p)[None] for p in prefixes)])
 
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
         self._prefixes = [(*self._prefixes[k], t) for k, t in zip(keep, tokens, strict=True)]
-        self.logits = torch.stack([self._model._logits(p) for p in self._prefixes])
-
-    def close(self) -> None:
-        self._prefixes = []
+        rows = [self._model._logits(p)[None] for p in self._prefixes]
+        self.logits = torch.cat([self.logits[:0], *rows])

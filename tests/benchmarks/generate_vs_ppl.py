@@ -1,10 +1,14 @@
 """Tokens per second of the engine against `transformers` generate(), same prompt, same length.
 
-    python tests/benchmarks/generate_vs_ppl.py
+    python tests/benchmarks/generate_vs_ppl.py --rows 1 8 32 64 --dtype bfloat16
 
-SmolLM2-135M-Instruct in float32; a prompt of 60 tokens, 64 new tokens a row (rows that end early
-count what they drew). ppl also computes and keeps log-probabilities, and shares the prompt between
+SmolLM2-135M-Instruct; a prompt of 60 tokens, 64 new tokens a row (rows that end early count what
+they drew). The engine also computes and keeps log-probabilities, and shares the prompt between
 rows; its prefix cache is emptied before every run, so that both sides compute the prompt.
+
+Besides whole continuations, the engine is driven as searches drive it: in steps of 16 tokens and
+token by token, where after every step half of the rows are dropped and the others forked, as a
+resampling does.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,14 +35,22 @@ STORY = (
 )
 
 
-def by_ppl(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int) -> float:
+def by_ppl(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int, step: int) -> float:
+    """Tokens per second; `step` tokens at a time, resampling in between."""
     lm.engine.pool.clear()
-    spec = lm(prompt, max_tokens=NEW_TOKENS).spec
-    requests = [ContinueRequest(lm, spec, (seed << 32) + row) for row in range(rows)]
+    texts, tokens, done = [prompt] * rows, 0, 0
     started = time.perf_counter()
-    drawn = lm.sample_batch(requests)
-    seconds = time.perf_counter() - started
-    return sum(len(d.value.tokens) for d in drawn if d is not None) / seconds
+    while done < NEW_TOKENS and texts:
+        requests = [
+            ContinueRequest(lm, lm(text, max_tokens=step).spec, (seed << 32) + (done << 16) + row)
+            for row, text in enumerate(texts)
+        ]
+        drawn = [d.value for d in lm.sample_batch(requests) if d is not None]
+        tokens += sum(len(value.tokens) for value in drawn)
+        done += step
+        grown = [t + v for t, v in zip(texts, drawn, strict=True) if not v.finished]
+        texts = [grown[i // 2] for i in range(len(grown))]  # the first half, each twice
+    return tokens / (time.perf_counter() - started)
 
 
 def by_generate(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int) -> float:
@@ -68,29 +80,41 @@ def real_length(row: Sequence[int], ends: Sequence[int]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="generate() against ppl, tokens per second")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     sys.path.append(str(Path(__file__).parents[2] / "examples"))
     from smollm2_constrained import find_gguf
 
-    lm = ppl.load(find_gguf(), dtype=torch.float32, device="cpu")
+    dtype = getattr(torch, options.dtype)
+    lm = ppl.load(find_gguf(), dtype=dtype, device="cpu")
+    plain = ppl.load(find_gguf(), dtype=dtype, device="cpu", pack=False)
     prompt = ppl.Text(lm.encode(STORY)[:PROMPT_TOKENS], lm.codec)
     assert len(prompt) == PROMPT_TOKENS
+    sides: dict[str, Callable[[int, int], float]] = {
+        "generate": lambda rows, seed: by_generate(plain, prompt, rows, seed),
+        "ppl": lambda rows, seed: by_ppl(lm, prompt, rows, seed, NEW_TOKENS),
+        "16 a step": lambda rows, seed: by_ppl(lm, prompt, rows, seed, 16),
+        "1 a step": lambda rows, seed: by_ppl(lm, prompt, rows, seed, 1),
+    }
     print(machine())
-    print("medians of 3, the two sides taking turns\n")
-    print(f"{'rows':>4}{'ppl, tokens/s':>16}{'generate, tokens/s':>20}{'ppl / generate':>16}")
-    by_ppl(lm, prompt, 1, 0)
-    by_generate(lm, prompt, 1, 0)
+    print(f"{options.dtype}, tokens/s, medians of {options.repeats}, the sides taking turns\n")
+    print(f"{'rows':>4}" + "".join(f"{name:>12}" for name in sides) + f"{'ppl / generate':>16}")
+    for side in sides.values():
+        side(2, 0)
     for rows in options.rows:
-        pairs = [
-            (by_ppl(lm, prompt, rows, seed), by_generate(lm, prompt, rows, seed))
-            for seed in (1, 2, 3)
-        ]
-        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-        print(f"{rows:>4}{ours:>16.1f}{theirs:>20.1f}{ours / theirs:>16.2f}", flush=True)
+        runs = [[side(rows, seed) for side in sides.values()] for seed in range(options.repeats)]
+        speeds = [statistics.median(side) for side in zip(*runs, strict=True)]
+        print(
+            f"{rows:>4}"
+            + "".join(f"{speed:>12.1f}" for speed in speeds)
+            + f"{speeds[1] / speeds[0]:>16.2f}",
+            flush=True,
+        )
     print(f"\nload at the end: {machine().split('load ')[1].split(';')[0]}")
 
 

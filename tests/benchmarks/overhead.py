@@ -20,11 +20,37 @@ from torch import Tensor
 
 import ppl
 from ppl.lm.base import ContinueRequest, Decoder, Drawn, ScoreRequest
+from ppl.lm.decode import Session
 from ppl.lm.table import SymbolCodec
 from ppl.tree import Node, Tree
 
 PARTICLES = 16
 HALF = torch.tensor(0.5)
+
+
+class InstantSession(Session):
+    """Answers whatever was asked in one step."""
+
+    def __init__(self, model: ppl.LanguageModel, drawn: Drawn) -> None:
+        self.model, self._drawn = model, drawn
+        self._asked: list[int] = []
+        self._tickets = 0
+
+    @property
+    def running(self) -> bool:
+        return bool(self._asked)
+
+    def submit(self, request: ContinueRequest) -> int:
+        self._tickets += 1
+        self._asked.append(self._tickets)
+        return self._tickets
+
+    def step(self) -> dict[int, Drawn | None]:
+        asked, self._asked = self._asked, []
+        return dict.fromkeys(asked, self._drawn)
+
+    def close(self) -> None:
+        self._asked = []
 
 
 class Instant(ppl.LanguageModel):
@@ -35,13 +61,13 @@ class Instant(ppl.LanguageModel):
         self.codec = SymbolCodec("^a$", "$")
         self._drawn = Drawn(self.continuation("a"), -0.5)
 
-    def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
-        return [self._drawn] * len(requests)
+    def session(self) -> InstantSession:
+        return InstantSession(self, self._drawn)
 
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
         return [-0.5] * len(requests)
 
-    def start(self, prefixes: object, ledgers: object) -> Decoder:
+    def decoder(self) -> Decoder:
         raise NotImplementedError
 
     def logits_along(self, *_: object) -> Iterator[Tensor]:

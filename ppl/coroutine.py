@@ -1,0 +1,46 @@
+"""Functions that can be suspended in the middle, with their part of Pyro's handler stack."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+from pyro.poutine import runtime
+from pyro.poutine.messenger import Messenger
+
+
+class Coroutine:
+    """A function in a greenlet that takes its part of Pyro's handler stack along."""
+
+    def __init__(self, function: Callable[[], Any], messenger: Messenger) -> None:
+        self._greenlet = greenlet(lambda _: function())
+        self._stack: list[Messenger] = [messenger]
+
+    def resume(self, value: Any) -> Any:
+        outside = runtime._PYRO_STACK[:]
+        runtime._PYRO_STACK[:] = self._stack
+        self._greenlet.parent = getcurrent()
+        try:
+            return self._greenlet.switch(value)
+        finally:
+            self._stack = runtime._PYRO_STACK[:]
+            runtime._PYRO_STACK[:] = outside
+
+    def close(self) -> None:
+        """Unwinds the function where it waits (its `finally` blocks run)."""
+        if self._greenlet and not self._greenlet.dead:
+            outside = runtime._PYRO_STACK[:]
+            runtime._PYRO_STACK[:] = self._stack
+            self._greenlet.parent = getcurrent()
+            with contextlib.suppress(GreenletExit):
+                self._greenlet.throw(GreenletExit)
+            runtime._PYRO_STACK[:] = outside
+
+
+def park(event: Any) -> Any:
+    """Hands `event` to whoever resumed this greenlet and waits for the reply."""
+    parent = getcurrent().parent
+    assert parent is not None
+    return parent.switch(event)

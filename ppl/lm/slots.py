@@ -1,0 +1,228 @@
+"""Slots: the memory in which rows keep their keys and values while, and after, they run.
+
+One tensor holds all slots; a row writes each token at its own position of its own slot, so rows of
+different lengths need neither padding nor concatenation. A slot whose row has stopped keeps its
+content: the prefix tree points to it, and a text that goes on from there takes the slot over
+without copying anything.
+
+Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from ppl.lm.prefix import Edge, PrefixPool
+
+# Slot lengths are multiples of this.
+_BUCKET = 64
+
+
+def bucket(length: int) -> int:
+    """The slot length that a text of so many tokens gets."""
+    return -(-max(length, 1) // _BUCKET) * _BUCKET
+
+
+class Slot:
+    """The place of one row.
+
+    Attributes:
+        index: where in the tensor; rows that run side by side are moved side by side.
+        length: positions, from 0 on, that hold keys and values.
+        edges: runs of the prefix tree that live here and nowhere else.
+        busy: True while a row runs here.
+        used: when it was last taken or left, for eviction.
+    """
+
+    __slots__ = ("busy", "edges", "index", "length", "used")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.length, self.used = index, 0, 0
+        self.busy = False
+        self.edges: set[Edge] = set()
+
+
+class Slots:
+    """All slots of one engine.
+
+    Args:
+        shape: layers, key-value heads and head size.
+        pool: the prefix tree; what it has in a slot is moved out before the slot is written over.
+
+    Attributes:
+        kv: `[layers, 2, R, H, L + 1, D]`; padding writes to the last position, which nobody reads.
+        swaps: slots exchanged so far, for tests and profiles.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        pool: PrefixPool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        layers, heads, dim = shape
+        self.kv = torch.zeros(layers, 2, 0, heads, 1, dim, dtype=dtype, device=device)
+        self.all: list[Slot] = []
+        self.pool = pool
+        self.swaps = 0
+        self._clock = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens that every slot can hold."""
+        return self.kv.shape[4] - 1
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes
+
+    @property
+    def busy(self) -> list[Slot]:
+        """Slots in which a row runs, in their order."""
+        return [s for s in self.all if s.busy]
+
+    def view(self, slot: Slot, start: int, stop: int) -> Tensor:
+        """`[layers, 2, H, stop - start, D]`: the keys and values of a run of tokens."""
+        return self.kv[:, :, slot.index, :, start:stop]
+
+    def reserve(self, rows: int, length: int, most: int) -> None:
+        """Makes sure that there are `rows` slots of `length` tokens.
+
+        Args:
+            most: slots of that length that memory allows. Where slots must get longer and there are
+                more of them than this, idle ones are given up.
+        """
+        longer = max(bucket(length), self.length)
+        if longer == self.length and rows <= len(self.all):
+            return
+        count = max(rows, min(len(self.all), most))
+        if rows > len(self.all):  # grow ahead, so that growing stays rare
+            count = max(rows, min(most, 2 * len(self.all)))
+        keep = sorted(self.all, key=lambda s: (s.busy, s.used))[max(0, len(self.all) - count) :]
+        kept = set(keep)
+        for slot in self.all:
+            if slot not in kept:
+                self.empty(slot)
+        keep.sort(key=lambda s: s.index)
+        layers, two, _, heads, _, dim = self.kv.shape
+        kv = self.kv.new_zeros(layers, two, count, heads, longer + 1, dim)
+        if keep:
+            used = max(slot.length for slot in keep)
+            old = self.kv[:, :, [s.index for s in keep], :, :used]
+            kv[:, :, : len(keep), :, :used] = old
+        self.kv = kv
+        for index, slot in enumerate(keep):
+            slot.index = index
+        self.all = keep + [Slot(i) for i in range(len(keep), count)]
+
+    def empty(self, slot: Slot, keep: int = 0) -> None:
+        """Frees a slot from position `keep` on; what the tree has only there is copied out."""
+        for edge in [e for e in slot.edges if e.start + len(e.tokens) > keep]:
+            self.pool.settle(edge)
+        slot.length = min(slot.length, keep)
+
+    def take(self, slot: Slot, keep: int = 0) -> Slot:
+        """Gives a slot to a row that goes on after the first `keep` tokens of its content."""
+        self.empty(slot, keep)
+        self._clock += 1
+        slot.busy, slot.used = True, self._clock
+        return slot
+
+    def leave(self, slot: Slot) -> None:
+        """The row is over; its content stays until the slot is needed."""
+        self._clock += 1
+        slot.busy, slot.used = False, self._clock
+
+    def idle(self, but: set[Slot]) -> list[Slot]:
+        """Slots that can be taken: empty ones first, then the least recently used."""
+        free = [s for s in self.all if not s.busy and s not in but]
+        return sorted(free, key=lambda s: (s.length > 0, s.used))
+
+    def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
+        """The range `[low, high)` of indices that a pass over the given slots covers.
+
+        Slots inside the range that are not asked for compute along, unseen by anyone; where they
+        would be more than `spread` times as many as the others, slots are exchanged first.
+        """
+        low, high = min(s.index for s in slots), max(s.index for s in slots) + 1
+        if high - low <= (1 + spread) * len(slots):
+            return low, high
+        wanted = set(slots)
+        # Next to the rows that run on but take no part: they need not move again afterwards.
+        others = sum(s.busy for s in self.all if s not in wanted)
+        low = min(others, len(self.all) - len(slots))
+        high = low + len(slots)
+        inside = [s for s in self.all[low:high] if s not in wanted]
+        outside = [s for s in slots if not low <= s.index < high]
+        for a, b in zip(inside, outside, strict=True):
+            self._swap(a, b)
+        return low, high
+
+    def _swap(self, a: Slot, b: Slot) -> None:
+        size = max(a.length, b.length)
+        if size:
+            first, second = self.view(a, 0, size), self.view(b, 0, size)
+            copy = first.clone()
+            first.copy_(second)
+            second.copy_(copy)
+        self.all[a.index], self.all[b.index] = b, a
+        a.index, b.index = b.index, a.index
+        self.swaps += 1
+
+
+class Window:
+    """What one forward pass sees of the slots, in the form in which transformers asks for it.
+
+    Args:
+        slots: the memory.
+        low, high: the range of slots that the pass covers, `B` of them.
+        columns: `[B, Q]` positions to which the pass writes.
+        visible: positions that its queries may look at.
+    """
+
+    def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
+        self._kv = slots.kv[:, :, low:high]
+        self._rows = torch.arange(high - low, device=columns.device)[:, None]
+        self._columns = columns
+        self.visible = visible
+        self.cache = Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        own, other = self._kv[layer, 0], self._kv[layer, 1]
+        # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
+        own[self._rows, :, self._columns] = keys.transpose(1, 2)
+        other[self._rows, :, self._columns] = values.transpose(1, 2)
+        return own[:, :, : self.visible], other[:, :, : self.visible]
+
+
+class WindowLayer(CacheLayerMixin):
+    """One layer of a `Window`."""
+
+    def __init__(self, window: Window, index: int) -> None:
+        super().__init__()
+        self._window, self._index = window, index
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes `[B, H, Q, D]` at each row's columns; returns `[B, H, visible, D]` views."""
+        return self._window.write(self._index, key_states, value_states)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the memory is there before the first pass."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._window.visible, 0
+
+    def get_seq_length(self) -> int:
+        return self._window.visible
+
+    def get_max_length(self) -> int:
+        return self._window.visible

@@ -1,0 +1,101 @@
+"""Records: what happened at one site, and how a distribution is recognised on replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch.distributions.utils import lazy_property
+
+Kind = Literal["choice", "observed", "twist", "deterministic"]
+
+
+@dataclass(slots=True)
+class Record:
+    """What happened at one site.
+
+    Attributes:
+        name: the site.
+        kind: a choice is replayed; an observation's weight is; a deterministic value is neither.
+        value: the value of the site.
+        log_likelihood: log-probability of what was observed here (0 for a choice).
+        log_ratio: log model minus log proposal of a choice (0 where the model proposed).
+        log_prior: log-probability of the choice under the model, None if not computed yet.
+        log_scores: step scores of a verdict, else None.
+        fingerprint: what the distribution was, compared on replay.
+    """
+
+    name: str
+    kind: Kind
+    value: Any
+    log_likelihood: float = 0.0
+    log_ratio: float = 0.0
+    log_prior: float | None = None
+    log_scores: tuple[float, ...] | None = None
+    _distribution: Any = None
+    _fingerprint: tuple[object, ...] | None = None
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """Computed when first needed: most particles are never replayed."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._distribution)
+        return self._fingerprint
+
+    def prior(self) -> float:
+        """`log_prior`, computed now if it was not."""
+        if self.log_prior is None:
+            self.log_prior = site_log_prob(self._distribution, self.value)
+        return self.log_prior
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        self._fingerprint = self.fingerprint
+        if self.kind == "choice":
+            self.prior()
+        fields = ("name", "kind", "value", "log_likelihood", "log_ratio", "log_prior", "log_scores")
+        return (*(getattr(self, name) for name in fields), None, self._fingerprint)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        for name, value in zip(self.__slots__, state, strict=True):
+            setattr(self, name, value)
+
+
+def fingerprint(distribution: Any) -> tuple[object, ...]:
+    """What identifies a distribution: its class and the exact values of its parameters."""
+    own = getattr(distribution, "fingerprint", None)
+    if own is not None:
+        return tuple(own)
+    parts: list[object] = [type(distribution).__name__]
+    kind = type(distribution)
+    # probs and logits are computed from each other when first asked for, the given one is _param.
+    names = [
+        n
+        for n in sorted(getattr(distribution, "arg_constraints", ()))
+        if not isinstance(getattr(kind, n, None), lazy_property)
+    ]
+    for name in [*names, "_param"]:
+        value = distribution.__dict__.get(name)
+        if isinstance(value, torch.Tensor):
+            parts.append((name, tuple(value.shape), value.detach().cpu().numpy().tobytes()))
+    base = getattr(distribution, "base_dist", None)
+    if base is not None:
+        parts.append(fingerprint(base))
+    return tuple(parts)
+
+
+def site_log_prob(
+    fn: Any,
+    value: Any,
+    scale: Any = 1.0,
+    mask: Any = None,
+    *,
+    args: Any = (),
+    kwargs: Any = None,
+) -> float:
+    """Log-probability of a site's value, summed over its elements and scaled or masked as asked."""
+    log_prob = fn.log_prob(value, *args, **(kwargs or {}))
+    if isinstance(scale, float) and scale == 1.0 and mask is None:
+        return float(log_prob.sum())
+    return float(scale_and_mask(log_prob, scale, mask).sum())

@@ -1,0 +1,74 @@
+"""What a search returns: decision rules, saving, pictures."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+from accuracy_vs_budget import solve
+from programs import contents, toy
+
+import ppl
+from ppl.searchers import SMC
+
+
+def test_posterior_rules():
+    posterior = SMC(200, 0.9).run(toy, "prod", seed=0)
+    exact = ppl.enumerate_program(toy, "prod").marginal()
+    assert posterior.vote() == max(exact, key=exact.get)
+    assert (posterior.best, posterior.best_sample.score) == (1, pytest.approx(0.81))  # a, then $
+    assert posterior.expectation(float) == pytest.approx(
+        sum(k * p for k, p in exact.items()), abs=0.4
+    )
+    draws = [posterior.sample(seed) for seed in range(200)]
+    assert abs(draws.count(1) / 200 - posterior.marginal()[1]) < 0.15
+    assert sum(posterior.marginal().values()) == pytest.approx(1)
+    joint = {s.value: s.log_joint for s in posterior.samples}
+    assert joint[posterior.map] == pytest.approx(max(s.log_joint for s in posterior.samples))
+    assert 1 <= posterior.ess <= 200
+    assert "log evidence" in str(posterior)
+    assert "<table>" in posterior._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [((0.9, 0.2, 0.2, 0.2), "A"), ((0.5, 0.2, 0.2, 0.2), "B")]
+)
+def test_weighted_vote(weights, expected):
+    samples = [
+        ppl.Sample(value, math.log(w), math.log(w), True, i, None, ())
+        for i, (value, w) in enumerate(zip("ABBB", weights, strict=True))
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote() == expected
+    assert posterior.vote(weights="flat") == "B"
+    assert posterior.vote(str.lower) == expected
+    assert posterior.best == "A"
+
+
+def test_no_answer_never_wins():
+    samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate([None, None, "x"])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote() == "x"
+    nothing = ppl.Posterior(samples[:2], log_evidence=None, cost=ppl.Cost())
+    assert nothing.vote() is None
+
+
+def test_save_and_load(tmp_path, tiny):
+    lm, prm = tiny
+    posterior = SMC(4).run(solve, "Calculate 2 + 2 - 3.", lm, prm, seed=0)
+    posterior.save(tmp_path / "p")
+    again = ppl.Posterior.load(tmp_path / "p")
+    assert contents(again) == contents(posterior)
+    assert str(again) == str(posterior)
+    assert pickle.dumps(again.genealogy.nodes(data=True))
+    assert [s.log_joint for s in again.samples] == [s.log_joint for s in posterior.samples]
+    assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def test_genealogy_picture(tmp_path):
+    from ppl.view import draw_genealogy
+
+    posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
+    draw_genealogy(posterior, tmp_path / "g.png")
+    assert (tmp_path / "g.png").stat().st_size > 5000

@@ -30,26 +30,29 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
-    LlamaForTokenClassification,
     PreTrainedTokenizerFast,
 )
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-from tiny_data import (  # noqa: E402
-    Task,
-    countdown_character_labels,
-    countdown_item,
-    slipping_countdown,
-    step_labels,
-    training_item,
+from tiny_arithmetic import arithmetic_item, slipping_arithmetic  # noqa: E402
+from tiny_countdown import countdown_item, slipping_countdown  # noqa: E402
+from tiny_data import training_item  # noqa: E402
+from tiny_evaluation import evaluate  # noqa: E402
+from tiny_responses import (  # noqa: E402
+    ASSISTANT,
+    END,
+    PAD,
+    USER,
+    Encoder,
+    Row,
+    Sample,
+    prm_batch,
+    row_of,
+    sample,
 )
 
-from ppl.tasks import TASKS, Judge, Problem, problems  # noqa: E402
-
-END, PAD, USER, ASSISTANT = "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ message['content'] + '<|end|>' }}"
@@ -71,11 +74,12 @@ class Size:
     vocabulary: int = 768
     batch: int = 64
     tokenizer_items: int = 20_000
-    sampled: int = 10_000
+    sampled: int = 9_000
+    responses: int = 3
     held_out: int = 500
 
 
-SMOKE = Size(32, 1, 2, 64, 400, 16, 400, 64, 16)
+SMOKE = Size(32, 1, 2, 64, 400, 16, 400, 32, 2, 16)
 
 
 # --- tokenizer ------------------------------------------------------------------------------
@@ -123,23 +127,6 @@ def inline_chat_template(folder: Path) -> None:
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that every version knows
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-
-
-class Encoder:
-    """Question and response to token ids."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.end = int(self.tokenizer.eos_token_id)
-        self.pad = int(self.tokenizer.pad_token_id)
-        self.newline = self.ids("\n")[0]
-
-    def ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def prompt(self, question: str) -> list[int]:
-        """Exactly what the chat template renders."""
-        return self.ids(f"{USER}{question}{ASSISTANT}")
 
 
 # --- language model -------------------------------------------------------------------------
@@ -264,113 +251,16 @@ def save(model: torch.nn.Module, folder: Path) -> None:
         file.chmod(0o644)
 
 
-# --- sampling -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One response of the model: prompt ids, response ids (with ``<|end|>`` where it ended)."""
-
-    task: Task
-    truth: str
-    prompt: list[int]
-    response: list[int]
-    text: str
-    ended: bool
-
-    @property
-    def answer(self) -> str | None:
-        """The last line, or None where the response never ended."""
-        return self.text.split("\n")[-1] if self.ended else None
-
-
-@torch.inference_mode()
-def sample(
-    model: LlamaForCausalLM,
-    encoder: Encoder,
-    asked: Sequence[tuple[Task, str, str]],
-    batch: int = 256,
-    max_tokens: int = 112,
-) -> list[Sample]:
-    """One response at temperature 1 to each ``(task, truth, question)``, in order.
-
-    Prompts of similar length share a left-padded batch.
-    """
-    model.eval()
-    prompts = [encoder.prompt(question) for _, _, question in asked]
-    order = sorted(range(len(asked)), key=lambda i: (asked[i][0], len(prompts[i])))
-    out: dict[int, Sample] = {}
-    for start in range(0, len(order), batch):
-        chunk = order[start : start + batch]
-        width = max(len(prompts[i]) for i in chunk)
-        ids = torch.tensor([[encoder.pad] * (width - len(prompts[i])) + prompts[i] for i in chunk])
-        mask = torch.tensor(
-            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chunk]
-        )
-        generated = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=max_tokens,
-            pad_token_id=encoder.pad,
-        )
-        for i, row in zip(chunk, generated[:, width:].tolist(), strict=True):
-            ended = encoder.end in row
-            response = row[: row.index(encoder.end) + 1] if ended else row
-            text = encoder.tokenizer.decode(response[:-1] if ended else response)
-            task, truth, _ = asked[i]
-            out[i] = Sample(task, truth, prompts[i], response, text, ended)
-    return [out[i] for i in range(len(asked))]
-
-
-def labelled(encoder: Encoder, one: Sample) -> tuple[list[int], list[bool]]:
-    """Positions in ``prompt + response`` where steps end, and the exact label of each."""
-    ends = [i for i, t in enumerate(one.response) if t in (encoder.newline, encoder.end)]
-    steps = one.text.split("\n")
-    if not one.ended:
-        steps = steps[:-1]  # the last line was cut off and has no end to score
-    labels = step_labels(one.task, one.truth, steps, one.ended)
-    return [len(one.prompt) + i for i in ends], labels
-
-
 # --- process reward model -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """Token ids of prompt and response, and what is known at their positions.
-
-    ``ends`` labels the step ends; ``inner`` labels characters inside countdown steps, where the
-    same question (can this still be completed?) has an exact answer too.  Knowing the very digit
-    at which a line goes wrong teaches far more than one label per line.
-    """
-
-    ids: list[int]
-    ends: dict[int, bool]
-    inner: dict[int, bool]
-
-
-def row_of(encoder: Encoder, one: Sample) -> Row:
-    places, labels = labelled(encoder, one)
-    inner: dict[int, bool] = {}
-    # Characters are found by position, so each must be one token (in a sane response they are).
-    if one.task == "countdown" and len(one.text) == len(one.response) - one.ended:
-        steps = one.text.split("\n")[: len(labels)]
-        at = len(one.prompt)
-        for marks in countdown_character_labels(one.truth, steps, one.ended):
-            inner |= {at + i: mark for i, mark in enumerate(marks) if mark is not None}
-            at += len(marks) + 1  # one token per character, then the newline
-    return Row(one.prompt + one.response, dict(zip(places, labels, strict=True)), inner)
 
 
 def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Row]:
     """Labelled responses that the decoder gives to fresh training problems at temperature 1."""
     start = time.monotonic()
     # Mostly near the evaluated difficulty, some of the wide mixture.
-    items = [training_item(rng, narrow=rng.random() < 0.8) for _ in range(size.sampled)]
+    asked = [training_item(rng, narrow=rng.random() < 0.8) for _ in range(size.sampled)]
+    # Several responses to one problem: what tells them apart is the response, not the problem.
+    items = [item for item in asked for _ in range(size.responses)]
     policy = AutoModelForCausalLM.from_pretrained(lm)
     samples = sample(policy, encoder, [(i.task, i.truth, i.question) for i in items])
     rows = [row for one in samples if (row := row_of(encoder, one)).ends]
@@ -382,12 +272,16 @@ def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Row]:
 
 
 def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Row]:
-    """Labelled countdown responses with made-up mistakes: endless, and free of sampling."""
+    """Labelled responses with made-up mistakes: endless, and free of sampling."""
     rows = []
+    make = arithmetic_item if rng.random() < 0.5 else countdown_item
     for _ in range(n):
-        item = countdown_item(rng, narrow=rng.random() < 0.8)
-        numbers, target = item.truth.split("=")
-        text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
+        item = make(rng, narrow=rng.random() < 0.8)
+        if item.task == "arithmetic":
+            text = slipping_arithmetic(item.truth, rng)
+        else:
+            numbers, target = item.truth.split("=")
+            text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
         response = [*encoder.ids(text), encoder.end]
         prompt = encoder.prompt(item.question)
         rows.append(row_of(encoder, Sample(item.task, item.truth, prompt, response, text, True)))
@@ -450,110 +344,7 @@ def train_prm(
         shutil.copy(lm / name, folder / name)
 
 
-def prm_batch(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, labels of step ends, labels inside steps, each ``[rows, time]``.
-
-    Labels are -100 where nothing is known.
-    """
-    width = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    ends, inner = torch.full_like(ids, -100), torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        for target, known in ((ends, row.ends), (inner, row.inner)):
-            target[i, list(known)] = torch.tensor(list(known.values()), dtype=torch.long)
-    return ids, ends, inner
-
-
-# --- evaluation -----------------------------------------------------------------------------
-
-
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95% Wilson interval of a proportion."""
-    p, d = right / n, 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    middle = (p + z * z / (2 * n)) / d
-    return middle - half, middle + half
-
-
-def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Area under the ROC curve (Mann-Whitney, ties count half); NaN without both labels."""
-    order = sorted(range(len(scores)), key=lambda i: scores[i])
-    ranks = [0.0] * len(scores)
-    at = 0
-    while at < len(order):
-        end = at
-        while end + 1 < len(order) and scores[order[end + 1]] == scores[order[at]]:
-            end += 1
-        for i in order[at : end + 1]:
-            ranks[i] = (at + end) / 2 + 1
-        at = end + 1
-    good = sum(labels)
-    bad = len(labels) - good
-    if not good or not bad:
-        return math.nan
-    total = sum(rank for rank, label in zip(ranks, labels, strict=True) if label)
-    return (total - good * (good + 1) / 2) / (good * bad)
-
-
-@torch.inference_mode()
-def step_scores(
-    model: LlamaForTokenClassification, encoder: Encoder, samples: Sequence[Sample]
-) -> list[list[float]]:
-    """Probability of "good" at each step end of each response, in order."""
-    model.eval()
-    out: list[list[float]] = []
-    for start in range(0, len(samples), 128):
-        chunk = samples[start : start + 128]
-        places = [labelled(encoder, one)[0] for one in chunk]
-        ids, *_ = prm_batch([Row(one.prompt + one.response, {}, {}) for one in chunk], encoder.pad)
-        good = model(input_ids=ids, use_cache=False).logits.softmax(-1)[..., 1]
-        out += [good[i, place].tolist() for i, place in enumerate(places)]
-    return out
-
-
-def held_out_truth(problem: Problem) -> str:
-    """What :func:`tiny_data.step_labels` needs to know about an evaluation problem."""
-    metadata = json.loads(problem.metadata)
-    if problem.task == "arithmetic":
-        return str(metadata["expression"]).replace(" ", "")
-    return f"{','.join(map(str, metadata['numbers']))}={metadata['target']}"
-
-
-def evaluate(lm: Path, prm: Path, size: Size, seed: int) -> dict[str, dict[str, float]]:
-    """Single-sample accuracy at temperature 1 and step AUC on held-out problems, per task."""
-    torch.manual_seed(seed)
-    encoder = Encoder(lm)
-    policy = AutoModelForCausalLM.from_pretrained(lm)
-    verifier = AutoModelForTokenClassification.from_pretrained(prm)
-    out: dict[str, dict[str, float]] = {}
-    pooled: tuple[list[float], list[bool]] = ([], [])
-    with Judge() as judge:
-        for task in TASKS:
-            asked = problems(task, size.held_out, seed)
-            samples = sample(
-                policy, encoder, [(task, held_out_truth(p), p.question) for p in asked]
-            )
-            right = sum(judge.score_many(asked, [one.answer for one in samples]))
-            low, high = wilson(right, len(asked))
-            scores = [s for row in step_scores(verifier, encoder, samples) for s in row]
-            labels = [label for one in samples for label in labelled(encoder, one)[1]]
-            pooled[0].extend(scores)
-            pooled[1].extend(labels)
-            out[task] = {
-                "problems": len(asked),
-                "right": right,
-                "accuracy": right / len(asked),
-                "low": low,
-                "high": high,
-                "steps": len(labels),
-                "good_steps": sum(labels),
-                "auc": auc(scores, labels),
-            }
-    out["pooled"] = {"steps": len(pooled[1]), "good_steps": sum(pooled[1]), "auc": auc(*pooled)}
-    for name, row in out.items():
-        print(name, " ".join(f"{k}={v:.4g}" for k, v in row.items()), flush=True)
-    return out
+# --- stages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -589,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "prm" in stages:
         train_prm(lm, prm, size, args.seed, 0.03 if args.smoke else args.prm_minutes, args.more)
     if "evaluate" in stages:
-        evaluate(lm, prm, size, args.seed)
+        evaluate(lm, prm, size.held_out, args.seed)
     return 0
 
 

@@ -10,28 +10,32 @@ from random import Random
 
 import pytest
 import torch
+import transformers
 
 from ppl.tasks import TASKS, TaskName, held_out, problems
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-import tiny_data  # noqa: E402
+import tiny_countdown  # noqa: E402
+import tiny_evaluation  # noqa: E402
+import tiny_responses  # noqa: E402
 import train_tiny  # noqa: E402
-from tiny_data import (  # noqa: E402
+from tiny_arithmetic import (  # noqa: E402
     ExpressionError,
-    Item,
     arithmetic_item,
     arithmetic_solution,
-    countdown_character_labels,
+    evaluate,
+    slipping_arithmetic,
+)
+from tiny_countdown import (  # noqa: E402
     countdown_item,
     countdown_solution,
-    evaluate,
     reachable,
     slipping_countdown,
-    step_labels,
-    training_item,
 )
+from tiny_data import character_labels, step_labels, training_item  # noqa: E402
+from tiny_item import Item  # noqa: E402
 
 TINY = ROOT / "ppl" / "tiny"
 
@@ -62,7 +66,9 @@ def test_questions_have_the_templates_of_reasoning_gym() -> None:
     pytest.importorskip("reasoning_gym")
     for problem in problems("countdown", 30):
         data = json.loads(problem.metadata)
-        own = [tiny_data.countdown_question(data["numbers"], data["target"], i) for i in range(3)]
+        own = [
+            tiny_countdown.countdown_question(data["numbers"], data["target"], i) for i in range(3)
+        ]
         assert problem.question in own
 
 
@@ -186,7 +192,7 @@ def test_changed_digits_are_bad() -> None:
 
 def test_character_labels_find_the_wrong_digit() -> None:
     def marks(*steps: str) -> list[str]:
-        rows = countdown_character_labels("3,5,7=22", steps)
+        rows = character_labels("countdown", "3,5,7=22", steps)
         return ["".join({True: "+", False: "-", None: "?"}[mark] for mark in row) for row in rows]
 
     assert marks("5*3=15;7,15", "15+7=22;22", "(5*3)+7") == ["+" * 11, "+" * 10, "?" * 7]
@@ -200,11 +206,20 @@ def test_character_labels_agree_with_step_labels() -> None:
     for item in items(300):
         if item.task == "countdown":
             steps = item.solution.split("\n")
-            rows = countdown_character_labels(item.truth, steps)
+            rows = character_labels("countdown", item.truth, steps)
             assert all(all(row) for row in rows[:-1])
 
 
-def test_made_up_mistakes_are_of_many_kinds_and_some_responses_have_none() -> None:
+def test_character_labels_of_arithmetic_find_the_wrong_digit() -> None:
+    labels = character_labels("arithmetic", "(5+-3)*4", ["2*5", "10"])
+    assert labels == [[True, True, False], [False, False]]
+    for item in items(300):
+        if item.task == "arithmetic":
+            rows = character_labels("arithmetic", item.truth, item.solution.split("\n"))
+            assert all(all(row) for row in rows)
+
+
+def test_made_up_countdown_mistakes_are_of_many_kinds_and_some_responses_have_none() -> None:
     rng = Random(4)
     rows = []
     for _ in range(400):
@@ -212,22 +227,43 @@ def test_made_up_mistakes_are_of_many_kinds_and_some_responses_have_none() -> No
         numbers, target = item.truth.split("=")
         text = slipping_countdown([int(n) for n in numbers.split(",")], int(target), rng)
         rows.append(tuple(step_labels("countdown", item.truth, text.split("\n"))))
-    assert set(rows) == {
-        (False, False, False),
-        (True, False, False),
-        (True, True, True),
-    }
-    assert 0.1 < sum(map(all, rows)) / len(rows) < 0.6
+    wrong_from = {row.index(False) if False in row else len(row) for row in rows}
+    assert wrong_from == {0, 1, 2, 3, 4}
+    assert all(row == tuple(sorted(row, reverse=True)) for row in rows)  # once wrong, always wrong
+    assert 0.05 < sum(map(all, rows)) / len(rows) < 0.6
+
+
+def test_made_up_arithmetic_mistakes_keep_the_form_and_half_of_the_steps() -> None:
+    rng = Random(4)
+    labels = []
+    for _ in range(400):
+        item = arithmetic_item(rng, narrow=True)
+        lines = slipping_arithmetic(item.truth, rng).split("\n")
+        assert [evaluate(line)[1] for line in lines] == [
+            evaluate(line)[1] for line in item.solution.split("\n")
+        ]
+        labels += step_labels("arithmetic", item.truth, lines)
+    assert 0.4 < sum(labels) / len(labels) < 0.7
+
+
+def test_solutions_are_uniform_over_all_solutions() -> None:
+    """Not over the good moves of each step: 1 + 1 has two ways on, 1 * 1 and 1 / 1 have one."""
+    ways: dict[str, int] = {}
+    for i in range(3000):
+        text = countdown_solution([1, 1, 1], 2, Random(i))
+        assert text is not None
+        ways[text.rsplit("\n", 1)[0]] = ways.get(text.rsplit("\n", 1)[0], 0) + 1
+    expected = 3000 / len(ways)
+    assert len(ways) == 4
+    assert all(abs(n - expected) < 5 * expected**0.5 for n in ways.values())
 
 
 # --- the committed model ----------------------------------------------------------------------
 
 
-def test_auc_and_wilson() -> None:
-    assert train_tiny.auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
-    assert train_tiny.auc([0.5, 0.5], [False, True]) == 0.5
-    low, high = train_tiny.wilson(50, 100)
-    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
+def test_auc() -> None:
+    assert tiny_evaluation.auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
+    assert tiny_evaluation.auc([0.5, 0.5], [False, True]) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -244,21 +280,21 @@ def test_auc_and_wilson() -> None:
 )
 def test_tokenizer_is_lossless(text: str) -> None:
     for part in ("lm", "prm"):
-        tokenizer = train_tiny.AutoTokenizer.from_pretrained(TINY / part)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(TINY / part)
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
 def test_solutions_are_one_token_per_character() -> None:
-    encoder = train_tiny.Encoder(TINY / "lm")
+    encoder = tiny_responses.Encoder(TINY / "lm")
     for item in items(200):
         assert len(encoder.ids(item.solution)) == len(item.solution)
         assert encoder.ids(item.solution).count(encoder.newline) == item.solution.count("\n")
 
 
 def test_chat_template() -> None:
-    encoder = train_tiny.Encoder(TINY / "lm")
+    encoder = tiny_responses.Encoder(TINY / "lm")
     asked = [{"role": "user", "content": "Calculate 1 + 2."}]
     answered = [*asked, {"role": "assistant", "content": "3"}]
     for generation in (False, True):
@@ -273,32 +309,32 @@ def test_chat_template() -> None:
 def test_committed_models_are_small_and_load_plainly() -> None:
     total = sum(f.stat().st_size for f in TINY.rglob("*") if f.is_file())
     assert total <= 20_000_000
-    lm = train_tiny.AutoModelForCausalLM.from_pretrained(TINY / "lm")
-    prm = train_tiny.AutoModelForTokenClassification.from_pretrained(TINY / "prm")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(TINY / "lm")
+    prm = transformers.AutoModelForTokenClassification.from_pretrained(TINY / "prm")
     assert prm.config.id2label == {0: "bad", 1: "good"}
     for model in (lm, prm):
         assert model.num_parameters() <= 8_000_000
         assert model.dtype == torch.float32
         assert all(p.isfinite().all() for p in model.parameters())
-    assert lm.generation_config.eos_token_id == train_tiny.Encoder(TINY / "lm").end
+    assert lm.generation_config.eos_token_id == tiny_responses.Encoder(TINY / "lm").end
 
 
 def test_committed_model_solves_some_and_its_verifier_ranks() -> None:
     """On fresh non-held-out problems: a broken weight file, template or tokenizer fails this."""
     torch.manual_seed(0)
-    encoder = train_tiny.Encoder(TINY / "lm")
-    lm = train_tiny.AutoModelForCausalLM.from_pretrained(TINY / "lm")
-    prm = train_tiny.AutoModelForTokenClassification.from_pretrained(TINY / "prm")
+    encoder = tiny_responses.Encoder(TINY / "lm")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(TINY / "lm")
+    prm = transformers.AutoModelForTokenClassification.from_pretrained(TINY / "prm")
     rng = Random(123)
     asked = [arithmetic_item(rng) for _ in range(48)] + [countdown_item(rng) for _ in range(48)]
-    samples = train_tiny.sample(lm, encoder, [(i.task, i.truth, i.question) for i in asked])
-    labels = [train_tiny.labelled(encoder, one)[1] for one in samples]
+    samples = tiny_responses.sample(lm, encoder, [(i.task, i.truth, i.question) for i in asked])
+    labels = [tiny_responses.labelled(encoder, one)[1] for one in samples]
     solved = [one.ended and all(row) for one, row in zip(samples, labels, strict=True)]
     assert 0.1 < sum(solved) / len(solved) < 0.95
-    scores = train_tiny.step_scores(prm, encoder, samples)
+    scores = tiny_evaluation.step_scores(prm, encoder, samples)
     flat = [s for row in scores for s in row]
     assert len(flat) == sum(map(len, labels))
-    assert train_tiny.auc(flat, [label for row in labels for label in row]) > 0.75
+    assert tiny_evaluation.auc(flat, [label for row in labels for label in row]) > 0.75
 
 
 def test_smoke_run_of_every_stage(tmp_path: Path) -> None:

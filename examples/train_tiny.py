@@ -32,6 +32,7 @@ from transformers import (
     AutoModelForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForTokenClassification,
     PreTrainedTokenizerFast,
 )
 
@@ -69,6 +70,7 @@ class Size:
 
     hidden: int = 192
     layers: int = 4
+    verifier_layers: int = 2
     heads: int = 4
     intermediate: int = 512
     vocabulary: int = 768
@@ -79,7 +81,7 @@ class Size:
     held_out: int = 500
 
 
-SMOKE = Size(32, 1, 2, 64, 400, 16, 400, 32, 2, 16)
+SMOKE = Size(32, 1, 1, 2, 64, 400, 16, 400, 32, 2, 16)
 
 
 # --- tokenizer ------------------------------------------------------------------------------
@@ -288,6 +290,24 @@ def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Row]:
     return rows
 
 
+def new_verifier(lm: Path, size: Size) -> LlamaForTokenClassification:
+    """The decoder with more layers on top, which at first do nothing, and a head for two labels.
+
+    To see that a digit is wrong, compare it with what the decoder's last layer expected one
+    position before: that takes layers above it.
+    """
+    decoder = AutoModelForCausalLM.from_pretrained(lm)
+    config = copy.deepcopy(decoder.config)
+    config.num_hidden_layers += size.verifier_layers
+    config.id2label, config.label2id = {0: "bad", 1: "good"}, {"bad": 0, "good": 1}
+    model = LlamaForTokenClassification(config)
+    model.model.load_state_dict(decoder.model.state_dict(), strict=False)
+    for layer in model.model.layers[decoder.config.num_hidden_layers :]:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
+
+
 def train_prm(
     lm: Path, folder: Path, size: Size, seed: int, minutes: float, more: bool = False
 ) -> None:
@@ -300,11 +320,10 @@ def train_prm(
     encoder = Encoder(lm)
     rng = Random(seed + 3 + more)
     rows = own_rows(lm, encoder, size, rng)
-    model = AutoModelForTokenClassification.from_pretrained(
-        folder if more else lm,
-        id2label={0: "bad", 1: "good"},
-        label2id={"bad": 0, "good": 1},
-    )
+    if more:
+        model = AutoModelForTokenClassification.from_pretrained(folder)
+    else:
+        model = new_verifier(lm, size)
     optimizer = optimizer_for(model, 1e-3)
     rows.sort(key=lambda row: len(row.ids))
     groups = [rows[i : i + size.batch] for i in range(0, len(rows), size.batch)]

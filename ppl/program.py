@@ -147,6 +147,11 @@ class Particle:
                 f"site {name!r} occurs twice in particle {self.identity}; number the sites of a "
                 "loop, as in f'step_{t}'"
             )
+        if not hasattr(msg["fn"], "log_prob"):
+            raise ProgramError(
+                f"{self.label}: pyro.sample needs a distribution, got {type(msg['fn']).__name__}; "
+                "call a model or verifier on a text, as in prm(text)"
+            )
         if self._position < len(self._replay):
             self._repeat(msg)
         elif msg["infer"].get("_deterministic"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,7 +284,7 @@ def test_evicted_runs_keep_what_others_hold():
     pool = PrefixPool(capacity=16 * 6)  # six tokens of 16 bytes
     slots = Slots((1, 1, 2), pool, torch.float32, torch.device("cpu"))
     pool.view = slots.view
-    slots.reserve(3, 10, 3)
+    slots.rebuild(3, 10)
     for number, text in enumerate([(1, 2, 3, 4), (1, 2, 8, 9), (5,)]):
         slot = slots.take(slots.all[number])
         slot.length = len(text)
@@ -426,3 +427,32 @@ def test_scoring_what_was_just_drawn_computes_at_most_one_token():
     lm.sample_batch([request(lm, text, 2, ledger=ledger)])
     assert ledger.cost.prompt_tokens <= 1
     assert ledger.cost.reused_tokens >= len(text) - 1
+
+
+@pytest.mark.parametrize("kv_bytes", [100_000, 400_000])
+def test_memory_stays_within_the_budget_whatever_is_asked(kv_bytes):
+    """Rows wait, make room half-way, or are judged in parts; the result is that of any memory."""
+    small, ample = make(kv_bytes=kv_bytes), make()
+    texts = [tuple(3 + (i * 7 + j) % 90 for j in range(5 + i)) for i in range(24)]
+    for _ in range(2):
+        asked = [request(small, text, i, max_tokens=80) for i, text in enumerate(texts)]
+        drawn = small.sample_batch(asked)
+        expected = ample.sample_batch([replace(r, model=ample) for r in asked])
+        assert [d.value for d in drawn] == [d.value for d in expected]
+        small.engine.hidden(texts, [0] * len(texts))
+        assert small.engine.peak_nbytes <= 1.15 * kv_bytes
+        texts = [t + d.value.tokens for t, d in zip(texts, drawn, strict=True)]
+        texts = [t[:40] for t in texts if 2 not in t]
+
+
+def test_a_row_that_made_room_half_way_goes_on_as_if_nothing_had_been(monkeypatch):
+    """Without max_tokens rows are admitted on a guess; when they grow, the youngest must wait."""
+    monkeypatch.setattr("ppl.lm.decode._USUAL_STEP", 4)
+    small, ample = make(kv_bytes=150_000, context_length=128), make(context_length=128)
+    rule = StepRule.of(lambda text: len(text) > 100)
+    text = tuple(range(3, 23))
+    asked = [ContinueRequest(small, Spec(text, rule, None, Warp(), None), i) for i in range(8)]
+    drawn = small.sample_batch(asked)
+    expected = ample.sample_batch([replace(r, model=ample) for r in asked])
+    assert [d.value for d in drawn] == [d.value for d in expected]
+    assert small.engine.peak_nbytes <= 1.15 * 150_000

@@ -12,7 +12,7 @@ from programs import TOY, VERIFIERS, toy
 import ppl
 from ppl import errors
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
-from ppl.verifiers import PRM, FunctionVerifier
+from ppl.verifiers import PRM, FunctionVerifier, verifier
 
 ALL = [BestOfN(3), SMC(3), BeamSearch(2, 2), MCTS(4)]
 each = pytest.mark.parametrize("searcher", ALL, ids=lambda s: type(s).__name__)
@@ -30,54 +30,21 @@ def one_step(**options):
     return lambda: pyro.sample("s", TOY(TOY.prompt("^"), **options))
 
 
-def judged(verifier):
+def judged(judge):
     def program():
         text = TOY.prompt("^") + pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
-        pyro.sample("ok", verifier(text), obs=True)
+        pyro.sample("ok", judge(text), obs=True)
 
     return program
 
 
-# -- the program and what it hands over --------------------------------------------------------
+def test_all_errors_are_one_family():
+    own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(own) > 15
+    assert all(issubclass(e, ppl.PPLError) for e in own)
 
 
-@pytest.mark.parametrize("option", [{"until": boom}, {"allowed": boom}], ids=["until", "allowed"])
-def test_callables_of_the_program_that_raise(option):
-    message = r"site 's' of particle \d+: (until|allowed)= raised.*boom"
-    with pytest.raises(errors.ProgramError, match=message) as info:
-        run(one_step(max_tokens=2, **option))
-    assert isinstance(info.value.__cause__, RuntimeError)
-
-
-def test_the_runtime_is_usable_after_a_failed_batch():
-    expected = SMC(3).run(toy, "prod", seed=1).best
-    with pytest.raises(errors.ProgramError):
-        SMC(3).run_many(lambda u: one_step(max_tokens=2, until=u)(), ["b", boom])
-    assert SMC(3).run(toy, "prod", seed=1).best == expected
-
-
-@pytest.mark.parametrize("token", [-1, 99])
-def test_allowed_tokens_the_model_does_not_have(token):
-    with pytest.raises(errors.NoAllowedTokenError, match=f"site 's' of particle .*token {token}"):
-        run(one_step(max_tokens=1, allowed={1, token}))
-
-
-def test_allowed_tokens_of_probability_zero():
-    with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*allowed="):
-        run(one_step(max_tokens=1, allowed={0}))
-
-
-def test_tables_that_are_no_distribution():
-    lm = ppl.TableLM({"a": 0.5}, symbols="^a$", name="halves")
-    with pytest.raises(errors.ProgramError, match=r"halves.*site 's'.*distribution"):
-        run(lambda: pyro.sample("s", lm(lm.prompt("^"), max_tokens=1)))
-
-
-def test_models_with_broken_weights_are_named(tiny, monkeypatch):
-    lm, whole = tiny[0], tiny[0].logits
-    monkeypatch.setattr(lm, "logits", lambda hidden: whole(hidden) * float("nan"))
-    with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*weights and dtype"):
-        run(lambda: pyro.sample("s", lm(lm.chat("Calculate 1 + 1."), max_tokens=2)))
+# -- the program ---------------------------------------------------------------------------------
 
 
 def test_an_exception_names_the_last_site_and_keeps_its_type():
@@ -93,141 +60,33 @@ def test_an_exception_names_the_last_site_and_keeps_its_type():
         assert isinstance(e.value.__cause__, LookupError)
 
 
-def test_guides_that_raise_or_propose_another_kind():
-    def model():
-        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
-
-    with pytest.raises(errors.ProgramError, match="RuntimeError: boom"):
-        run(model, guide=boom)
-    with pytest.raises(errors.ObservationError, match=r"guide's value at site 's' of particle 1"):
-        run(model, guide=lambda: pyro.sample("s", dist.Normal(0.0, 1.0)))
+@pytest.mark.parametrize("option", [{"until": boom}, {"allowed": boom}], ids=["until", "allowed"])
+def test_callables_of_the_program_that_raise(option):
+    message = r"site 's' of particle \d+: (until|allowed)= raised.*boom"
+    with pytest.raises(errors.ProgramError, match=message) as info:
+        run(one_step(max_tokens=2, **option))
+    assert isinstance(info.value.__cause__, RuntimeError)
 
 
-# -- verifiers ---------------------------------------------------------------------------------
-
-
-class Own(ppl.Verifier):
-    name = "own"
-
-    def __init__(self, answer) -> None:
-        self.answer = answer
-
-    def judge(self, requests):
-        return self.answer(requests)
+def fails_on_one(n: int) -> int:
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+    return 0 // (1 - n)
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [boom, lambda r: None, lambda r: [None] * len(r), lambda r: [["good"]] * len(r)],
-    ids=["raises", "None", "Nones", "strings"],
+    ("program", "questions"),
+    [(lambda u: one_step(max_tokens=2, until=u)(), ["b", boom]), (fails_on_one, [0, 1])],
+    ids=["in the model", "in the program"],
 )
-def test_own_verifiers_that_raise_are_named(answer):
-    with pytest.raises(errors.VerifierError, match=r"own raised at site 'ok' of particle 1") as e:
-        run(judged(Own(answer)))
-    assert e.value.__cause__ is not None
+def test_the_runtime_is_usable_after_a_failed_batch(program, questions):
+    expected = SMC(3).run(toy, "prod", seed=1).best
+    with pytest.raises(errors.ProgramError):
+        SMC(3).run_many(program, questions)
+    assert SMC(3).run(toy, "prod", seed=1).best == expected
+    assert SMC(3).run(program, questions[0]).best is not None
 
 
-def test_a_function_that_forgets_to_return_is_named():
-    with pytest.raises(errors.VerifierError, match=r"forgets at site 'ok' of particle 1.*None"):
-        run(judged(FunctionVerifier(lambda _: None, name="forgets")))
-
-
-@pytest.mark.parametrize("make", [PRM.load, lambda s, **_: VERIFIERS["last"]], ids=["prm", "fn"])
-def test_verifiers_judge_texts(make):
-    with pytest.raises(TypeError, match="judges a Text, got str"):
-        make("tiny")("a string")
-
-
-def test_prm_settings():
-    with pytest.raises(ValueError, match="aggregate="):
-        PRM.load("tiny", aggregate="median")
-    with pytest.raises(ValueError, match="floor="):
-        PRM.load("tiny", floor=0.7)
-    with pytest.raises(ValueError, match="aggregate="):
-        FunctionVerifier(boom, aggregate="median")
-
-
-# -- budgets -----------------------------------------------------------------------------------
-
-TIGHT = [{"tokens": 0}, {"tokens": 1}, {"calls": 0}, {"calls": 1}, {"seconds": 0}]
-
-
-@each
-@pytest.mark.parametrize("limits", TIGHT, ids=str)
-def test_next_to_no_budget(searcher, limits):
-    posterior = searcher.run(toy, "prod", budget=ppl.Budget(**limits))
-    assert posterior.stopped == "budget"
-    assert (posterior.best, posterior.vote(), posterior.log_evidence) == (None, None, None)
-    assert posterior.cost.lm_tokens <= limits.get("tokens", 1)
-    assert posterior.cost.calls <= limits.get("calls", 99)
-    if "seconds" in limits:
-        assert posterior.cost.lm_tokens == 0
-    assert "budget" in str(posterior)
-    assert posterior.genealogy.number_of_nodes() >= 1
-    for ask in (lambda: posterior.sample(0), lambda: posterior.expectation(float)):
-        with pytest.raises(errors.SearchStateError, match="no finished particle"):
-            ask()
-
-
-@each
-def test_budgets_hold_on_a_real_model_too(searcher, tiny):
-    lm, prm = tiny
-    for limit in (1, 25):
-        budget = ppl.Budget(tokens=limit)
-        posterior = searcher.run(solve, "Calculate 4 - 9 + 6.", lm, prm, budget=budget)
-        assert posterior.cost.lm_tokens <= limit
-
-
-def test_one_question_out_of_budget_leaves_the_others_alone():
-    """The budget is each question's own."""
-    alone = SMC(3).run(toy, "last", seed=2, budget=ppl.Budget(tokens=9))
-    runs = SMC(3).run_many(toy, ["last"] * 3, seed=[1, 2, 3], budget=ppl.Budget(tokens=9))
-    assert all(r.cost.lm_tokens <= 9 for r in runs)
-    assert [s.value for s in runs[1].samples] == [s.value for s in alone.samples]
-
-
-# -- sites and their values ---------------------------------------------------------------------
-
-
-def test_all_errors_are_one_family():
-    own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(own) > 15
-    assert all(issubclass(e, ppl.PPLError) for e in own)
-
-
-@pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1, float("inf")])
-def test_verifiers_out_of_range_are_named(value):
-    with pytest.raises(
-        errors.VerifierError, match=r"my_judge at site 'ok' of particle \d.*0 and 1|between"
-    ):
-        run(judged(FunctionVerifier(lambda _: value, name="my_judge")))
-
-
-def test_verifiers_that_raise_are_named():
-    with pytest.raises(errors.VerifierError, match=r"my_judge at site 'ok'.*ZeroDivision") as info:
-        run(judged(FunctionVerifier(lambda _: 1 / 0, name="my_judge")))
-    assert isinstance(info.value.__cause__, ZeroDivisionError)
-
-
-@pytest.mark.parametrize(
-    "scores", [[], [[-0.1, -0.2, -0.3]] * 9, [[float("nan")]] * 4, [[0.5]] * 4]
-)
-def test_own_verifiers_are_checked(scores):
-    class Broken(ppl.Verifier):
-        name = "broken"
-
-        def judge(self, requests):
-            return scores[: len(requests)]
-
-    def program():
-        text = TOY.prompt("^") + pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
-        pyro.sample("ok", Broken()(text), obs=True)
-
-    with pytest.raises(errors.VerifierError, match="broken"):
-        run(program)
-
-
-def test_duplicate_sites():
+def test_duplicate_sites_are_named():
     def program():
         for _ in range(2):
             pyro.sample("x", dist.Normal(0.0, 1.0))
@@ -271,15 +130,15 @@ def observing(fn, value):
 
 
 @pytest.mark.parametrize(
-    ("fn", "value"),
+    ("fn", "value", "message"),
     [
-        (lambda: TOY(TOY.prompt("^")), "a string"),
-        (lambda: FunctionVerifier(lambda _: 0.5)(TOY.prompt("^")), 0.7),
-        (lambda: dist.Normal(0.0, 1.0), "a string"),
+        (lambda: TOY(TOY.prompt("^")), "a string", "with a Continuation, got str"),
+        (lambda: verifier(lambda _: 0.5)(TOY.prompt("^")), 0.7, r"True or False, got 0\.7"),
+        (lambda: dist.Normal(0.0, 1.0), "a string", "Normal cannot be observed with 'a string'"),
     ],
 )
-def test_observations_of_the_wrong_kind(fn, value):
-    with pytest.raises(errors.ObservationError, match=r"site 'seen' of particle 1"):
+def test_observations_of_the_wrong_kind(fn, value, message):
+    with pytest.raises(errors.ObservationError, match=rf"site 'seen' of particle 1: .*{message}"):
         run(observing(fn, value))
 
 
@@ -292,7 +151,55 @@ def test_weights_that_are_no_numbers():
         run(program)
 
 
-def test_prompts():
+def test_twists_are_finite():
+    def program():
+        ppl.twist("t", float("-inf"))
+
+    with pytest.raises(errors.ProgramError, match="condition"):
+        run(program)
+
+
+# -- guides --------------------------------------------------------------------------------------
+
+
+def test_guides_only_propose_at_the_programs_sites():
+    def observing_guide(*_):
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
+
+    def stranger(*_):
+        pyro.sample("stepp_0", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(errors.GuideError, match="observes site 'y'"):
+        run(toy, guide=observing_guide)
+    with pytest.raises(errors.GuideError, match="'stepp_0'"):
+        run(toy, guide=stranger)
+
+
+def test_guides_that_raise_or_propose_another_kind():
+    def model():
+        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
+
+    with pytest.raises(errors.ProgramError, match="RuntimeError: boom"):
+        run(model, guide=boom)
+    with pytest.raises(errors.ObservationError, match=r"guide's value at site 's' of particle 1"):
+        run(model, guide=lambda: pyro.sample("s", dist.Normal(0.0, 1.0)))
+
+
+def test_a_guide_outside_the_model_kills_the_particle():
+    def model():
+        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1, allowed={1}))
+
+    def guide():
+        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1, allowed={2}))
+
+    with pytest.raises(errors.AllParticlesDeadError, match="'s'"):
+        run(model, guide=guide)
+
+
+# -- language models -----------------------------------------------------------------------------
+
+
+def test_prompts_that_cannot_be_continued(tiny):
     for make in (TOY.prompt, TOY.chat):
         with pytest.raises(errors.PromptError, match="empty"):
             make("")
@@ -305,7 +212,7 @@ def test_prompts():
     with pytest.raises(TypeError, match=r"lm\.prompt"):
         TOY("a string")
     with pytest.raises(TypeError, match="tokenizer"):
-        ppl.load("tiny")(TOY.prompt("^"))
+        tiny[0](TOY.prompt("^"))
     with pytest.raises(ValueError, match="max_tokens"):
         TOY(TOY.prompt("^"), max_tokens=0)
 
@@ -330,62 +237,149 @@ def test_allowed_must_leave_something():
         run(lambda: pyro.sample("s", TOY(TOY.prompt("^"), allowed=())))
 
 
-def test_guides_propose_and_share_sites():
-    def observing_guide(*_):
-        pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
-
-    def stranger(*_):
-        pyro.sample("stepp_0", dist.Normal(0.0, 1.0))
-
-    with pytest.raises(errors.GuideError, match="observes site 'y'"):
-        run(toy, guide=observing_guide)
-    with pytest.raises(errors.GuideError, match="'stepp_0'"):
-        run(toy, guide=stranger)
+@pytest.mark.parametrize("token", [-1, 4, 99])
+def test_allowed_tokens_the_model_does_not_have(token):
+    message = rf"site 's' of particle \d.*token {token}; .*0 to 3"
+    with pytest.raises(errors.NoAllowedTokenError, match=message):
+        run(one_step(max_tokens=1, allowed={1, token}))
 
 
-def test_guide_outside_the_model_kills_the_particle():
-    def model():
-        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1, allowed={1}))
-
-    def guide():
-        pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1, allowed={2}))
-
-    with pytest.raises(errors.AllParticlesDeadError, match="'s'"):
-        run(model, guide=guide)
+def test_allowed_tokens_of_probability_zero():
+    with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*allowed="):
+        run(one_step(max_tokens=1, allowed={0}))
 
 
-def test_twists_are_finite():
-    def program():
-        ppl.twist("t", float("-inf"))
-
-    with pytest.raises(errors.ProgramError, match="condition"):
-        run(program)
+def test_tables_that_are_no_distribution():
+    lm = ppl.TableLM({"a": 0.5}, symbols="^a$", name="halves")
+    with pytest.raises(errors.ProgramError, match=r"halves.*site 's'.*distribution"):
+        run(lambda: pyro.sample("s", lm(lm.prompt("^"), max_tokens=1)))
 
 
-def test_time_is_a_budget():
-    posterior = BestOfN(4).run(toy, budget=ppl.Budget(seconds=0))
-    assert (posterior.stopped, posterior.best, posterior.cost.lm_tokens) == ("budget", None, 0)
+def test_models_with_broken_weights_are_named(tiny, monkeypatch):
+    lm, whole = tiny[0], tiny[0].logits
+    monkeypatch.setattr(lm, "logits", lambda hidden: whole(hidden) * float("nan"))
+    with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*weights and dtype"):
+        run(lambda: pyro.sample("s", lm(lm.chat("Calculate 1 + 1."), max_tokens=2)))
+
+
+# -- verifiers -----------------------------------------------------------------------------------
+
+
+class Own(ppl.Verifier):
+    name = "own"
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def judge(self, requests):
+        return self.answer(requests)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [boom, lambda r: None, lambda r: [None] * len(r), lambda r: [["good"]] * len(r)],
+    ids=["raises", "None", "Nones", "strings"],
+)
+def test_own_verifiers_that_raise_are_named(answer):
+    with pytest.raises(errors.VerifierError, match=r"own raised at site 'ok' of particle 1") as e:
+        run(judged(Own(answer)))
+    assert e.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([], "returned 0 results for 3 texts"),
+        ([[-0.1, -0.2, -0.3]] * 3, r"at site 'ok' of particle 1 returned 3 scores for 1 new step"),
+        ([[float("nan")]] * 3, r"at site 'ok' of particle 1 returned NaN"),
+        ([[0.5]] * 3, r"at site 'ok' of particle 1 returned 0\.5 as a log-probability"),
+    ],
+)
+def test_own_verifiers_are_checked(scores, message):
+    with pytest.raises(errors.VerifierError, match=f"own {message}"):
+        run(judged(Own(lambda _: scores)))
+
+
+@pytest.mark.parametrize(
+    ("function", "cause", "word"),
+    [
+        (lambda _: 1 / 0, ZeroDivisionError, "ZeroDivisionError"),
+        (lambda _: None, TypeError, "None"),  # forgets to return
+    ],
+    ids=["raises", "None"],
+)
+def test_functions_that_raise_are_named(function, cause, word):
+    message = rf"my_judge at site 'ok' of particle 1 .*{word}"
+    with pytest.raises(errors.VerifierError, match=message) as info:
+        run(judged(FunctionVerifier(function, name="my_judge")))
+    assert isinstance(info.value.__cause__, cause)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1, float("inf")])
+def test_functions_out_of_range_are_named(value):
+    message = rf"my_judge at site 'ok' of particle 1 returned {value} .*between 0 and 1"
+    with pytest.raises(errors.VerifierError, match=message):
+        run(judged(FunctionVerifier(lambda _: value, name="my_judge")))
+
+
+@pytest.mark.parametrize("make", [PRM.load, lambda s, **_: VERIFIERS["last"]], ids=["prm", "fn"])
+def test_verifiers_judge_texts(make):
+    with pytest.raises(TypeError, match="judges a Text, got str"):
+        make("tiny")("a string")
+
+
+def test_bad_settings_of_verifiers():
+    with pytest.raises(ValueError, match="aggregate="):
+        PRM.load("tiny", aggregate="median")
+    with pytest.raises(ValueError, match="floor="):
+        PRM.load("tiny", floor=0.7)
+    with pytest.raises(ValueError, match="aggregate="):
+        FunctionVerifier(boom, aggregate="median")
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+TIGHT = [{"tokens": 0}, {"tokens": 1}, {"calls": 0}, {"calls": 1}, {"seconds": 0}]
+
+
+@each
+@pytest.mark.parametrize("limits", TIGHT, ids=str)
+def test_next_to_no_budget(searcher, limits):
+    posterior = searcher.run(toy, "prod", budget=ppl.Budget(**limits))
+    assert posterior.stopped == "budget"
+    assert (posterior.best, posterior.vote(), posterior.log_evidence) == (None, None, None)
+    assert posterior.cost.lm_tokens <= limits.get("tokens", 1)
+    assert posterior.cost.calls <= limits.get("calls", 99)
+    if "seconds" in limits:
+        assert posterior.cost.lm_tokens == 0
     assert "stopped by the budget" in str(posterior)
+    assert posterior.genealogy.number_of_nodes() >= 1
+    for ask in (lambda: posterior.sample(0), lambda: posterior.expectation(float)):
+        with pytest.raises(errors.SearchStateError, match="no finished particle"):
+            ask()
 
 
-def test_one_failing_question_names_itself_and_leaves_the_runtime_sane():
-    with pytest.raises(errors.ProgramError):
-        SMC(2).run_many(_fails_on, [(0,), (1,)])
-    assert SMC(2).run(_fails_on, 0).best == 0
+@each
+def test_budgets_hold_on_a_real_model_too(searcher, tiny):
+    lm, prm = tiny
+    for limit in (1, 25):
+        budget = ppl.Budget(tokens=limit)
+        posterior = searcher.run(solve, "Calculate 4 - 9 + 6.", lm, prm, budget=budget)
+        assert posterior.cost.lm_tokens <= limit
 
 
-def _fails_on(n: int) -> int:
-    pyro.sample("x", dist.Normal(0.0, 1.0))
-    return 0 // (1 - n)
+def test_one_question_out_of_budget_leaves_the_others_alone():
+    """The budget is each question's own."""
+    alone = SMC(3).run(toy, "last", seed=2, budget=ppl.Budget(tokens=9))
+    runs = SMC(3).run_many(toy, ["last"] * 3, seed=[1, 2, 3], budget=ppl.Budget(tokens=9))
+    assert all(r.cost.lm_tokens <= 9 for r in runs)
+    assert [s.value for s in runs[1].samples] == [s.value for s in alone.samples]
 
 
-def test_a_search_inside_a_program():
-    def outer():
-        inner = BestOfN(3).run(toy, "prod", seed=1).best
-        x = pyro.sample("x", dist.Normal(0.0, 1.0))
-        pyro.factor("f", -(x**2))
-        return inner
-
-    assert {s.value for s in SMC(3).run(outer).samples} == {
-        BestOfN(3).run(toy, "prod", seed=1).best
-    }
+@pytest.mark.parametrize("thing", [FunctionVerifier(len, name="long"), 3], ids=["verifier", "int"])
+@pytest.mark.parametrize("obs", [True, None])
+def test_what_is_sampled_is_a_distribution(thing, obs):
+    kind = type(thing).__name__
+    with pytest.raises(errors.ProgramError, match=rf"site 'x' of.*distribution, got {kind}.*text"):
+        run(lambda: pyro.sample("x", thing, obs=obs))

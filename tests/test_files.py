@@ -24,6 +24,9 @@ def run(program, **options) -> ppl.Posterior:
     return SMC(3).run(program, **options)
 
 
+# -- models --------------------------------------------------------------------------------------
+
+
 def rewritten(name: str, content: bytes):
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -40,6 +43,21 @@ DAMAGE = {
     "weights are missing": lambda folder: (folder / "model.safetensors").unlink(),
     "tokenizer is junk": rewritten("tokenizer.json", b"{"),
 }
+
+
+def test_unknown_models(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source in ("nobody/no-such-model", tmp_path, tmp_path / "no.gguf"):
+        with pytest.raises(errors.ModelNotFoundError, match=re.escape(str(source))):
+            ppl.load(source)
+    with pytest.raises(errors.ModelNotFoundError, match="no-such-prm"):
+        PRM.load("nobody/no-such-prm")
+
+
+def test_a_file_is_no_model_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(errors.ModelNotFoundError, match=r"config\.json"):
+        ppl.load(tmp_path / "file")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -60,25 +78,39 @@ def test_damaged_gguf_files_leave_nothing_behind(content, tmp_path, monkeypatch)
     assert not list((tmp_path / "cache" / "gguf").iterdir())
 
 
-def test_a_file_is_no_model_folder(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(errors.ModelNotFoundError, match=r"config\.json"):
-        ppl.load(tmp_path / "file")
-
-
 def test_a_language_model_is_no_reward_model():
     """Its scoring head would be random numbers."""
     with pytest.raises(errors.ModelNotFoundError, match=r"lack the weights score"):
         PRM.load(TINY / "lm", good="LABEL_1", bad="LABEL_0")
 
 
+def test_prm_labels_must_be_the_declared_ones():
+    with pytest.raises(errors.PRMFormatError, match=r"good.*'correct'.*good="):
+        PRM.load("tiny", good="correct")
+
+
+@pytest.mark.parametrize("length", [-1, 100_000])
+def test_no_model_has_more_context_than_positions(length):
+    with pytest.raises(ValueError, match=rf"context_length={length}.*positions 1 to 512"):
+        ppl.load("tiny", context_length=length)
+
+
+# -- saved searches and posteriors ---------------------------------------------------------------
+
+
+def test_files_that_do_not_exist(tmp_path):
+    for load in (ppl.Posterior.load, Search.load):
+        with pytest.raises(errors.SearchStateError, match="nowhere"):
+            load(tmp_path / "nowhere")
+
+
 def test_garbage_never_escapes_as_another_error(tmp_path):
     rng = random.Random(0)
     for _ in range(300):
-        (tmp_path / "g").write_bytes(rng.randbytes(rng.randint(0, 8)))
+        (tmp_path / "junk").write_bytes(rng.randbytes(rng.randint(0, 8)))
         for load in (ppl.Posterior.load, Search.load):
-            with pytest.raises(errors.SearchStateError):
-                load(tmp_path / "g")
+            with pytest.raises(errors.SearchStateError, match="junk"):
+                load(tmp_path / "junk")
 
 
 @pytest.mark.parametrize("content", [3, ("ppl-posterior-1", 3), ("ppl-search-1", 3), ("a", "b")])
@@ -113,6 +145,13 @@ def test_programs_that_are_gone_when_their_search_is_loaded(tmp_path, monkeypatc
         Search.load(tmp_path / "search")
 
 
+def test_searches_that_cannot_be_saved(tmp_path):
+    search = SMC(2).begin(lambda: None)
+    with pytest.raises(errors.SearchStateError, match="top level"):
+        search.save(tmp_path / "s")
+    assert not list(tmp_path.iterdir())
+
+
 def test_results_that_cannot_be_saved_leave_the_old_file(tmp_path):
     path: Path = tmp_path / "posterior"
     good = SMC(2).run(toy, "prod")
@@ -121,36 +160,3 @@ def test_results_that_cannot_be_saved_leave_the_old_file(tmp_path):
         run(lambda: lambda: None).save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["posterior"]
     assert str(ppl.Posterior.load(path)) == str(good)
-
-
-def test_unknown_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for source in ("nobody/no-such-model", tmp_path, tmp_path / "no.gguf"):
-        with pytest.raises(errors.ModelNotFoundError, match=re.escape(str(source))):
-            ppl.load(source)
-    with pytest.raises(errors.ModelNotFoundError, match="no-such-prm"):
-        PRM.load("nobody/no-such-prm")
-
-
-def test_prm_labels_must_be_the_declared_ones():
-    with pytest.raises(errors.PRMFormatError, match=r"good.*'correct'.*good="):
-        PRM.load("tiny", good="correct")
-
-
-def test_searches_that_cannot_be_saved(tmp_path):
-    search = SMC(2).begin(lambda: None)
-    with pytest.raises(errors.SearchStateError, match="top level"):
-        search.save(tmp_path / "s")
-    assert not list(tmp_path.iterdir())
-
-
-def test_files_that_do_not_exist(tmp_path):
-    for load in (ppl.Posterior.load, Search.load):
-        with pytest.raises(errors.SearchStateError, match="nowhere"):
-            load(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("length", [-1, 100_000])
-def test_no_model_has_more_context_than_positions(length):
-    with pytest.raises(ValueError, match=rf"context_length={length}.*positions 1 to 512"):
-        ppl.load("tiny", context_length=length)

@@ -13,7 +13,7 @@ import ppl
 from ppl.searchers import SMC
 
 
-def test_posterior_rules():
+def test_decision_rules_agree_with_the_exact_posterior():
     posterior = SMC(200, 0.9).run(toy, "prod", seed=0)
     exact = ppl.enumerate_program(toy, "prod").marginal()
     assert posterior.vote() == max(exact, key=exact.get)
@@ -54,7 +54,7 @@ def test_no_answer_never_wins():
     assert nothing.vote() is None
 
 
-def test_save_and_load(tmp_path, tiny):
+def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
     lm, prm = tiny
     posterior = SMC(4).run(solve, "Calculate 2 + 2 - 3.", lm, prm, seed=0)
     posterior.save(tmp_path / "p")
@@ -66,7 +66,7 @@ def test_save_and_load(tmp_path, tiny):
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
 
 
-def test_genealogy_picture(tmp_path):
+def test_genealogies_are_drawn(tmp_path):
     from ppl.view import draw_genealogy
 
     posterior = SMC(8, 1.0).run(toy, "prod", seed=0)

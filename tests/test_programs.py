@@ -12,9 +12,10 @@ from programs import TOY, VERIFIERS, contents, difference, toy
 
 import ppl
 from ppl.searchers import SMC, BestOfN
+from ppl.verifiers import log_potential
 
 
-def test_forward_run_outside_a_searcher():
+def test_programs_run_forward_outside_a_searcher():
     pyro.set_rng_seed(0)
     values = {toy("prod") for _ in range(20)}
     assert len(values) > 1
@@ -60,7 +61,7 @@ def test_poutine_do_sets_tensor_sites():
     assert math.exp(posterior.log_evidence) == pytest.approx(0.6)
 
 
-def test_plates_and_subsampling():
+def test_plates_and_subsampling_are_reproducible():
     data = torch.tensor([0.5, -0.2, 1.1, 0.3])
 
     def program() -> float:
@@ -89,6 +90,18 @@ def test_scaled_programs_target_the_scaled_law():
 def _scaled_base() -> None:
     x = pyro.sample("x", dist.Bernoulli(0.7))
     pyro.sample("y", dist.Bernoulli(0.6 if x == 1 else 0.2), obs=torch.tensor(1.0))
+
+
+def test_a_search_inside_a_program():
+    def outer():
+        inner = BestOfN(3).run(toy, "prod", seed=1).best
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("f", -(x**2))
+        return inner
+
+    assert {s.value for s in SMC(3).run(outer).samples} == {
+        BestOfN(3).run(toy, "prod", seed=1).best
+    }
 
 
 def test_unobserved_verdicts_are_choices():
@@ -138,9 +151,7 @@ def test_two_verifiers_and_a_false_observation():
 @pytest.mark.parametrize(
     ("aggregate", "expected"), [("prod", 0.081), ("last", 0.9), ("min", 0.1), ("mean", 1.9 / 3)]
 )
-def test_aggregates(aggregate, expected):
-    from ppl.verifiers import log_potential
-
+def test_aggregates_combine_step_scores(aggregate, expected):
     scores = [math.log(s) for s in (0.9, 0.1, 0.9)]
     assert math.exp(log_potential(scores, aggregate)) == pytest.approx(expected)
 

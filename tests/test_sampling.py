@@ -12,14 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ppl.lm.sampling import Warp, inverse_cdf, warped_log_probs
+from ppl.lm.sampling import Warp, draw, inverse_cdf, warped_log_probs
 from ppl.randomness import generator, key, uniforms
 
 
 def reference(logits: list[float], warp: Warp, allowed: set[int] | None) -> np.ndarray | None:
-    """Token by token, as the documentation says: allowed, temperature, top-k, top-p.
+    """Token by token, as the documentation says: allowed, temperature, top-k, top-p, min-p.
 
-    None where top-p is met so narrowly that rounding decides.
+    None where top-p or min-p is met so narrowly that rounding decides.
     """
     ids = [i for i in range(len(logits)) if allowed is None or i in allowed]
     ids.sort(key=lambda i: (-logits[i], i))  # most likely first, ties by id
@@ -35,8 +35,13 @@ def reference(logits: list[float], warp: Warp, allowed: set[int] | None) -> np.n
             return None
         size = next(n for n, m in enumerate(mass, 1) if m > warp.top_p)
         ids, weights = ids[:size], weights[:size] / weights[:size].sum()
+    share = weights / weights.max()
+    if any(0 < abs(s - warp.min_p) < 1e-9 for s in share):
+        return None
+    keep = share >= warp.min_p
+    ids, weights = [i for i, k in zip(ids, keep, strict=True) if k], weights[keep]
     probs = np.zeros(len(logits))
-    probs[ids] = weights
+    probs[ids] = weights / weights.sum()
     return probs
 
 
@@ -46,7 +51,11 @@ warps = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 2.5]),
     top_p=st.sampled_from([1e-6, 0.2, 0.55, 0.9, 0.99, 1.0]),
     top_k=st.sampled_from([None, 1, 2, 3, 5, 40]),
+    min_p=st.sampled_from([0.0, 0.03, 0.4, 1.0]),
 )
+
+
+# -- warps ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=400, deadline=None)
@@ -63,6 +72,16 @@ def test_every_combination_of_warps_equals_the_reference(logits, warp, data):
     assert got == pytest.approx(expected, abs=1e-12)
 
 
+LOGITS = torch.tensor([[1.0, 3.0, 2.0, 2.0, -1.0]], dtype=torch.float64)
+
+
+def test_rows_are_warped_each_by_its_own_rule():
+    warps = [Warp(), Warp(temperature=0), Warp(top_k=1), Warp(temperature=2.0, top_p=0.7)]
+    together = warped_log_probs(LOGITS.expand(4, -1), warps, [None] * 4)
+    for row, warp in zip(together, warps, strict=True):
+        assert torch.equal(row, warped_log_probs(LOGITS, [warp], [None])[0])
+
+
 def test_warps_leave_the_callers_logits_alone():
     logits = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
@@ -70,7 +89,23 @@ def test_warps_leave_the_callers_logits_alone():
     assert torch.equal(logits, before)
 
 
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000, 49152])
+def test_ties_in_a_wide_row_keep_the_lowest_ids():
+    logits = torch.zeros(1, 5000)
+    logits[0, 1::2] = 1.0
+    kept = warped_log_probs(logits, [Warp(top_k=7)], [None])[0].isfinite().nonzero()[:, 0]
+    assert kept.tolist() == [1, 3, 5, 7, 9, 11, 13]
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}])
+def test_warps_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        Warp(**bad)
+
+
+# -- inverse CDF ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 255, 256, 257, 1000, 49152])
 @pytest.mark.parametrize("kind", ["dense", "peaked", "sparse"])
 def test_inverse_cdf_equals_a_plain_search(size, kind):
     rng = np.random.default_rng(size)
@@ -88,6 +123,18 @@ def test_inverse_cdf_equals_a_plain_search(size, kind):
         low = edges[i, index - 1] if index else 0.0
         assert probs[i, index] > 0
         assert low - 1e-12 <= u[i] * edges[i, -1] <= edges[i, index] + 1e-12
+
+
+@pytest.mark.parametrize("total", [1.0, 1 - 3e-6, 1 + 3e-6])
+def test_zero_probabilities_are_never_drawn(total):
+    probs = torch.zeros(2, 700, dtype=torch.float32)
+    probs[0, [3, 300]] = torch.tensor([0.25, 0.75]) * total
+    probs[1, 10:20] = 0.1 * total
+    edges = [2.0**-53, 0.25 - 1e-12, 0.25 + 1e-12, 1 - 2.0**-53, 1.0]
+    for u in edges:
+        first, second = inverse_cdf(probs, np.array([u, u])).tolist()
+        assert first in (3, 300)
+        assert 10 <= second < 20
 
 
 @pytest.mark.parametrize("size", [1000, 49152])
@@ -130,13 +177,6 @@ def test_only_proportions_matter():
     assert torch.equal(once, half)
 
 
-def test_ties_in_a_wide_row_keep_the_lowest_ids():
-    logits = torch.zeros(1, 5000)
-    logits[0, 1::2] = 1.0
-    kept = warped_log_probs(logits, [Warp(top_k=7)], [None])[0].isfinite().nonzero()[:, 0]
-    assert kept.tolist() == [1, 3, 5, 7, 9, 11, 13]
-
-
 def test_warped_draws_have_the_warped_frequencies():
     n = 30_000
     logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(4)) * 2
@@ -161,6 +201,16 @@ def test_uniforms_are_splitmix64():
     zero = np.zeros(1, dtype=np.uint64)
     for position, output in enumerate(outputs):
         assert uniforms(zero, position)[0] == ((output >> 12) + 0.5) * 2.0**-52
+
+
+def test_uniforms_are_uniform_reproducible_and_distinct():
+    keys = np.array([key(0, i, "site") for i in range(20_000)], dtype=np.uint64)
+    u = uniforms(keys, 0)
+    assert kstest(u, "uniform").pvalue > 1e-4
+    assert kstest(uniforms(keys[:1].repeat(20_000), np.arange(20_000)), "uniform").pvalue > 1e-4
+    assert ((u > 0) & (u < 1)).all()
+    assert np.array_equal(u, uniforms(keys, 0))
+    assert abs(np.corrcoef(u, uniforms(keys, 1))[0, 1]) < 0.03
 
 
 def test_positions_may_differ_per_key():
@@ -193,39 +243,15 @@ def test_generators_are_keyed():
     assert generator(1, "a").random() != generator(2, "a").random()
 
 
-LOGITS = torch.tensor([[1.0, 3.0, 2.0, 2.0, -1.0]], dtype=torch.float64)
-
-
-def test_rows_are_warped_each_by_its_own_rule():
-    warps = [Warp(), Warp(temperature=0), Warp(top_k=1), Warp(temperature=2.0, top_p=0.7)]
-    together = warped_log_probs(LOGITS.expand(4, -1), warps, [None] * 4)
-    for row, warp in zip(together, warps, strict=True):
-        assert torch.equal(row, warped_log_probs(LOGITS, [warp], [None])[0])
-
-
-@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}])
-def test_bad_warps(bad):
-    with pytest.raises(ValueError, match="must be"):
-        Warp(**bad)
-
-
-def test_keyed_draws_follow_the_distribution():
-    n = 40_000
-    probs = torch.tensor([[0.1, 0.0, 0.6, 0.3]]).expand(n, -1)
-    keys = np.array([key("seed", i) for i in range(n)], dtype=np.uint64)
-    counts = np.bincount(inverse_cdf(probs, uniforms(keys, 5)).numpy(), minlength=4) / n
-    for got, p in zip(counts, (0.1, 0.0, 0.6, 0.3), strict=True):
-        assert abs(got - p) <= 4 * math.sqrt(p * (1 - p) / n)
-
-
-def test_uniforms_are_uniform_reproducible_and_distinct():
-    keys = np.array([key(0, i, "site") for i in range(20_000)], dtype=np.uint64)
-    u = uniforms(keys, 0)
-    assert kstest(u, "uniform").pvalue > 1e-4
-    assert kstest(uniforms(keys[:1].repeat(20_000), np.arange(20_000)), "uniform").pvalue > 1e-4
-    assert ((u > 0) & (u < 1)).all()
-    assert np.array_equal(u, uniforms(keys, 0))
-    assert abs(np.corrcoef(u, uniforms(keys, 1))[0, 1]) < 0.03
-    # SplitMix64 started at 0: the first output is e220a8397b1dcdaf.
-    expected = ((0xE220A8397B1DCDAF >> 12) + 0.5) * 2.0**-52
-    assert uniforms(np.zeros(1, dtype=np.uint64), 0)[0] == expected
+@pytest.mark.parametrize("size", [5, 1000, 49152])
+def test_plain_rows_take_a_shorter_way_to_the_same_draw(size):
+    logits = torch.randn(16, size, generator=torch.Generator().manual_seed(size)) * 3
+    u = np.random.default_rng(size).random(16)
+    tokens, log_probs = draw(logits, [Warp()] * 16, [None] * 16, u)
+    log_softmax = torch.log_softmax(logits.double(), -1)
+    assert tokens == inverse_cdf(log_softmax.exp(), u).tolist()
+    assert log_probs == pytest.approx(log_softmax[range(16), tokens].tolist(), abs=1e-5)
+    # One row that is not plain makes all of them go the general way.
+    mixed, others = draw(logits, [Warp()] * 15 + [Warp(top_k=3)], [None] * 16, u)
+    assert mixed[:15] == tokens[:15]
+    assert others[:15] == pytest.approx(log_probs[:15], abs=1e-5)

@@ -179,7 +179,7 @@ def test_resumed_in_another_process(tmp_path):
 
 
 @each
-def test_awaitable(searcher):
+def test_awaiting_a_search_equals_running_it(searcher):
     assert contents(asyncio.run(searcher.arun(toy, "prod", seed=3))) == contents(
         searcher.run(toy, "prod", seed=3)
     )
@@ -204,7 +204,7 @@ def test_settings_are_frozen_and_paste_back(searcher):
         lambda: ppl.Budget(tokens=-1),
     ],
 )
-def test_bad_settings(make):
+def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match=r"="):
         make()
 
@@ -284,7 +284,7 @@ def test_forked_and_continued_particles_agree(tiny):
     assert grown[0] == grown[1]
 
 
-def test_rollouts_and_scores():
+def test_rollouts_finish_and_scores_are_the_likelihoods():
     tree = ppl.Tree(toy, ("prod",), seed=1)
     nodes = tree.expand([tree.root], 4)
     leaves = tree.rollout(nodes)
@@ -393,7 +393,7 @@ def _early_star() -> str:
     return text.text
 
 
-def test_uct_numbers():
+def test_uct_equals_a_worked_example():
     assert uct(0.5, 100, 10, math.sqrt(2)) == pytest.approx(1.459705, abs=1e-6)
 
 

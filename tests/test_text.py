@@ -18,6 +18,32 @@ A, B = TOY.continuation("a"), TOY.continuation("b")
 END = TOY.continuation("", finished=True)
 
 
+# -- texts ---------------------------------------------------------------------------------------
+
+
+def test_text_and_continuations_add_up():
+    prompt = TOY.prompt("^")
+    text = prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
+    assert (text.text, text.prompt, text.steps) == ("abab", "^", ("ab", "ab"))
+    assert text.prompt_length == 1
+    assert text.step_ends == (3, 6)
+    assert text.finished
+    assert not prompt.finished
+    assert prompt.text == ""
+    assert str(text) == text.text
+    assert len(text) == 6
+    assert text == prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
+    assert text != prompt
+    assert hash(prompt) == hash(TOY.prompt("^"))
+    again = pickle.loads(pickle.dumps(text))
+    assert again == text
+    assert (again.steps, again.finished, again.prompt) == (text.steps, True, "^")
+    with pytest.raises(AttributeError, match="immutable"):
+        text.tokens = ()
+    with pytest.raises(TypeError):
+        prompt + 3
+
+
 def test_appending_makes_a_new_text():
     prompt = TOY.prompt("^")
     before = (prompt.tokens, prompt.step_ends, prompt.finished, hash(prompt))
@@ -79,6 +105,9 @@ def test_pickles_leave_the_past_behind():
     assert (again + B).text == text.text + "b"
 
 
+# -- answers -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("string", "answer"),
     [
@@ -107,6 +136,12 @@ def test_extract_answer(string, answer):
     assert ppl.extract_answer(string) == answer
 
 
+def test_unfinished_texts_have_no_answer():
+    text = TOY.prompt("^") + TOY.continuation("ab")
+    assert text.answer is None
+    assert (text + TOY.continuation("b", finished=True)).answer == "abb"
+
+
 def test_answers_come_from_the_models_words_only():
     lm = ppl.TableLM({"7": 0.5, "$": 0.5}, symbols="Q7#\n$", end="$", name="sevens")
     text = lm.prompt("####7\nQ") + "\n" + lm.continuation("#" * 4 + "77", finished=True)
@@ -115,8 +150,28 @@ def test_answers_come_from_the_models_words_only():
     assert (lm.prompt("####7") + lm.continuation("", finished=True)).answer is None
 
 
+# -- step rules ----------------------------------------------------------------------------------
+
+
 def long(text: str) -> bool:
     return len(text) > 3
+
+
+@pytest.mark.parametrize(
+    ("until", "stops", "goes"),
+    [
+        ("\n", "a\n", "a"),
+        (["\n", "</think>"], "x</think>y", "x</thin"),
+        (re.compile(r"\d{3}"), "a123", "a12"),
+        (lambda s: len(s) > 3, "abcd", "abc"),
+    ],
+)
+def test_a_step_ends_where_its_rule_says(until, stops, goes):
+    rule = ppl.StepRule.of(until)
+    assert rule(stops)
+    assert not rule(goes)
+    assert not rule.never
+    assert ppl.StepRule.of(rule) is rule
 
 
 def test_step_rules_are_values():
@@ -174,6 +229,25 @@ def test_generators_of_stop_strings_are_read_once():
     assert rule("y")
 
 
+# -- where continuations stop --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until", ["b", ["ab", "bb"], re.compile("a.*b"), lambda s: "b" in s])
+def test_continuations_stop_where_the_rule_says_and_mass_adds_up(until):
+    law = TOY(TOY.prompt("^"), until=until, max_tokens=4)
+    rule = ppl.StepRule.of(until)
+    support = TOY.support(law)
+    assert math.fsum(math.exp(p) for _, p in support) == pytest.approx(1)
+    for value, log_prob in support:
+        assert float(law.log_prob(value)) == pytest.approx(log_prob)
+        body = value.text[:-1]
+        assert not rule(body) or value.finished
+        assert (value.reason == "until") == (rule(value.text) and not value.finished)
+    # What the law cannot return has probability zero.
+    assert float(law.log_prob(TOY.continuation("a"))) == -math.inf
+    assert float(law.log_prob(ppl.Continuation((), ""))) == -math.inf
+
+
 class Pieces(SymbolCodec):
     """Drops the space at the start of what it decodes, as tokenizers of sentence pieces do."""
 
@@ -194,74 +268,11 @@ def test_stops_do_not_depend_on_how_a_token_reads_alone(until):
     assert all(law.sample() in possible for _ in range(40))
 
 
-def test_text_algebra():
-    prompt = TOY.prompt("^")
-    text = prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
-    assert (text.text, text.prompt, text.steps) == ("abab", "^", ("ab", "ab"))
-    assert text.prompt_length == 1
-    assert text.step_ends == (3, 6)
-    assert text.finished
-    assert not prompt.finished
-    assert prompt.text == ""
-    assert str(text) == text.text
-    assert len(text) == 6
-    assert text == prompt + TOY.continuation("ab") + "a" + TOY.continuation("b", finished=True)
-    assert text != prompt
-    assert hash(prompt) == hash(TOY.prompt("^"))
-    again = pickle.loads(pickle.dumps(text))
-    assert again == text
-    assert (again.steps, again.finished, again.prompt) == (text.steps, True, "^")
-    with pytest.raises(AttributeError, match="immutable"):
-        text.tokens = ()
-    with pytest.raises(TypeError):
-        prompt + 3
-
-
-def test_unfinished_texts_have_no_answer():
-    text = TOY.prompt("^") + TOY.continuation("ab")
-    assert text.answer is None
-    assert (text + TOY.continuation("b", finished=True)).answer == "abb"
-
-
-@pytest.mark.parametrize(
-    ("until", "stops", "goes"),
-    [
-        ("\n", "a\n", "a"),
-        (["\n", "</think>"], "x</think>y", "x</thin"),
-        (re.compile(r"\d{3}"), "a123", "a12"),
-        (lambda s: len(s) > 3, "abcd", "abc"),
-    ],
-)
-def test_step_rules(until, stops, goes):
-    rule = ppl.StepRule.of(until)
-    assert rule(stops)
-    assert not rule(goes)
-    assert not rule.never
-    assert ppl.StepRule.of(rule) is rule
-
-
-@pytest.mark.parametrize("until", ["b", ["ab", "bb"], re.compile("a.*b"), lambda s: "b" in s])
-def test_continuations_stop_where_the_rule_says_and_mass_adds_up(until):
-    law = TOY(TOY.prompt("^"), until=until, max_tokens=4)
-    rule = ppl.StepRule.of(until)
-    support = TOY.support(law)
-    assert math.fsum(math.exp(p) for _, p in support) == pytest.approx(1)
-    for value, log_prob in support:
-        assert float(law.log_prob(value)) == pytest.approx(log_prob)
-        body = value.text[:-1]
-        assert not rule(body) or value.finished
-        assert (value.reason == "until") == (rule(value.text) and not value.finished)
-    # What the law cannot return has probability zero.
-    assert float(law.log_prob(TOY.continuation("a"))) == -math.inf
-    assert float(law.log_prob(ppl.Continuation((), ""))) == -math.inf
-
-
-def test_until_with_the_tiny_model_keeps_whole_tokens():
-    lm = ppl.load("tiny")
+def test_until_with_the_tiny_model_keeps_whole_tokens(tiny):
+    lm, _ = tiny
     pyro.set_rng_seed(1)
     step = lm(lm.chat("Calculate 3 + 4 - 5."), until="\n", max_tokens=30).sample()
     assert step.finished or step.text.endswith("\n")
     assert lm.codec.decode(step.tokens) == step.text
-    a, b = (lm(lm.chat("Calculate 3 + 4 - 5."), max_tokens=3, temperature=0).sample()
-            for _ in range(2))  # fmt: skip
-    assert a == b
+    greedy = lm(lm.chat("Calculate 3 + 4 - 5."), max_tokens=3, temperature=0)
+    assert greedy.sample() == greedy.sample()

@@ -151,6 +151,7 @@ class LanguageModel(ABC):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
+        min_p: float = 0.0,
         allowed: Allowed = None,
     ) -> LMDistribution:
         """The distribution over what this model appends to `text`.
@@ -161,7 +162,8 @@ class LanguageModel(ABC):
                 callable on the new text. It also ends where the model ends the text.
             max_tokens: cut after this many tokens (`reason == "length"`). Without it, a step that
                 never ends is an error once the context is full.
-            temperature, top_p, top_k: warps of the next-token distribution.
+            temperature, top_p, top_k, min_p: warps of the next-token distribution, see
+                `ppl.lm.sampling.Warp`.
             allowed: token ids that may be drawn, or a callable from the new tokens to such ids.
                 The distribution is renormalised over them, token by token.
 
@@ -192,7 +194,7 @@ class LanguageModel(ABC):
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
         rule = StepRule.of(until)
-        spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k), allowed)
+        spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k, min_p), allowed)
         return LMDistribution(self, text, spec)
 
     def encode(self, string: str) -> Tokens:

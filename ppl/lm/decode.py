@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ppl.cost import Ledger
 from ppl.errors import ProgramError, StepNeverEndedError, WeightError
+from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Tokens
-from ppl.lm.sampling import inverse_cdf, warped_log_probs
+from ppl.lm.sampling import warped_log_probs
 from ppl.randomness import uniforms
 from ppl.steps import StepRule
 from ppl.text import Codec, Continuation, StopReason
@@ -223,20 +224,18 @@ def _draw_tokens(
     logits: Tensor, rows: Sequence[_Row], keys: NDArray[np.uint64]
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability."""
-    specs = [row.request.spec for row in rows]
     size = logits.shape[-1]
     allowed = [row.request.spec.allowed_after(row.new, row.request.label, size) for row in rows]
-    log_probs = warped_log_probs(logits, [s.warp for s in specs], allowed)
     positions = np.array([len(row.new) for row in rows])
-    tokens = inverse_cdf(log_probs.exp(), uniforms(keys, positions))
-    chosen = log_probs.gather(1, tokens[:, None]).squeeze(1).tolist()
-    for row, log_prob in zip(rows, chosen, strict=True):
+    warps = [row.request.spec.warp for row in rows]
+    tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms(keys, positions))
+    for row, log_prob in zip(rows, log_probs, strict=True):
         if not math.isfinite(log_prob):
             raise WeightError(
                 f"{row.request.label}: the next-token distribution is not finite; check the "
                 "model's weights and dtype, and that allowed= admits a token of the vocabulary"
             )
-    return tokens.tolist(), chosen
+    return tokens, log_probs
 
 
 def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]:

@@ -52,6 +52,7 @@ class Engine:
         passes: forward passes made.
         tokens_computed: tokens that passes computed for a row.
         tokens_padded: tokens that passes computed for nobody.
+        peak_nbytes: most bytes that keys and values took, slots and tree together.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Engine:
             shape = self._probe()
             self.slots = Slots(shape, self.pool, self.dtype, self.device)
             self.pool.view = self.slots.view
+            self.peak_nbytes = 0
             self.bytes_per_token = 2 * shape[0] * shape[1] * shape[2] * self.slots.kv.element_size()
             self._self_check()
         self.pool.clear()
@@ -135,14 +137,16 @@ class Engine:
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
-        return max(1, self.capacity // 2 // (self.bytes_per_token * (bucket(length) + 1)))
+        return max(1, self.capacity // 2 // self._slot_nbytes(length))
 
     @torch.inference_mode()
     def hidden(
         self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account] = ()
     ) -> list[Tensor]:
         """Last hidden states `[n, hidden]` of each text, from position `first[i]` to its end."""
-        rows = self.batch_rows(max(map(len, texts), default=1))
+        busy = self.slots.busy
+        longest = max([*map(len, texts), *(slot.length for slot in busy)], default=1)
+        rows = max(1, self.batch_rows(longest) - len(busy))
         accounts = accounts or [None] * len(texts)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
@@ -178,7 +182,7 @@ class Engine:
         """A new row for each of the given ones, which stands where that one stands."""
         if not slots:
             return []
-        self._reserve(len(self.slots.busy) + len(slots), max(slot.length for slot in slots))
+        self._reserve(len(slots), max(slot.length for slot in slots))
         copies = self.slots.idle(set())[: len(slots)]
         for copy, slot in zip(copies, slots, strict=True):
             self.slots.take(copy)
@@ -191,8 +195,7 @@ class Engine:
         """Appends one token to each of the rows: last hidden states `[rows, hidden]`."""
         longest = max(slot.length for slot in slots) + 1
         if longest > self.slots.length:
-            self._reserve(len(self.slots.busy), longest)
-            self.pool.trim()
+            self._reserve(0, longest)
         low, high = self.slots.gather(slots, _DECODE_SPREAD)
         index = torch.tensor([slot.index - low for slot in slots])
         lengths = torch.tensor([slot.length for slot in slots])
@@ -214,6 +217,8 @@ class Engine:
         unique: dict[Tokens, int] = {}
         for text, position in zip(texts, first, strict=True):
             unique[text] = min(unique.get(text, position), position)
+        # Memory is made before anything is looked up: what is found stays where it is.
+        self._reserve(len(unique), max(map(len, unique)))
         self._share_prefixes(list(unique))
         matches = {text: self._usable(text, want) for text, want in unique.items()}
         self._book(texts, matches, accounts)
@@ -262,21 +267,46 @@ class Engine:
             ledger.add(**{computed: len(text) - known, reused: known})
 
     def _reserve(self, rows: int, length: int) -> None:
-        """Makes sure of `rows` slots of `length` tokens and leaves the tree the rest of memory."""
+        """Makes sure of `rows` free slots of `length` tokens, within the byte budget."""
+        slots, pool = self.slots, self.pool
+        count = len(slots.busy) + rows
+        if length > slots.length or count > len(slots.all):
+            count, length = self._shape_for(count, length)
+            kept = self.bytes_per_token * sum(slot.length for slot in slots.busy)
+            largest = max(slots.nbytes, count * self._slot_nbytes(length)) + kept
+            pool.capacity = max(0, self.capacity - largest)
+            pool.trim()
+            slots.rebuild(count, length)
+            self.peak_nbytes = max(self.peak_nbytes, largest + pool.nbytes)
+            pool.capacity = max(0, self.capacity - slots.nbytes)
+        pool.trim(self._in_idle_slots(rows))
+        self.peak_nbytes = max(self.peak_nbytes, slots.nbytes + pool.nbytes)
+
+    def _shape_for(self, count: int, length: int) -> tuple[int, int]:
+        """How many slots of which length to have where at least these are needed.
+
+        Grows ahead where memory allows, so that growing stays rare; gives up what it must.
+        """
         slots = self.slots
-        if length <= slots.length and rows <= len(slots.all):
-            return
-        # Slots that must grow, grow by half: copying all of them stays rare.
-        if length > slots.length > 0:
-            length = max(length, min(slots.length * 3 // 2, self.context_length))
-        slots.reserve(rows, length, self.batch_rows(length))
-        self.pool.capacity = max(0, self.capacity - slots.nbytes)
+        needed = max([length, *(slot.length for slot in slots.busy)])
+        ahead = min(slots.length * 3 // 2, self.context_length) if needed > slots.length else 0
+        for wanted in (max(ahead, slots.length), slots.length, needed):
+            if wanted >= needed and count <= self.batch_rows(wanted):
+                needed = wanted
+                break
+        more = 2 * len(slots.all) if count > len(slots.all) else len(slots.all)
+        return max(count, min(more, self.batch_rows(needed))), needed
+
+    def _slot_nbytes(self, length: int) -> int:
+        return self.bytes_per_token * (bucket(length) + 1)
+
+    def _in_idle_slots(self, rows: int) -> int:
+        """Bytes that the tree would have to take over if so many idle slots were needed."""
+        idle = self.slots.idle(set())[:rows]
+        return self.bytes_per_token * sum(len(e.tokens) for slot in idle for e in slot.edges)
 
     def _place(self, texts: Sequence[Tokens], matches: dict[Tokens, Match]) -> list[Slot]:
         """A slot for each text with what is known of it in place: taken over, or copied."""
-        if not texts:
-            return []
-        self._reserve(len(self.slots.busy) + len(texts), max(map(len, texts)))
         own: dict[int, Slot] = {}
         claimed: set[Slot] = set()
         for i, text in enumerate(texts):

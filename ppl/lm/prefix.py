@@ -91,7 +91,6 @@ class PrefixPool:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
-        self.peak_nbytes = 0
         self.view: View | None = None
         self._clock = 0
         self._root = _root()
@@ -142,7 +141,6 @@ class PrefixPool:
         edge.slot.edges.discard(edge)
         edge.kv, edge.slot = kv, None
         self.nbytes += kv.nbytes
-        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
 
     def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
         """Edges along `tokens` with the number of their tokens that agree; touches them."""
@@ -176,16 +174,20 @@ class PrefixPool:
         upper.children[edge.tokens[0]] = edge
         return upper
 
-    def trim(self) -> None:
+    def trim(self, spare: int = 0) -> None:
         """Evicts least recently used leaves until the runs' own memory fits the capacity.
 
         A leaf in a slot takes no memory here; it goes only where its parents must.
+
+        Args:
+            spare: bytes of the capacity to leave free.
         """
-        if self.nbytes <= self.capacity:
+        limit = max(0, self.capacity - spare)
+        if self.nbytes <= limit:
             return
         queue = [(leaf.slot is not None, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
         heapq.heapify(queue)
-        while self.nbytes > self.capacity and queue:
+        while self.nbytes > limit and queue:
             *_, leaf = heapq.heappop(queue)
             parent = leaf.parent
             assert parent is not None

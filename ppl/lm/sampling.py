@@ -1,7 +1,7 @@
 """From logits to one drawn token per row, exactly and in a few vectorised passes.
 
-Order of the warps, as in `transformers`: allowed tokens, temperature, top-k, top-p. What is drawn
-follows the warped and renormalised distribution, and its log-probability is what is recorded.
+Order of the warps, as in `transformers`: allowed tokens, temperature, top-k, top-p, min-p. What is
+drawn follows the warped and renormalised distribution, and its log-probability is what is recorded.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ class Warp:
         temperature: divides the logits; 0 puts all mass on the most likely token.
         top_p: keeps the smallest set of most likely tokens whose mass reaches this.
         top_k: keeps this many most likely tokens (None: all).
+        min_p: drops tokens less likely than this share of the most likely one (0: none).
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and np.isfinite(self.temperature)):
@@ -38,6 +40,8 @@ class Warp:
             raise ValueError(f"top_p={self.top_p}: must be in (0, 1]")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k}: must be at least 1 (None keeps all)")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p}: must be in [0, 1]")
 
 
 def warped_log_probs(
@@ -71,7 +75,39 @@ def warped_log_probs(
     top_p = np.array([w.top_p for w in warps])
     if np.any(top_p < 1.0):
         log_probs = _top_p(log_probs, top_p)
+    min_p = np.array([w.min_p for w in warps])
+    if np.any(min_p > 0.0):
+        log_probs = _min_p(log_probs, min_p)
     return log_probs
+
+
+def draw(
+    logits: Tensor,
+    warps: Sequence[Warp],
+    allowed: Sequence[Collection[int] | None],
+    uniforms: NDArray[np.float64],
+) -> tuple[list[int], list[float]]:
+    """A token for each row, and its log-probability under the row's warped distribution.
+
+    Args:
+        logits, warps, allowed: as in `warped_log_probs`.
+        uniforms: `[B]` in (0, 1).
+
+    Returns:
+        Token ids and log-probabilities, one each per row; NaN where there is no distribution.
+    """
+    if all(warp == _PLAIN for warp in warps) and all(ids is None for ids in allowed):
+        # Nothing to reshape: one pass for the weights, none to normalise them.
+        scaled = logits - logits.amax(-1, keepdim=True)
+        weights = scaled.exp()
+        tokens = inverse_cdf(weights, uniforms)
+        chosen = scaled.gather(1, tokens[:, None]).squeeze(1).double()
+        log_probs = chosen - weights.sum(-1, dtype=torch.float64).log()
+    else:
+        warped = warped_log_probs(logits, warps, allowed)
+        tokens = inverse_cdf(warped.exp(), uniforms)
+        log_probs = warped.gather(1, tokens[:, None]).squeeze(1)
+    return tokens.tolist(), log_probs.tolist()
 
 
 def _keep_only(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tensor:
@@ -101,6 +137,16 @@ def _top_p(log_probs: Tensor, top_p: NDArray[np.float64]) -> Tensor:
     drop_sorted = (before >= limit) & (limit < 1)
     drop = torch.zeros_like(drop_sorted).scatter_(1, order, drop_sorted)
     return torch.log_softmax(log_probs.masked_fill(drop, -torch.inf), dim=-1)
+
+
+def _min_p(log_probs: Tensor, min_p: NDArray[np.float64]) -> Tensor:
+    with np.errstate(divide="ignore"):
+        floor = torch.as_tensor(np.log(min_p), device=log_probs.device)[:, None]
+    drop = log_probs.double() < log_probs.double().amax(-1, keepdim=True) + floor
+    return torch.log_softmax(log_probs.masked_fill(drop, -torch.inf), dim=-1)
+
+
+_PLAIN = Warp()
 
 
 def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) -> Tensor:

@@ -91,35 +91,28 @@ class Slots:
         """`[layers, 2, H, stop - start, D]`: the keys and values of a run of tokens."""
         return self.kv[:, :, slot.index, :, start:stop]
 
-    def reserve(self, rows: int, length: int, most: int) -> None:
-        """Makes sure that there are `rows` slots of `length` tokens.
+    def rebuild(self, rows: int, length: int) -> None:
+        """Allocates anew: `rows` slots of `length` tokens.
 
-        Args:
-            most: slots of that length that memory allows. Where slots must get longer and there are
-                more of them than this, idle ones are given up.
+        Old and new memory never exist side by side: what running rows hold is set aside, what
+        others have left goes to the tree, which forgets what exceeds its capacity.
         """
-        longer = max(bucket(length), self.length)
-        if longer == self.length and rows <= len(self.all):
-            return
-        count = max(rows, min(len(self.all), most))
-        if rows > len(self.all):  # grow ahead, so that growing stays rare
-            count = max(rows, min(most, 2 * len(self.all)))
-        keep = sorted(self.all, key=lambda s: (s.busy, s.used))[max(0, len(self.all) - count) :]
-        kept = set(keep)
-        for slot in self.all:
-            if slot not in kept:
+        for slot in sorted(self.all, key=lambda s: s.used):
+            if not slot.busy:
                 self.empty(slot)
-        keep.sort(key=lambda s: s.index)
+                self.pool.trim()
+        busy = self.busy
+        contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
         layers, two, _, heads, _, dim = self.kv.shape
-        kv = self.kv.new_zeros(layers, two, count, heads, longer + 1, dim)
-        if keep:
-            used = max(slot.length for slot in keep)
-            old = self.kv[:, :, [s.index for s in keep], :, :used]
-            kv[:, :, : len(keep), :, :used] = old
-        self.kv = kv
-        for index, slot in enumerate(keep):
+        device, dtype = self.kv.device, self.kv.dtype
+        self.kv = torch.zeros(0)  # freed before the next line allocates
+        self.kv = torch.zeros(
+            layers, two, rows, heads, bucket(length) + 1, dim, dtype=dtype, device=device
+        )
+        for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
-        self.all = keep + [Slot(i) for i in range(len(keep), count)]
+            self.view(slot, 0, slot.length).copy_(content)
+        self.all = busy + [Slot(i) for i in range(len(busy), rows)]
 
     def empty(self, slot: Slot, keep: int = 0) -> None:
         """Frees a slot from position `keep` on; what the tree has only there is copied out."""

@@ -52,9 +52,9 @@ class Row:
     prm_tokens: int
     seconds: float
 
-    def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the accuracy of `best`."""
-        ci = binomtest(self.right_best, self.problems).proportion_ci(method="wilson")
+    def interval(self, right: int) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy with so many right."""
+        ci = binomtest(right, self.problems).proportion_ci(method="wilson")
         return float(ci.low), float(ci.high)
 
 
@@ -124,7 +124,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "searcher" else "right")
     for i, r in enumerate(rows):
-        low, high = r.interval()
+        low, high = r.interval(r.right_best)
         table.add_row(
             r.searcher,
             str(r.n),
@@ -141,41 +141,41 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy of `best` against LM tokens per problem."""
+    """Accuracy of `best` and of `vote()` against LM tokens per problem."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for shift, name in enumerate(SEARCHERS):
-        mine = [r for r in rows if r.searcher == name]
-        # Points that coincide are set apart by two percent, so that all can be seen.
-        xs = [r.lm_tokens / r.problems * 1.02**shift for r in mine]
-        ys = [r.right_best / r.problems for r in mine]
-        lows, highs = zip(*(r.interval() for r in mine), strict=True)
-        errors = [
-            [y - low for y, low in zip(ys, lows, strict=True)],
-            [high - y for y, high in zip(ys, highs, strict=True)],
-        ]
-        axes.errorbar(
-            xs, ys, yerr=errors, marker="o", capsize=2, lw=1.6, elinewidth=0.7, label=name
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([10, 20, 50, 100, 200, 500, 1000]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}")
-    axes.set_xlabel("LM tokens per problem (log scale)")
-    axes.set_ylabel("accuracy")
-    axes.set_title(
-        f"One program, four searchers, N = {', '.join(map(str, BUDGETS))}: "
-        f"{rows[0].problems} held-out problems",
-        fontsize=10,
-        loc="left",
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    rules: tuple[tuple[str, Callable[[Row], int]], ...] = (
+        ("best: the answer that the reward model likes most", lambda r: r.right_best),
+        ("vote(): the most probable answer", lambda r: r.right_vote),
     )
-    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    for axes, (title, count) in zip(panels, rules, strict=True):
+        for shift, name in enumerate(SEARCHERS):
+            mine = [r for r in rows if r.searcher == name]
+            # Points that coincide are set apart by two percent, so that all can be seen.
+            xs = [r.lm_tokens / r.problems * 1.02**shift for r in mine]
+            ys = [count(r) / r.problems for r in mine]
+            lows, highs = zip(*(r.interval(count(r)) for r in mine), strict=True)
+            errors = [
+                [y - low for y, low in zip(ys, lows, strict=True)],
+                [high - y for y, high in zip(ys, highs, strict=True)],
+            ]
+            axes.errorbar(
+                xs, ys, yerr=errors, marker="o", capsize=2, lw=1.6, elinewidth=0.7, label=name
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator([10, 20, 50, 100, 200, 500, 1000]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}")
+        axes.set_xlabel("LM tokens per problem (log scale)")
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"accuracy, {rows[0].problems} held-out problems")
+    panels[0].yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(path, dpi=130)
 
 

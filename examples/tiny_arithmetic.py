@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from os.path import commonprefix
 from random import Random
 
 from tiny_item import Item, Number
@@ -163,34 +162,6 @@ def arithmetic_solution(compact: str) -> str:
     return "\n".join(lines)
 
 
-def slipping_arithmetic(compact: str, rng: Random) -> str:
-    """An arithmetic response with the kinds of mistakes the decoder makes.
-
-    A wrong result, a lost or made-up sign, a wrong operator; what follows is worked out rightly
-    from there.  Cheap material for the verifier, which is labelled exactly like the decoder's own
-    responses: problems of every difficulty with right and wrong steps in equal parts, so that only
-    checking the step helps.
-    """
-    lines = [compact]
-    while len(lines) == 1 or not re.fullmatch(r"-?\d+", lines[-1]):
-        line = reduce_once(lines[-1])
-        lines.append(_slip(line, rng) if rng.random() < 0.35 else line)
-    return "\n".join(lines[1:])
-
-
-def _slip(line: str, rng: Random) -> str:
-    tokens = tokenize(line)
-    at = rng.choice([i for i, t in enumerate(tokens) if isinstance(t, int) or t in ("+", "-", "*")])
-    token = tokens[at]
-    if isinstance(token, int):
-        tokens[at] = rng.choice(
-            [-token, token + rng.choice((-10, -2, -1, 1, 2, 10)), rng.randint(-30, 30)]
-        )
-    else:
-        tokens[at] = rng.choice("+-*")
-    return "".join(map(str, tokens))
-
-
 def _random_parts(rng: Random, terms: int, digits: int) -> list[str]:
     """Space-separated pieces of a random expression with groups and negated groups."""
     left = rng.randint(1, terms)
@@ -238,18 +209,3 @@ def good_arithmetic_steps(truth: str, steps: Sequence[str], ended: bool) -> int:
             return i
         operations = step_operations
     return len(steps)
-
-
-def arithmetic_characters(
-    truth: str, steps: Sequence[str], labels: Sequence[bool]
-) -> list[list[bool | None]]:
-    """Labels of the characters of every step, given those of the steps."""
-    out: list[list[bool | None]] = []
-    before, fine = truth, True
-    for step, good in zip(steps, labels, strict=True):
-        right = len(step)
-        if not good:
-            right = len(commonprefix([reduce_once(before), step])) if fine else 0  # noqa: RUF071
-        out.append([True] * right + [False] * (len(step) - right))
-        before, fine = step, good
-    return out

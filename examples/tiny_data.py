@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from tiny_arithmetic import arithmetic_characters, arithmetic_item, good_arithmetic_steps
-from tiny_countdown import countdown_characters, countdown_item, good_countdown_steps
+from tiny_arithmetic import arithmetic_item, good_arithmetic_steps
+from tiny_countdown import countdown_item, good_countdown_steps
 from tiny_item import Item, Task
 
 
@@ -38,17 +38,3 @@ def step_labels(task: Task, truth: str, steps: Sequence[str], ended: bool = True
     check = good_arithmetic_steps if task == "arithmetic" else good_countdown_steps
     good = check(truth, steps, ended)
     return [i < good for i in range(len(steps))]
-
-
-def character_labels(
-    task: Task, truth: str, steps: Sequence[str], ended: bool = True
-) -> list[list[bool | None]]:
-    """For every character of every step, whether the text up to it is right; None where unknown.
-
-    The very digit at which a line goes wrong teaches far more than one label per line.  Exact for
-    countdown; in arithmetic a wrong line is taken to go wrong where it leaves the canonical one.
-    """
-    labels = step_labels(task, truth, steps, ended)
-    if task == "arithmetic":
-        return arithmetic_characters(truth, steps, labels)
-    return countdown_characters(truth, steps, labels, ended)

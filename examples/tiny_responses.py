@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tiny_data import character_labels, step_labels
+from tiny_countdown import countdown_characters
+from tiny_data import step_labels
 from tiny_item import Task
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -104,7 +105,9 @@ def labelled(encoder: Encoder, one: Sample) -> tuple[list[int], list[bool]]:
 class Row:
     """Token ids of prompt and response, and what is known at their positions.
 
-    ``ends`` labels the step ends, ``inner`` the characters inside steps.
+    ``ends`` labels the step ends; ``inner`` labels characters inside countdown steps, where the
+    same question (can this still be completed?) has an exact answer too. Knowing the very digit
+    at which a line goes wrong teaches far more than one label per line.
     """
 
     ids: list[int]
@@ -116,10 +119,10 @@ def row_of(encoder: Encoder, one: Sample) -> Row:
     places, labels = labelled(encoder, one)
     inner: dict[int, bool] = {}
     # Characters are found by position, so each must be one token (in a sane response they are).
-    if len(one.text) == len(one.response) - one.ended:
+    if one.task == "countdown" and len(one.text) == len(one.response) - one.ended:
         steps = one.text.split("\n")[: len(labels)]
         at = len(one.prompt)
-        for marks in character_labels(one.task, one.truth, steps, one.ended):
+        for marks in countdown_characters(one.truth, steps, labels, one.ended):
             inner |= {at + i: mark for i, mark in enumerate(marks) if mark is not None}
             at += len(marks) + 1  # one token per character, then the newline
     return Row(one.prompt + one.response, dict(zip(places, labels, strict=True)), inner)

@@ -32,12 +32,10 @@ from transformers import (
     AutoModelForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
-    LlamaForTokenClassification,
     PreTrainedTokenizerFast,
 )
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-from tiny_arithmetic import arithmetic_item, slipping_arithmetic  # noqa: E402
 from tiny_countdown import countdown_item, slipping_countdown  # noqa: E402
 from tiny_data import training_item  # noqa: E402
 from tiny_evaluation import evaluate  # noqa: E402
@@ -70,7 +68,6 @@ class Size:
 
     hidden: int = 192
     layers: int = 4
-    verifier_layers: int = 2
     heads: int = 4
     intermediate: int = 512
     vocabulary: int = 768
@@ -81,7 +78,7 @@ class Size:
     held_out: int = 500
 
 
-SMOKE = Size(32, 1, 1, 2, 64, 400, 16, 400, 32, 2, 16)
+SMOKE = Size(32, 1, 2, 64, 400, 16, 400, 32, 2, 16)
 
 
 # --- tokenizer ------------------------------------------------------------------------------
@@ -274,38 +271,16 @@ def own_rows(lm: Path, encoder: Encoder, size: Size, rng: Random) -> list[Row]:
 
 
 def slip_rows(encoder: Encoder, n: int, rng: Random) -> list[Row]:
-    """Labelled responses with made-up mistakes: endless, and free of sampling."""
+    """Labelled countdown responses with made-up mistakes: endless, and free of sampling."""
     rows = []
-    make = arithmetic_item if rng.random() < 0.5 else countdown_item
     for _ in range(n):
-        item = make(rng, narrow=rng.random() < 0.8)
-        if item.task == "arithmetic":
-            text = slipping_arithmetic(item.truth, rng)
-        else:
-            numbers, target = item.truth.split("=")
-            text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
+        item = countdown_item(rng, narrow=rng.random() < 0.8)
+        numbers, target = item.truth.split("=")
+        text = slipping_countdown([int(k) for k in numbers.split(",")], int(target), rng)
         response = [*encoder.ids(text), encoder.end]
         prompt = encoder.prompt(item.question)
         rows.append(row_of(encoder, Sample(item.task, item.truth, prompt, response, text, True)))
     return rows
-
-
-def new_verifier(lm: Path, size: Size) -> LlamaForTokenClassification:
-    """The decoder with more layers on top, which at first do nothing, and a head for two labels.
-
-    To see that a digit is wrong, compare it with what the decoder's last layer expected one
-    position before: that takes layers above it.
-    """
-    decoder = AutoModelForCausalLM.from_pretrained(lm)
-    config = copy.deepcopy(decoder.config)
-    config.num_hidden_layers += size.verifier_layers
-    config.id2label, config.label2id = {0: "bad", 1: "good"}, {"bad": 0, "good": 1}
-    model = LlamaForTokenClassification(config)
-    model.model.load_state_dict(decoder.model.state_dict(), strict=False)
-    for layer in model.model.layers[decoder.config.num_hidden_layers :]:
-        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    return model
 
 
 def train_prm(
@@ -320,10 +295,11 @@ def train_prm(
     encoder = Encoder(lm)
     rng = Random(seed + 3 + more)
     rows = own_rows(lm, encoder, size, rng)
-    if more:
-        model = AutoModelForTokenClassification.from_pretrained(folder)
-    else:
-        model = new_verifier(lm, size)
+    model = AutoModelForTokenClassification.from_pretrained(
+        folder if more else lm,
+        id2label={0: "bad", 1: "good"},
+        label2id={"bad": 0, "good": 1},
+    )
     optimizer = optimizer_for(model, 1e-3)
     rows.sort(key=lambda row: len(row.ids))
     groups = [rows[i : i + size.batch] for i in range(0, len(rows), size.batch)]
@@ -373,9 +349,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for lm/ and prm/")
     parser.add_argument("--minutes", type=float, default=15.0, help="wall time of LM training")
     parser.add_argument(
-        "--narrow-minutes", type=float, default=8.5, help="then on the narrow mixture"
+        "--narrow-minutes", type=float, default=24.0, help="then on the narrow mixture"
     )
-    parser.add_argument("--prm-minutes", type=float, default=14.0, help="wall time of PRM training")
+    parser.add_argument("--prm-minutes", type=float, default=28.0, help="wall time of PRM training")
     parser.add_argument("--more", action="store_true", help="prm: go on from OUT/prm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", type=int, help="evaluation problems per task")

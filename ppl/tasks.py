@@ -49,9 +49,10 @@ SETTINGS: Mapping[TaskName, Mapping[str, object]] = {
         "min_numbers": 3,
         "max_numbers": 4,
         "min_value": 1,
-        "max_value": 12,
+        "max_value": 20,
         "min_target": 10,
         "max_target": 99,
+        "operators": ["+", "-"],
     },
 }
 """Evaluation settings: keyword arguments of `reasoning_gym.create_dataset`."""

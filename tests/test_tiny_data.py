@@ -26,15 +26,15 @@ from tiny_arithmetic import (  # noqa: E402
     arithmetic_item,
     arithmetic_solution,
     evaluate,
-    slipping_arithmetic,
 )
 from tiny_countdown import (  # noqa: E402
+    countdown_characters,
     countdown_item,
     countdown_solution,
     reachable,
     slipping_countdown,
 )
-from tiny_data import character_labels, step_labels, training_item  # noqa: E402
+from tiny_data import step_labels, training_item  # noqa: E402
 from tiny_item import Item  # noqa: E402
 
 TINY = ROOT / "ppl" / "tiny"
@@ -192,7 +192,9 @@ def test_changed_digits_are_bad() -> None:
 
 def test_character_labels_find_the_wrong_digit() -> None:
     def marks(*steps: str) -> list[str]:
-        rows = character_labels("countdown", "3,5,7=22", steps)
+        rows = countdown_characters(
+            "3,5,7=22", steps, step_labels("countdown", "3,5,7=22", steps), True
+        )
         return ["".join({True: "+", False: "-", None: "?"}[mark] for mark in row) for row in rows]
 
     assert marks("5*3=15;7,15", "15+7=22;22", "(5*3)+7") == ["+" * 11, "+" * 10, "?" * 7]
@@ -206,17 +208,9 @@ def test_character_labels_agree_with_step_labels() -> None:
     for item in items(300):
         if item.task == "countdown":
             steps = item.solution.split("\n")
-            rows = character_labels("countdown", item.truth, steps)
+            labels = step_labels("countdown", item.truth, steps)
+            rows = countdown_characters(item.truth, steps, labels, True)
             assert all(all(row) for row in rows[:-1])
-
-
-def test_character_labels_of_arithmetic_find_the_wrong_digit() -> None:
-    labels = character_labels("arithmetic", "(5+-3)*4", ["2*5", "10"])
-    assert labels == [[True, True, False], [False, False]]
-    for item in items(300):
-        if item.task == "arithmetic":
-            rows = character_labels("arithmetic", item.truth, item.solution.split("\n"))
-            assert all(all(row) for row in rows)
 
 
 def test_made_up_countdown_mistakes_are_of_many_kinds_and_some_responses_have_none() -> None:
@@ -231,19 +225,6 @@ def test_made_up_countdown_mistakes_are_of_many_kinds_and_some_responses_have_no
     assert wrong_from == {0, 1, 2, 3, 4}
     assert all(row == tuple(sorted(row, reverse=True)) for row in rows)  # once wrong, always wrong
     assert 0.05 < sum(map(all, rows)) / len(rows) < 0.6
-
-
-def test_made_up_arithmetic_mistakes_keep_the_form_and_half_of_the_steps() -> None:
-    rng = Random(4)
-    labels = []
-    for _ in range(400):
-        item = arithmetic_item(rng, narrow=True)
-        lines = slipping_arithmetic(item.truth, rng).split("\n")
-        assert [evaluate(line)[1] for line in lines] == [
-            evaluate(line)[1] for line in item.solution.split("\n")
-        ]
-        labels += step_labels("arithmetic", item.truth, lines)
-    assert 0.4 < sum(labels) / len(labels) < 0.7
 
 
 def test_solutions_are_uniform_over_all_solutions() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class HFCodec:
         self.size = len(tokenizer)
 
     def encode(self, string: str) -> Tokens:
-        return tuple(self.tokenizer.encode(string, add_special_tokens=False))
+        return _encoded(self, string)
 
     def decode(self, tokens: Sequence[int]) -> str:
         string: str = self.tokenizer.decode(
@@ -57,6 +58,12 @@ class HFCodec:
 
     def __hash__(self) -> int:
         return hash(self._identity())
+
+
+@lru_cache(maxsize=4096)
+def _encoded(codec: HFCodec, string: str) -> Tokens:
+    """Every particle of a search asks the same question and appends the same literals."""
+    return tuple(codec.tokenizer.encode(string, add_special_tokens=False))
 
 
 class HFModel(LanguageModel):

@@ -164,6 +164,12 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) 
         `[B]` int64 indices.
     """
     batch, size = probs.shape
+    if size <= 8 * block:  # too few for two levels to pay
+        mass = probs.cumsum(-1, dtype=torch.float64)
+        u = torch.as_tensor(uniforms, device=probs.device)[:, None] * mass[:, -1:]
+        filled = (mass < mass[:, -1:]).sum(-1, keepdim=True)  # the last index with any mass
+        found = torch.searchsorted(mass, u, right=True)
+        return torch.minimum(found, filled).squeeze(1).clamp(max=size - 1)
     blocks = -(-size // block)
     padded = torch.nn.functional.pad(probs, (0, blocks * block - size)).view(batch, blocks, block)
     mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]

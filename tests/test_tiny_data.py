@@ -315,7 +315,7 @@ def test_committed_model_solves_some_and_its_verifier_ranks() -> None:
     scores = tiny_evaluation.step_scores(prm, encoder, samples)
     flat = [s for row in scores for s in row]
     assert len(flat) == sum(map(len, labels))
-    assert tiny_evaluation.auc(flat, [label for row in labels for label in row]) > 0.75
+    assert tiny_evaluation.auc(flat, [label for row in labels for label in row]) > 0.85
 
 
 def test_smoke_run_of_every_stage(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ rows; its prefix cache is emptied before every run, so that both sides compute t
 
 Besides whole continuations, the engine is driven as searches drive it: in steps of 16 tokens and
 token by token, where after every step half of the rows are dropped and the others forked, as a
-resampling does.
+resampling does. The last column is the bound of the processor: the products with all weights alone,
+packed as ours are, for as many rows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from machine import machine
 
 import ppl
 from ppl.lm.base import ContinueRequest
+from ppl.lm.linear import PackedLinear
 
 PROMPT_TOKENS, NEW_TOKENS = 60, 64
 STORY = (
@@ -51,6 +53,18 @@ def by_ppl(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int, step: int) -
         grown = [t + v for t, v in zip(texts, drawn, strict=True) if not v.finished]
         texts = [grown[i // 2] for i in range(len(grown))]  # the first half, each twice
     return tokens / (time.perf_counter() - started)
+
+
+@torch.inference_mode()
+def by_products(lm: ppl.HFModel, rows: int) -> float:
+    """Tokens per second if a step were nothing but its products with the weights."""
+    layers = [m for m in lm.model.modules() if isinstance(m, PackedLinear)]
+    inputs = [torch.randn(rows, m.in_features).to(lm.model.dtype) for m in layers]
+    started = time.perf_counter()
+    for _ in range(10):
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+    return 10 * rows / (time.perf_counter() - started)
 
 
 def by_generate(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int) -> float:
@@ -100,6 +114,7 @@ def main() -> None:
         "ppl": lambda rows, seed: by_ppl(lm, prompt, rows, seed, NEW_TOKENS),
         "16 a step": lambda rows, seed: by_ppl(lm, prompt, rows, seed, 16),
         "1 a step": lambda rows, seed: by_ppl(lm, prompt, rows, seed, 1),
+        "bound": lambda rows, _: by_products(lm, rows),
     }
     print(machine())
     print(f"{options.dtype}, tokens/s, medians of {options.repeats}, the sides taking turns\n")

@@ -25,7 +25,8 @@ class _Offer:
 @dataclass(frozen=True, slots=True)
 class _Proposal:
     value: Any
-    log_prob: float
+    log_q: float  # under the guide
+    log_p: float | None  # under the model's site, where the draw gave it along
 
 
 class Guide(Messenger):  # type: ignore[misc]
@@ -46,17 +47,25 @@ class Guide(Messenger):  # type: ignore[misc]
         assert task.guide is not None
         task.guide(*task.args, **task.kwargs)
 
-    def propose(self, name: str) -> tuple[Any, float] | None:
-        """The guide's draw for the site and its log-probability, None if it has no such site."""
+    def propose(self, name: str, target: Any) -> tuple[Any, float, float | None] | None:
+        """The guide's draw for a site of the model, None if the guide has no such site.
+
+        Args:
+            name: the site.
+            target: the model's distribution there.
+
+        Returns:
+            The value, its log-probability under the guide, and under `target` if that came free.
+        """
         if self._offer is None and not self._ended:
             self._next(None)
         if self._offer is None or self._offer.name != name:
             return None
-        event = self._coroutine.resume(True)
+        event = self._coroutine.resume(target)
         while not isinstance(event, _Proposal):
             event = self._coroutine.resume(park(event))  # a model call made by the guide
         self._offer, self._used = None, True
-        return event.value, event.log_prob
+        return event.value, event.log_q, event.log_p
 
     def _next(self, value: Any) -> None:
         event = self._coroutine.resume(value)
@@ -89,10 +98,10 @@ class Guide(Messenger):  # type: ignore[misc]
         if name in particle._names:  # made in an earlier life of this particle
             msg["value"] = particle._names[name]
         else:
-            park(_Offer(name))
-            value, log_q = particle.draw(msg, role="guide")
+            target = park(_Offer(name))
+            value, log_q, log_p = particle.draw(msg, "guide", target)
             msg["value"] = value
             if log_q is None:
                 log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
-            park(_Proposal(value, log_q))
+            park(_Proposal(value, log_q, log_p))
         msg["done"] = True

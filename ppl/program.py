@@ -227,13 +227,13 @@ class Particle:
 
     def _choose(self, msg: Any) -> Record:
         name, fn = msg["name"], msg["fn"]
-        proposal = self._guide.propose(name) if self._guide is not None else None
+        proposal = self._guide.propose(name, fn) if self._guide is not None else None
         if proposal is None:
-            value, log_prior = self.draw(msg)
+            value, log_prior, _ = self.draw(msg)
             record = Record(name, "choice", value, log_prior=log_prior, _distribution=fn)
         else:
-            value, log_q = proposal
-            log_p = self._log_prior(msg, value)
+            value, log_q, free = proposal
+            log_p = self._log_prior(msg, value) if free is None else free
             ratio = self._finite(log_p - log_q, fn)
             record = Record(
                 name, "choice", value, log_ratio=ratio, log_prior=log_p, _distribution=fn
@@ -259,20 +259,30 @@ class Particle:
             return self._score(msg["fn"], value)
         return site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
 
-    def draw(self, msg: Any, role: str = "model") -> tuple[Any, float | None]:
-        """A keyed draw from the site's distribution, with its log-probability where it is free."""
+    def draw(
+        self, msg: Any, role: str = "model", target: Any = None
+    ) -> tuple[Any, float | None, float | None]:
+        """A keyed draw from the site's distribution.
+
+        Returns:
+            The value; its log-probability, and that under the distribution `target`, each None
+            where it is not free.
+        """
         fn = msg["fn"]
         site_key = key(self.seed, self.identity, msg["name"], role)
         if isinstance(fn, LMDistribution):
+            # A guide that continues the same text as the model does gets both from one pass.
+            same = isinstance(target, LMDistribution) and target.model is fn.model
+            under = target.spec if same and target.spec.tokens == fn.spec.tokens else None
             drawn: Drawn = park(
-                ContinueRequest(fn.model, fn.spec, site_key, self.label, self.ledger)
+                ContinueRequest(fn.model, fn.spec, site_key, self.label, self.ledger, under)
             )
-            return drawn.value, drawn.log_prob
+            return drawn.value, drawn.log_prob, drawn.log_prob_under
         if isinstance(fn, Verdict):
             self._judge(fn)
         # torch's generator is global; seeding it here makes the draw a function of the key alone.
         torch.default_generator.manual_seed(site_key & (2**63 - 1))
-        return fn(*msg["args"], **msg["kwargs"]), None
+        return fn(*msg["args"], **msg["kwargs"]), None, None
 
     def _score(self, fn: LMDistribution, value: Continuation) -> float:
         log_prob: float = park(ScoreRequest(fn.model, fn.spec, value, self.label, self.ledger))

@@ -6,6 +6,7 @@ import asyncio
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -329,6 +330,60 @@ def test_guided_smc_weights_are_likelihood_times_model_over_guide():
                 symbol = record.value.text or "$"
                 expected += math.log(table[symbol] / proposer[symbol])
         assert sample.log_weight == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("which", ["toy", "tiny"])
+def test_guides_on_the_same_text_are_weighed_without_a_pass_of_their_own(which):
+    """Hotter, masked and narrower proposals: what the draw gives along is the true log-prob."""
+    lm = TOY if which == "toy" else ppl.load("tiny")
+    start = lm.prompt("^" if which == "toy" else "3")
+    end = min(lm.codec.end_tokens)
+    masked = {*lm.encode("ab" if which == "toy" else "123"), end}
+
+    def steps(*settings):
+        text = start
+        for t, setting in enumerate(settings):
+            step = pyro.sample(f"step_{t}", lm(text, **setting))
+            if step.finished:
+                return text
+            text += step
+        return text
+
+    targets = {"max_tokens": 2}, {"max_tokens": 3, "top_k": 2}, {"max_tokens": 1, "min_p": 0.1}
+    proposals = (
+        {"max_tokens": 2, "temperature": 1.7},
+        {"max_tokens": 3, "allowed": masked},
+        {"max_tokens": 1, "top_p": 0.95},
+    )
+    guide = partial(steps, *proposals)
+    posterior = BestOfN(24).run(partial(steps, *targets), seed=3, guide=guide)
+    checked = 0
+    for sample in posterior.samples:
+        text = start
+        for target, proposal, record in zip(targets, proposals, sample.records, strict=False):
+            log_p = float(lm(text, **target).log_prob(record.value))
+            log_q = float(lm(text, **proposal).log_prob(record.value))
+            assert record.log_prior == pytest.approx(log_p, abs=1e-5)
+            assert record.log_ratio == pytest.approx(log_p - log_q, abs=1e-5)
+            checked += 1
+            if not record.value.finished:
+                text += record.value
+    assert checked > 24
+    assert posterior.cost.scored_tokens == 0
+    assert posterior.cost.lm_calls == checked
+
+
+def test_a_guide_that_stops_where_the_model_does_not_has_no_weight():
+    def model():
+        return pyro.sample("step", TOY(TOY.prompt("^"), until="b", max_tokens=3)).text
+
+    def guide():
+        pyro.sample("step", TOY(TOY.prompt("^"), max_tokens=1))
+
+    posterior = BestOfN(20).run(model, seed=0, guide=guide)
+    weights = {s.value or "$": s.log_weight for s in posterior.samples if s.log_weight > -math.inf}
+    assert weights == pytest.approx({"b": 0.0, "$": 0.0})  # "a" goes on, were it the model's
+    assert len(posterior.samples) >= len(weights)
 
 
 def test_best_of_n_finds_the_best_as_often_as_it_should():

@@ -81,6 +81,8 @@ class ContinueRequest:
         key: 64-bit key of the uniforms (see `ppl.randomness`).
         label: who asks, for error messages ("site 'step_3' of particle 17").
         ledger: the account that pays, or None.
+        under: another distribution of the same model after the same text, under which the
+            log-probability of what is drawn is wanted too; it costs no pass of its own.
     """
 
     model: LanguageModel
@@ -88,6 +90,7 @@ class ContinueRequest:
     key: int
     label: str = "a call outside a search"
     ledger: Ledger | None = None
+    under: Spec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +106,12 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A drawn continuation with its log-probability under the warped distribution."""
+    """A drawn continuation with its log-probability under the warped distribution, and under the
+    other one that was asked for."""
 
     value: Continuation
     log_prob: float
+    log_prob_under: float | None = None
 
 
 class Decoder(Protocol):

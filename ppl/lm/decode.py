@@ -28,7 +28,7 @@ _USUAL_STEP = 256
 class _Row:
     """One request on its way."""
 
-    __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "unwanted")
+    __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "under", "unwanted")
 
     def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
         spec = request.spec
@@ -36,7 +36,7 @@ class _Row:
         self.request, self.ticket = request, ticket
         self.limit = room if spec.max_tokens is None else min(spec.max_tokens, room)
         self.new: list[int] = []
-        self.log_prob = 0.0
+        self.log_prob = self.under = 0.0
         self.unwanted = False
         characters = spec.rule.single_characters
         self.stops = None if characters is None else _tokens_with(model.codec, characters)
@@ -69,7 +69,16 @@ class _Row:
         if reason is None:
             return None
         tokens = tuple(self.new)
-        return Drawn(Continuation(tokens, model.codec.decode(tokens), reason), self.log_prob)
+        value = Continuation(tokens, model.codec.decode(tokens), reason)
+        return Drawn(value, self.log_prob, self._log_prob_under(model, value))
+
+    def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
+        spec, other = self.request.spec, self.request.under
+        if other is None:
+            return None
+        same_steps = (spec.rule, spec.max_tokens) == (other.rule, other.max_tokens)
+        asked = ScoreRequest(model, other, value, self.request.label)
+        return self.under if same_steps or _could_be_drawn(model, asked) else -math.inf
 
 
 def _stop_reason(
@@ -235,7 +244,23 @@ def _draw_tokens(
                 f"{row.request.label}: the next-token distribution is not finite; check the "
                 "model's weights and dtype, and that allowed= admits a token of the vocabulary"
             )
+    _add_log_probs_under(logits, rows, tokens)
     return tokens, log_probs
+
+
+def _add_log_probs_under(logits: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> None:
+    """Reads the other log-probability that some rows ask for off the same logits."""
+    asked = [(i, row, row.request.under) for i, row in enumerate(rows)]
+    others = [(i, row, spec) for i, row, spec in asked if spec is not None]
+    if not others:
+        return
+    which = [i for i, _, _ in others]
+    size = logits.shape[-1]
+    allowed = [spec.allowed_after(row.new, row.request.label, size) for _, row, spec in others]
+    log_probs = warped_log_probs(logits[which], [spec.warp for _, _, spec in others], allowed)
+    chosen = log_probs[range(len(which)), [tokens[i] for i in which]].tolist()
+    for (_, row, _), log_prob in zip(others, chosen, strict=True):
+        row.under += log_prob
 
 
 def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import ppl
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
+from ppl.lm.attention import split
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.prefix import PrefixPool
 from ppl.lm.sampling import Warp
@@ -456,3 +457,32 @@ def test_a_row_that_made_room_half_way_goes_on_as_if_nothing_had_been(monkeypatc
     expected = ample.sample_batch([replace(r, model=ample) for r in asked])
     assert [d.value for d in drawn] == [d.value for d in expected]
     assert small.engine.peak_nbytes <= 1.15 * 150_000
+
+
+@given(reach=st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_spans_cover_every_row_and_all_that_it_needs(reach):
+    spans = split(reach)
+    if spans is None:
+        return
+    assert [row for s in spans for row in range(s.start, s.stop)] == list(range(len(reach)))
+    assert all(reach[row] <= s.keys for s in spans for row in range(s.start, s.stop))
+    assert sum(s.keys * (s.stop - s.start) for s in spans) < max(reach) * len(reach)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
+    lm = make(family)
+    texts = [tuple(3 + (i * j) % 90 for j in range(1, n)) for i, n in enumerate((9, 100, 7, 12), 1)]
+    seen = []
+    monkeypatch.setattr(
+        "ppl.lm.engine.split", lambda reach: seen.append(split(reach)) or split(reach)
+    )
+    slots, _ = lm.engine.open(texts)
+    states = lm.engine.step(slots, [4, 5, 6, 7])
+    assert seen[-1] is not None
+    assert max(s.keys for s in seen[-1]) == 100
+    for text, token, mine in zip(texts, [4, 5, 6, 7], states, strict=True):
+        ids = torch.tensor([[*text, token]])
+        plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)

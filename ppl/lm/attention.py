@@ -1,15 +1,19 @@
-"""Attention over slots without repeating keys and values.
+"""Attention over slots: keys and values in place, and short rows apart from long ones.
 
 Where several query heads share a key-value head, transformers repeats keys and values for each of
 them when a mask is given, for every token and layer. Here the query heads of one key-value head are
 taken as so many queries of it: the same numbers, and the cache is read in place.
+
+A pass covers rows of all lengths. Where a few are much longer than the rest, the rest attend on
+their own, so that they do not read as many keys as the longest row has.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +22,38 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "ppl_grouped"
+
+# More calls than this cost more than they save.
+_MOST_SPANS = 6
+
+
+class Span(NamedTuple):
+    """Neighbouring rows that attend together, to as many keys as the longest of them has."""
+
+    start: int
+    stop: int
+    keys: int
+
+
+# Of the pass that is running; None: all rows together.
+_spans: list[Span] | None = None
+
+
+def split(reach: Sequence[int]) -> list[Span] | None:
+    """Rows apart that need fewer than half of the keys of the longest; None if it does not pay.
+
+    Args:
+        reach: how many keys each row of a pass needs, in order.
+    """
+    longest = max(reach)
+    if 2 * sum(reach) > longest * len(reach):  # little is wasted on short rows
+        return None
+    spans, start = [], 0
+    for _, group in groupby(reach, lambda keys: 2 * keys > longest):
+        needed = list(group)
+        spans.append(Span(start, start + len(needed), max(needed)))
+        start += len(needed)
+    return spans if len(spans) <= _MOST_SPANS else None
 
 
 def grouped_attention(
@@ -40,12 +76,40 @@ def grouped_attention(
     Returns:
         `[B, Q, G * H, D]`, and None for the attention weights.
     """
+    if attention_mask is None or _spans is None:
+        return _attend(module, query, key, value, attention_mask, dropout, scaling, **kwargs), None
+    parts = [
+        _attend(
+            module,
+            query[start:stop],
+            key[start:stop, :, :keys],
+            value[start:stop, :, :keys],
+            attention_mask[start:stop, ..., :keys],
+            dropout,
+            scaling,
+            **kwargs,
+        )
+        for start, stop, keys in _spans
+    ]
+    return torch.cat(parts), None
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    **kwargs: Any,
+) -> Tensor:
     batch, query_heads, queries, dim = query.shape
     heads = key.shape[1]
     if attention_mask is None or query_heads == heads:
-        output: tuple[Tensor, None] = sdpa_attention_forward(
+        output: Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
-        )
+        )[0]
         return output
     groups = query_heads // heads
     mask = attention_mask[:, :, None].expand(-1, -1, groups, -1, -1)
@@ -57,7 +121,7 @@ def grouped_attention(
         dropout_p=dropout,
         scale=scaling,
     )
-    return attended.reshape(batch, query_heads, queries, -1).transpose(1, 2).contiguous(), None
+    return attended.reshape(batch, query_heads, queries, -1).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(NAME, grouped_attention)
@@ -65,14 +129,15 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextlib.contextmanager
-def grouped(config: Any) -> Iterator[None]:
+def grouped(config: Any, spans: list[Span] | None) -> Iterator[None]:
     """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile."""
+    global _spans
     before = config._attn_implementation
     if before != "sdpa":
         yield
         return
-    config._attn_implementation = NAME
+    config._attn_implementation, _spans = NAME, spans
     try:
         yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation, _spans = before, None

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import grouped
+from ppl.lm.attention import grouped, split
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
 from ppl.lm.slots import Slot, Slots, Window, bucket
 
@@ -385,6 +385,7 @@ class Engine:
             visible: no query looks at this position or beyond.
             real: how many of the tokens are no padding.
         """
+        spans = split((positions.amax(1) + 1).tolist())
         ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
         window = Window(self.slots, low, high, columns, visible)
         keys = torch.arange(visible, device=self.device)
@@ -395,7 +396,7 @@ class Engine:
         self.passes += 1
         self.tokens_computed += real
         self.tokens_padded += ids.numel() - real
-        with grouped(self._config):
+        with grouped(self._config, spans):
             output = self.base(
                 input_ids=ids,
                 attention_mask=mask,

@@ -486,3 +486,25 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
         ids = torch.tensor([[*text, token]])
         plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_texts_grown_token_by_token_stay_one_run_and_keep_every_state():
+    lm = make()
+    text, others = (5, 9, 11), (7,) * 4
+    lm.engine.hidden([text, others], [2, 3])
+    for t in range(30):
+        text = (*text, 3 + t)
+        lm.engine.hidden([text], [len(text) - 1])
+    runs = lm.engine.pool.match(text).runs
+    assert len(runs) == 1
+    computed = lm.engine.tokens_computed
+    inner = [text[:n] for n in range(3, len(text))]
+    states = lm.engine.hidden(inner, [len(t) - 1 for t in inner])
+    assert lm.engine.tokens_computed == computed  # every place where a text ended is remembered
+    for known, state in zip(inner, states, strict=True):
+        assert_close(state, lm.engine.base(torch.tensor([known])).last_hidden_state[0, -1:])
+    # Forks inside the run: what both share stays, what differs is computed once.
+    forks = [(*text[:10], 90), (*text[:20], 91), (*text, 92)]
+    lm.engine.hidden(forks, [len(t) - 1 for t in forks])
+    assert lm.engine.tokens_computed == computed + 3

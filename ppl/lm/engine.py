@@ -27,9 +27,8 @@ from ppl.lm.slots import Slot, Slots, Window, bucket
 _MIN_SHARED = 8
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
-# A decode pass may cover a third more slots than rows before slots are exchanged; a prefill pass of
-# one token each, as many again.
-_DECODE_SPREAD, _SHORT_SPREAD = 1 / 3, 1.0
+# A pass of one token a row may cover a third more slots than rows before slots are exchanged.
+_SPREAD = 1 / 3
 
 Account = tuple[Ledger, str, str] | None
 """A ledger and the names under which computed and reused tokens are booked, or None."""
@@ -196,7 +195,7 @@ class Engine:
         longest = max(slot.length for slot in slots) + 1
         if longest > self.slots.length:
             self._reserve(0, longest)
-        low, high = self.slots.gather(slots, _DECODE_SPREAD)
+        low, high = self.slots.gather(slots, _SPREAD)
         index = torch.tensor([slot.index - low for slot in slots])
         lengths = torch.tensor([slot.length for slot in slots])
         ids = torch.zeros(high - low, dtype=torch.long)
@@ -220,6 +219,8 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(len(unique), max(map(len, unique)))
         self._share_prefixes(list(unique))
+        for text in unique:  # first, since runs that are cut are no longer those that were found
+            self.pool.cut(text)
         matches = {text: self._usable(text, want) for text, want in unique.items()}
         self._book(texts, matches, accounts)
         states = {t: m.hidden[None] for t, m in matches.items() if m.hidden is not None}
@@ -349,7 +350,7 @@ class Engine:
 
     def _prefill_pass(self, slots: dict[Tokens, Slot], width: int) -> dict[Tokens, Tensor]:
         """One pass over up to `width` of the missing tokens of each text."""
-        low, high = self.slots.gather(list(slots.values()), _SHORT_SPREAD if width == 1 else 0.0)
+        low, high = self.slots.gather(list(slots.values()), _SPREAD if width == 1 else 0.0)
         ids = torch.zeros((high - low, width), dtype=torch.long)
         positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
         sizes: dict[Tokens, int] = {}

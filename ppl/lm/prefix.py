@@ -2,7 +2,8 @@
 
 A radix tree over token sequences. A run of tokens has its keys either in the slot of the row that
 computed it (see `ppl.lm.slots`) or, once that slot was needed, in memory of its own. A fork shares
-its ancestors' runs; a prompt is stored once however many particles grow from it. Eviction is
+its ancestors' runs; a prompt is stored once however many particles grow from it; a text that goes
+on in its slot makes its run longer, so that texts grown token by token stay few runs. Eviction is
 least-recently-used, leaves first, under a byte budget.
 (The structure is that of SGLang's RadixAttention, Zheng et al. 2024, arXiv:2312.07104.)
 """
@@ -33,15 +34,16 @@ class Edge:
         start: number of tokens before the run.
         kv: `[layers, 2, heads, T, head_dim]` keys and values of the run, None while in a slot.
         slot: where they are instead, at the positions from `start` on.
-        hidden: `[hidden_size]` last hidden state at the run's last token, or None if unknown.
+        states: `[hidden_size]` last hidden states, by the number of the run's tokens up to there;
+            only where a text has ended.
     """
 
     tokens: Tokens
     start: int
     kv: Tensor | None
     slot: Slot | None
-    hidden: Tensor | None
     parent: Edge | None
+    states: dict[int, Tensor] = field(default_factory=dict)
     children: dict[int, Edge] = field(default_factory=dict)
     used: int = 0
 
@@ -101,8 +103,7 @@ class PrefixPool:
         length, hidden = 0, None
         for edge, shared in self._walk(tokens):
             runs.append(edge)
-            whole = shared == len(edge.tokens)
-            length, hidden = length + shared, edge.hidden if whole else None
+            length, hidden = length + shared, edge.states.get(shared)
         return Match(length, tuple(runs), hidden)
 
     def read(self, edge: Edge, size: int) -> Tensor:
@@ -125,14 +126,25 @@ class PrefixPool:
         for edge, shared in self._walk(tokens):
             parent = edge if shared == len(edge.tokens) else self._split(edge, shared)
             length += shared
-        if length == len(tokens):
-            if hidden is not None and parent.hidden is None:
-                parent.hidden = hidden.clone()
-            return
-        kept = None if hidden is None else hidden.clone()
-        edge = Edge(tokens[length:], length, None, slot, kept, parent, used=self._clock)
-        parent.children[edge.tokens[0]] = edge
-        slot.edges.add(edge)
+        if length < len(tokens):
+            if parent.slot is slot and not parent.children:
+                parent.tokens += tokens[length:]
+            else:
+                edge = Edge(tokens[length:], length, None, slot, parent, used=self._clock)
+                parent.children[edge.tokens[0]] = edge
+                slot.edges.add(edge)
+                parent = edge
+        if hidden is not None and len(parent.tokens) not in parent.states:
+            parent.states[len(parent.tokens)] = hidden.clone()
+
+    def cut(self, tokens: Tokens) -> None:
+        """Lets a run end where the longest stored prefix of `tokens` ends.
+
+        What goes on from there may take the slot over; then only the rest need be copied out of it.
+        """
+        for edge, shared in self._walk(tokens):
+            if shared < len(edge.tokens):
+                self._split(edge, shared)
 
     def settle(self, edge: Edge) -> None:
         """Copies a run out of its slot into memory of its own."""
@@ -162,7 +174,9 @@ class PrefixPool:
     def _split(self, edge: Edge, at: int) -> Edge:
         """Cuts `edge` after `at` tokens; returns the new upper half."""
         assert edge.parent is not None
-        upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, None, edge.parent)
+        upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, edge.parent)
+        upper.states = {n: state for n, state in edge.states.items() if n <= at}
+        edge.states = {n - at: state for n, state in edge.states.items() if n > at}
         upper.used = edge.used
         if edge.kv is not None:
             # Cloned, not sliced: a view would keep the whole run's memory alive.
@@ -220,4 +234,4 @@ class PrefixPool:
 
 
 def _root() -> Edge:
-    return Edge((), 0, None, None, None, None)
+    return Edge((), 0, None, None, None)

@@ -39,8 +39,8 @@ class Engine:
 
     Args:
         model: any Hugging Face decoder (with whatever head; only its base model is used).
-        capacity: bytes for keys and values. Up to half of it is for slots, the rest for what the
-            prefix tree keeps besides.
+        capacity: bytes for keys, values and last hidden states. Up to half of it is for slots, the
+            rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; None takes it from the model's configuration.
 
     Raises:
@@ -51,7 +51,7 @@ class Engine:
         passes: forward passes made.
         tokens_computed: tokens that passes computed for a row.
         tokens_padded: tokens that passes computed for nobody.
-        peak_nbytes: most bytes that keys and values took, slots and tree together.
+        peak_nbytes: most bytes that these took, slots and tree together.
     """
 
     def __init__(
@@ -72,16 +72,17 @@ class Engine:
             self.slots = Slots(shape, self.pool, self.dtype, self.device)
             self.pool.view = self.slots.view
             self.peak_nbytes = 0
-            self.bytes_per_token = 2 * shape[0] * shape[1] * shape[2] * self.slots.kv.element_size()
+            layers, heads, dim, hidden = shape
+            self.bytes_per_token: int = (2 * layers * heads * dim + hidden) * self.dtype.itemsize
             self._self_check()
         self.pool.clear()
         self.passes = self.tokens_computed = self.tokens_padded = 0
 
-    def _probe(self) -> tuple[int, int, int]:
+    def _probe(self) -> tuple[int, int, int, int]:
         """Runs one token to see what the model's own cache is made of.
 
         Returns:
-            Layers, key-value heads and head size.
+            Layers, key-value heads, head size and hidden size.
         """
         ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
         output = self.base(input_ids=ids, use_cache=True)
@@ -113,7 +114,7 @@ class Engine:
                 "use a decoder whose layers are alike"
             )
         heads, dim = shapes.pop()
-        return len(layers), heads, dim
+        return len(layers), heads, dim, output.last_hidden_state.shape[-1]
 
     def _self_check(self) -> None:
         """Compares the ragged pass with the model's own on a few tokens, so that a model whose
@@ -146,34 +147,51 @@ class Engine:
         busy = self.slots.busy
         longest = max([*map(len, texts), *(slot.length for slot in busy)], default=1)
         rows = max(1, self.batch_rows(longest) - len(busy))
-        accounts = accounts or [None] * len(texts)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)
-            states += self._run(texts[part], first[part], accounts[part], stay=False)[1]
+            slots, computed = self._run(texts[part], first[part], accounts[part])
+            for slot in slots.values():
+                self.slots.leave(slot)
+            states += computed
         return states
 
     @torch.inference_mode()
     def open(
         self, texts: Sequence[Tokens], accounts: Sequence[Account] = ()
-    ) -> tuple[list[Slot], list[Tensor]]:
-        """Gives every text a slot of its own, computing only what is not known.
-
-        Args:
-            texts: no two of them equal.
-            accounts: who pays for each.
+    ) -> tuple[dict[Tokens, Slot], list[Tensor]]:
+        """Computes of every text what is not known, and keeps the slots in which that was done.
 
         Returns:
-            The slots, to be handed back with `close`, and each text's last hidden state `[hidden]`.
+            The slots of the texts that were computed, to be handed back with `close` (the others
+            can be given one with `seat`), and each text's last hidden state `[hidden]`.
         """
-        accounts = accounts or [None] * len(texts)
-        slots, states = self._run(texts, [len(t) - 1 for t in texts], accounts, stay=True)
+        slots, states = self._run(texts, [len(t) - 1 for t in texts], accounts)
         return slots, [s[-1] for s in states]
 
     @torch.inference_mode()
-    def close(self, slot: Slot, tokens: Tokens, hidden: Tensor | None) -> None:
-        """Ends a row; `tokens` are all that its slot holds, `hidden` the state at the last."""
-        self.pool.insert(tokens, hidden, slot=slot)
+    def seat(self, texts: Sequence[Tokens]) -> list[Slot]:
+        """A slot for each of the texts, to go on from there."""
+        if not texts:
+            return []
+        self._reserve(len(texts), max(map(len, texts)))
+        self._cut(texts)
+        slots = self._placed({text: self.pool.match(text) for text in texts})
+        twins = iter(self.fork([slots[t] for i, t in enumerate(texts) if t in texts[:i]]))
+        return [next(twins) if t in texts[:i] else slots[t] for i, t in enumerate(texts)]
+
+    @torch.inference_mode()
+    def known(self, text: Tokens) -> Tensor | None:
+        """The last hidden state `[hidden]` of a text, None if it would have to be computed."""
+        match = self.pool.match(text)
+        if match.length < len(text):
+            return None
+        return self.pool.states(match, len(text) - 1)[0]
+
+    @torch.inference_mode()
+    def close(self, slot: Slot, tokens: Tokens) -> None:
+        """Ends a row; `tokens` are all that its slot holds."""
+        self.pool.insert(tokens, slot)
         self.slots.leave(slot)
 
     @torch.inference_mode()
@@ -210,39 +228,34 @@ class Engine:
         return states if in_order else states[index.to(states.device)]
 
     def _run(
-        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account], stay: bool
-    ) -> tuple[list[Slot], list[Tensor]]:
-        """Computes what is missing of every text; with `stay` each keeps a slot."""
-        unique: dict[Tokens, int] = {}
-        for text, position in zip(texts, first, strict=True):
-            unique[text] = min(unique.get(text, position), position)
+        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account]
+    ) -> tuple[dict[Tokens, Slot], list[Tensor]]:
+        """Computes what is missing of every text.
+
+        Returns:
+            The slots of the texts that were not known, and the last hidden states asked for.
+        """
+        unique = list(dict.fromkeys(texts))
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(len(unique), max(map(len, unique)))
-        self._share_prefixes(list(unique))
-        for text in unique:  # first, since runs that are cut are no longer those that were found
-            self.pool.cut(text)
-        matches = {text: self._usable(text, want) for text, want in unique.items()}
-        self._book(texts, matches, accounts)
-        states = {t: m.hidden[None] for t, m in matches.items() if m.hidden is not None}
-        placed = [text for text in unique if stay or text not in states]
-        slots = dict(zip(placed, self._place(placed, matches), strict=True))
-        missing = [text for text in placed if text not in states]
-        for text, computed in self._prefill({t: slots[t] for t in missing}).items():
-            states[text] = computed[unique[text] - matches[text].length :]
-            self.pool.insert(text, computed[-1], slot=slots[text])
-        if not stay:
-            for slot in slots.values():
-                self.slots.leave(slot)
+        self._share_prefixes(unique)
+        self._cut(unique)
+        matches = {text: self.pool.match(text) for text in unique}
+        self._book(texts, matches, accounts or [None] * len(texts))
+        slots = self._placed({t: m for t, m in matches.items() if m.length < len(t)})
+        states = [
+            self.slots.view(slots[text], start, len(text)).states.clone()
+            if text in slots
+            else self.pool.states(matches[text], start)
+            for text, start in zip(texts, first, strict=True)
+        ]
         self.pool.trim()
-        wanted = [states[t][max(p - unique[t], 0) :] for t, p in zip(texts, first, strict=True)]
-        return list(slots.values()), wanted
+        return slots, states
 
-    def _usable(self, text: Tokens, want: int) -> Match:
-        """What is known of `text`, cut so that the wanted hidden states get computed."""
-        match = self.pool.match(text)
-        if match.length == len(text) and want == len(text) - 1 and match.hidden is not None:
-            return match
-        return Match(min(match.length, want), match.runs, None)
+    def _cut(self, texts: Sequence[Tokens]) -> None:
+        """Lets runs end where the texts leave them, so that matches can be placed."""
+        for text in texts:
+            self.pool.cut(text)
 
     def _share_prefixes(self, texts: list[Tokens]) -> None:
         """Computes prefixes that several of the texts share once, before the texts themselves."""
@@ -306,54 +319,51 @@ class Engine:
         idle = self.slots.idle(set())[:rows]
         return self.bytes_per_token * sum(len(e.tokens) for slot in idle for e in slot.edges)
 
-    def _place(self, texts: Sequence[Tokens], matches: dict[Tokens, Match]) -> list[Slot]:
-        """A slot for each text with what is known of it in place: taken over, or copied."""
-        own: dict[int, Slot] = {}
+    def _placed(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
+        """A slot for each text, filled: taken over, or copied to, and computed where missing."""
+        own: dict[Tokens, Slot] = {}
         claimed: set[Slot] = set()
-        for i, text in enumerate(texts):
-            slot = matches[text].slot
-            if slot is not None and not slot.busy and slot not in claimed:
-                own[i] = slot
-                claimed.add(slot)
+        for text, match in matches.items():
+            if match.slot is not None and not match.slot.busy and match.slot not in claimed:
+                own[text] = match.slot
+                claimed.add(match.slot)
         spare = iter(self.slots.idle(claimed))
-        placed = [own[i] if i in own else next(spare) for i in range(len(texts))]
+        slots = {text: own[text] if text in own else next(spare) for text in matches}
         # All are taken before anything is written: taking a slot saves what others still need.
-        for i, (slot, text) in enumerate(zip(placed, texts, strict=True)):
-            self.slots.take(slot, matches[text].length if i in own else 0)
-        for i, (slot, text) in enumerate(zip(placed, texts, strict=True)):
+        for text, slot in slots.items():
+            self.slots.take(slot, matches[text].length if text in own else 0)
+        for text, slot in slots.items():
             match = matches[text]
             at = 0
-            for edge in () if i in own else match.runs:
+            for edge in () if text in own else match.runs:
                 size = min(len(edge.tokens), match.length - at)
                 self.slots.view(slot, at, at + size).copy_(self.pool.read(edge, size))
                 at += size
             slot.length = match.length
-        return placed
+        self._prefill({t: slot for t, slot in slots.items() if slot.length < len(t)})
+        return slots
 
-    def _prefill(self, slots: dict[Tokens, Slot]) -> dict[Tokens, Tensor]:
-        """Computes the missing end of every text; hidden states `[missing, hidden]` of each."""
+    def _prefill(self, slots: dict[Tokens, Slot]) -> None:
+        """Computes the missing end of every text."""
         # Similar amounts of work side by side: little padding.
         todo = sorted(slots, key=lambda text: len(text) - slots[text].length)
-        states: dict[Tokens, Tensor] = {}
         while todo:
             width = len(todo[-1]) - slots[todo[-1]].length
             group = todo[-max(1, _PREFILL_TOKENS // width) :]
             del todo[-len(group) :]
-            chunks = [
-                self._prefill_pass({t: slots[t] for t in group}, min(_PREFILL_TOKENS, width - at))
-                for at in range(0, width, _PREFILL_TOKENS)
-            ]
-            for text in group:
-                parts = [chunk[text] for chunk in chunks if text in chunk]
-                states[text] = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return states
+            for at in range(0, width, _PREFILL_TOKENS):
+                self._prefill_pass(
+                    {text: slots[text] for text in group}, min(_PREFILL_TOKENS, width - at)
+                )
+        for text, slot in slots.items():
+            self.pool.insert(text, slot)
 
-    def _prefill_pass(self, slots: dict[Tokens, Slot], width: int) -> dict[Tokens, Tensor]:
+    def _prefill_pass(self, slots: dict[Tokens, Slot], width: int) -> None:
         """One pass over up to `width` of the missing tokens of each text."""
         low, high = self.slots.gather(list(slots.values()), _SPREAD if width == 1 else 0.0)
         ids = torch.zeros((high - low, width), dtype=torch.long)
         positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
-        sizes: dict[Tokens, int] = {}
+        real = 0
         for text, slot in slots.items():
             piece = text[slot.length : slot.length + width]
             row, size = slot.index - low, len(piece)
@@ -361,12 +371,9 @@ class Engine:
             positions[row, :size] = torch.arange(slot.length, slot.length + size)
             columns[row, :size] = positions[row, :size]
             slot.length += size
-            sizes[text] = size
+            real += size
         visible = max(slot.length for slot in slots.values())
-        states = self._forward(low, high, ids, positions, columns, visible, sum(sizes.values()))
-        return {
-            text: states[slots[text].index - low, :size] for text, size in sizes.items() if size
-        }
+        self._forward(low, high, ids, positions, columns, visible, real)
 
     def _forward(
         self,
@@ -406,6 +413,7 @@ class Engine:
                 use_cache=True,
             )
         states: Tensor = output.last_hidden_state
+        window.keep(states)
         return states
 
 

@@ -128,28 +128,29 @@ class HFModel(LanguageModel):
 
 @dataclass(slots=True)
 class _Stem:
-    """Rows that have the same text so far, and therefore one slot.
+    """Rows that have the same text so far, and are computed as one.
 
     Attributes:
-        slot: where its keys and values are.
-        tokens: the text.
+        text: the tokens.
+        slot: where it runs; None as long as the engine knows all of it already.
     """
 
-    slot: Slot
-    tokens: list[int]
+    text: Tokens
+    slot: Slot | None
 
 
 class HFDecoder:
-    """Rows being decoded in slots of the engine; see `ppl.lm.base.Decoder`.
+    """Rows being decoded; see `ppl.lm.base.Decoder`.
 
-    Rows with equal texts are computed as one until they draw different tokens.
+    Rows with equal texts are computed as one until they draw different tokens. A row that draws
+    what has been drawn from its text before computes nothing; it takes a slot when it leaves what
+    is known.
     """
 
     def __init__(self, model: HFModel) -> None:
         self._model, self._engine = model, model.engine
         self._stems: list[_Stem] = []
         self._stem_of: list[int] = []  # per active row
-        self._hidden = torch.zeros(0)  # [stems, hidden]
         self._logits = torch.zeros(0)  # [stems, V]
 
     @property
@@ -161,49 +162,55 @@ class HFDecoder:
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
         slots, hidden = self._engine.open(prefixes, _accounts(ledgers))
         first = len(self._stems)
-        where = {text: first + i for i, text in enumerate(dict.fromkeys(prefixes))}
-        self._stems += [_Stem(slot, list(text)) for slot, text in zip(slots, where, strict=True)]
-        for text in prefixes:
-            self._stem_of.append(where[text])
         states = dict(zip(prefixes, hidden, strict=True))
-        new = torch.stack([states[text] for text in where])
-        logits = self._model.logits(new)
-        self._hidden = torch.cat([self._hidden, new]) if first else new
+        where = {text: first + i for i, text in enumerate(states)}
+        self._stems += [_Stem(text, slots.get(text)) for text in states]
+        self._stem_of += [where[text] for text in prefixes]
+        logits = self._model.logits(torch.stack(list(states.values())))
         self._logits = torch.cat([self._logits, logits]) if first else logits
 
     @torch.inference_mode()
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        old, was = self._stems, self._stem_of
-        # A stem goes on with the first token that one of its rows drew; others fork off it.
-        branches: dict[tuple[int, int], int] = {}  # (old stem, token) -> new stem
-        sources: list[int] = []
-        self._stem_of = []
-        for row, token in zip(keep, tokens, strict=True):
-            branch = (was[row], token)
-            if branch not in branches:
-                branches[branch] = len(sources)
-                sources.append(was[row])
-            self._stem_of.append(branches[branch])
-        going: set[int] = set()
-        forked: list[int] = []
-        for number, source in enumerate(sources):
-            if source in going:
-                forked.append(number)
-            going.add(source)
-        for number, stem in enumerate(old):
-            if number not in going:
-                self._engine.close(stem.slot, tuple(stem.tokens), self._hidden[number])
-        copies = self._engine.fork([old[sources[i]].slot for i in forked])
-        slots = [old[source].slot for source in sources]
-        for i, copy in zip(forked, copies, strict=True):
-            slots[i] = copy
-        self._stems = [
-            _Stem(slot, [*old[source].tokens, token])
-            for slot, source, (_, token) in zip(slots, sources, branches, strict=True)
+        engine, old, was = self._engine, self._stems, self._stem_of
+        # A branch for every token that the rows of a stem have drawn: (old stem, token) -> number.
+        branches: dict[tuple[int, int], int] = {}
+        self._stem_of = [
+            branches.setdefault((was[row], token), len(branches))
+            for row, token in zip(keep, tokens, strict=True)
         ]
+        self._stems = [_Stem((*old[stem].text, token), None) for stem, token in branches]
+        states = [
+            engine.known(new.text) if old[stem].slot is None else None
+            for (stem, _), new in zip(branches, self._stems, strict=True)
+        ]
+        computing = [i for i, state in enumerate(states) if state is None]
+        sources = [stem for stem, _ in branches]
+        going = {sources[i] for i in computing}
+        for number, stem in enumerate(old):
+            if stem.slot is not None and number not in going:
+                engine.close(stem.slot, stem.text)
+        leaving = [old[number] for number in sorted(going) if old[number].slot is None]
+        for stem, slot in zip(leaving, engine.seat([s.text for s in leaving]), strict=True):
+            stem.slot = slot
+        # The first branch goes on in its stem's slot, the others fork off it.
+        forked: dict[int, Slot] = {}  # new stem -> the slot to copy
+        for i in computing:
+            source = old[sources[i]]
+            assert source.slot is not None
+            if sources[i] in going:
+                going.remove(sources[i])
+                self._stems[i].slot = source.slot
+            else:
+                forked[i] = source.slot
+        for i, slot in zip(forked, engine.fork(list(forked.values())), strict=True):
+            self._stems[i].slot = slot
+        if computing:
+            running = [self._stems[i] for i in computing]
+            hidden = engine.step([s.slot for s in running if s.slot], [s.text[-1] for s in running])
+            for i, state in zip(computing, hidden, strict=True):
+                states[i] = state
         if self._stems:
-            self._hidden = self._engine.step(slots, [token for _, token in branches])
-            self._logits = self._model.logits(self._hidden)
+            self._logits = self._model.logits(torch.stack([s for s in states if s is not None]))
 
 
 def _accounts(ledgers: Sequence[Ledger | None]) -> list[Account]:

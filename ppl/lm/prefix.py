@@ -1,10 +1,10 @@
-"""Prefix tree: which keys and values are known, and where they are.
+"""Prefix tree: which tokens are computed, and where what was computed is.
 
-A radix tree over token sequences. A run of tokens has its keys either in the slot of the row that
-computed it (see `ppl.lm.slots`) or, once that slot was needed, in memory of its own. A fork shares
-its ancestors' runs; a prompt is stored once however many particles grow from it; a text that goes
-on in its slot makes its run longer, so that texts grown token by token stay few runs. Eviction is
-least-recently-used, leaves first, under a byte budget.
+A radix tree over token sequences. A run of tokens has its keys, values and last hidden states
+either in the slot of the row that computed it (see `ppl.lm.slots`) or, once that slot was needed,
+in memory of its own. A fork shares its ancestors' runs; a prompt is stored once however many
+particles grow from it; a text that goes on in its slot makes its run longer, so that texts grown
+token by token stay few runs. Eviction is least-recently-used, leaves first, under a byte budget.
 (The structure is that of SGLang's RadixAttention, Zheng et al. 2024, arXiv:2312.07104.)
 """
 
@@ -15,14 +15,45 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from ppl.lm.slots import Slot
 
 Tokens = tuple[int, ...]
-# Reads `[layers, 2, heads, stop - start, head_dim]` from a slot.
-View = Callable[["Slot", int, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a model computed for `T` neighbouring tokens of a text.
+
+    Attributes:
+        kv: `[layers, 2, heads, T, head_dim]` keys and values.
+        states: `[T, hidden_size]` last hidden states.
+    """
+
+    kv: Tensor
+    states: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes + self.states.nbytes
+
+    def __getitem__(self, tokens: slice) -> Piece:
+        """A view."""
+        return Piece(self.kv[:, :, :, tokens], self.states[tokens])
+
+    def clone(self) -> Piece:
+        return Piece(self.kv.clone(), self.states.clone())
+
+    def copy_(self, other: Piece) -> None:
+        self.kv.copy_(other.kv)
+        self.states.copy_(other.states)
+
+
+# What a slot holds from one position to another.
+View = Callable[["Slot", int, int], Piece]
 
 
 @dataclass(eq=False, slots=True)
@@ -32,24 +63,21 @@ class Edge:
     Attributes:
         tokens: the run, `T` tokens.
         start: number of tokens before the run.
-        kv: `[layers, 2, heads, T, head_dim]` keys and values of the run, None while in a slot.
-        slot: where they are instead, at the positions from `start` on.
-        states: `[hidden_size]` last hidden states, by the number of the run's tokens up to there;
-            only where a text has ended.
+        piece: what was computed for them, None while in a slot.
+        slot: where that is instead, at the positions from `start` on.
     """
 
     tokens: Tokens
     start: int
-    kv: Tensor | None
+    piece: Piece | None
     slot: Slot | None
     parent: Edge | None
-    states: dict[int, Tensor] = field(default_factory=dict)
     children: dict[int, Edge] = field(default_factory=dict)
     used: int = 0
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.kv is None else self.kv.nbytes
+        return 0 if self.piece is None else self.piece.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +87,10 @@ class Match:
     Attributes:
         length: tokens covered.
         runs: the edges that cover them, in order.
-        hidden: last hidden state at the last covered token, if it is stored.
     """
 
     length: int
     runs: tuple[Edge, ...]
-    hidden: Tensor | None
 
     @property
     def slot(self) -> Slot | None:
@@ -84,7 +110,7 @@ class PrefixPool:
     """The tree and the memory that its runs own.
 
     Args:
-        capacity: bytes of keys and values to keep outside slots.
+        capacity: bytes to keep outside slots.
 
     Attributes:
         view: reads a run out of a slot; set by whoever owns the slots.
@@ -100,42 +126,44 @@ class PrefixPool:
     def match(self, tokens: Tokens) -> Match:
         """The longest stored prefix of `tokens`."""
         runs: list[Edge] = []
-        length, hidden = 0, None
+        length = 0
         for edge, shared in self._walk(tokens):
             runs.append(edge)
-            length, hidden = length + shared, edge.states.get(shared)
-        return Match(length, tuple(runs), hidden)
+            length += shared
+        return Match(length, tuple(runs))
 
-    def read(self, edge: Edge, size: int) -> Tensor:
-        """Keys and values of the first `size` tokens of a run, wherever they are."""
-        if edge.kv is not None:
-            return edge.kv[:, :, :, :size]
+    def read(self, edge: Edge, size: int) -> Piece:
+        """A view of the first `size` tokens of a run, wherever they are."""
+        if edge.piece is not None:
+            return edge.piece[:size]
         assert edge.slot is not None
         assert self.view is not None
         return self.view(edge.slot, edge.start, edge.start + size)
 
-    def insert(self, tokens: Tokens, hidden: Tensor | None, *, slot: Slot) -> None:
-        """Makes known what a slot holds.
+    def states(self, match: Match, start: int) -> Tensor:
+        """A copy of the last hidden states `[n, hidden_size]` from position `start` to the end of
+        what was matched."""
+        parts = []
+        for edge in match.runs:
+            size = min(len(edge.tokens), match.length - edge.start)
+            if edge.start + size > start:
+                parts.append(self.read(edge, size).states[max(start - edge.start, 0) :])
+        return torch.cat(parts)
 
-        Args:
-            tokens: the text whose keys and values are in the slot, from position 0 on.
-            hidden: `[hidden_size]` last hidden state at the last token, or None.
-            slot: where they are.
-        """
+    def insert(self, tokens: Tokens, slot: Slot) -> None:
+        """Makes known what a slot holds: everything about `tokens`, from position 0 on."""
         parent, length = self._root, 0
         for edge, shared in self._walk(tokens):
             parent = edge if shared == len(edge.tokens) else self._split(edge, shared)
             length += shared
-        if length < len(tokens):
-            if parent.slot is slot and not parent.children:
-                parent.tokens += tokens[length:]
-            else:
-                edge = Edge(tokens[length:], length, None, slot, parent, used=self._clock)
-                parent.children[edge.tokens[0]] = edge
-                slot.edges.add(edge)
-                parent = edge
-        if hidden is not None and len(parent.tokens) not in parent.states:
-            parent.states[len(parent.tokens)] = hidden.clone()
+        if length == len(tokens):
+            return
+        if parent.slot is slot and not parent.children:
+            parent.tokens += tokens[length:]
+            return
+        edge = Edge(tokens[length:], length, None, slot, parent, used=self._clock)
+        parent.children[edge.tokens[0]] = edge
+        slot.edges.add(edge)
 
     def cut(self, tokens: Tokens) -> None:
         """Lets a run end where the longest stored prefix of `tokens` ends.
@@ -149,10 +177,10 @@ class PrefixPool:
     def settle(self, edge: Edge) -> None:
         """Copies a run out of its slot into memory of its own."""
         assert edge.slot is not None
-        kv = self.read(edge, len(edge.tokens)).clone()
+        piece = self.read(edge, len(edge.tokens)).clone()
         edge.slot.edges.discard(edge)
-        edge.kv, edge.slot = kv, None
-        self.nbytes += kv.nbytes
+        edge.piece, edge.slot = piece, None
+        self.nbytes += piece.nbytes
 
     def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
         """Edges along `tokens` with the number of their tokens that agree; touches them."""
@@ -175,12 +203,10 @@ class PrefixPool:
         """Cuts `edge` after `at` tokens; returns the new upper half."""
         assert edge.parent is not None
         upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, edge.parent)
-        upper.states = {n: state for n, state in edge.states.items() if n <= at}
-        edge.states = {n - at: state for n, state in edge.states.items() if n > at}
         upper.used = edge.used
-        if edge.kv is not None:
+        if edge.piece is not None:
             # Cloned, not sliced: a view would keep the whole run's memory alive.
-            upper.kv, edge.kv = edge.kv[:, :, :, :at].clone(), edge.kv[:, :, :, at:].clone()
+            upper.piece, edge.piece = edge.piece[:at].clone(), edge.piece[at:].clone()
         elif edge.slot is not None:
             edge.slot.edges.add(upper)
         edge.parent.children[upper.tokens[0]] = upper

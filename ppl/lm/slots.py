@@ -1,9 +1,10 @@
-"""Slots: the memory in which rows keep their keys and values while, and after, they run.
+"""Slots: the memory in which rows keep what was computed for them while, and after, they run.
 
 One tensor holds all slots; a row writes each token at its own position of its own slot, so rows of
 different lengths need neither padding nor concatenation. A slot whose row has stopped keeps its
 content: the prefix tree points to it, and a text that goes on from there takes the slot over
-without copying anything.
+without copying anything. Besides keys and values a slot keeps last hidden states (some tenth of the
+memory), from which logits and scores are read again without a pass.
 
 Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ppl.lm.prefix import Edge, PrefixPool
+from ppl.lm.prefix import Edge, Piece, PrefixPool
 
 # Slot lengths are multiples of this.
 _BUCKET = 64
@@ -33,7 +34,7 @@ class Slot:
 
     Attributes:
         index: where in the tensor; rows that run side by side are moved side by side.
-        length: positions, from 0 on, that hold keys and values.
+        length: positions, from 0 on, that are filled.
         edges: runs of the prefix tree that live here and nowhere else.
         busy: True while a row runs here.
         used: when it was last taken or left, for eviction.
@@ -51,23 +52,26 @@ class Slots:
     """All slots of one engine.
 
     Args:
-        shape: layers, key-value heads and head size.
+        shape: layers, key-value heads, head size and hidden size.
         pool: the prefix tree; what it has in a slot is moved out before the slot is written over.
 
     Attributes:
-        kv: `[layers, 2, R, H, L + 1, D]`; padding writes to the last position, which nobody reads.
+        kv: `[layers, 2, R, H, L + 1, D]` keys and values; padding writes to the last position,
+            which nobody reads.
+        states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, int, int, int],
         pool: PrefixPool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        layers, heads, dim = shape
+        layers, heads, dim, hidden = shape
         self.kv = torch.zeros(layers, 2, 0, heads, 1, dim, dtype=dtype, device=device)
+        self.states = torch.zeros(0, 1, hidden, dtype=dtype, device=device)
         self.all: list[Slot] = []
         self.pool = pool
         self.swaps = 0
@@ -80,16 +84,16 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        return self.kv.nbytes
+        return self.kv.nbytes + self.states.nbytes
 
     @property
     def busy(self) -> list[Slot]:
         """Slots in which a row runs, in their order."""
         return [s for s in self.all if s.busy]
 
-    def view(self, slot: Slot, start: int, stop: int) -> Tensor:
-        """`[layers, 2, H, stop - start, D]`: the keys and values of a run of tokens."""
-        return self.kv[:, :, slot.index, :, start:stop]
+    def view(self, slot: Slot, start: int, stop: int) -> Piece:
+        """What the slot holds from one position to another."""
+        return Piece(self.kv[:, :, slot.index, :, start:stop], self.states[slot.index, start:stop])
 
     def rebuild(self, rows: int, length: int) -> None:
         """Allocates anew: `rows` slots of `length` tokens.
@@ -104,11 +108,10 @@ class Slots:
         busy = self.busy
         contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
         layers, two, _, heads, _, dim = self.kv.shape
-        device, dtype = self.kv.device, self.kv.dtype
-        self.kv = torch.zeros(0)  # freed before the next line allocates
-        self.kv = torch.zeros(
-            layers, two, rows, heads, bucket(length) + 1, dim, dtype=dtype, device=device
-        )
+        hidden, like = self.states.shape[2], self.kv.new_zeros(0)
+        self.kv = self.states = like  # freed before the next lines allocate
+        self.kv = like.new_zeros(layers, two, rows, heads, bucket(length) + 1, dim)
+        self.states = like.new_zeros(rows, bucket(length) + 1, hidden)
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
             self.view(slot, 0, slot.length).copy_(content)
@@ -180,7 +183,7 @@ class Window:
     """
 
     def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
-        self._kv = slots.kv[:, :, low:high]
+        self._kv, self._states = slots.kv[:, :, low:high], slots.states[low:high]
         self._rows = torch.arange(high - low, device=columns.device)[:, None]
         self._columns = columns
         self.visible = visible
@@ -192,6 +195,10 @@ class Window:
         own[self._rows, :, self._columns] = keys.transpose(1, 2)
         other[self._rows, :, self._columns] = values.transpose(1, 2)
         return own[:, :, : self.visible], other[:, :, : self.visible]
+
+    def keep(self, states: Tensor) -> None:
+        """Writes the pass's last hidden states `[B, Q, hidden]`."""
+        self._states[self._rows, self._columns] = states
 
 
 class WindowLayer(CacheLayerMixin):

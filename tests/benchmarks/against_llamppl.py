@@ -1,6 +1,6 @@
 """Token-level SMC against llamppl: the same program, model, particles and tokens.
 
-    python -m venv other && other/bin/pip install llamppl==0.2.3 genlm-backend==0.3.1 gguf accelerate
+    python -m venv other && other/bin/pip install llamppl==0.2.3 genlm-backend==0.3.1
     python tests/benchmarks/against_llamppl.py --llamppl other/bin/python
 
 SmolLM2-135M-Instruct; every token is a step with a soft potential, and the particles are resampled

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
@@ -214,18 +215,17 @@ class Engine:
         if longest > self.slots.length:
             self._reserve(0, longest)
         low, high = self.slots.gather(slots, _SPREAD)
-        index = torch.tensor([slot.index - low for slot in slots])
-        lengths = torch.tensor([slot.length for slot in slots])
-        ids = torch.zeros(high - low, dtype=torch.long)
-        positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
-        ids[index], positions[index], columns[index] = torch.tensor(tokens), lengths, lengths
-        states = self._forward(
-            low, high, ids[:, None], positions[:, None], columns[:, None], longest, len(slots)
-        )[:, 0]
+        where = [slot.index - low for slot in slots]
+        # NumPy, because so many small operations cost torch several times as much.
+        ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
+        columns[:] = self.slots.length
+        ids[where] = tokens
+        positions[where] = columns[where] = [slot.length for slot in slots]
+        ids, positions, columns = torch.from_numpy(table)[:, :, None]
+        states = self._forward(low, high, ids, positions, columns, longest, len(slots))[:, 0]
         for slot in slots:
             slot.length += 1
-        in_order = len(slots) == high - low and bool((index == torch.arange(len(slots))).all())
-        return states if in_order else states[index.to(states.device)]
+        return states if where == list(range(high - low)) else states[where]
 
     def _run(
         self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account]

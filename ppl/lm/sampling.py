@@ -99,13 +99,11 @@ def draw(
     if all(warp == _PLAIN for warp in warps) and all(ids is None for ids in allowed):
         # Nothing to reshape: one pass for the weights, none to normalise them.
         scaled = logits - logits.amax(-1, keepdim=True)
-        weights = scaled.exp()
-        tokens = inverse_cdf(weights, uniforms)
-        chosen = scaled.gather(1, tokens[:, None]).squeeze(1).double()
-        log_probs = chosen - weights.sum(-1, dtype=torch.float64).log()
+        tokens, total = inverse_cdf(scaled.exp(), uniforms)
+        log_probs = scaled.gather(1, tokens[:, None]).squeeze(1).double() - total.log()
     else:
         warped = warped_log_probs(logits, warps, allowed)
-        tokens = inverse_cdf(warped.exp(), uniforms)
+        tokens, _ = inverse_cdf(warped.exp(), uniforms)
         log_probs = warped.gather(1, tokens[:, None]).squeeze(1)
     return tokens.tolist(), log_probs.tolist()
 
@@ -149,7 +147,9 @@ def _min_p(log_probs: Tensor, min_p: NDArray[np.float64]) -> Tensor:
 _PLAIN = Warp()
 
 
-def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) -> Tensor:
+def inverse_cdf(
+    probs: Tensor, uniforms: NDArray[np.float64], block: int = 256
+) -> tuple[Tensor, Tensor]:
     """Draws one index per row by inverting the cumulative distribution at the given uniforms.
 
     Two levels: first the block whose cumulative mass passes the uniform, then the index inside it;
@@ -157,30 +157,30 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64], block: int = 256) 
     probability zero is never drawn.
 
     Args:
-        probs: `[B, V]` non-negative, each row summing to about one.
+        probs: `[B, V]` non-negative; rows need not sum to one.
         uniforms: `[B]` in (0, 1).
 
     Returns:
-        `[B]` int64 indices.
+        `[B]` int64 indices, and `[B]` float64 sums of the rows.
     """
     batch, size = probs.shape
+    # Times any total, this stays below the total: never beyond the last index with any mass.
+    u = torch.as_tensor(np.minimum(uniforms, 1 - 2.0**-52), device=probs.device)[:, None]
     if size <= 8 * block:  # too few for two levels to pay
         mass = probs.cumsum(-1, dtype=torch.float64)
-        u = torch.as_tensor(uniforms, device=probs.device)[:, None] * mass[:, -1:]
-        filled = (mass < mass[:, -1:]).sum(-1, keepdim=True)  # the last index with any mass
-        found = torch.searchsorted(mass, u, right=True)
-        return torch.minimum(found, filled).squeeze(1).clamp(max=size - 1)
+        total = mass[:, -1:]
+        found = torch.searchsorted(mass, u * total, right=True)
+        # A row of NaN has no index to give; the caller sees its NaN log-probability.
+        return found.squeeze(1).clamp_(max=size - 1), total.squeeze(1)
     blocks = -(-size // block)
     padded = torch.nn.functional.pad(probs, (0, blocks * block - size)).view(batch, blocks, block)
     mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]
-    # Scaling by the total makes up for rows that float32 sums to slightly less or more than one.
-    u = torch.as_tensor(uniforms, device=probs.device)[:, None] * mass[:, -1:]
-    filled = (mass < mass[:, -1:]).sum(-1, keepdim=True)  # the last block with any mass
-    which = torch.minimum(torch.searchsorted(mass, u, right=True), filled)  # [B, 1]
+    total = mass[:, -1:]
+    which = torch.searchsorted(mass, u * total, right=True).clamp_(max=blocks - 1)  # [B, 1]
     start = torch.where(which > 0, mass.gather(1, (which - 1).clamp(min=0)), 0.0)
     inner = padded.gather(1, which[:, :, None].expand(-1, 1, block)).squeeze(1)  # [B, block]
-    inside = torch.searchsorted(inner.double().cumsum(-1), u - start, right=True)
+    inside = torch.searchsorted(inner.double().cumsum(-1), u * total - start, right=True)
     # Rounding may leave u beyond the block's last entry: step back to its last possible index.
     last = block - 1 - (inner > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
-    # A row of NaN has no index to give; the caller sees its NaN log-probability.
-    return (which * block + torch.minimum(inside, last)).squeeze(1).clamp(max=size - 1)
+    found = which * block + torch.minimum(inside, last)
+    return found.squeeze(1).clamp_(max=size - 1), total.squeeze(1)

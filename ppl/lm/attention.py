@@ -106,6 +106,9 @@ def _attend(
 ) -> Tensor:
     batch, query_heads, queries, dim = query.shape
     heads = key.shape[1]
+    slow = query.device.type == "cpu" and query.dtype == torch.float32  # the fused kernel is
+    if slow and queries == 1 and attention_mask is not None:
+        return _attend_once(query, key, value, attention_mask, scaling)
     if attention_mask is None or query_heads == heads:
         output: Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
@@ -122,6 +125,18 @@ def _attend(
         scale=scaling,
     )
     return attended.reshape(batch, query_heads, queries, -1).transpose(1, 2).contiguous()
+
+
+def _attend_once(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """One query per row as two plain products: for so little work on a CPU and in float32, half of
+    the time of the fused kernel."""
+    batch, query_heads, _, dim = query.shape
+    scores = query.reshape(batch, key.shape[1], -1, dim) @ key.transpose(-1, -2)  # [B, H, G, L]
+    scores.mul_(dim**-0.5 if scaling is None else scaling).masked_fill_(~mask, -torch.inf)
+    attended = torch.softmax(scores, -1) @ value
+    return attended.reshape(batch, 1, query_heads, dim)
 
 
 AttentionInterface.register(NAME, grouped_attention)

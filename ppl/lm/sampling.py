@@ -97,10 +97,10 @@ def draw(
         Token ids and log-probabilities, one each per row; NaN where there is no distribution.
     """
     if all(warp == _PLAIN for warp in warps) and all(ids is None for ids in allowed):
-        # Nothing to reshape: one pass for the weights, none to normalise them.
-        scaled = logits - logits.amax(-1, keepdim=True)
-        tokens, total = inverse_cdf(scaled.exp(), uniforms)
-        log_probs = scaled.gather(1, tokens[:, None]).squeeze(1).double() - total.log()
+        # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
+        probs = torch.softmax(logits, dim=-1)
+        tokens, total = inverse_cdf(probs, uniforms)
+        log_probs = probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
     else:
         warped = warped_log_probs(logits, warps, allowed)
         tokens, _ = inverse_cdf(warped.exp(), uniforms)
@@ -173,8 +173,10 @@ def inverse_cdf(
         # A row of NaN has no index to give; the caller sees its NaN log-probability.
         return found.squeeze(1).clamp_(max=size - 1), total.squeeze(1)
     blocks = -(-size // block)
-    padded = torch.nn.functional.pad(probs, (0, blocks * block - size)).view(batch, blocks, block)
-    mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]
+    if size % block:
+        probs = torch.nn.functional.pad(probs, (0, blocks * block - size))
+    padded = probs.view(batch, blocks, block)
+    mass = padded.sum(-1).cumsum(-1, dtype=torch.float64)  # [B, blocks]
     total = mass[:, -1:]
     which = torch.searchsorted(mass, u * total, right=True).clamp_(max=blocks - 1)  # [B, 1]
     start = torch.where(which > 0, mass.gather(1, (which - 1).clamp(min=0)), 0.0)

@@ -289,7 +289,9 @@ class Particle:
         return log_prob
 
     def _judge(self, fn: Verdict) -> tuple[float, ...]:
-        log_scores: tuple[float, ...] = park(fn.request(self.label, self.ledger))
+        log_scores: tuple[float, ...] = park(
+            fn.request(self.label, self.ledger, key(self.seed, self.identity, self.site, "judge"))
+        )
         fn.settle(log_scores)
         return log_scores
 

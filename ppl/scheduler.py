@@ -23,7 +23,7 @@ from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.lm.base import ContinueRequest, LanguageModel
 from ppl.lm.decode import Session
 from ppl.program import Checkpoint, Particle, Request
-from ppl.verdict import JudgeRequest, Verifier
+from ppl.verdict import JudgeRequest, Scorer
 
 T = TypeVar("T")
 
@@ -233,7 +233,7 @@ def _execute(waiting: list[Waiting]) -> tuple[list[Step], dict[_Wave, None]]:
     return queue, touched
 
 
-def _judged(verifier: Verifier, requests: list[JudgeRequest]) -> Sequence[Any]:
+def _judged(verifier: Scorer, requests: list[JudgeRequest]) -> Sequence[Any]:
     """One batch of judgements; whatever the verifier raises becomes an error that names it."""
     try:
         return verifier.judge_checked(requests)

@@ -14,10 +14,11 @@ from typing import Any
 from ppl.cost import Budget, Cost, Ledger
 from ppl.errors import SearchStateError
 from ppl.program import Checkpoint, Particle, Program, Task
+from ppl.randomness import key
 from ppl.record import Record
 from ppl.scheduler import run_to_checkpoints
 from ppl.text import Continuation, Text
-from ppl.verdict import JudgeRequest, Verifier, log_potential
+from ppl.verdict import JudgeRequest, Scorer, log_potential
 
 
 @dataclass(eq=False, slots=True)
@@ -185,11 +186,11 @@ class Tree:
             steps += 1
         return leaves
 
-    def score(self, nodes: Sequence[Node], verifier: Verifier) -> list[float]:
-        """Judges nodes with a verifier that the program does not observe.
+    def score(self, nodes: Sequence[Node], verifier: Scorer) -> list[float]:
+        """Judges nodes with a verifier or ranker that the program does not observe.
 
         Returns:
-            Per node log A(s_1 .. s_t) of its text.
+            Per node log A(s_1 .. s_t) of its text; a ranker's own number.
         """
         requests = []
         for node in nodes:
@@ -199,7 +200,14 @@ class Tree:
                     "language model yet"
                 )
             requests.append(
-                JudgeRequest(verifier, node.text, 0, f"node {node.identity}", self.ledger)
+                JudgeRequest(
+                    verifier,
+                    node.text,
+                    0,
+                    f"node {node.identity}",
+                    self.ledger,
+                    key(self.seed, node.identity, verifier.name, "score"),
+                )
             )
         self.ledger.add(verifier_calls=len(requests))
         scores = verifier.judge_checked(requests)

@@ -13,10 +13,11 @@ searcher.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,6 +29,36 @@ from ppl.text import Text
 
 Aggregate = Literal["prod", "last", "min", "mean"]
 AGGREGATES: tuple[Aggregate, ...] = ("prod", "last", "min", "mean")
+
+Meaning = Literal["step", "value", "outcome", "reward", "rank"]
+"""What a number says. `step`: P(this step is correct). `value`: P(a completion from here is right).
+`outcome`: P(the whole text is right). `reward`: a log-potential, which may be positive and has no
+opposite. `rank`: only an order within a batch or a question; not a likelihood."""
+MEANINGS: tuple[Meaning, ...] = ("step", "value", "outcome", "reward", "rank")
+
+
+def check_declared(name: str, meaning: Meaning, aggregate: Aggregate) -> None:
+    """Raises ValueError if a likelihood is declared wrongly.
+
+    Warns if it multiplies numbers that are no factors: a value or an outcome already speaks about
+    the whole text, and its product over steps counts the same evidence again and again (Zhang et
+    al. 2025, arXiv 2501.07301).
+    """
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
+    if meaning not in MEANINGS or meaning == "rank":
+        raise ValueError(
+            f"{name}: meaning={meaning!r}: a likelihood is one of {', '.join(MEANINGS[:-1])}; what "
+            "only ranks is a Ranker"
+        )
+    if meaning == "reward" and aggregate != "last":
+        raise ValueError(f"{name}: a reward is a potential of the whole text; aggregate='last'")
+    if meaning in ("value", "outcome") and aggregate == "prod":
+        warnings.warn(
+            f"{name}: aggregate='prod' multiplies numbers that mean {meaning!r}, each of which "
+            "already speaks about the whole text; aggregate='last' is natural",
+            stacklevel=3,
+        )
 
 
 def log_potential(log_scores: Sequence[float], aggregate: Aggregate) -> float:
@@ -51,53 +82,50 @@ class JudgeRequest:
     """Ask a verifier about a text.
 
     Attributes:
-        verifier: the verifier.
+        verifier: the verifier, or whatever else scores texts.
         text: the text.
         since: number of its steps that this verifier has judged before.
         label: who asks, for error messages.
         ledger: the account that pays, or None.
+        key: 64-bit key of the randomness of a pseudo-marginal verifier; others ignore it.
     """
 
-    verifier: Verifier
+    verifier: Scorer
     text: Text
     since: int = 0
     label: str = "a call outside a search"
     ledger: Ledger | None = None
+    key: int = 0
 
 
-class Verifier(ABC):
-    """Says how likely it is that a text is correct so far.
-
-    Implement `judge`. It must be deterministic given the tokens, and a text's score must not depend
-    on what else is in the batch.
+class Scorer(ABC):
+    """Puts a number on texts. Implement `judge`, as a `Verifier` or as a `Ranker`.
 
     Attributes:
         name: shown in messages; observations of verifiers with the same name telescope together.
-        aggregate: how step scores combine to the potential A.
-        floor: probabilities are raised to this and lowered to one minus this before use; a
-            verifier that may rule a text out for good has floor 0. It is part of the target.
+        meaning: what the number says.
+        aggregate: how step scores combine.
+        pseudo_marginal: True if the probability is an unbiased positive estimate, drawn anew for
+            every request from `request.key` (Andrieu and Roberts 2009); False promises that the
+            number is a function of the tokens alone.
     """
 
     name: str
+    meaning: Meaning
     aggregate: Aggregate = "last"
-    floor: float = 0.0
-
-    def __call__(self, text: Text) -> Verdict:
-        """The distribution over "correct so far" of `text`; observe it `True`."""
-        if not isinstance(text, Text):
-            raise TypeError(f"verifier {self.name} judges a Text, got {type(text).__name__}")
-        return Verdict(self, text)
+    pseudo_marginal: bool = False
 
     @abstractmethod
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        """Log-probabilities, one sequence per request.
+        """Numbers, one sequence per request: for verifiers log-probabilities.
 
-        For each request: one entry for every step after `request.since`; or a single entry that
-        stands for all of them, if the verifier reads the text as a whole or there is no new step.
+        For each request: one entry for every step after `request.since` (steps whose string is
+        blank may be left out); or a single entry that stands for all of them, if the text is read
+        as a whole or there is no new step.
         """
 
     def judge_checked(self, requests: Sequence[JudgeRequest]) -> list[tuple[float, ...]]:
-        """`judge`, with every number checked and clipped to the floor.
+        """`judge`, with every number checked.
 
         Raises:
             VerifierError: naming this verifier, the site and the text.
@@ -110,24 +138,79 @@ class Verifier(ABC):
             )
         return [self._checked(r, a) for r, a in zip(requests, answers, strict=True)]
 
-    def _checked(self, request: JudgeRequest, log_probs: Sequence[float]) -> tuple[float, ...]:
+    def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
         where = f"verifier {self.name} at {request.label}"
         new_steps = len(request.text.step_ends) - request.since
-        if len(log_probs) not in (1, new_steps):
-            raise VerifierError(
-                f"{where} returned {len(log_probs)} scores for {new_steps} new steps of "
-                f"{request.text.text!r}; return one per new step, or one for the text"
-            )
-        for number in log_probs:
-            if math.isnan(number) or number > 1e-6:
+        if len(scores) not in (1, new_steps):
+            blank = sum(not step.strip() for step in request.text.steps[request.since :])
+            if len(scores) != new_steps - blank:
                 raise VerifierError(
-                    f"{where} returned {'NaN' if math.isnan(number) else f'{number:.6g}'} as a "
-                    f"log-probability for {request.text.text!r}; a probability lies in [0, 1] and "
-                    "its logarithm in [-inf, 0]"
+                    f"{where} returned {len(scores)} scores for {new_steps} new steps of "
+                    f"{request.text.text!r}; return one per new step, or one for the text"
                 )
+        for number in scores:
+            self._check_number(float(number), f"{where} returned", request.text)
+        return tuple(map(float, scores))
+
+    def _check_number(self, number: float, said: str, text: Text) -> None:
+        if math.isnan(number) or number == math.inf:
+            raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
+
+
+class Ranker(Scorer):
+    """Says which text is better, not how likely any of them is to be right.
+
+    Unnormalised rewards, numbers normalised over a batch, positions in a list. A searcher may rank
+    by them (`tree.score`); a program cannot observe them, and a type checker says so. Calibrate
+    one (`ppl.verifiers.Calibrated`) or state a temperature to make a likelihood of it.
+    """
+
+    meaning: Meaning = "rank"
+
+    def __call__(self, text: Text) -> NoReturn:
+        raise ObservationError(
+            f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
+            "Rank with it (tree.score), or calibrate it on labels: "
+            "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
+        )
+
+
+class Verifier(Scorer):
+    """Says how likely it is that a text is correct so far.
+
+    Implement `judge`. It must be deterministic given the tokens (or declare itself
+    `pseudo_marginal`), and a text's score must not depend on what else is in the batch.
+
+    Attributes:
+        floor: probabilities are raised to this and lowered to one minus this before use; a
+            verifier that may rule a text out for good has floor 0. It is part of the target.
+    """
+
+    meaning: Meaning = "step"
+    floor: float = 0.0
+
+    def __call__(self, text: Text) -> Verdict:
+        """The distribution over "correct so far" of `text`; observe it `True`."""
+        if not isinstance(text, Text):
+            raise TypeError(f"verifier {self.name} judges a Text, got {type(text).__name__}")
+        return Verdict(self, text)
+
+    def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
+        numbers = super()._checked(request, scores)
+        if self.meaning == "reward":
+            return numbers
         low = math.log(self.floor) if self.floor else -math.inf
         high = math.log1p(-self.floor)
-        return tuple(min(max(float(s), low), high) for s in log_probs)
+        return tuple(min(max(s, low), high) for s in numbers)
+
+    def _check_number(self, number: float, said: str, text: Text) -> None:
+        if math.isnan(number) or number > (math.inf if self.meaning == "reward" else 1e-6):
+            raise VerifierError(
+                f"{said} {'NaN' if math.isnan(number) else f'{number:.6g}'} as a "
+                f"log-probability for {text.text!r}; a probability lies in [0, 1] and "
+                "its logarithm in [-inf, 0]"
+            )
+        super()._check_number(number, said, text)
 
 
 class Verdict(TorchDistribution):  # type: ignore[misc]
@@ -135,7 +218,7 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
 
     Unobserved, it is Bernoulli with the latest step probability. Observed, `log_prob(True)` is the
     increment log A_t - log A_u of the module docstring (which may be positive), and
-    `log_prob(False)` is log(1 - A_t) - log A_u.
+    `log_prob(False)` is log(1 - A_t) - log A_u. A reward can only be observed True.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
@@ -151,11 +234,11 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         text.verdicts.setdefault(verifier.name, []).append(self)
         super().__init__(validate_args=False)
 
-    def request(self, label: str, ledger: Ledger | None) -> JudgeRequest:
+    def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
         """What has to be asked to know this verdict."""
         previous = self._previous()
         since = 0 if previous is None else len(previous.text.step_ends)
-        return JudgeRequest(self.verifier, self.text, since, label, ledger)
+        return JudgeRequest(self.verifier, self.text, since, label, ledger, key)
 
     def _previous(self) -> Verdict | None:
         """The verdict of the same verifier that was last observed along this text."""
@@ -183,10 +266,15 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
     @property
     def log_probability(self) -> float:
         """The verifier's latest step log-probability, before any aggregation."""
-        return self.log_scores[-1]
+        if self.log_scores:
+            return self.log_scores[-1]
+        previous = self._previous()  # only blank steps since then
+        return 0.0 if previous is None else previous.log_probability
 
     def observe(self, value: bool) -> float:
         """Makes `value` part of the target; returns the log-weight increment (once and for all)."""
+        if not value:
+            self._refuse_reward("observed False")
         if self._increment is None:
             previous = self._previous()
             before = 0.0 if previous is None else previous._observed or 0.0
@@ -199,7 +287,15 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> bool:  # type: ignore[override]
         """True with the latest step probability."""
+        self._refuse_reward("sampled")
         return bool(torch.rand((), dtype=torch.float64) < math.exp(self.log_probability))
+
+    def _refuse_reward(self, what: str) -> None:
+        if self.verifier.meaning == "reward":
+            raise ObservationError(
+                f"verifier {self.verifier.name} gives a reward, which is no probability: it cannot "
+                f"be {what}, only observed True"
+            )
 
     def log_prob(self, value: object) -> Tensor:
         """Scalar float64 tensor, see the class."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ppl.errors import VerifierError
 from ppl.text import Text
-from ppl.verdict import AGGREGATES, Aggregate, JudgeRequest, Verifier
+from ppl.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
 
 
 class FunctionVerifier(Verifier):
@@ -16,6 +16,7 @@ class FunctionVerifier(Verifier):
     Args:
         function: a pure function of the text; returns a probability or a bool.
         name: shown in messages, the function's name by default.
+        meaning: what the probability says.
         aggregate: how the numbers combine along a text; `"last"` keeps only the latest.
         floor: 0 lets the function rule a text out for good.
     """
@@ -25,26 +26,21 @@ class FunctionVerifier(Verifier):
         function: Callable[[Text], float],
         *,
         name: str | None = None,
+        meaning: Meaning = "step",
         aggregate: Aggregate = "last",
         floor: float = 0.0,
     ) -> None:
-        if aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
         self.function = function
         self.name = name or str(getattr(function, "__name__", "function"))
-        self.aggregate, self.floor = aggregate, floor
+        check_declared(self.name, meaning, aggregate)
+        self.meaning, self.aggregate, self.floor = meaning, aggregate, floor
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         return [[self._log(request)] for request in requests]
 
     def _log(self, request: JudgeRequest) -> float:
         where = f"verifier {self.name} at {request.label}"
-        try:
-            probability = float(self.function(request.text))
-        except Exception as error:
-            raise VerifierError(
-                f"{where} raised {type(error).__name__}: {error} for {request.text.text!r}"
-            ) from error
+        probability = _called(self.function, request, where)
         if not 0 <= probability <= 1:  # also catches NaN
             raise VerifierError(
                 f"{where} returned {probability} for {request.text.text!r}; return a probability "
@@ -53,10 +49,36 @@ class FunctionVerifier(Verifier):
         return math.log(probability) if probability > 0 else -math.inf
 
 
+class FunctionRanker(Ranker):
+    """A ranker made of a function from a text to any number; higher is better.
+
+    Args:
+        function: a pure function of the text.
+        name: shown in messages, the function's name by default.
+    """
+
+    def __init__(self, function: Callable[[Text], float], *, name: str | None = None) -> None:
+        self.function = function
+        self.name = name or str(getattr(function, "__name__", "function"))
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [[_called(self.function, r, f"ranker {self.name} at {r.label}")] for r in requests]
+
+
+def _called(function: Callable[[Text], float], request: JudgeRequest, where: str) -> float:
+    try:
+        return float(function(request.text))
+    except Exception as error:
+        raise VerifierError(
+            f"{where} raised {type(error).__name__}: {error} for {request.text.text!r}"
+        ) from error
+
+
 def verifier(
     function: Callable[[Text], float] | None = None,
     *,
     name: str | None = None,
+    meaning: Meaning = "step",
     aggregate: Aggregate = "last",
     floor: float = 0.0,
 ) -> FunctionVerifier | Callable[[Callable[[Text], float]], FunctionVerifier]:
@@ -69,6 +91,11 @@ def verifier(
     """
 
     def wrap(f: Callable[[Text], float]) -> FunctionVerifier:
-        return FunctionVerifier(f, name=name, aggregate=aggregate, floor=floor)
+        return FunctionVerifier(f, name=name, meaning=meaning, aggregate=aggregate, floor=floor)
 
     return wrap if function is None else wrap(function)
+
+
+def ranker(function: Callable[[Text], float]) -> FunctionRanker:
+    """Turns a plain function of the text into a ranker; use as `@ranker`."""
+    return FunctionRanker(function)

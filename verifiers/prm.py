@@ -19,7 +19,7 @@ from ppl.lm.engine import Engine
 from ppl.lm.huggingface import HFCodec
 from ppl.lm.load import TINY, load_pretrained
 from ppl.text import Text
-from ppl.verdict import AGGREGATES, Aggregate, JudgeRequest, Verifier
+from ppl.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 
 Tokens = tuple[int, ...]
 
@@ -52,17 +52,17 @@ class PRM(Verifier):
         tokenizer: Any,
         *,
         name: str,
+        meaning: Meaning = "value",
         aggregate: Aggregate = "last",
         good: str = "good",
         bad: str = "bad",
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
     ) -> None:
-        if aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
+        check_declared(name, meaning, aggregate)
         if not 0 <= floor < 0.5:
             raise ValueError(f"floor={floor}: must be in [0, 0.5)")
-        self.name, self.aggregate, self.floor = name, aggregate, floor
+        self.name, self.meaning, self.aggregate, self.floor = name, meaning, aggregate, floor
         self._good, self._bad = _label_indices(model, name, good, bad)
         self._head = _head(model, name)
         self.engine = Engine(model.eval(), name=name, capacity=kv_bytes)

@@ -1,0 +1,226 @@
+"""The contract of verifiers, and the laws that users can run on their own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import programs
+import pyro
+import pytest
+
+import ppl
+from ppl.errors import ObservationError, VerifierError
+from ppl.searchers import SMC
+from ppl.verifiers import Cached, FunctionVerifier, Verifier, check, ranker, verifier
+from ppl.verifiers.laws import prefix
+
+TOY = programs.TOY
+
+
+def toy_text(*steps: str) -> ppl.Text:
+    text = TOY.prompt("^")
+    for step in steps:
+        text = text + TOY.continuation(step)
+    return text
+
+
+TEXTS = [toy_text("a", "b"), toy_text("a", "ab", "b"), toy_text("b")]
+
+
+class Steps(Verifier):
+    """One number per step, from a function of (text, step); breaks what its function breaks."""
+
+    name, aggregate = "steps", "prod"
+
+    def __init__(self, score, *, pseudo_marginal=False):
+        self.score, self.pseudo_marginal = score, pseudo_marginal
+
+    def judge(self, requests):
+        return [
+            [
+                math.log(self.score(r, r.text.steps[: t + 1], len(requests)))
+                for t in range(r.since, len(r.text.steps))
+            ]
+            for r in requests
+        ]
+
+
+def honest(request, steps, size):
+    return 0.9 if steps[-1].count("a") else 0.4
+
+
+def test_an_honest_verifier_passes_all_laws():
+    everything = ["declared", "numbers", "same again", "batch", "prefix", "since"]
+    assert check(Steps(honest), TEXTS) == everything
+    assert check(programs.VERIFIERS["prod"], TEXTS) == everything[:4]
+    assert check(Cached(Steps(honest)), TEXTS) == everything
+
+
+@pytest.mark.parametrize("law", ["batch", "prefix", "since", "same again"])
+def test_every_law_catches_its_breach(law):
+    calls = itertools.count()
+    breach = {
+        "batch": lambda r, steps, size: 0.9 / size,
+        # A score that looks ahead: it changes when a step is appended.
+        "prefix": lambda r, steps, size: 0.9 / (1 + len(r.text.steps) - len(steps)),
+        "since": lambda r, steps, size: 0.9 if len(steps) > r.since + 1 else 0.4,
+        "same again": lambda r, steps, size: 0.9 - 0.01 * next(calls),
+    }[law]
+    texts = TEXTS[1:2] if law == "since" else TEXTS
+    with pytest.raises(VerifierError, match="prefix|since" if law == "since" else f"law '{law}'"):
+        check(Steps(breach), texts)
+
+
+def test_pseudo_marginal_numbers_are_a_function_of_the_key():
+    def noisy(r, steps, size):
+        return 0.5 + 0.1 * (r.key % 4)
+
+    assert check(Steps(noisy, pseudo_marginal=True), TEXTS)
+    verdicts = set()
+    for seed in range(20):
+        tree = ppl.Tree(lambda: program(Steps(noisy, pseudo_marginal=True)), seed=seed)
+        verdicts |= {round(c.value, 3) for c in tree.expand([tree.root], 3)}
+        tree.close()
+    assert verdicts == {0.5, 0.6, 0.7, 0.8}  # every particle draws its own
+
+
+def program(judge) -> str:
+    text = TOY.prompt("^")
+    text = text + pyro.sample("s", TOY(text, max_tokens=1))
+    pyro.sample("ok", judge(text), obs=True)
+    return text.text
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(math.nan, "NaN"), (0.7, "0.7"), (math.inf, "inf")]
+)
+def test_numbers_out_of_range_name_verifier_and_text(number, message):
+    class Broken(Verifier):
+        name = "broken"
+
+        def judge(self, requests):
+            return [[number] for _ in requests]
+
+    with pytest.raises(VerifierError, match=rf"broken .*{message}.*'ab'"):
+        check(Broken(), [toy_text("a", "b")])
+
+
+def test_ranks_are_refused_by_type_and_still_rank():
+    @ranker
+    def length(text):
+        return 3.5 * len(text.text)
+
+    assert check(length, TEXTS) == ["declared", "numbers", "same again", "batch"]
+    with pytest.raises(ObservationError, match=r"length only ranks.*Calibrated"):
+        length(TEXTS[0])
+    with pytest.raises(ppl.PPLError, match="length only ranks"):
+        SMC(2).run(lambda: program(length), seed=0)
+    tree = ppl.Tree(lambda: program(programs.VERIFIERS["last"]), seed=0)
+    nodes = tree.expand([tree.root], 4)
+    assert tree.score(nodes, length) == [3.5 * len(n.text.text) for n in nodes]
+    tree.close()
+
+
+def test_a_ranker_that_poses_as_a_likelihood_is_caught():
+    class Posing(Verifier):
+        name, meaning = "posing", "rank"
+
+        def judge(self, requests):
+            return [[-1.0] for _ in requests]
+
+    with pytest.raises(VerifierError, match=r"declared.*posing"):
+        check(Posing(), TEXTS)
+    with pytest.raises(ValueError, match="Ranker"):
+        verifier(lambda text: 1.0, name="f", meaning="rank")
+    with pytest.warns(UserWarning, match="'prod' multiplies.*'value'"):
+        FunctionVerifier(lambda text: 1.0, name="f", meaning="value", aggregate="prod")
+
+
+def test_a_reward_is_a_potential_and_no_probability():
+    class Reward(Verifier):
+        name, meaning = "reward", "reward"
+
+        def judge(self, requests):
+            return [[0.5 * r.text.text.count("a")] for r in requests]
+
+    exact = ppl.enumerate_program(lambda: program(Reward()))
+    assert exact.log_evidence == pytest.approx(math.log(0.5 * math.exp(0.5) + 0.5))
+    with pytest.raises(ObservationError, match="reward"):
+        Reward()(TEXTS[0]).observe(False)
+    with pytest.raises(ObservationError, match="reward"):
+        Reward()(TEXTS[0]).sample()
+
+
+def test_blank_steps_may_go_without_a_score():
+    spaced = ppl.TableLM({"a": 0.5, " ": 0.3, "$": 0.2}, symbols="^a $", end="$")
+
+    class Words(Verifier):
+        name, aggregate = "words", "prod"
+
+        def judge(self, requests):
+            return [
+                [math.log(0.5) for step in r.text.steps[r.since :] if step.strip()]
+                for r in requests
+            ]
+
+    words, text = Words(), spaced.prompt("^")
+    total = 0.0
+    for step in ("a", " ", "a", " "):
+        text = text + spaced.continuation(step)
+        total += words(text).observe(True)
+    assert total == pytest.approx(2 * math.log(0.5))
+    assert words(text).log_probability == pytest.approx(math.log(0.5))
+
+
+def test_cached_asks_once_and_changes_nothing():
+    asked = []
+
+    def counting(text):
+        asked.append(text.text)
+        return programs.more_a(text)
+
+    plain = FunctionVerifier(counting, name="counting", aggregate="prod")
+    cached = Cached(plain, most=50)
+    one = SMC(40).run(lambda: loop(plain), seed=3)
+    paid = len(asked)
+    other = SMC(40).run(lambda: loop(cached), seed=3)
+    assert programs.contents(one) == programs.contents(other)
+    assert len(asked) - paid == cached.misses < paid / 4
+    assert cached.hits + cached.misses == paid
+    with pytest.raises(ValueError, match="pseudo-marginal"):
+        Cached(Steps(honest, pseudo_marginal=True))
+    small = Cached(plain, most=1)
+    check(small, TEXTS)
+    assert len(small._answers) == 1
+
+
+def loop(judge) -> str:
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"s_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        pyro.sample(f"ok_{t}", judge(text), obs=True)
+        if step.finished:
+            break
+    return text.text
+
+
+def test_prefix_cuts_at_steps():
+    text = toy_text("a", "ab", "$")
+    assert prefix(text, 2).text == "aab"
+    assert prefix(text, 0).text == ""
+    assert prefix(text, 3) == text
+    assert prefix(text, 3).finished
+    assert not prefix(text, 2).finished
+
+
+def test_the_embedded_prm_keeps_the_laws(tiny):
+    lm, prm = tiny
+    texts = []
+    for question in ("Calculate 4 - 9 + 6.", "Calculate ( 3 + 5 ) * 2 - 7."):
+        text = lm.chat(question)
+        for step in ("16-7\n", "\n", "9"):
+            text = text + lm.continuation(step)
+        texts.append(text)
+    assert check(prm, texts)[-2:] == ["prefix", "since"]

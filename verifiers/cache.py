@@ -1,0 +1,59 @@
+"""Asks a verifier only once about each text."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from ppl.text import Codec
+from ppl.verdict import JudgeRequest, Verifier
+
+Key = tuple[Codec, tuple[int, ...], tuple[int, ...], int]
+
+
+class Cached(Verifier):
+    """A verifier that remembers its answers by token ids and step marks.
+
+    Worth it for verifiers that are dear and have no memory of their own (judges on a server,
+    functions that run something). Models on our engine reuse prefixes anyway. Equal texts in one
+    batch are asked about once, and only those who ask first pay.
+
+    Args:
+        verifier: a deterministic verifier; its name, meaning, aggregate and floor are kept.
+        most: answers to remember, the least recently used are forgotten first.
+
+    Raises:
+        ValueError: the verifier is pseudo-marginal: its estimates must be drawn anew.
+
+    Attributes:
+        hits, misses: requests answered from memory, and not.
+    """
+
+    def __init__(self, verifier: Verifier, *, most: int = 100_000) -> None:
+        if verifier.pseudo_marginal:
+            raise ValueError(
+                f"{verifier.name} is pseudo-marginal: particles need estimates of their own, so "
+                "there is nothing to remember"
+            )
+        if most < 1:
+            raise ValueError(f"most={most}: must be at least 1")
+        self.verifier, self.most = verifier, most
+        self.name, self.meaning = verifier.name, verifier.meaning
+        self.aggregate, self.floor = verifier.aggregate, verifier.floor
+        self.hits = self.misses = 0
+        self._answers: OrderedDict[Key, Sequence[float]] = OrderedDict()
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        keys = [(r.text.codec, r.text.tokens, r.text.step_ends, r.since) for r in requests]
+        known = {key: self._answers[key] for key in keys if key in self._answers}
+        new = {k: r for k, r in zip(keys, requests, strict=True) if k not in known}
+        self.misses += len(new)
+        self.hits += len(requests) - len(new)
+        if new:
+            known |= zip(new, self.verifier.judge(list(new.values())), strict=True)
+        self._answers |= known
+        for key in known:
+            self._answers.move_to_end(key)
+        while len(self._answers) > self.most:
+            self._answers.popitem(last=False)
+        return [known[key] for key in keys]

@@ -1,48 +1,60 @@
-"""Process reward models: a token-level head that says, at the end of each step, how good it was.
+"""Process reward models: a head that says, at the end of each step, how good it was.
 
 Runs on the same engine as language models: a step's score costs the step's tokens, the prefix is
-reused. Probabilities come from logits in float32, never from a rounded probability.
+reused. Probabilities come from log-odds in float32, never from a rounded probability.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForTokenClassification
 
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine import Engine
 from ppl.lm.huggingface import HFCodec
-from ppl.lm.load import TINY, load_pretrained
+from ppl.lm.load import TINY
 from ppl.text import Text
 from ppl.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
+from ppl.verifiers.formats import (
+    FORMATS,
+    TOKEN_CLASSIFICATION,
+    PRMFormat,
+    escaped,
+    format_of,
+    self_check,
+)
+from ppl.verifiers.heads import Labels, log_sigmoid
 
 Tokens = tuple[int, ...]
 
 
 class PRM(Verifier):
-    """A Hugging Face token-classification model read at the last token of every step.
+    """A process reward model of a declared format.
 
-    Its probability is softmax(bad, good)[good] at that token. The text's own token ids are used
-    where model and reward model share a vocabulary; otherwise prompt and steps are encoded one by
-    one with the reward model's tokenizer, so that a step's tokens never depend on what follows.
+    Plain token-classification models read the text's own token ids where language model and reward
+    model share a vocabulary; otherwise prompt and steps are encoded one by one with the reward
+    model's tokenizer, so that a step's tokens never depend on what follows. All other formats
+    render the text anew from its strings: steps are stripped, blank ones have no score, and a tag
+    or special token that the text itself contains is broken by a space.
 
     Args:
-        model: a token-classification model in evaluation mode.
+        model: the model in evaluation mode, as its format's head loads it.
         tokenizer: its tokenizer.
         name: shown in messages.
-        aggregate: how step scores form the potential. `"last"` suits scores that mean "right so far
-            and can still be completed"; `"prod"` suits scores of the step alone.
-        good, bad: names of the two labels in the model's configuration.
+        format: how it wants to be asked.
+        meaning, aggregate: what its number says and how step scores form the potential; the
+            format's own unless given.
+        good, bad: names of the two labels of a token-classification model.
         floor: scores are clipped to [floor, 1 - floor].
         kv_bytes: memory for cached keys and values.
+        context_length: most tokens of a text; None takes it from the model's configuration.
 
     Raises:
-        PRMFormatError: the model's labels are not the declared ones.
+        PRMFormatError: the model or its tokenizer are not of the declared format.
         UnsupportedModelError: the model cannot be forked exactly.
     """
 
@@ -52,20 +64,27 @@ class PRM(Verifier):
         tokenizer: Any,
         *,
         name: str,
-        meaning: Meaning = "value",
-        aggregate: Aggregate = "last",
-        good: str = "good",
-        bad: str = "bad",
+        format: PRMFormat = TOKEN_CLASSIFICATION,
+        meaning: Meaning | None = None,
+        aggregate: Aggregate | None = None,
+        good: str | None = None,
+        bad: str | None = None,
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
+        context_length: int | None = None,
     ) -> None:
-        check_declared(name, meaning, aggregate)
+        self.name, self.floor = name, floor
+        self.meaning = meaning or format.meaning
+        self.aggregate = aggregate or format.aggregate
+        check_declared(name, self.meaning, self.aggregate)
         if not 0 <= floor < 0.5:
             raise ValueError(f"floor={floor}: must be in [0, 0.5)")
-        self.name, self.meaning, self.aggregate, self.floor = name, meaning, aggregate, floor
-        self._good, self._bad = _label_indices(model, name, good, bad)
-        self._head = _head(model, name)
-        self.engine = Engine(model.eval(), name=name, capacity=kv_bytes)
+        self.format = _with_labels(format, good, bad)
+        self_check(self.format, tokenizer, name)
+        self._log_odds = self.format.head.log_odds(model, tokenizer, name)
+        self.engine = Engine(
+            model.eval(), name=name, capacity=kv_bytes, context_length=context_length
+        )
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[int, bool] = {}
@@ -74,24 +93,35 @@ class PRM(Verifier):
     def load(
         source: str | Path,
         *,
-        aggregate: Aggregate = "last",
-        good: str = "good",
-        bad: str = "bad",
+        format: PRMFormat | str | None = None,
+        meaning: Meaning | None = None,
+        aggregate: Aggregate | None = None,
+        good: str | None = None,
+        bad: str | None = None,
         floor: float = 1e-6,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         token: str | None = None,
         kv_bytes: int = 2 << 30,
+        context_length: int | None = None,
     ) -> PRM:
         """A reward model by name: `"tiny"`, a folder, or a Hugging Face Hub id.
 
+        Args:
+            format: a format, or its name in `FORMATS`; None goes by the model's name and
+                configuration, see `format_of`. Other arguments as in the class and `ppl.load`.
+
         Raises:
             ModelNotFoundError: there is no such model.
-            PRMFormatError: its labels are not the declared ones.
+            PRMFormatError: it is not of the declared format.
         """
-        model, tokenizer = load_pretrained(
-            AutoModelForTokenClassification,
+        if isinstance(format, str):
+            if format not in FORMATS:
+                raise PRMFormatError(f"no format {format!r}: known are {', '.join(FORMATS)}")
+            format = FORMATS[format]
+        format = format or format_of(source)
+        model, tokenizer = format.head.load(
             TINY / "prm" if str(source) == "tiny" else source,
             dtype=dtype,
             device=device,
@@ -102,52 +132,72 @@ class PRM(Verifier):
             model,
             tokenizer,
             name=f"PRM({str(source)!r})",
+            format=format,
+            meaning=meaning,
             aggregate=aggregate,
             good=good,
             bad=bad,
             floor=floor,
             kv_bytes=kv_bytes,
+            context_length=context_length,
         )
 
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        rendered = [self._render(r) for r in requests]
-        rows = self.engine.batch_rows(max(len(tokens) for tokens, _ in rendered))
-        results: list[Sequence[float]] = []
-        for begin in range(0, len(requests), rows):
-            part = rendered[begin : begin + rows]
-            accounts = [
-                None
-                if r.ledger is None
-                else (r.ledger, "verifier_tokens", "verifier_reused_tokens")
-                for r in requests[begin : begin + rows]
-            ]
-            texts = [tokens for tokens, _ in part]
-            hidden = self.engine.hidden(texts, [positions[0] for _, positions in part], accounts)
-            for states, (_, positions) in zip(hidden, part, strict=True):
-                results.append(self._scores(states[[p - positions[0] for p in positions]]))
+        results: list[Sequence[float]] = [()] * len(requests)
+        # Texts that only gained blank steps have nothing new to be read.
+        asked = [
+            (i, tokens, positions)
+            for i, request in enumerate(requests)
+            for tokens, positions in [self._render(request)]
+            if positions
+        ]
+        rows = self.engine.batch_rows(max((len(tokens) for _, tokens, _ in asked), default=1))
+        for begin in range(0, len(asked), rows):
+            part = asked[begin : begin + rows]
+            ledgers = [requests[i].ledger for i, _, _ in part]
+            hidden = self.engine.hidden(
+                [tokens for _, tokens, _ in part],
+                [positions[0] for _, _, positions in part],
+                [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
+            )
+            for states, (i, _, positions) in zip(hidden, part, strict=True):
+                read = states[[p - positions[0] for p in positions]]
+                results[i] = log_sigmoid(self._log_odds(read))
         return results
-
-    def _scores(self, states: Tensor) -> list[float]:
-        """Log-probability of "good" for `[n, hidden]` states."""
-        logits = self._head(states).float()[:, [self._bad, self._good]]
-        scores: list[float] = torch.log_softmax(logits.double(), dim=-1)[:, 1].tolist()
-        return scores
 
     def _render(self, request: JudgeRequest) -> tuple[Tokens, list[int]]:
         """Token ids up to the last score, and the positions of the new scores."""
-        text = request.text
-        if self._shares_vocabulary(text):
-            tokens, ends = text.tokens, text.step_ends
+        text, since = request.text, request.since
+        if self.format.render is not None:
+            tokens, wanted = self._formatted(text, since)
         else:
-            tokens, ends = self._encode(text)
-        wanted = ends[request.since :] or (len(tokens),)
-        if wanted[-1] > self.engine.context_length:
+            same = self._shares_vocabulary(text)
+            tokens, ends = (text.tokens, text.step_ends) if same else self._encode(text)
+            wanted = ends[since:] or (len(tokens),)
+        if wanted and wanted[-1] > self.engine.context_length:
+            # Truncation would silently drop steps.
             raise PromptError(
                 f"{request.label}: the text has {wanted[-1]} tokens, verifier {self.name} holds "
                 f"{self.engine.context_length}: take fewer or shorter steps"
             )
-        return tokens[: wanted[-1]], [end - 1 for end in wanted]
+        return tokens[: wanted[-1] if wanted else 0], [end - 1 for end in wanted]
+
+    def _formatted(self, text: Text, since: int) -> tuple[Tokens, tuple[int, ...]]:
+        """The rendered tokens, and the ends of the new steps that are not blank."""
+        assert self.format.render is not None
+        tokenizer, tag = self.codec.tokenizer, self.format.tag
+        stripped = [step.strip() for step in text.steps]
+        steps = [escaped(step, tokenizer, tag) for step in stripped if step]
+        if not any(stripped[since:]):
+            return (), ()
+        pieces = self.format.render(tokenizer, escaped(text.prompt, tokenizer, tag), steps)
+        tokens: Tokens = ()
+        ends: list[int] = []
+        for piece in pieces:
+            tokens += piece
+            ends.append(len(tokens))
+        return tokens, tuple(ends[sum(map(bool, stripped[:since])) :])
 
     def _encode(self, text: Text) -> tuple[Tokens, tuple[int, ...]]:
         tokens = self.codec.chat([{"role": "user", "content": text.prompt}])
@@ -165,22 +215,13 @@ class PRM(Verifier):
         return self._same[which]
 
 
-def _label_indices(model: Any, name: str, good: str, bad: str) -> tuple[int, int]:
-    labels: dict[int, str] = {int(i): str(s) for i, s in model.config.id2label.items()}
-    index = {label: i for i, label in labels.items()}
-    if good not in index or bad not in index:
-        raise PRMFormatError(
-            f"{name} has the labels {sorted(index)}, but {good!r} and {bad!r} were declared: pass "
-            "good= and bad= as the model's configuration calls them"
-        )
-    return index[good], index[bad]
+_REUSED = "verifier_reused_tokens"
 
 
-def _head(model: Any, name: str) -> Any:
-    for attribute in ("score", "classifier"):
-        head = getattr(model, attribute, None)
-        if head is not None:
-            return head
-    raise PRMFormatError(
-        f"{name} is a {type(model).__name__} without a token-level head (score or classifier)"
-    )
+def _with_labels(format: PRMFormat, good: str | None, bad: str | None) -> PRMFormat:
+    if good is None and bad is None:
+        return format
+    if not isinstance(format.head, Labels):
+        raise PRMFormatError(f"good= and bad= are for labels; format {format.name!r} has none")
+    head = Labels(bad=bad or format.head.bad, good=good or format.head.good)
+    return dataclasses.replace(format, head=head)

@@ -115,7 +115,9 @@ def classifier(folder: Path) -> Path:
 def reward(folder: Path, outputs: int = 1) -> Path:
     torch.manual_seed(6)
     words = tokenizer([])
-    config = LlamaConfig(vocab_size=len(words), num_labels=outputs, **{**SHAPE, "pad_token_id": 1})
+    # One of them pads with its end token, as many published models do.
+    shape = {**SHAPE, "pad_token_id": 1 if outputs == 1 else 0}
+    config = LlamaConfig(vocab_size=len(words), num_labels=outputs, **shape)
     LlamaForSequenceClassification(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

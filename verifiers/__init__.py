@@ -11,14 +11,27 @@ from ppl.verdict import (
     log_potential,
 )
 from ppl.verifiers.cache import Cached
+from ppl.verifiers.calibration import (
+    Calibrated,
+    Isotonic,
+    Platt,
+    Temperature,
+    log_odds,
+    step_scores,
+)
+from ppl.verifiers.ensemble import DawidSkene, Ensemble, Votes
 from ppl.verifiers.fobar import FOBAR, forward_backward
 from ppl.verifiers.formats import FORMATS, PRMFormat, tagged
 from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
 from ppl.verifiers.generative import GenRM, Judge, SelfEvaluation, chat
 from ppl.verifiers.heads import Labels, Layers, Words
+from ppl.verifiers.imperfect import ImperfectVerifier
 from ppl.verifiers.laws import check
+from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
 from ppl.verifiers.prm import PRM
+from ppl.verifiers.quantile import fit_quantiles, pinball, quantile_head, samples_needed
+from ppl.verifiers.reliability import Reliability, reliability
 
 __all__ = [
     "FOBAR",
@@ -26,29 +39,49 @@ __all__ = [
     "PRM",
     "Aggregate",
     "Cached",
+    "Calibrated",
+    "Channel",
+    "DawidSkene",
+    "Ensemble",
+    "Flipped",
     "FunctionRanker",
     "FunctionVerifier",
     "GenRM",
+    "ImperfectVerifier",
+    "Isotonic",
     "Judge",
     "JudgeRequest",
     "Labels",
     "Layers",
+    "LogitNoise",
     "Meaning",
     "OutcomeModel",
     "PRMFormat",
+    "Platt",
     "Potential",
+    "QuestionBias",
     "Ranker",
+    "Reliability",
     "RewardModel",
     "Scorer",
     "SelfEvaluation",
+    "Temperature",
     "Verdict",
     "Verifier",
+    "Votes",
     "Words",
     "chat",
     "check",
+    "fit_quantiles",
     "forward_backward",
+    "log_odds",
     "log_potential",
+    "pinball",
+    "quantile_head",
     "ranker",
+    "reliability",
+    "samples_needed",
+    "step_scores",
     "tagged",
     "verifier",
 ]

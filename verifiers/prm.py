@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine import Engine
@@ -144,7 +145,18 @@ class PRM(Verifier):
 
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        results: list[Sequence[float]] = [()] * len(requests)
+        return [
+            log_sigmoid(self._log_odds(states)) if len(states) else []
+            for states in self.states(requests)
+        ]
+
+    @torch.inference_mode()
+    def states(self, requests: Sequence[JudgeRequest]) -> list[Tensor]:
+        """Per request the hidden states `[n, hidden]` where its n new scores are read.
+
+        They know no gradients: `clone()` them for a head that is trained.
+        """
+        results = [torch.zeros(0)] * len(requests)
         # Texts that only gained blank steps have nothing new to be read.
         asked = [
             (i, tokens, positions)
@@ -162,8 +174,7 @@ class PRM(Verifier):
                 [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
-                read = states[[p - positions[0] for p in positions]]
-                results[i] = log_sigmoid(self._log_odds(read))
+                results[i] = states[[p - positions[0] for p in positions]]
         return results
 
     def _render(self, request: JudgeRequest) -> tuple[Tokens, list[int]]:

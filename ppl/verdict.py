@@ -161,8 +161,9 @@ class Ranker(Scorer):
     """Says which text is better, not how likely any of them is to be right.
 
     Unnormalised rewards, numbers normalised over a batch, positions in a list. A searcher may rank
-    by them (`tree.score`); a program cannot observe them, and a type checker says so. Calibrate
-    one (`ppl.verifiers.Calibrated`) or state a temperature to make a likelihood of it.
+    by them (`tree.score`); a program cannot observe them, and what asks for a `Verifier` takes no
+    `Ranker`. Calibrate one (`ppl.verifiers.Calibrated`) or state a temperature to make a likelihood
+    of it.
     """
 
     meaning: Meaning = "rank"

@@ -30,7 +30,6 @@ from ppl.verifiers import (
     Platt,
     QuestionBias,
     Temperature,
-    Votes,
     check,
     fit_quantiles,
     log_odds,
@@ -239,29 +238,6 @@ def test_a_questions_bias_is_shared_by_all_its_texts():
     others = [TOY.prompt("^" + w) + TOY.continuation("a") for w in WORDS]
     shifts = np.concatenate(step_scores(biased, others)) - logit(0.7)
     assert shifts.std() == pytest.approx(1.0, rel=0.15)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda v: LogitNoise(v, sd=1.0),
-        lambda v: QuestionBias(v, sd=1.0),
-        lambda v: Flipped(v, tpr=0.9, fpr=0.2),
-        lambda v: Channel(v, tpr=0.9, fpr=0.2),
-        lambda v: Ensemble([v, LogitNoise(v, sd=1.0)]),
-        lambda v: Votes([v, v, v], DawidSkene(0.5, (0.9, 0.8, 0.7), (0.1, 0.1, 0.1))),
-        lambda v: Calibrated(v, Temperature(2.0)),
-    ],
-)
-def test_wrappers_of_the_embedded_prm_keep_the_laws(wrap, tiny):
-    lm, prm = tiny
-    text = lm.chat("Calculate 4 - 9 + 6.")
-    texts = []
-    for step in ("-5+6\n", "2\n", "1"):
-        text = text + lm.continuation(step)
-        texts.append(text)
-    checked = check(wrap(prm), texts, tolerance=1e-4)
-    assert ("prefix" in checked) == (not isinstance(wrap(prm), Votes))
 
 
 def test_noise_that_looked_ahead_would_be_caught(monkeypatch, tiny):

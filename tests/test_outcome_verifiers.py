@@ -288,15 +288,3 @@ def test_forward_backward_combination():
     assert [a for a in more if a != "D"] == list(half)
     with pytest.raises(ValueError, match="alpha=2"):
         forward_backward(votes, z, alpha=2)
-
-
-def test_real_models_keep_the_laws(tiny):
-    lm, _ = tiny
-    texts = [tiny_text(lm, "-5+6\n", "1", finished=True), tiny_text(lm, "-5+6\n")]
-    for judge in [
-        SelfEvaluation(lm),
-        GenRM(lm),
-        GenRM(lm, rationales=2, max_tokens=5),
-        FOBAR(lm, samples=2, masks=1, max_tokens=5),
-    ]:
-        assert "batch" in check(judge, texts, tolerance=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import prm_models
 import programs
 import pyro
 import pytest
@@ -12,7 +13,31 @@ import pytest
 import ppl
 from ppl.errors import ObservationError, VerifierError
 from ppl.searchers import SMC
-from ppl.verifiers import Cached, FunctionVerifier, Verifier, check, ranker, verifier
+from ppl.verifiers import (
+    FOBAR,
+    PRM,
+    Cached,
+    Calibrated,
+    Channel,
+    DawidSkene,
+    Ensemble,
+    Flipped,
+    FunctionVerifier,
+    GenRM,
+    Judge,
+    LogitNoise,
+    OutcomeModel,
+    QuestionBias,
+    RewardModel,
+    SelfEvaluation,
+    Temperature,
+    Verifier,
+    Votes,
+    chat,
+    check,
+    ranker,
+    verifier,
+)
 from ppl.verifiers.laws import prefix
 
 TOY = programs.TOY
@@ -215,12 +240,53 @@ def test_prefix_cuts_at_steps():
     assert not prefix(text, 2).finished
 
 
-def test_the_embedded_prm_keeps_the_laws(tiny):
+# Every verifier, in one place: (lm, prm, folder) to a verifier of the embedded model's texts. Those
+# in STEPWISE give a number per step and so claim the prefix property.
+STEPWISE = {
+    "prm": lambda lm, prm, folder: prm,
+    "cached": lambda lm, prm, folder: Cached(prm),
+    "calibrated": lambda lm, prm, folder: Calibrated(prm, Temperature(2.0)),
+    "channel": lambda lm, prm, folder: Channel(prm, tpr=0.9, fpr=0.2),
+    "flipped": lambda lm, prm, folder: Flipped(prm, tpr=0.9, fpr=0.2),
+    "logit noise": lambda lm, prm, folder: LogitNoise(prm, sd=1.0),
+    "question bias": lambda lm, prm, folder: QuestionBias(prm, sd=1.0),
+    "ensemble": lambda lm, prm, folder: Ensemble([prm, LogitNoise(prm, sd=1.0)]),
+    "classifier": lambda lm, prm, folder: PRM.load(
+        prm_models.classifier(folder), good="yes", bad="no"
+    ),
+    "qwen": lambda lm, prm, folder: PRM.load(prm_models.qwen(folder), kv_bytes=1 << 24),
+    "skywork": lambda lm, prm, folder: PRM.load(prm_models.skywork(folder), kv_bytes=1 << 24),
+    "shepherd": lambda lm, prm, folder: PRM.load(
+        prm_models.shepherd(folder), format="math-shepherd", kv_bytes=1 << 24
+    ),
+    "rlhflow": lambda lm, prm, folder: PRM.load(
+        prm_models.rlhflow(folder), format="rlhflow-llama3-prm", kv_bytes=1 << 24
+    ),
+}
+WHOLE = {
+    "function": lambda lm, prm, folder: FunctionVerifier(lambda t: 0.5, name="half"),
+    "ranker": lambda lm, prm, folder: ranker(lambda text: len(text.text)),
+    "votes": lambda lm, prm, folder: Votes([prm] * 3, DawidSkene(0.5, (0.9,) * 3, (0.1,) * 3)),
+    "reward": lambda lm, prm, folder: RewardModel.load(prm_models.reward(folder)),
+    "potential": lambda lm, prm, folder: RewardModel.load(prm_models.reward(folder)).potential(2.0),
+    "outcome": lambda lm, prm, folder: OutcomeModel.load(prm_models.reward(folder, 2)),
+    "judge": lambda lm, prm, folder: Judge(lm, chat("{question} {solution}")),
+    "direct": lambda lm, prm, folder: GenRM(lm),
+    "rationales": lambda lm, prm, folder: GenRM(lm, rationales=2, max_tokens=5),
+    "self": lambda lm, prm, folder: SelfEvaluation(lm),
+    "fobar": lambda lm, prm, folder: FOBAR(lm, samples=2, masks=1, max_tokens=5),
+}
+
+
+@pytest.mark.parametrize("name", [*STEPWISE, *WHOLE])
+def test_every_verifier_keeps_the_laws(name, tiny, tmp_path):
     lm, prm = tiny
     texts = []
     for question in ("Calculate 4 - 9 + 6.", "Calculate ( 3 + 5 ) * 2 - 7."):
         text = lm.chat(question)
-        for step in ("16-7\n", "\n", "9"):
+        for step in ("16-7\n", "2\n", "9"):
             text = text + lm.continuation(step)
-        texts.append(text)
-    assert check(prm, texts)[-2:] == ["prefix", "since"]
+            texts.append(text)
+        texts.append(text + lm.continuation("9", finished=True))
+    checked = check((STEPWISE | WHOLE)[name](lm, prm, tmp_path / "m"), texts, tolerance=1e-4)
+    assert (checked[-2:] == ["prefix", "since"]) == (name in STEPWISE)

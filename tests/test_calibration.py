@@ -104,7 +104,7 @@ def test_calibration_improves_what_it_was_made_for_and_keeps_the_order(kind):
 
 def test_separable_and_senseless_labels():
     scores = np.array([-2.0, -1.0, 1.0, 2.0])
-    assert 0 < Platt.fit(scores, scores > 0).slope < 20  # finite
+    assert 0.4 < Platt.fit(scores, scores > 0).slope < 1.0  # hard targets would run to infinity
     with pytest.raises(ValueError, match="order round"):
         Platt.fit(scores, scores < 0)
     with pytest.raises(ValueError, match="all 4 labels are True"):

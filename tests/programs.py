@@ -11,7 +11,25 @@ import pyro.distributions as dist
 import torch
 
 import ppl
+from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
 from ppl.verifiers import FunctionVerifier
+
+# Every searcher, small: each obeys all laws of test_laws.py. Add a line, inherit the suite.
+SEARCHERS = [
+    BestOfN(6),
+    SMC(6, 0.9),
+    BeamSearch(2, 3),
+    MCTS(6),
+]
+# The smallest of each whose `best` is one plain sample of the program.
+ONE_PARTICLE = [
+    BestOfN(1),
+    SMC(1),
+    BeamSearch(1, 1),
+    MCTS(1),
+]
+# Those that expand a node in more than one round.
+REVISITING = (MCTS,)
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")
 # Proposes more a than the model and ends less often: a guide for TOY.

@@ -1,196 +1,21 @@
-"""Laws that every searcher obeys, and what is particular to each."""
+"""Forks, and what is particular to each searcher; what all obey is in test_laws.py."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from accuracy_vs_budget import solve
-from programs import TOY, VERIFIERS, branching, contents, kalman, toy, toy_guide
+from programs import TOY, VERIFIERS, contents, toy, toy_guide
 
 import ppl
-from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Search
+from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
 from ppl.searchers.mcts import uct
 from ppl.verifiers import FunctionVerifier
-
-ALL = [BestOfN(6), SMC(6, 0.9), BeamSearch(2, 3), MCTS(6)]
-each = pytest.mark.parametrize("searcher", ALL, ids=lambda s: type(s).__name__)
-
-
-@each
-def test_same_seed_same_result_other_seed_other_result(searcher):
-    runs = [searcher.run(toy, "prod", seed=s) for s in (3, 3)]
-    assert contents(runs[0]) == contents(runs[1])
-    others = [contents(searcher.run(toy, "prod", seed=s)) for s in range(5)]
-    assert any(o != others[0] for o in others)
-
-
-@each
-def test_global_generators_are_left_alone(searcher):
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    searcher.run(branching, seed=1)
-    assert torch.rand(1) == expected
-
-
-@each
-def test_many_questions_equal_one_by_one(searcher):
-    arguments = [("prod",), ("last",), ("min",)]
-    together = searcher.run_many(toy, arguments, seed=[7, 8, 9])
-    for posterior, a, s in zip(together, arguments, (7, 8, 9), strict=True):
-        alone = searcher.run(toy, *a, seed=s)
-        assert contents(posterior) == contents(alone)
-        assert posterior.log_evidence == alone.log_evidence
-
-
-@each
-def test_batch_independence_on_the_tiny_model(searcher, tiny):
-    """Law 3: neither the company in the batch nor a warm prefix pool changes a result."""
-    lm, prm = tiny
-    questions = ["Calculate ( 3 + 5 ) * 2 - 7.", "Calculate 4 - 9 + 6.", "Calculate 2 * -3 - 8."]
-    lm.engine.pool.clear()
-    prm.engine.pool.clear()
-    together = searcher.run_many(solve, [(q, lm, prm) for q in questions], seed=[1, 2, 3])
-    for posterior, q, s in zip(together, questions, (1, 2, 3), strict=True):
-        alone = searcher.run(solve, q, lm, prm, seed=s)
-        assert [x.value for x in posterior.samples] == [x.value for x in alone.samples]
-        assert [str(x.text) for x in posterior.samples] == [str(x.text) for x in alone.samples]
-        weights = [x.log_weight for x in alone.samples]
-        assert [x.log_weight for x in posterior.samples] == pytest.approx(weights, abs=1e-4)
-
-
-@each
-def test_cost_adds_up(searcher):
-    posterior = searcher.run(toy, "prod", seed=2)
-    steps = [data["step"] for _, data in posterior.genealogy.nodes(data=True)]
-    # One token per step; the end symbol decodes to nothing.
-    assert posterior.cost.lm_tokens == len(steps) - 1
-    assert posterior.cost.lm_calls == posterior.cost.verifier_calls == len(steps) - 1
-
-
-@each
-def test_finished_nodes_have_no_children_and_one_weight(searcher):
-    graph = searcher.run(toy, "prod", seed=4).genealogy
-    for node, data in graph.nodes(data=True):
-        if data["finished"]:
-            assert graph.out_degree(node) == 0
-
-
-@each
-@pytest.mark.parametrize("limit", [0, 1, 5, 9, 14])
-def test_budgets_are_never_exceeded_and_return_the_best_so_far(searcher, limit):
-    for budget in (ppl.Budget(tokens=limit), ppl.Budget(calls=limit)):
-        posterior = searcher.run(toy, "prod", seed=1, budget=budget)
-        spent = posterior.cost.lm_tokens if budget.tokens is not None else posterior.cost.calls
-        assert spent <= limit
-        assert posterior.stopped == "budget" or posterior.best is not None
-        if posterior.stopped == "budget":
-            assert posterior.log_evidence is None
-        finished = [s.log_likelihood for s in posterior.samples if s.finished]
-        if finished:
-            assert posterior.best_sample.log_likelihood == max(finished)
-        else:
-            assert posterior.best is None
-
-
-@each
-def test_one_token_more_of_budget_changes_nothing_already_found(searcher):
-    """A smaller budget gives a prefix of the same search."""
-    whole = searcher.run(toy, "prod", seed=5).genealogy
-    part = searcher.run(toy, "prod", seed=5, budget=ppl.Budget(tokens=8)).genealogy
-    for node, data in part.nodes(data=True):
-        assert {**data, "probability": None} == {**whole.nodes[node], "probability": None}
-
-
-@each
-def test_plain_pyro_program_without_a_language_model(searcher):
-    posterior = searcher.run(kalman, (0.3, -0.5, 1.2), seed=0)
-    assert all(isinstance(s.value, float) for s in posterior.samples)
-    assert posterior.cost.calls == 0
-
-
-@each
-def test_dead_ends_are_survived(searcher):
-    posterior = searcher.run(branching, seed=2)
-    assert posterior.best is not None
-    assert all("a" in s.value[0] for s in posterior.samples if s.log_weight > -math.inf)
-
-
-@each
-def test_everything_dead_is_named(searcher):
-    with pytest.raises(ppl.PPLError, match=r"dead.*'never'") as caught:
-        searcher.run(_impossible, seed=0)
-    assert caught.value.log_evidence == -math.inf
-    assert caught.value.posterior.cost.lm_tokens > 0
-
-
-def _impossible() -> None:
-    pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
-    ppl.condition(False, "never")
-
-
-@pytest.mark.parametrize(
-    "searcher", [BestOfN(1), SMC(1), BeamSearch(1, 1), MCTS(1)], ids=lambda s: type(s).__name__
-)
-def test_one_particle_is_plain_sampling(searcher):
-    """All searchers at N = 1 draw the program's own law: .325 of the answers are 1."""
-    runs = searcher.run_many(toy, [("last",)] * 600, seed=range(600))
-    share = sum(r.best == 1 for r in runs) / 600
-    assert abs(share - 0.325) < 4 * math.sqrt(0.325 * 0.675 / 600)
-
-
-@each
-def test_paused_pickled_and_resumed_equals_uninterrupted(searcher, tmp_path):
-    whole = searcher.run(toy, "prod", seed=11)
-    search = searcher.begin(toy, "prod", seed=11)
-    search.step()
-    search.save(tmp_path / "search")
-    resumed = Search.load(tmp_path / "search").run()
-    assert contents(resumed) == contents(whole)
-    assert resumed.log_evidence == whole.log_evidence
-    assert resumed.cost.lm_tokens == whole.cost.lm_tokens
-
-
-def test_resumed_in_another_process(tmp_path):
-    search = SMC(5, 0.9).begin(toy, "prod", seed=12)
-    search.step()
-    search.save(tmp_path / "search")
-    code = (
-        "from ppl.searchers import Search; import sys; "
-        "p = Search.load(sys.argv[1]).run(); "
-        "print([s.value for s in p.samples], repr(p.log_evidence))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "search")]
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=here, timeout=120
-    )
-    whole = SMC(5, 0.9).run(toy, "prod", seed=12)
-    values = [s.value for s in whole.samples]
-    assert done.stdout.strip() == f"{values} {whole.log_evidence!r}"
-
-
-@each
-def test_awaiting_a_search_equals_running_it(searcher):
-    assert contents(asyncio.run(searcher.arun(toy, "prod", seed=3))) == contents(
-        searcher.run(toy, "prod", seed=3)
-    )
-
-
-@each
-def test_settings_are_frozen_and_paste_back(searcher):
-    assert eval(repr(searcher)) == searcher
-    with pytest.raises(AttributeError):
-        searcher.anything = 1
 
 
 @pytest.mark.parametrize(
@@ -244,27 +69,6 @@ def _three_steps(judge: ppl.Verifier) -> str:
         text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
         pyro.sample(f"ok_{t}", judge(text), obs=True)
     return text.text
-
-
-@each
-def test_no_model_computes_a_token_twice(searcher, tiny, monkeypatch):
-    """Over a whole search: tokens computed are the distinct tokens of the tree, not one more."""
-    # Normally a few tokens that new steps share are not worth a pass of their own.
-    monkeypatch.setattr("ppl.lm.engine._MIN_SHARED", 1)
-    lm, prm = tiny
-    lm.engine.pool.clear()
-    prm.engine.pool.clear()
-    before = lm.engine.tokens_computed, prm.engine.tokens_computed
-    search = searcher.begin(solve, "Calculate 6 - 3 * ( 2 + -4 ).", lm, prm, seed=4)
-    search.run()
-    nodes = [node for node in search.tree.nodes if node.text is not None]
-    texts = [node.text.tokens for node in nodes]
-    judged = {text[: i + 1] for text in texts for i in range(len(text))}
-    # What a text ends with was drawn, but nothing was drawn after it.
-    continued = {text[: i + 1] for text in texts for i in range(len(text) - 1)}
-    by_lm = lm.engine.tokens_computed - before[0]
-    assert by_lm == len(continued)
-    assert prm.engine.tokens_computed - before[1] == len(judged)
 
 
 def test_forked_and_continued_particles_agree(tiny):

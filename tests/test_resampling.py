@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ppl.randomness import generator
-from ppl.searchers.resampling import SCHEMES, ess, normalised
+from ppl.searchers.resampling import SCHEMES, ess, normalised, optimal
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 weights = st.lists(
@@ -36,7 +36,7 @@ def test_any_number_from_any_weights(scheme, w, n, seed):
     counts = offspring(scheme, p, n, seed)
     assert counts.sum() == n
     assert (counts[p == 0] == 0).all()
-    if scheme == "systematic":
+    if scheme in {"systematic", "ssp"}:
         assert (counts >= np.floor(n * p - 1e-9)).all()
         assert (counts <= np.ceil(n * p + 1e-9)).all()
     if scheme == "residual":
@@ -69,7 +69,8 @@ def test_variances_are_ordered_as_theory_says():
     for scheme in ("stratified", "residual"):
         assert (variance[scheme] < exact).all()
     fraction = n * p - np.floor(n * p)
-    assert variance["systematic"] == pytest.approx(fraction * (1 - fraction), abs=0.03)
+    for scheme in ("systematic", "ssp"):
+        assert variance[scheme] == pytest.approx(fraction * (1 - fraction), abs=0.03)
 
 
 @every_scheme
@@ -159,3 +160,63 @@ def test_ess_at_its_ends():
     assert ess(np.full(7, 1 / 7)) == pytest.approx(7)
     assert ess(np.eye(7)[2]) == 1
     assert ess(np.array([0.5, 0.5, 0.0])) == pytest.approx(2)
+
+
+def test_ssp_is_negatively_associated():
+    """No two particles tend to be copied up together; systematic sampling couples neighbours."""
+    p = np.full(6, 1 / 6)
+    up = np.array([offspring("ssp", p, 3, s) for s in range(4000)])
+    covariance = np.cov(up.T)
+    assert (covariance[~np.eye(6, dtype=bool)] < 4 * 0.25 / math.sqrt(4000)).all()
+    coupled = np.array([offspring("systematic", p, 3, s) for s in range(500)])
+    assert np.cov(coupled.T)[0, 2] > 0.2
+
+
+PUBLISHED = np.array([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
+
+
+def test_optimal_resampling_on_a_worked_example():
+    """c = 6.6667: inclusion (1, 1, .667, .533, .4, .267, .133), survivors weigh .15."""
+    runs = [optimal(PUBLISHED, 4, generator(seed)) for seed in range(4000)]
+    included, mean = np.zeros(7), np.zeros(7)
+    for chosen, new in runs:
+        assert len(set(chosen.tolist())) == 4
+        assert new.sum() == pytest.approx(1.0)  # LLaMPPL's c of 6.0 makes this 1.0333
+        assert new[chosen > 1] == pytest.approx(0.15)
+        included[chosen] += 1 / len(runs)
+        mean[chosen] += new / len(runs)
+    expected = np.minimum(1, PUBLISHED / 0.15)
+    assert (
+        np.abs(included - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000) + 1e-9
+    ).all()
+    error = 0.15 * np.sqrt(expected * (1 - expected) / 4000)
+    assert (np.abs(mean - PUBLISHED) <= 4 * error + 1e-9).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(w=weights, n=st.integers(1, 12), seed=st.integers(0, 2**40))
+def test_optimal_resampling_keeps_the_heavy_and_the_mass(w, n, seed):
+    p = np.array(w) / sum(w)
+    chosen, new = optimal(p, n, generator(seed))
+    assert len(chosen) == len(new) == min(n, np.count_nonzero(p))
+    assert (np.diff(chosen) > 0).all()
+    assert new.sum() == pytest.approx(1.0)
+    assert (new >= p[chosen] - 1e-12).all()
+    threshold = new.min() if len(chosen) < np.count_nonzero(p) else 0.0
+    heavy = np.flatnonzero(p > threshold * (1 + 1e-9))
+    assert set(heavy) <= set(chosen)
+    kept = np.isin(chosen, heavy)
+    assert new[kept] == pytest.approx(p[chosen[kept]])
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(w=weights, n=st.integers(1, 6))
+@example(w=[0.3, 0.3, 0.3, 0.1], n=2)
+def test_optimal_resampling_is_unbiased(w, n):
+    p = np.array(w) / sum(w)
+    totals = np.zeros((1500, len(p)))
+    for seed in range(1500):
+        chosen, new = optimal(p, n, generator(seed))
+        totals[seed, chosen] = new
+    error = np.maximum(totals.std(0), totals.max() / math.sqrt(1500)) / math.sqrt(1500)
+    assert (np.abs(totals.mean(0) - p) <= 4 * error + 1e-12).all()

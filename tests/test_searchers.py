@@ -114,6 +114,31 @@ def test_smc_resamples_below_the_threshold_only():
         assert h["resampled"] == (h["ess"] < 0.7 * 8)
 
 
+def test_smc_spends_on_resampling_what_its_temperature_says():
+    """A survivor keeps w / (N R) of its weight: all weights and draws of one round, by hand."""
+    searcher = SMC(5, 1.0, "multinomial", resampling_temperature=2.0, tempering=(0.5,))
+    search = searcher.begin(toy, "prod", seed=3)
+    search.step()
+    survivors, log_weights = search.state.nodes, search.state.log_weights
+    weights = [math.exp(child.log_weight) for child in search.tree.nodes[1:]]
+    roots = [w**0.25 for w in weights]  # the toy's weight is its likelihood: w^(1/2 * 1/2)
+    mean = sum(weights) / 5
+    for node, log_weight in zip(survivors, log_weights, strict=True):
+        w = math.exp(node.log_weight)
+        expected = w / mean / (5 * w**0.25 / sum(roots))
+        assert math.exp(log_weight) == pytest.approx(expected)
+
+
+def test_smc_with_a_high_resampling_temperature_copies_evenly():
+    """T to infinity: no weight is spent, everybody is copied once by a low-variance scheme."""
+    hot = SMC(8, 1.0, resampling_temperature=1e9).run(toy, "prod", seed=1)
+    plain = BestOfN(8).run(toy, "prod", seed=1)
+    assert any(h["resampled"] for h in hot.history)
+    assert [s.node for s in hot.samples] == [s.node for s in plain.samples]
+    assert hot.marginal() == pytest.approx(plain.marginal(), abs=1e-5)
+    assert hot.log_evidence == pytest.approx(plain.log_evidence, abs=1e-5)
+
+
 def test_smc_without_resampling_is_importance_sampling():
     smc, best_of_n = SMC(8, 0.0).run(toy, "prod", seed=1), BestOfN(8).run(toy, "prod", seed=1)
     assert contents(smc) == contents(best_of_n)

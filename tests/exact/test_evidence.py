@@ -27,7 +27,7 @@ from ppl.errors import AllParticlesDeadError
 from ppl.searchers import SMC, BestOfN
 
 SEEDS = 2000
-SCHEMES = ("multinomial", "stratified", "systematic", "residual")
+SCHEMES = ("multinomial", "stratified", "systematic", "residual", "ssp")
 
 
 def evidence_error(searcher, program, arguments=(), exact=None, seeds=SEEDS, **options) -> float:

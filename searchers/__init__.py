@@ -3,7 +3,16 @@
 from ppl.searchers.beam import BeamSearch
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.mcts import MCTS
+from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 
-__all__ = ["MCTS", "SMC", "BeamSearch", "BestOfN", "Search", "Searcher"]
+__all__ = [
+    "MCTS",
+    "SMC",
+    "BeamSearch",
+    "BestOfN",
+    "ParticleFilter",
+    "Search",
+    "Searcher",
+]

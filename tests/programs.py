@@ -11,13 +11,15 @@ import pyro.distributions as dist
 import torch
 
 import ppl
-from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
+from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, ParticleFilter
 from ppl.verifiers import FunctionVerifier
 
 # Every searcher, small: each obeys all laws of test_laws.py. Add a line, inherit the suite.
 SEARCHERS = [
     BestOfN(6),
     SMC(6, 0.9),
+    SMC(6, 1.0, "ssp", resampling_temperature=2.0, tempering=(0.5,)),
+    ParticleFilter(6),
     BeamSearch(2, 3),
     MCTS(6),
 ]
@@ -25,6 +27,7 @@ SEARCHERS = [
 ONE_PARTICLE = [
     BestOfN(1),
     SMC(1),
+    ParticleFilter(1),
     BeamSearch(1, 1),
     MCTS(1),
 ]

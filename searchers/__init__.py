@@ -1,18 +1,22 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
+from ppl.searchers.alive import AliveParticleFilter
 from ppl.searchers.beam import BeamSearch
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.mcts import MCTS
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
+from ppl.searchers.steering import SMCSteering
 
 __all__ = [
     "MCTS",
     "SMC",
+    "AliveParticleFilter",
     "BeamSearch",
     "BestOfN",
     "ParticleFilter",
+    "SMCSteering",
     "Search",
     "Searcher",
 ]

@@ -11,7 +11,15 @@ import pyro.distributions as dist
 import torch
 
 import ppl
-from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, ParticleFilter
+from ppl.searchers import (
+    MCTS,
+    SMC,
+    AliveParticleFilter,
+    BeamSearch,
+    BestOfN,
+    ParticleFilter,
+    SMCSteering,
+)
 from ppl.verifiers import FunctionVerifier
 
 # Every searcher, small: each obeys all laws of test_laws.py. Add a line, inherit the suite.
@@ -20,6 +28,9 @@ SEARCHERS = [
     SMC(6, 0.9),
     SMC(6, 1.0, "ssp", resampling_temperature=2.0, tempering=(0.5,)),
     ParticleFilter(6),
+    SMCSteering(3, 2),
+    SMCSteering(3, 3, merge_duplicates=True),
+    AliveParticleFilter(4, max_proposals=100),
     BeamSearch(2, 3),
     MCTS(6),
 ]
@@ -28,11 +39,13 @@ ONE_PARTICLE = [
     BestOfN(1),
     SMC(1),
     ParticleFilter(1),
+    SMCSteering(1, 1),
+    AliveParticleFilter(1),
     BeamSearch(1, 1),
     MCTS(1),
 ]
 # Those that expand a node in more than one round.
-REVISITING = (MCTS,)
+REVISITING = (MCTS, AliveParticleFilter)
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")
 # Proposes more a than the model and ends less often: a guide for TOY.

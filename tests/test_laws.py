@@ -156,7 +156,7 @@ def test_dead_ends_are_survived(searcher):
 def test_everything_dead_is_named(searcher):
     with pytest.raises(ppl.PPLError, match=r"dead.*'never'") as caught:
         searcher.run(_impossible, seed=0)
-    assert caught.value.log_evidence == -math.inf
+    assert not caught.value.log_evidence > -math.inf  # zero, or unknown where it was given up
     assert caught.value.posterior.cost.lm_tokens > 0
 
 

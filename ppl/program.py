@@ -90,6 +90,7 @@ class Particle:
         """Starts the next segment, as tree node `identity`."""
         self.identity = identity
         self.records: list[Record] = []
+        self.forced: Mapping[str, Any] | None = None  # values to take instead of drawing
         self.log_twist = 0.0
         self.at_checkpoint = False
         self.site = "the start"
@@ -168,7 +169,10 @@ class Particle:
             record = self._choose(msg)
             self.records.append(record)
             msg["value"] = record.value
-            if record.log_ratio == -math.inf:  # the guide proposed what the model rules out
+            if -math.inf in (
+                record.log_ratio,
+                record.log_prior,
+            ):  # the guide proposed what the model rules out
                 park(Checkpoint(dead_at=name))
         if isinstance(msg["fn"], LMDistribution):
             self.text = msg["fn"].text + msg["value"]
@@ -236,7 +240,13 @@ class Particle:
             log_p = self._log_prior(msg, value) if free is None else free
             ratio = self._finite(log_p - log_q, fn)
             record = Record(
-                name, "choice", value, log_ratio=ratio, log_prior=log_p, _distribution=fn
+                name,
+                "choice",
+                value,
+                log_ratio=ratio,
+                log_prior=log_p,
+                log_proposal=log_q,
+                _distribution=fn,
             )
         if _reweighted(msg):  # poutine.scale or mask around a choice: the target's share of it
             if isinstance(fn, LMDistribution | Verdict):
@@ -268,6 +278,8 @@ class Particle:
             The value; its log-probability, and that under the distribution `target`, each None
             where it is not free.
         """
+        if self.forced is not None:
+            return *self._take(msg), None
         fn = msg["fn"]
         site_key = key(self.seed, self.identity, msg["name"], role)
         if isinstance(fn, LMDistribution):
@@ -283,6 +295,21 @@ class Particle:
         # torch's generator is global; seeding it here makes the draw a function of the key alone.
         torch.default_generator.manual_seed(site_key & (2**63 - 1))
         return fn(*msg["args"], **msg["kwargs"]), None, None
+
+    def _take(self, msg: Any) -> tuple[Any, float]:
+        """The forced value of the site and its log-probability; the particle dies if there is no
+        such value, or the site could not have it."""
+        assert self.forced is not None
+        name = msg["name"]
+        if name in self.forced:
+            try:
+                log_prob = self._log_prior(msg, self.forced[name])
+            except (ObservationError, ValueError, TypeError, AttributeError):
+                log_prob = -math.inf  # a value of another kind of site
+            if log_prob > -math.inf:
+                return self.forced[name], log_prob
+        park(Checkpoint(dead_at=name))
+        raise AssertionError("a dead particle is never resumed")
 
     def _score(self, fn: LMDistribution, value: Continuation) -> float:
         log_prob: float = park(ScoreRequest(fn.model, fn.spec, value, self.label, self.ledger))

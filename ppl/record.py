@@ -24,6 +24,7 @@ class Record:
         log_ratio: log model minus log proposal of a choice (0 where the model proposed).
         log_prior: log-probability of the choice under the model, None if not computed yet.
         log_scores: step scores of a verdict, else None.
+        log_proposal: log-probability of the choice under the guide, None where the model proposed.
         fingerprint: what the distribution was, compared on replay.
     """
 
@@ -34,6 +35,7 @@ class Record:
     log_ratio: float = 0.0
     log_prior: float | None = None
     log_scores: tuple[float, ...] | None = None
+    log_proposal: float | None = None
     _distribution: Any = None
     _fingerprint: tuple[object, ...] | None = None
 
@@ -50,12 +52,15 @@ class Record:
             self.log_prior = site_log_prob(self._distribution, self.value)
         return self.log_prior
 
+    def proposal(self) -> float:
+        """Log-probability of the choice under what proposed it, the guide or the model."""
+        return self.prior() if self.log_proposal is None else self.log_proposal
+
     def __getstate__(self) -> tuple[Any, ...]:
         self._fingerprint = self.fingerprint
         if self.kind == "choice":
             self.prior()
-        fields = ("name", "kind", "value", "log_likelihood", "log_ratio", "log_prior", "log_scores")
-        return (*(getattr(self, name) for name in fields), None, self._fingerprint)
+        return (*(getattr(self, name) for name in self.__slots__[:-2]), None, self._fingerprint)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         for name, value in zip(self.__slots__, state, strict=True):

@@ -41,6 +41,7 @@ class Node:
         dead_at: the site that made the weight zero, or None.
         text: the text that a language model last extended, None before the first.
         simulated: True for nodes made by `Tree.rollout`.
+        forced: True for nodes made by `Tree.force`: their choices were given, not drawn.
     """
 
     identity: int
@@ -55,6 +56,7 @@ class Node:
     dead_at: str | None = None
     text: Text | None = None
     simulated: bool = False
+    forced: bool = False
     depth: int = 0
     _particle: Particle | None = None
 
@@ -105,7 +107,7 @@ class Node:
     @property
     def cost(self) -> Cost:
         """What the segment generated (shared costs such as prompts belong to the tree)."""
-        drawn = [v for v in self.choices if isinstance(v, Continuation)]
+        drawn = [v for v in self.choices if isinstance(v, Continuation) and not self.forced]
         return Cost(lm_tokens=sum(len(v.tokens) for v in drawn), lm_calls=len(drawn))
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -186,6 +188,28 @@ class Tree:
             steps += 1
         return leaves
 
+    def force(self, nodes: Sequence[Node], examples: Sequence[Node]) -> list[Node]:
+        """The child that each node would have with the choices of another node's segment.
+
+        Costs what scoring the choices and judging the new text costs; nothing is drawn.
+
+        Args:
+            nodes: open nodes of this tree.
+            examples: for each the node whose choices to take.
+
+        Returns:
+            A child per node, weighed as if what proposes had proposed these choices. It is dead if
+            the segment could not have happened here: other sites, an impossible value, another end.
+        """
+        choices = [{r.name: r.value for r in e.records if r.kind == "choice"} for e in examples]
+        children = self._grow(nodes, 1, simulated=False, forced=choices)
+        for child, example, chosen in zip(children, examples, choices, strict=True):
+            names = [r.name for r in child.records if r.kind == "choice"]
+            if not child.dead and (names != list(chosen) or child.finished != example.finished):
+                child.log_increment = child.log_weight = child.log_likelihood = -math.inf
+                child.dead_at = names[-1] if names else "the start"
+        return children
+
     def score(self, nodes: Sequence[Node], verifier: Scorer) -> list[float]:
         """Judges nodes with a verifier or ranker that the program does not observe.
 
@@ -214,7 +238,12 @@ class Tree:
         return [log_potential(s, verifier.aggregate) for s in scores]
 
     def _grow(
-        self, nodes: Sequence[Node], counts: int | Sequence[int], *, simulated: bool
+        self,
+        nodes: Sequence[Node],
+        counts: int | Sequence[int],
+        *,
+        simulated: bool,
+        forced: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Node]:
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
@@ -227,10 +256,13 @@ class Tree:
             parents += [node] * number
         first = self._next
         particles = [self._particle(p, first + i) for i, p in enumerate(parents)]
+        if forced is not None:
+            for particle, values in zip(particles, forced, strict=True):
+                particle.forced = values
         arrived = run_to_checkpoints(particles)
         self._next += len(parents)
         children = [
-            _child(parent, particle, checkpoint, simulated)
+            _child(parent, particle, checkpoint, simulated, forced is not None)
             for parent, particle, checkpoint in zip(parents, particles, arrived, strict=True)
         ]
         self.nodes += children
@@ -260,7 +292,9 @@ class Tree:
         return {**self.__dict__, "nodes": list(self.nodes)}
 
 
-def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:
+def _child(
+    parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool, forced: bool
+) -> Node:
     records = tuple(particle.records)
     likelihood = math.fsum(r.log_likelihood for r in records)
     ratio = math.fsum(r.log_ratio for r in records)
@@ -279,6 +313,7 @@ def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: 
         dead_at=checkpoint.dead_at,
         text=particle.text,
         simulated=simulated,
+        forced=forced,
         depth=parent.depth + 1,
     )
     if child.open:

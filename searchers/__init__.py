@@ -5,6 +5,8 @@ from ppl.searchers.beam import BeamSearch
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.mcts import MCTS
 from ppl.searchers.particle_filter import ParticleFilter
+from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
@@ -15,7 +17,10 @@ __all__ = [
     "AliveParticleFilter",
     "BeamSearch",
     "BestOfN",
+    "ParallelTempering",
     "ParticleFilter",
+    "ParticleGibbs",
+    "ResampleMove",
     "SMCSteering",
     "Search",
     "Searcher",

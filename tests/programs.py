@@ -17,7 +17,10 @@ from ppl.searchers import (
     AliveParticleFilter,
     BeamSearch,
     BestOfN,
+    ParallelTempering,
     ParticleFilter,
+    ParticleGibbs,
+    ResampleMove,
     SMCSteering,
 )
 from ppl.verifiers import FunctionVerifier
@@ -31,6 +34,10 @@ SEARCHERS = [
     SMCSteering(3, 2),
     SMCSteering(3, 3, merge_duplicates=True),
     AliveParticleFilter(4, max_proposals=100),
+    ParticleGibbs(3, 3),
+    ParticleGibbs(3, 2, ancestor_sampling=True),
+    ParallelTempering(2, 3, inverse_temperatures=(1.0, 0.4)),
+    ResampleMove(4, 1.0, last=2, moves=2),
     BeamSearch(2, 3),
     MCTS(6),
 ]
@@ -41,11 +48,13 @@ ONE_PARTICLE = [
     ParticleFilter(1),
     SMCSteering(1, 1),
     AliveParticleFilter(1),
+    ParticleGibbs(1, 3),
+    ResampleMove(1, 1.0),
     BeamSearch(1, 1),
     MCTS(1),
 ]
 # Those that expand a node in more than one round.
-REVISITING = (MCTS, AliveParticleFilter)
+REVISITING = (MCTS, AliveParticleFilter, ParticleGibbs, ResampleMove)
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")
 # Proposes more a than the model and ends less often: a guide for TOY.

@@ -80,9 +80,8 @@ def test_cost_adds_up(searcher):
     cost = search.run().cost
     drawn = [node.cost for node in search.tree.nodes if node.parent is not None]
     assert cost.lm_tokens == sum(c.lm_tokens for c in drawn)
-    assert cost.verifier_calls == len(drawn)
-    # Only teacher forcing asks the model for anything but continuations.
-    assert cost.lm_calls == len(drawn) if cost.scored_tokens == 0 else cost.lm_calls > len(drawn)
+    # A continuation or, where the choice was given, a score; and a judgement.
+    assert cost.lm_calls == cost.verifier_calls == len(drawn)
 
 
 @each

@@ -5,6 +5,7 @@ verifier is a likelihood inside it; the runtime turns every particle's waiting r
 batch.
 """
 
+from ppl.awrs import AWRS
 from ppl.cost import Budget, Cost
 from ppl.errors import PPLError
 from ppl.exact import enumerate_program
@@ -19,6 +20,7 @@ from ppl.verdict import JudgeRequest, Verdict, Verifier
 __version__ = "0.1.0"
 
 __all__ = [
+    "AWRS",
     "Budget",
     "Continuation",
     "Cost",

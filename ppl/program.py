@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
+from ppl.awrs import AWRS
 from ppl.coroutine import Coroutine, park
 from ppl.cost import Ledger
 from ppl.errors import (
@@ -31,7 +33,14 @@ from ppl.errors import (
     WeightError,
 )
 from ppl.guide import Guide
-from ppl.lm.base import ContinueRequest, Drawn, LMDistribution, ScoreRequest
+from ppl.lm.base import (
+    ContinueRequest,
+    Drawn,
+    LanguageModel,
+    LMDistribution,
+    ScoreRequest,
+    Spec,
+)
 from ppl.primitives import TwistUnit
 from ppl.randomness import key
 from ppl.record import Record, fingerprint, site_log_prob
@@ -290,11 +299,19 @@ class Particle:
                 ContinueRequest(fn.model, fn.spec, site_key, self.label, self.ledger, under)
             )
             return drawn.value, drawn.log_prob, drawn.log_prob_under
+        if isinstance(fn, AWRS):
+            return *fn.draw(partial(self._candidate, fn.proposal.model, site_key)), None
         if isinstance(fn, Verdict):
             self._judge(fn)
         # torch's generator is global; seeding it here makes the draw a function of the key alone.
         torch.default_generator.manual_seed(site_key & (2**63 - 1))
         return fn(*msg["args"], **msg["kwargs"]), None, None
+
+    def _candidate(self, model: LanguageModel, site_key: int, spec: Spec, number: int) -> Drawn:
+        drawn: Drawn = park(
+            ContinueRequest(model, spec, key(site_key, number), self.label, self.ledger)
+        )
+        return drawn
 
     def _take(self, msg: Any) -> tuple[Any, float]:
         """The forced value of the site and its log-probability; the particle dies if there is no

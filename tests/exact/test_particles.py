@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import branching, toy, toy_guide, toy_twisted
+from programs import TOY, VERIFIERS, branching, difference, toy, toy_guide, toy_twisted
 
 import ppl
 from ppl.searchers import SMC, AliveParticleFilter, BestOfN, SMCSteering
@@ -133,3 +133,120 @@ def test_alive_gives_up_by_name():
     with pytest.raises(ppl.PPLError, match=r"dead, killed at 'hope'; raise max_proposals=50") as e:
         AliveParticleFilter(2, max_proposals=50).run(hopeless)
     assert math.isnan(e.value.log_evidence)
+
+
+# -- twisted SMC -------------------------------------------------------------------------------
+
+REWARD = {1: 0.9, 0: 0.6, -1: 0.3}
+SYMBOLS = {"a": (0.5, 1), "b": (0.3, -1), "$": (0.2, 0)}
+
+
+def future(prefix: str) -> float:
+    """The optimal twist of the toy: expected product of all rewards still to come."""
+    if prefix.endswith("$") or len(prefix) == 3:
+        return 1.0
+    return sum(p * reward(prefix + s) * future(prefix + s) for s, (p, _) in SYMBOLS.items())
+
+
+def reward(prefix: str) -> float:
+    lead = sum(SYMBOLS[s][1] for s in prefix)
+    return REWARD[max(-1, min(1, lead))]
+
+
+def optimal_proposal(prefix: str) -> dict[str, float]:
+    prefix = prefix.removeprefix("^")
+    if prefix.endswith("$") or len(prefix) >= 3:
+        return {"$": 1.0}
+    total = future(prefix)
+    return {s: p * reward(prefix + s) * future(prefix + s) / total for s, (p, _) in SYMBOLS.items()}
+
+
+OPTIMAL = ppl.TableLM(optimal_proposal, symbols="^ab$", end="$", name="optimal")
+
+
+def toy_with(twist) -> int:
+    """The toy with `twist(text)` as its log-twist after every step."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        pyro.sample(f"ok_{t}", VERIFIERS["prod"](text), obs=True)
+        ppl.twist(f"twist_{t}", twist(text))
+        if step.finished:
+            break
+    return difference(text)
+
+
+def optimal_guide(*_: object) -> None:
+    text = OPTIMAL.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", OPTIMAL(text, max_tokens=1))
+        text = text + step
+        if step.finished:
+            break
+
+
+def optimal_twist(text: ppl.Text) -> float:
+    return math.log(future(text.text + "$" * text.finished))
+
+
+def test_the_optimal_twist_is_the_published_one():
+    expected = {"": 0.46236, "a": 0.7038, "b": 0.285, "aa": 0.9, "ab": 0.66, "bb": 0.3, "b$": 1.0}
+    assert {prefix: future(prefix) for prefix in expected} == pytest.approx(expected)
+    first = optimal_proposal("^")
+    assert first == pytest.approx({"a": 0.68499, "b": 0.05548, "$": 0.25954}, abs=1e-5)
+
+
+@pytest.mark.parametrize("searcher", [SMC(1), SMC(5, 1.0), SMCSteering(2, 2)])
+def test_optimal_twist_and_proposal_have_no_variance(searcher):
+    for seed in range(20):
+        posterior = searcher.run(toy_with, optimal_twist, guide=optimal_guide, seed=seed)
+        assert math.exp(posterior.log_evidence) == pytest.approx(0.46236)
+        assert posterior.ess == pytest.approx(len(posterior.samples))
+
+
+def lookahead(text: ppl.Text) -> float:
+    """Scored by the language model: how likely it is to write another a."""
+    if text.finished:
+        return 0.0
+    return float(TOY(text, max_tokens=1, temperature=0.5).log_prob(TOY.continuation("a")))
+
+
+def fitted_twist(rate: float = 0.5, rounds: int = 40):
+    """Contrastive twist learning (Zhao et al. 2024) with a parameter per lead and step:
+    gradient E_sigma[d log psi] - E_pi[d log psi], both expectations estimated by SMC."""
+    theta: dict[tuple[int, int], float] = {}
+
+    def feature(text: ppl.Text) -> tuple[int, int]:
+        return len(text.text) + text.finished, difference(text)
+
+    def log_psi(text: ppl.Text) -> float:
+        return theta.get(feature(text), 0.0)
+
+    for round_number in range(rounds):
+        search = SMC(60, 0.0).begin(toy_with, log_psi, seed=round_number)
+        while not search.over:
+            search.step()
+        leaves, log_weights = search.state.nodes, search.state.log_weights
+        final = np.exp(log_weights) / np.exp(log_weights).sum()
+        for t in (1, 2):  # after the last step nothing is to come
+            nodes = [leaf.path[min(t, leaf.depth)] for leaf in leaves]
+            now = np.exp([n.log_weight for n in nodes])
+            for node, positive, negative in zip(nodes, final, now / now.sum(), strict=True):
+                if not node.finished:
+                    key = feature(node.text)
+                    theta[key] = theta.get(key, 0.0) + rate * (positive - negative)
+    return log_psi
+
+
+@pytest.mark.parametrize("twist", [optimal_twist, lookahead])
+def test_twisted_evidence_is_exact_for_any_twist(twist):
+    assert evidence_error(SMC(4, 1.0), partial(toy_with, twist), 0.46236) < 4
+
+
+def test_a_learned_twist_is_exact_and_points_the_right_way():
+    learned = fitted_twist()
+    assert evidence_error(SMC(4, 1.0), partial(toy_with, learned), 0.46236) < 4
+    after_a, after_b = (TOY.prompt("^") + letter for letter in "ab")
+    gap = learned(after_a) - learned(after_b)
+    assert gap == pytest.approx(math.log(future("a") / future("b")), abs=0.35)

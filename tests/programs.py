@@ -53,8 +53,6 @@ ONE_PARTICLE = [
     BeamSearch(1, 1),
     MCTS(1),
 ]
-# Those that expand a node in more than one round.
-REVISITING = (MCTS, AliveParticleFilter, ParticleGibbs, ResampleMove)
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")
 # Proposes more a than the model and ends less often: a guide for TOY.

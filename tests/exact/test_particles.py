@@ -15,7 +15,7 @@ from programs import TOY, VERIFIERS, branching, difference, toy, toy_guide, toy_
 import ppl
 from ppl.searchers import SMC, AliveParticleFilter, BestOfN, SMCSteering
 
-SEEDS = 600
+SEEDS = 400
 
 
 def sticky() -> int:

@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 
 import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Searcher
-from ppl.tasks import TASKS, Judge, problems
+from ppl.tasks import TASKS, Judge, Problem, problems
 from ppl.verifiers import PRM
 from ppl.view import draw_genealogy
 
@@ -75,40 +75,57 @@ def measure(count: int, seed: int, out: Path) -> list[Row]:
     console = Console()
     lm, prm = ppl.load("tiny"), PRM.load("tiny")
     chosen = [p for task in TASKS for p in problems(task, count, seed=seed)]
-    questions = [(p.question, lm, prm) for p in chosen]
     rows = []
     with Judge() as judge, Progress(console=console, transient=True) as bar:
         work = bar.add_task("searching", total=len(SEARCHERS) * sum(BUDGETS))
         for name, make in SEARCHERS.items():
             for n in BUDGETS:
                 bar.update(work, description=f"{name} N={n}")
-                lm.engine.pool.clear()  # nobody profits from what another computed
-                prm.engine.pool.clear()
-                began = time.perf_counter()
-                seeds = [seed * len(questions) + i for i in range(len(questions))]
-                results = make(n).run_many(solve, questions, seed=seeds)
-                seconds = time.perf_counter() - began
-                posteriors = [r for r in results if isinstance(r, ppl.Posterior)]
-                assert len(posteriors) == len(results)  # a PRM never rules a text out for good
-                right = judge.score_many(chosen, [r.best for r in posteriors])
-                shares = [sum(right[i * count : (i + 1) * count]) / count for i in range(2)]
-                rows.append(
-                    Row(
-                        name,
-                        n,
-                        len(chosen),
-                        dict(zip(TASKS, shares, strict=True)),
-                        sum(right),
-                        sum(judge.score_many(chosen, [r.vote() for r in posteriors])),
-                        sum(r.cost.lm_tokens for r in posteriors),
-                        sum(r.cost.verifier_tokens for r in posteriors),
-                        seconds,
-                    )
-                )
+                for engine in (lm.engine, prm.engine):
+                    engine.pool.clear()  # nobody profits from what another computed
+                row, posteriors = run(name, n, make(n), chosen, lm, prm, seed, judge)
+                rows.append(row)
                 bar.advance(work, n)
                 if name == "SMC" and n == max(BUDGETS):
                     draw_genealogy(max(posteriors, key=eventful), out / "genealogy.png")
     return rows
+
+
+def run(
+    name: str,
+    n: int,
+    searcher: Searcher,
+    chosen: Sequence[Problem],
+    lm: ppl.HFModel,
+    prm: ppl.Verifier,
+    seed: int,
+    judge: Judge,
+) -> tuple[Row, list[ppl.Posterior]]:
+    """One searcher on all problems."""
+    began = time.perf_counter()
+    seeds = [seed * len(chosen) + i for i in range(len(chosen))]
+    results = searcher.run_many(solve, [(p.question, lm, prm) for p in chosen], seed=seeds)
+    seconds = time.perf_counter() - began
+    posteriors = [r for r in results if isinstance(r, ppl.Posterior)]
+    assert len(posteriors) == len(results)  # a PRM never rules a text out for good
+    right = judge.score_many(chosen, [r.best for r in posteriors])
+    by_task = {
+        task: sum(r for r, p in zip(right, chosen, strict=True) if p.task == task)
+        / sum(p.task == task for p in chosen)
+        for task in TASKS
+    }
+    row = Row(
+        name,
+        n,
+        len(chosen),
+        by_task,
+        sum(right),
+        sum(judge.score_many(chosen, [r.vote() for r in posteriors])),
+        sum(r.cost.lm_tokens for r in posteriors),
+        sum(r.cost.verifier_tokens for r in posteriors),
+        seconds,
+    )
+    return row, posteriors
 
 
 def eventful(posterior: ppl.Posterior) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import accuracy_vs_budget
+import compare_searchers
 import custom_verifier
 import pytest
 import verifier_calibration
@@ -21,6 +22,25 @@ def test_main_job_has_help(capsys):
     with pytest.raises(SystemExit):
         accuracy_vs_budget.main(["--help"])
     assert "--problems" in capsys.readouterr().out
+
+
+def test_compare_searchers(tmp_path, capsys):
+    compare_searchers.main(["--problems", "1", "--budgets", "2", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for name in compare_searchers.SEARCHERS:
+        assert printed.count(name) >= 1
+    assert printed.count("BestOfN ") >= 5  # once plain, four times by noise
+    assert (tmp_path / "compare-searchers.png").stat().st_size > 5000
+
+
+def test_samples_needed_is_read_between_measured_budgets():
+    rows = [
+        accuracy_vs_budget.Row("x", n, 10, {}, 0, right, 0, 0, 0.0)
+        for n, right in ((4, 2), (16, 6))
+    ]
+    assert compare_searchers.samples_needed(rows, 0.4) == pytest.approx(8)
+    assert compare_searchers.samples_needed(rows, 0.1) == 4
+    assert compare_searchers.samples_needed(rows, 0.7) == float("inf")
 
 
 def test_custom_verifiers(capsys):

@@ -35,6 +35,10 @@ SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
     "ParticleGibbs": lambda n: s.ParticleGibbs(max(2, n // 4), 4),
     "SMCSteering": lambda n: s.SMCSteering(max(1, n // 2), 2),
     "BeamSearch": lambda n: s.BeamSearch(max(1, n // 4), 4),
+    "DVTS": lambda n: s.DVTS(max(1, n // 4), 4),
+    "REBASE": lambda n: s.REBASE(n, 0.2),
+    "BestFirst": lambda n: s.BestFirst(n, 4),  # a solution has about four steps
+    "AStar": lambda n: s.AStar(n, 4),
     "MCTS": s.MCTS,
 }
 BUDGETS = (4, 16, 64)

@@ -2,20 +2,27 @@
 
 from ppl.searchers.alive import AliveParticleFilter
 from ppl.searchers.beam import BeamSearch
+from ppl.searchers.best_first import AStar, BestFirst
 from ppl.searchers.best_of_n import BestOfN
+from ppl.searchers.dvts import DVTS
 from ppl.searchers.mcts import MCTS
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.rebase import REBASE
 from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
 
 __all__ = [
+    "DVTS",
     "MCTS",
+    "REBASE",
     "SMC",
+    "AStar",
     "AliveParticleFilter",
     "BeamSearch",
+    "BestFirst",
     "BestOfN",
     "ParallelTempering",
     "ParticleFilter",

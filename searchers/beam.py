@@ -47,7 +47,7 @@ class BeamSearch(Searcher):
         count = self.expansions * (self.beam_width if first else 1)
         children = tree.expand(going, count)
         if self.drop_duplicates:
-            children = _distinct(children)
+            children = distinct(children)
         pool = [node for node in state.nodes if node.finished]
         pool += [child for child in children if not child.dead]
         if not pool:
@@ -63,7 +63,7 @@ class BeamSearch(Searcher):
         return state.nodes, state.log_weights.tolist(), None
 
 
-def _distinct(children: list[Node]) -> list[Node]:
+def distinct(children: list[Node]) -> list[Node]:
     """The first of every group of siblings with equal choices. Choices that cannot be compared by
     a hash (tensors are compared by identity) count as distinct."""
     seen: dict[tuple[object, ...], Node] = {}

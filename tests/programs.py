@@ -12,10 +12,14 @@ import torch
 
 import ppl
 from ppl.searchers import (
+    DVTS,
     MCTS,
+    REBASE,
     SMC,
     AliveParticleFilter,
+    AStar,
     BeamSearch,
+    BestFirst,
     BestOfN,
     ParallelTempering,
     ParticleFilter,
@@ -39,6 +43,10 @@ SEARCHERS = [
     ParallelTempering(2, 3, inverse_temperatures=(1.0, 0.4)),
     ResampleMove(4, 1.0, last=2, moves=2),
     BeamSearch(2, 3),
+    DVTS(2, 3),
+    REBASE(6),
+    BestFirst(6, 2),
+    AStar(12, 3),
     MCTS(6),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
@@ -51,6 +59,10 @@ ONE_PARTICLE = [
     ParticleGibbs(1, 3),
     ResampleMove(1, 1.0),
     BeamSearch(1, 1),
+    DVTS(1, 1),
+    REBASE(1),
+    BestFirst(3, 1),
+    AStar(4, 1),
     MCTS(1),
 ]
 

@@ -48,6 +48,8 @@ SEARCHERS = [
     BestFirst(6, 2),
     AStar(12, 3),
     MCTS(6),
+    MCTS(7, 3, leaves=3),
+    MCTS(16, 2, selection="puct", evaluation="verifier", leaves=2),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [

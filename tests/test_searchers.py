@@ -14,7 +14,7 @@ from programs import TOY, VERIFIERS, contents, toy, toy_guide
 
 import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
-from ppl.searchers.mcts import uct
+from ppl.searchers.mcts import puct, uct
 from ppl.verifiers import FunctionVerifier
 
 
@@ -327,3 +327,77 @@ def _one_coin() -> float:
 def test_searchers_without_a_claim_give_no_evidence():
     for searcher in (BeamSearch(2, 2), MCTS(4)):
         assert searcher.run(toy, "prod", seed=0).log_evidence is None
+
+
+def test_puct_bonus_in_numbers():
+    assert uct(0.5, 100, 10, math.sqrt(2)) == pytest.approx(1.459705, abs=1e-6)
+    assert puct(0.0, 0.25, 100, 10) == pytest.approx(0.285256, abs=1e-6)
+
+
+@pytest.mark.parametrize("selection", ["uct", "puct"])
+@pytest.mark.parametrize("evaluation", ["rollout", "verifier"])
+@pytest.mark.parametrize("leaves", [1, 3, 8])
+def test_statistics_of_batched_leaves_add_up(selection, evaluation, leaves):
+    """Whatever was on its way together: in the end every node knows the values below it."""
+    searcher = MCTS(40, 3, selection=selection, evaluation=evaluation, leaves=leaves)
+    search = searcher.begin(toy, "last", seed=5)
+    rounds = 0
+    while not search.over:
+        search.step()
+        rounds += 1
+    statistics, nodes = search.state.statistics, {n.identity: n for n in search.tree.nodes}
+    assert search.state.simulations <= 40
+    assert rounds <= search.state.simulations
+    if leaves > 1:
+        assert rounds < search.state.simulations
+    for identity, own in statistics.items():
+        below = [statistics[c.identity] for c in own.children]
+        at_itself = 0 if nodes[identity] is search.tree.root else 1
+        assert own.visits == at_itself + sum(s.visits for s in below)
+        assert len(own.children) <= 3
+        if evaluation == "verifier":
+            value = nodes[identity].value if at_itself else 0.0
+            assert own.total == pytest.approx(value + sum(s.total for s in below))
+
+
+def test_puct_prefers_likely_steps_and_uct_does_not():
+    """Equal values everywhere: only the prior tells the steps apart."""
+
+    def model():
+        text = TOY.prompt("^")
+        for t in range(4):
+            text += pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed=TOY.encode("ab")))
+            ppl.twist(f"t_{t}", 0.0)
+        return text.text
+
+    def visits_of_a(selection):
+        searcher = MCTS(60, 4, selection=selection, evaluation="verifier")
+        shares = []
+        for seed in range(12):
+            search = searcher.begin(model, seed=seed)
+            search.run()
+            root = search.state.statistics[0]
+            by_step = {"a": [], "b": []}
+            for child in root.children:
+                by_step[child.step].append(search.state.statistics[child.identity].visits)
+            if by_step["a"] and by_step["b"]:
+                a, b = (sum(v) / len(v) for v in by_step.values())
+                shares.append(a / (a + b))
+        return sum(shares) / len(shares)
+
+    assert visits_of_a("puct") > 0.55 > visits_of_a("uct")
+
+
+def test_simulations_on_their_way_make_others_look_elsewhere():
+    def flat():
+        text = TOY.prompt("^")
+        for t in range(3):
+            text += pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed=TOY.encode("ab")))
+            ppl.twist(f"t_{t}", 0.0)
+        return text.text
+
+    search = MCTS(4, 2, leaves=2).begin(flat, seed=0)
+    search.step()
+    search.step()
+    root = search.state.statistics[0]
+    assert [len(search.state.statistics[c.identity].children) for c in root.children] == [1, 1]

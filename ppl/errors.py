@@ -87,3 +87,7 @@ class AllParticlesDeadError(PPLError):
 
 class TaskError(PPLError):
     """A task's questions or its answer checker are unavailable, or the checker failed."""
+
+
+class SandboxError(PPLError):
+    """Model-written code was not run, because it cannot be isolated here. Never a failed test."""

@@ -32,6 +32,8 @@ from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
 from ppl.verifiers.prm import PRM
 from ppl.verifiers.quantile import fit_quantiles, pinball, quantile_head, samples_needed
 from ppl.verifiers.reliability import Reliability, reliability
+from ppl.verifiers.sandbox import Check, Outcome, Sandbox
+from ppl.verifiers.unit_tests import UnitTests
 
 __all__ = [
     "FOBAR",
@@ -41,6 +43,7 @@ __all__ = [
     "Cached",
     "Calibrated",
     "Channel",
+    "Check",
     "DawidSkene",
     "Ensemble",
     "Flipped",
@@ -55,6 +58,7 @@ __all__ = [
     "Layers",
     "LogitNoise",
     "Meaning",
+    "Outcome",
     "OutcomeModel",
     "PRMFormat",
     "Platt",
@@ -63,9 +67,11 @@ __all__ = [
     "Ranker",
     "Reliability",
     "RewardModel",
+    "Sandbox",
     "Scorer",
     "SelfEvaluation",
     "Temperature",
+    "UnitTests",
     "Verdict",
     "Verifier",
     "Votes",

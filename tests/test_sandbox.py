@@ -1,0 +1,251 @@
+"""Model-written code: right verdicts, nothing forged, nothing left behind."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostile import HOSTILE
+
+import ppl
+from ppl.errors import SandboxError
+from ppl.searchers import BestOfN
+from ppl.verifiers import Check, Sandbox, UnitTests, sandbox
+from ppl.verifiers.unit_tests import Pool, code_of
+
+SECONDS = 1.0
+DOCS = Path(__file__).parent.parent / "docs" / "sandbox.md"
+
+
+def working() -> bool:
+    try:
+        Sandbox().require()
+    except SandboxError:
+        return False
+    return True
+
+
+needs_bubblewrap = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
+
+
+def left_behind() -> list[str]:
+    """Command lines of processes that still run this package's interpreters, or a program's."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if "What runs inside the sandbox" in line or line.strip() in ("sleep 100", "yes"):
+                found.append(line[:80])
+    return found
+
+
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory) -> Iterator[dict[str, str]]:
+    secret = tmp_path_factory.mktemp("caller") / "secret"
+    secret.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {"SECRET": str(secret), "PORT": str(server.getsockname()[1])}
+    assert secret.read_text() == "secret"
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(("what", "source", "verdicts"), HOSTILE, ids=[h[0] for h in HOSTILE])
+def test_hostile_programs(what, source, verdicts, surroundings):
+    for word, value in surroundings.items():
+        source = source.replace(word, value)
+    begun = time.monotonic()
+    outcome = Sandbox(seconds=SECONDS).run(Check(source, ("f",), ("assert f(2) == 4",)))
+    assert time.monotonic() - begun < SECONDS + 1
+    assert outcome.status in verdicts, outcome
+    assert outcome.passed == (outcome.status == "passed",)
+    deadline = time.monotonic() + 1
+    while left_behind() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel ends a process namespace in its own time
+    assert not left_behind()
+    assert not Path("/tmp/hostile_was_here").exists()
+
+
+def test_the_documented_table_is_this_one():
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", DOCS.read_text(), re.MULTILINE)[1:]
+    assert rows == [(what, ", ".join(sorted(verdicts))) for what, _, verdicts in HOSTILE]
+    assert len(HOSTILE) >= 40
+
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("source", "status", "passed"),
+    [
+        (ADD, "passed", (True, True)),
+        (ADD.replace("+", "-"), "failed", (False, True)),
+        ("def add(a, b)", "error", (False, False)),
+        ("", "failed", (False, False)),
+    ],
+)
+def test_verdicts(source, status, passed):
+    tests = ("assert add(1, 2) == 3", "assert add(0, 0) == 0")
+    outcome = Sandbox().run(Check(source, ("add",), tests))
+    assert (outcome.status, outcome.passed) == (status, passed)
+
+
+@needs_bubblewrap
+def test_plain_data_crosses_unchanged():
+    values = [None, True, 1, 1 << 70, 1.5, "é\n", b"\0", (1, (2,)), {1, 2}, {(1, 2): [3]}, 2j]
+    test = (
+        f"v = {values!r}\nassert f(v) == v\nassert [type(a) for a in f(v)] == [type(a) for a in v]"
+    )
+    nan = "assert f(float('inf')) == float('inf')\nassert f(x=float('nan')) != f(float('nan'))"
+    outcome = Sandbox().run(Check("def f(x): return x", ("f",), (test, nan)))
+    assert outcome.status == "passed", outcome
+
+
+@needs_bubblewrap
+def test_exceptions_cross_by_name():
+    source = "class Own(Exception): pass\ndef f(x):\n    raise KeyError('k') if x else Own('o')"
+    tests = (
+        "try: f(1)\nexcept KeyError as e: assert 'k' in str(e)\nelse: assert False",
+        "try: f(0)\nexcept RuntimeError as e: assert 'Own: o' in str(e)\nelse: assert False",
+    )
+    assert Sandbox().run(Check(source, ("f",), tests)).status == "passed"
+
+
+@needs_bubblewrap
+def test_a_dead_program_passes_no_test_that_swallows_everything():
+    source = "import os\ndef f(x): os._exit(0)"
+    outcome = Sandbox().run(Check(source, ("f",), ("try: f(1)\nexcept BaseException: pass",)))
+    assert outcome.status == "error"
+
+
+@needs_bubblewrap
+def test_tests_that_end_their_interpreter_are_no_pass():
+    outcome = Sandbox().run(Check("", (), ("import os; os._exit(0)",)))
+    assert (outcome.status, outcome.passed) == ("error", (False,))
+
+
+def test_without_bubblewrap_it_refuses_by_name(monkeypatch):
+    monkeypatch.setattr(sandbox, "_complaint", lambda: "bubblewrap is not installed")
+    with pytest.raises(SandboxError, match=r"not run.*apt-get install bubblewrap.*isolation="):
+        Sandbox().run(Check(ADD, ("add",), ("assert add(1, 2) == 3",)))
+    with pytest.raises(SandboxError):  # not a failed test
+        UnitTests("assert add(1, 2) == 3", names=["add"]).outcomes([ADD])
+
+
+def test_complaint_when_the_command_is_missing(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert sandbox._complaint.__wrapped__() == "bubblewrap is not installed"
+
+
+def test_the_weaker_mode_runs_and_tidies_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    weak = Sandbox(seconds=1, isolation="process")
+    good = Check(ADD + "open('left', 'w')", ("add",), ("assert add(1, 2) == 3",))
+    assert weak.run(good).status == "passed"
+    assert weak.run(Check("while True: pass", (), ("",))).status == "timeout"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"isolation": "docker"}])
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sandbox(**wrong)
+
+
+@needs_bubblewrap
+def test_no_state_passes_between_programs_of_a_pool():
+    leave = (
+        "import builtins\nbuiltins.left = 1\nopen('/tmp/left', 'w')\n"
+        "import math\nmath.pi = 3\ndef f(): return 1"
+    )
+    look = (
+        "import builtins, math, os\n"
+        "def f(): return int(not hasattr(builtins, 'left') and math.pi > 3.1 "
+        "and not os.path.exists('/tmp/left'))"
+    )
+    with Pool(Sandbox(), workers=1) as pool:
+        checks = [Check(s, ("f",), ("assert f() == 1",)) for s in (leave, look, leave, look)]
+        assert [o.status for o in pool.run(checks)] == ["passed"] * 4
+
+
+@needs_bubblewrap
+def test_pool_keeps_order_and_gives_each_program_its_own_time():
+    slow = "import time\ndef f(): time.sleep(0.5); return 1"
+    sources = [slow, "def f(): return 1", slow, "def f(): return 2", slow, "while True: pass"]
+    with Pool(Sandbox(seconds=1.5), workers=2) as pool:
+        found = pool.run([Check(s, ("f",), ("assert f() == 1",)) for s in sources])
+    want = ["passed", "passed", "passed", "failed", "passed", "timeout"]
+    assert [o.status for o in found] == want
+
+
+@needs_bubblewrap
+def test_pool_replaces_waiting_pairs_that_died():
+    check = Check(ADD, ("add",), ("assert add(1, 2) == 3",))
+    with Pool(Sandbox(), workers=1) as pool:
+        assert pool.run([check])[0].status == "passed"
+        for process in pool._warm[0].processes:
+            process.kill()
+            process.wait()
+        assert pool.run([check])[0].status == "passed"
+
+
+LM = ppl.TableLM({"0": 0.2, "1": 0.3, "2": 0.5}, symbols="^012$", end="$")
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(("partial", "floor"), [(False, 0.0), (False, 0.1), (True, 0.0)])
+def test_unit_tests_as_a_likelihood(partial, floor):
+    """The evidence of a one-token program is known: P(x) times the clipped score, summed."""
+    tests = UnitTests(
+        ["assert f() > 0", "assert f() < 2"],
+        names=["f"],
+        prefix="def f(): return ",
+        partial=partial,
+        floor=floor,
+    )
+
+    def program():
+        text = LM.prompt("^")
+        text = text + pyro_sample("x", LM(text, max_tokens=1))
+        pyro_sample("ok", tests(text), obs=True)
+        return text.text
+
+    exact = ppl.enumerate_program(program)
+    scores = {"0": 0.5, "1": 1.0, "2": 0.5} if partial else {"0": 0.0, "1": 1.0, "2": 0.0}
+    joint = {
+        x: p * min(max(scores[x], floor), 1 - floor)
+        for x, p in (("0", 0.2), ("1", 0.3), ("2", 0.5))
+    }
+    total = sum(joint.values())
+    want = {x: p / total for x, p in joint.items() if p > 0}
+    assert exact.marginal() == pytest.approx(want)
+    posterior = BestOfN(20).run(program, seed=0)
+    assert posterior.vote() == max(want, key=want.get)
+
+
+def pyro_sample(name, fn, **kwargs):
+    import pyro
+
+    return pyro.sample(name, fn, **kwargs)
+
+
+def test_code_is_found_in_a_fence_or_is_the_whole_text():
+    lm = ppl.TableLM({"$": 1.0}, symbols="^$`python\nx=1 ab", end="$")
+    text = lm.prompt("^") + "a\n```python\nx=1\n```\nb\n```\nx=11\n```"
+    assert code_of(text) == "x=11\n"
+    assert code_of(lm.prompt("^") + "x=1") == "x=1"
+
+
+def test_unit_tests_need_tests():
+    with pytest.raises(ValueError, match="at least one"):
+        UnitTests([], names=["f"])
+    with pytest.raises(TypeError, match="list"):
+        UnitTests("assert f()", names="f")

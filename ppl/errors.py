@@ -91,3 +91,7 @@ class TaskError(PPLError):
 
 class SandboxError(PPLError):
     """Model-written code was not run, because it cannot be isolated here. Never a failed test."""
+
+
+class GrammarError(PPLError):
+    """A grammar, regular expression or JSON schema cannot be used."""

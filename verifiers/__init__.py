@@ -24,6 +24,7 @@ from ppl.verifiers.fobar import FOBAR, forward_backward
 from ppl.verifiers.formats import FORMATS, PRMFormat, tagged
 from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
 from ppl.verifiers.generative import GenRM, Judge, SelfEvaluation, chat
+from ppl.verifiers.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.heads import Labels, Layers, Words
 from ppl.verifiers.imperfect import ImperfectVerifier
 from ppl.verifiers.laws import check
@@ -50,8 +51,10 @@ __all__ = [
     "FunctionRanker",
     "FunctionVerifier",
     "GenRM",
+    "Grammar",
     "ImperfectVerifier",
     "Isotonic",
+    "JsonSchema",
     "Judge",
     "JudgeRequest",
     "Labels",
@@ -65,6 +68,7 @@ __all__ = [
     "Potential",
     "QuestionBias",
     "Ranker",
+    "Regex",
     "Reliability",
     "RewardModel",
     "Sandbox",

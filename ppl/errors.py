@@ -95,3 +95,11 @@ class SandboxError(PPLError):
 
 class GrammarError(PPLError):
     """A grammar, regular expression or JSON schema cannot be used."""
+
+
+class WorkerError(PPLError):
+    """A helper process died, hung or does not start. What it was asked stays unknown."""
+
+
+class MathAnswerError(PPLError):
+    """A gold answer that the comparison cannot read."""

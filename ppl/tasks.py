@@ -16,18 +16,16 @@ import ast
 import atexit
 import hashlib
 import json
-import queue
 import re
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Literal, Self, cast, get_args
+from typing import Literal, Self, cast, get_args
 
-from ppl.errors import TaskError
+from ppl.errors import TaskError, WorkerError
+from ppl.worker import Worker, stop_all
 
 TaskName = Literal["arithmetic", "countdown"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -187,9 +185,6 @@ def _plain(node: ast.expr) -> bool:
 
 # --- the judge --------------------------------------------------------------------------------
 
-# Runs in the worker, which must import neither this package (torch) nor the user's script: that is
-# why it is a program text for `python -c` and not a multiprocessing target. Replies go to a private
-# copy of stdout, so that nothing a scorer prints can be taken for a reply.
 _WORKER = """
 import json, os, sys
 reply = os.fdopen(os.dup(1), "w")
@@ -207,72 +202,6 @@ for line in sys.stdin:
 """
 
 
-class _Worker:
-    """One scoring process; every wait on it has a limit."""
-
-    def __init__(self, start_limit: float) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-c", _WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert self.process.stdout is not None
-        self.reader = threading.Thread(
-            target=_forward, args=(self.process.stdout, self.lines), daemon=True
-        )
-        self.reader.start()
-        if self.receive(start_limit, "starting") != "ready":
-            self.stop()
-            raise TaskError("the answer checker's worker started wrongly; is reasoning-gym whole?")
-
-    def ask(self, request: str, limit: float) -> float:
-        """Score of one request (JSON text); raises `TaskError` on death or past the limit."""
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(request + "\n")
-            self.process.stdin.flush()
-        except OSError as error:
-            raise TaskError("the answer checker's worker died before the request") from error
-        return float(json.loads(self.receive(limit, "scoring")))
-
-    def receive(self, limit: float, doing: str) -> str:
-        try:
-            line = self.lines.get(timeout=limit)
-        except queue.Empty:
-            self.stop()
-            raise TaskError(f"the answer checker's worker hung while {doing} ({limit} s)") from None
-        if line is None:
-            self.stop()
-            raise TaskError(
-                f"the answer checker's worker died while {doing};"
-                " is reasoning-gym installed (pip install 'ppl-search[tasks]')?"
-            )
-        return line
-
-    def stop(self) -> None:
-        """Kill the process and wait for it; may be called twice."""
-        self.process.kill()
-        self.process.wait()
-        self.reader.join(timeout=5)
-        for pipe in (self.process.stdin, self.process.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:
-                pass  # a broken pipe: the process was gone before its input was flushed
-
-
-def _forward(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    """Hand lines on to a queue, then None: a queue can be waited on with a limit everywhere."""
-    for line in stream:
-        lines.put(line.rstrip("\n"))
-    lines.put(None)
-
-
 class Judge:
     """Says which answers are right, with one warm worker process.
 
@@ -288,9 +217,9 @@ class Judge:
     def __init__(self, limit: float = 10.0, start_limit: float = 120.0) -> None:
         self.limit = limit
         self.start_limit = start_limit
-        self._held: list[_Worker] = []
+        self._held: list[Worker] = []
         self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, _stop_all, self._held)
+        self._finalizer = weakref.finalize(self, stop_all, self._held)
 
     def __enter__(self) -> Self:
         return self
@@ -306,7 +235,7 @@ class Judge:
     def close(self) -> None:
         """Stop the worker; a later call starts a new one."""
         with self._lock:
-            _stop_all(self._held)
+            stop_all(self._held)
 
     def score(self, problem: Problem, answer: str | None) -> bool:
         """Whether the answer is right."""
@@ -317,10 +246,12 @@ class Judge:
         with self._lock:
             try:
                 if not self._held:
-                    self._held.append(_Worker(self.start_limit))
-                return self._held[0].ask(json.dumps(request), self.limit) == 1.0
-            except TaskError as error:
-                _stop_all(self._held)
+                    self._held.append(
+                        Worker(_WORKER, "the answer checker", "ppl-search[tasks]", self.start_limit)
+                    )
+                return bool(self._held[0].ask(request, self.limit) == 1.0)
+            except WorkerError as error:
+                stop_all(self._held)
                 raise TaskError(f"{problem.key}, answer {answer!r}: {error}") from error
 
     def score_many(self, problems: Sequence[Problem], answers: Sequence[str | None]) -> list[bool]:
@@ -328,11 +259,6 @@ class Judge:
         if len(problems) != len(answers):
             raise TaskError(f"{len(problems)} problems but {len(answers)} answers")
         return [self.score(p, a) for p, a in zip(problems, answers, strict=True)]
-
-
-def _stop_all(workers: list[_Worker]) -> None:
-    while workers:
-        workers.pop().stop()
 
 
 _shared: list[Judge] = []

@@ -28,6 +28,7 @@ from ppl.verifiers.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.heads import Labels, Layers, Words
 from ppl.verifiers.imperfect import ImperfectVerifier
 from ppl.verifiers.laws import check
+from ppl.verifiers.math_answer import MathAnswer, MathComparer
 from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
 from ppl.verifiers.prm import PRM
@@ -60,6 +61,8 @@ __all__ = [
     "Labels",
     "Layers",
     "LogitNoise",
+    "MathAnswer",
+    "MathComparer",
     "Meaning",
     "Outcome",
     "OutcomeModel",

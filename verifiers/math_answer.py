@@ -49,8 +49,8 @@ for line in sys.stdin:
             result = "empty"
         else:
             answers = read(answer)
-            # Plain words are equal when they are spelled alike.
-            same = gold.strip().lower() == answer.strip().lower()
+            # A letter in math mode is a symbol, a bare one a choice: spelled alike is equal.
+            same = gold.strip(" $") == answer.strip(" $")
             result = True if same else verify(
                 golds, answers, timeout_seconds=None, raise_on_error=True) if answers else None
     except BaseException:
@@ -152,7 +152,7 @@ class MathAnswer(Verifier):
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
         self.gold, self.extract, self.unknown, self.floor = gold, extract, unknown, floor
-        self.name = f"MathAnswer({gold!r})"
+        self.name, self.meaning = f"MathAnswer({gold!r})", "outcome"
         self._comparer = comparer or shared_comparer()
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

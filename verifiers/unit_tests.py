@@ -157,7 +157,7 @@ class UnitTests(Verifier):
         self.names, self.setup, self.prefix = tuple(names), setup, prefix
         self.extract, self.partial, self.floor = extract, partial, floor
         self.sandbox = sandbox or Sandbox()
-        self.name = name or f"UnitTests({', '.join(names)})"
+        self.name, self.meaning = name or f"UnitTests({', '.join(names)})", "outcome"
 
     def outcomes(self, sources: Sequence[str]) -> list[Outcome]:
         """What happens to each program, equal programs being run once."""

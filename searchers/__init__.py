@@ -1,7 +1,7 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
 from ppl.searchers.alive import AliveParticleFilter
-from ppl.searchers.beam import BeamSearch
+from ppl.searchers.beam import BeamSearch, StochasticBeamSearch
 from ppl.searchers.best_first import AStar, BestFirst
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.dvts import DVTS
@@ -31,4 +31,5 @@ __all__ = [
     "SMCSteering",
     "Search",
     "Searcher",
+    "StochasticBeamSearch",
 ]

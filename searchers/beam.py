@@ -1,42 +1,55 @@
-"""Beam search over checkpoints, guided by the verifier (Snell et al. 2024, arXiv:2408.03314, 5.2).
+"""Beam search over checkpoints, guided by the verifier (Snell et al. 2024, arXiv:2408.03314, 5.2),
+the model's own likelihood, or both; and its stochastic form (Xie et al. 2023, arXiv:2305.00633).
 
     frontier = {root}, expanded into width * expansions first steps
     repeat  keep the `beam_width` best of the children and of the beams that have finished
             expand every kept, unfinished node `expansions` times
 
+The stochastic form draws those it keeps, without replacement, from P(s) proportional to
+exp(E(s) / tau) with E = p(s)^lambda * A(s)^(1 - lambda), and cools tau in every round.
 Finished beams keep their place and compete with their final value; nothing weighs them again.
 Not a sampler: the kept set follows no stated distribution and there is no evidence.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ppl.randomness import generator
 from ppl.searchers.search import Searcher, State, all_dead
 from ppl.tree import Node, Tree
 
 
 @dataclass(frozen=True)
 class BeamSearch(Searcher):
-    """Beam search on the observed log-likelihood (with verifiers, their potential) and twists.
+    """Beam search on (1 - lambda) * log A + lambda * log p.
+
+    A is the observed likelihood (with verifiers, their potential) and twist, p the probability of
+    the choices under the model, the whole path's.
 
     Attributes:
         beam_width: nodes kept after each round.
         expansions: samples drawn from every kept node; the first round draws
             `beam_width * expansions` from the root, so every round costs the same.
         drop_duplicates: keep one of siblings that made the same choices.
+        likelihood: lambda. 0 ranks by the verifier, 1 by the model's likelihood, 0.5 as the
+            posterior does.
     """
 
     beam_width: int
     expansions: int = 4
     drop_duplicates: bool = True
+    likelihood: float = 0.0
 
     def __post_init__(self) -> None:
         if self.beam_width < 1 or self.expansions < 1:
             raise ValueError(f"{self!r}: beam_width and expansions are at least 1")
+        if not 0 <= self.likelihood <= 1:
+            raise ValueError(f"likelihood={self.likelihood}: a share, in [0, 1]")
 
     def start(self, tree: Tree) -> State:
         return State([tree.root], np.zeros(1))
@@ -52,15 +65,70 @@ class BeamSearch(Searcher):
         pool += [child for child in children if not child.dead]
         if not pool:
             raise all_dead(tree, children, self)
-        # A stable sort: equals stay in the order in which they were drawn.
-        kept = sorted(pool, key=lambda node: -node.log_promise)[: self.beam_width]
+        kept = self._keep(tree, pool, len(state.info))
         over = not any(node.open for node in kept)
-        return State(kept, np.array([n.log_likelihood for n in kept]), over=over, info=state.info)
+        info = [*state.info, {"candidates": len(pool)}]
+        return State(kept, np.array([n.log_likelihood for n in kept]), over=over, info=info)
+
+    def _keep(self, tree: Tree, pool: Sequence[Node], rounds: int) -> list[Node]:
+        # A stable sort: equals stay in the order in which they were drawn.
+        return sorted(pool, key=lambda node: -self._log_score(node))[: self.beam_width]
+
+    def _log_score(self, node: Node) -> float:
+        score = (1 - self.likelihood) * node.log_promise
+        if self.likelihood:
+            score += self.likelihood * log_prior(node)
+        return score
 
     def result(
         self, tree: Tree, state: State
     ) -> tuple[Sequence[Node], Sequence[float], float | None]:
         return state.nodes, state.log_weights.tolist(), None
+
+
+@dataclass(frozen=True)
+class StochasticBeamSearch(BeamSearch):
+    """Beam search that draws which beams to keep.
+
+    Attributes:
+        temperature: tau of the first round. Towards 0 this is beam search.
+        decay: tau is multiplied by this after every round.
+
+    The paper's setting is `StochasticBeamSearch(5, 16, likelihood=0.5)`, with a self-evaluation of
+    the model as the verifier (`ppl.verifiers.SelfEvaluation`).
+    """
+
+    likelihood: float = 0.5
+    temperature: float = 0.5
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.temperature < math.inf or not 0 < self.decay <= 1:
+            raise ValueError(f"{self!r}: temperature above zero, decay in (0, 1]")
+
+    def _keep(self, tree: Tree, pool: Sequence[Node], rounds: int) -> list[Node]:
+        tau = self.temperature * self.decay**rounds
+        log_weights = [math.exp(min(self._log_score(node), 700.0)) / tau for node in pool]
+        rng = generator(tree.seed, "beams", rounds)
+        return [pool[i] for i in without_replacement(log_weights, self.beam_width, rng)]
+
+
+def without_replacement(
+    log_weights: Sequence[float], count: int, rng: np.random.Generator
+) -> list[int]:
+    """Indices drawn one after the other in proportion to their weights, none twice.
+
+    By the largest of log-weight plus Gumbel noise, which is the same in one go (Vieira 2014).
+    """
+    keys = np.asarray(log_weights) + rng.gumbel(size=len(log_weights))
+    chosen: list[int] = np.argsort(-keys, kind="stable")[:count].tolist()
+    return chosen
+
+
+def log_prior(node: Node) -> float:
+    """Log-probability of all choices on the path, under the model."""
+    return math.fsum(r.prior() for r in node.history if r.kind == "choice")
 
 
 def distinct(children: list[Node]) -> list[Node]:

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from ppl.searchers.beam import distinct
+from ppl.searchers.beam import distinct, log_prior
 from ppl.searchers.search import Searcher, State, all_dead
 from ppl.tree import Node, Tree
 
@@ -140,7 +140,7 @@ class AStar(_QueueSearch):
             return math.fsum(rises) + self.weight * to_go[-1]
         spent = -node.log_likelihood
         if self.cost == "joint":
-            spent -= math.fsum(r.prior() for r in node.history if r.kind == "choice")
+            spent -= log_prior(node)
         if self.cost_to_go is None or node.finished:
             return spent
         return spent + self.weight * self.cost_to_go(node)

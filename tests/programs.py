@@ -26,6 +26,7 @@ from ppl.searchers import (
     ParticleGibbs,
     ResampleMove,
     SMCSteering,
+    StochasticBeamSearch,
 )
 from ppl.verifiers import FunctionVerifier
 
@@ -43,6 +44,8 @@ SEARCHERS = [
     ParallelTempering(2, 3, inverse_temperatures=(1.0, 0.4)),
     ResampleMove(4, 1.0, last=2, moves=2),
     BeamSearch(2, 3),
+    BeamSearch(3, 2, likelihood=0.2),
+    StochasticBeamSearch(2, 3, decay=0.5),
     DVTS(2, 3),
     REBASE(6),
     BestFirst(6, 2),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
+import numpy as np
 import pyro
 import pytest
 from hypothesis import given
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from programs import TOY, VERIFIERS, difference, more_a, toy
 
 import ppl
-from ppl.searchers import DVTS, REBASE, AStar, BestFirst
+from ppl.searchers import DVTS, REBASE, AStar, BeamSearch, BestFirst, StochasticBeamSearch
+from ppl.searchers.beam import without_replacement
 from ppl.searchers.rebase import allocate
 
 PROBABILITY = {"a": 0.5, "b": 0.3, "$": 0.2}
@@ -123,6 +126,53 @@ def test_best_first_pops_what_is_liked_most():
         children = [n for n in search.tree.nodes if n.parent is by_identity[popped]]
         distinct = {n.choices: n.identity for n in reversed(children)}
         waiting = (waiting - {popped}) | {i for i in distinct.values() if by_identity[i].open}
+
+
+@pytest.mark.parametrize(("share", "best"), [(0.0, "a$"), (0.5, "$"), (1.0, "$")])
+def test_beam_search_with_full_width_finds_the_maximum(share, best):
+    """Of the verifier, of the posterior, and of the model's own likelihood."""
+    posterior = BeamSearch(15, ALL, likelihood=share).run(toy, "prod", seed=0)
+    samples = [s for s in posterior.samples if s.trace is not None]
+    assert len(samples) == 15
+    assert answer(posterior) == best
+    ranks = [
+        (1 - share) * s.log_likelihood + share * (s.log_joint - s.log_likelihood) for s in samples
+    ]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_stochastic_beam_search_without_heat_is_beam_search():
+    cold = StochasticBeamSearch(2, 3, likelihood=0.5, temperature=1e-9).run(toy, "prod", seed=3)
+    plain = BeamSearch(2, 3, likelihood=0.5).run(toy, "prod", seed=3)
+    assert [s.value for s in cold.samples] == [s.value for s in plain.samples]
+    hot = StochasticBeamSearch(2, 3, temperature=1e9)
+    kept = {tuple(s.value for s in hot.run(toy, "prod", seed=i).samples) for i in range(20)}
+    assert len(kept) > 3
+
+
+def test_draws_without_replacement_have_the_enumerated_probabilities():
+    weights, rng, n = np.array([0.5, 0.3, 0.2]), np.random.default_rng(0), 20_000
+    counts = Counter(tuple(without_replacement(np.log(weights), 2, rng)) for _ in range(n))
+    for i, j in itertools.permutations(range(3), 2):
+        p = weights[i] * weights[j] / (1 - weights[i])
+        assert abs(counts[i, j] / n - p) < 4 * math.sqrt(p * (1 - p) / n)
+
+
+def test_stochastic_beams_cool_down(monkeypatch):
+    """The log-weights of the draw grow with the rounds as tau falls."""
+    seen = []
+
+    def spy(log_weights, count, rng):
+        seen.append(list(log_weights))
+        return list(range(min(count, len(log_weights))))
+
+    monkeypatch.setattr("ppl.searchers.beam.without_replacement", spy)
+    for decay in (1.0, 0.5):
+        StochasticBeamSearch(2, 3, temperature=0.8, decay=decay).run(toy, "prod", seed=0)
+    half = len(seen) // 2
+    for t, (warm, cool) in enumerate(zip(seen[:half], seen[half:], strict=True)):
+        assert cool == pytest.approx([w * 2**t for w in warm])
+        assert max(warm) <= 1 / 0.8
 
 
 @given(

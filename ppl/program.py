@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from ppl.lm.base import (
     ScoreRequest,
     Spec,
 )
+from ppl.lm.sampling import Warp
 from ppl.primitives import TwistUnit
 from ppl.randomness import key
 from ppl.record import Record, fingerprint, site_log_prob
@@ -100,6 +101,7 @@ class Particle:
         self.identity = identity
         self.records: list[Record] = []
         self.forced: Mapping[str, Any] | None = None  # values to take instead of drawing
+        self.greedy = False  # language models give their most likely tokens
         self.log_twist = 0.0
         self.at_checkpoint = False
         self.site = "the start"
@@ -293,11 +295,17 @@ class Particle:
         site_key = key(self.seed, self.identity, msg["name"], role)
         if isinstance(fn, LMDistribution):
             # A guide that continues the same text as the model does gets both from one pass.
+            spec = fn.spec
             same = isinstance(target, LMDistribution) and target.model is fn.model
-            under = target.spec if same and target.spec.tokens == fn.spec.tokens else None
+            under = target.spec if same and target.spec.tokens == spec.tokens else None
+            if self.greedy:
+                under = spec if target is None else under
+                spec = replace(spec, warp=Warp(temperature=0.0))
             drawn: Drawn = park(
-                ContinueRequest(fn.model, fn.spec, site_key, self.label, self.ledger, under)
+                ContinueRequest(fn.model, spec, site_key, self.label, self.ledger, under)
             )
+            if self.greedy and target is None:  # the choice is the model's, at its own probability
+                return drawn.value, drawn.log_prob_under, None
             return drawn.value, drawn.log_prob, drawn.log_prob_under
         if isinstance(fn, AWRS):
             return *fn.draw(partial(self._candidate, fn.proposal.model, site_key)), None

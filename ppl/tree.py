@@ -169,12 +169,16 @@ class Tree:
         """
         return self._grow(nodes, counts, simulated=False)
 
-    def rollout(self, nodes: Sequence[Node], horizon: int | None = None) -> list[Node]:
+    def rollout(
+        self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
+    ) -> list[Node]:
         """Simulates one particle ahead from every node; one leaf per node, in order.
 
         Args:
             nodes: where to start; nodes that cannot be expanded are returned as they are.
             horizon: most checkpoints to pass, None to run to the end.
+            greedy: language models give their most likely tokens (temperature 0); other choices
+                are drawn.
         """
         leaves = list(nodes)
         steps = 0
@@ -182,7 +186,7 @@ class Tree:
             going = [i for i, leaf in enumerate(leaves) if leaf.open]
             if not going:
                 break
-            children = self._grow([leaves[i] for i in going], 1, simulated=True)
+            children = self._grow([leaves[i] for i in going], 1, simulated=True, greedy=greedy)
             for i, child in zip(going, children, strict=True):
                 leaves[i] = child
             steps += 1
@@ -244,6 +248,7 @@ class Tree:
         *,
         simulated: bool,
         forced: Sequence[Mapping[str, Any]] | None = None,
+        greedy: bool = False,
     ) -> list[Node]:
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
@@ -256,6 +261,8 @@ class Tree:
             parents += [node] * number
         first = self._next
         particles = [self._particle(p, first + i) for i, p in enumerate(parents)]
+        for particle in particles:
+            particle.greedy = greedy
         if forced is not None:
             for particle, values in zip(particles, forced, strict=True):
                 particle.forced = values

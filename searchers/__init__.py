@@ -1,10 +1,11 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
 from ppl.searchers.alive import AliveParticleFilter
-from ppl.searchers.beam import BeamSearch, StochasticBeamSearch
+from ppl.searchers.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
 from ppl.searchers.best_first import AStar, BestFirst
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.dvts import DVTS
+from ppl.searchers.greedy import Greedy
 from ppl.searchers.mcts import MCTS
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
@@ -24,6 +25,8 @@ __all__ = [
     "BeamSearch",
     "BestFirst",
     "BestOfN",
+    "Greedy",
+    "LookaheadSearch",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from programs import TOY, VERIFIERS, difference, more_a, toy
 
 import ppl
-from ppl.searchers import DVTS, REBASE, AStar, BeamSearch, BestFirst, StochasticBeamSearch
+from ppl.searchers import (
+    DVTS,
+    REBASE,
+    AStar,
+    BeamSearch,
+    BestFirst,
+    Greedy,
+    LookaheadSearch,
+    StochasticBeamSearch,
+)
 from ppl.searchers.beam import without_replacement
 from ppl.searchers.rebase import allocate
 
@@ -148,6 +157,30 @@ def test_stochastic_beam_search_without_heat_is_beam_search():
     hot = StochasticBeamSearch(2, 3, temperature=1e9)
     kept = {tuple(s.value for s in hot.run(toy, "prod", seed=i).samples) for i in range(20)}
     assert len(kept) > 3
+
+
+def test_lookahead_scores_where_candidates_lead():
+    """After the most likely tokens to the end, every first step has its own final score."""
+    search = LookaheadSearch(1, ALL, lookahead=3).begin(toy, "last", seed=0)
+    search.step()
+    (kept,) = search.state.nodes
+    # a leads to aaa (.9), b to baa (.9), $ is .6: the first drawn of a and b is kept, never $.
+    assert kept.step in ("a", "b")
+    ahead = [n for n in search.tree.nodes if n.simulated]
+    assert {n.text.text for n in ahead if n.depth == 3} == {"aaa", "baa"}
+    assert search.run().best == 3 if kept.step == "a" else 1
+    for seed in range(3):
+        plain = BeamSearch(2, 3).run(toy, "last", seed=seed)
+        none = LookaheadSearch(2, 3, lookahead=0).run(toy, "last", seed=seed)
+        assert [s.value for s in plain.samples] == [s.value for s in none.samples]
+
+
+def test_greedy_takes_the_most_likely_and_remembers_its_probability():
+    posterior = Greedy().run(toy, "prod", seed=0)
+    assert answer(posterior) == "aaa"
+    (sample,) = posterior.samples
+    assert sample.log_joint == pytest.approx(math.log(joint("aaa")))
+    assert Greedy().run(toy, "prod", seed=1).best == posterior.best == 3
 
 
 def test_draws_without_replacement_have_the_enumerated_probabilities():

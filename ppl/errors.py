@@ -103,3 +103,7 @@ class WorkerError(PPLError):
 
 class MathAnswerError(PPLError):
     """A gold answer that the comparison cannot read."""
+
+
+class LeanError(PPLError):
+    """Lean is missing, ended, hung or broke the protocol. Never a failed proof."""

@@ -28,6 +28,7 @@ from ppl.verifiers.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.heads import Labels, Layers, Words
 from ppl.verifiers.imperfect import ImperfectVerifier
 from ppl.verifiers.laws import check
+from ppl.verifiers.lean import LeanProof, LeanRepl
 from ppl.verifiers.math_answer import MathAnswer, MathComparer
 from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
@@ -35,6 +36,7 @@ from ppl.verifiers.prm import PRM
 from ppl.verifiers.quantile import fit_quantiles, pinball, quantile_head, samples_needed
 from ppl.verifiers.reliability import Reliability, reliability
 from ppl.verifiers.sandbox import Check, Outcome, Sandbox
+from ppl.verifiers.similarity import Embedder, Similarity, clusters, semantic_entropy
 from ppl.verifiers.unit_tests import UnitTests
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Channel",
     "Check",
     "DawidSkene",
+    "Embedder",
     "Ensemble",
     "Flipped",
     "FunctionRanker",
@@ -60,6 +63,8 @@ __all__ = [
     "JudgeRequest",
     "Labels",
     "Layers",
+    "LeanProof",
+    "LeanRepl",
     "LogitNoise",
     "MathAnswer",
     "MathComparer",
@@ -77,6 +82,7 @@ __all__ = [
     "Sandbox",
     "Scorer",
     "SelfEvaluation",
+    "Similarity",
     "Temperature",
     "UnitTests",
     "Verdict",
@@ -85,6 +91,7 @@ __all__ = [
     "Words",
     "chat",
     "check",
+    "clusters",
     "fit_quantiles",
     "forward_backward",
     "log_odds",
@@ -94,6 +101,7 @@ __all__ = [
     "ranker",
     "reliability",
     "samples_needed",
+    "semantic_entropy",
     "step_scores",
     "tagged",
     "verifier",

@@ -34,6 +34,8 @@ from ppl.searchers import SMC, BestOfN
 from ppl.verifiers import FunctionVerifier, Sandbox, UnitTests
 
 LINES, LINE_TOKENS = 8, 32  # most of a program that is written here
+TEMPERATURE = 0.5
+INDENT = "    "  # begins the body, or the model leaves the function at once
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def problems(count: int) -> list[Problem]:
 def body(text: ppl.Text) -> str:
     """The function's body: all lines up to the first that is not indented."""
     lines = []
-    for line in text.text.splitlines(keepends=True):
+    for line in (INDENT + text.text).splitlines(keepends=True):
         if line.strip() and not line.startswith((" ", "\t")):
             break
         lines.append(line)
@@ -126,12 +128,13 @@ def parses(problem: Problem) -> FunctionVerifier:
 
 def write(lm: ppl.LanguageModel, problem: Problem, tests: UnitTests) -> ppl.Text:
     """A program line by line; it ends at the first line outside the function."""
-    text, plausible = lm.prompt(problem.prompt), parses(problem)
+    text, plausible = lm.prompt(problem.prompt + INDENT), parses(problem)
     for t in range(LINES):
-        line = pyro.sample(f"line_{t}", lm(text, until="\n", max_tokens=LINE_TOKENS))
+        law = lm(text, until="\n", max_tokens=LINE_TOKENS, temperature=TEMPERATURE)
+        line = pyro.sample(f"line_{t}", law)
         text = text + line
         pyro.sample(f"parses_{t}", plausible(text), obs=True)
-        if line.finished or body(text) != text.text:
+        if line.finished or body(text) != INDENT + text.text:
             break
     pyro.sample("tests", tests(text), obs=True)
     return text

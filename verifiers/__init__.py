@@ -30,6 +30,7 @@ from ppl.verifiers.imperfect import ImperfectVerifier
 from ppl.verifiers.laws import check
 from ppl.verifiers.lean import LeanProof, LeanRepl
 from ppl.verifiers.math_answer import MathAnswer, MathComparer
+from ppl.verifiers.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
 from ppl.verifiers.prm import PRM
@@ -44,6 +45,7 @@ __all__ = [
     "FORMATS",
     "PRM",
     "Aggregate",
+    "Agreement",
     "Cached",
     "Calibrated",
     "Channel",
@@ -68,6 +70,7 @@ __all__ = [
     "LogitNoise",
     "MathAnswer",
     "MathComparer",
+    "MathPrompter",
     "Meaning",
     "Outcome",
     "OutcomeModel",
@@ -89,6 +92,7 @@ __all__ = [
     "Verifier",
     "Votes",
     "Words",
+    "agreement",
     "chat",
     "check",
     "clusters",

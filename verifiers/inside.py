@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: two programs of one file, read as text and never imported here.
+"""What runs inside the sandbox: two programs of one file, handed over as text.
 
 The *program* interpreter holds model-written code and answers calls. The *checker* interpreter, in
 a sandbox of its own, holds the tests, calls the functions through a pipe, and pronounces the
@@ -158,6 +158,7 @@ class Caller:
 def check(job: dict, caller: Caller) -> dict:  # type: ignore[type-arg]
     """Runs the tests one after the other, each in a namespace of its own."""
     passed: list[bool] = []
+    results: list[Plain] = []
     why = ""
     try:
         caller.ask({"source": job["source"]})
@@ -170,17 +171,18 @@ def check(job: dict, caller: Caller) -> dict:  # type: ignore[type-arg]
             exec(compile(job["setup"], "setup", "exec"), namespace)
             namespace.update({name: caller.function(name) for name in job["names"]})
             exec(compile(test, "test", "exec"), namespace)
-            good = True
+            good, result = True, encode(namespace.get("result"))
         except BaseException as error:
-            good, why = False, why or describe(error)
+            good, result, why = False, None, why or describe(error)
         passed.append(good and not caller.gone)
+        results.append(result)
     if caller.gone:
         status, why = "error", "the program's process ended"
     elif all(passed):
         status = "passed"
     else:
         status = "oom" if caller.memory else "failed"
-    return {"status": status, "passed": passed, "why": why}
+    return {"status": status, "passed": passed, "why": why, "results": results}
 
 
 def describe(error: BaseException) -> str:

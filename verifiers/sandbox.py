@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Literal
 
 from ppl.errors import SandboxError
+from ppl.verifiers.inside import decode
 
 Status = Literal["passed", "failed", "error", "timeout", "oom"]
 _INSIDE = Path(__file__).with_name("inside.py")
@@ -71,12 +72,15 @@ class Outcome:
         passed: one entry per test; all False unless the run came to its end.
         why: a line about the first failure.
         seconds: wall time.
+        results: for each test, what it left in its variable `result`: plain data, None if it failed
+            or left nothing. Empty unless the run came to its end; 64 KiB in all.
     """
 
     status: Status
     passed: tuple[bool, ...]
     why: str = ""
     seconds: float = 0.0
+    results: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,8 @@ class Pair:
                 "error", (False,) * self.tests, "the tests ended without a verdict", seconds
             )
         found = json.loads(content)
-        return Outcome(found["status"], tuple(found["passed"]), found["why"], seconds)
+        results = tuple(map(decode, found.get("results", ())))
+        return Outcome(found["status"], tuple(found["passed"]), found["why"], seconds, results)
 
     def expire(self) -> Outcome:
         """Ends a pair whose time is over."""

@@ -1,0 +1,61 @@
+"""Forms of one calculation that agree on random numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import ppl
+from ppl.errors import SandboxError
+from ppl.verifiers import Agreement, MathPrompter, Sandbox, agreement
+
+
+def working() -> bool:
+    try:
+        Sandbox().require()
+    except SandboxError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
+QUESTION = {"a": 3, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("forms", "value", "agreeing"),
+    [
+        (["a*(b+1)", "def f(x, y):\n    return x*y + x", "a+b"], 15, 2),
+        (["a*(b+1)", "a*(b+1)"], None, 0),  # one form said twice
+        (["a*b", "a+b+5"], None, 0),  # equal at the question's numbers by accident
+        (["a/b", "a*b**-1", "a*b", "b*a", "b*a*1"], 12, 3),  # the larger group
+        (["a*b", "import os", "def f(:", "1/0", "exit(0)", "b*a"], 12, 2),
+        (["a > b", "not a <= b"], None, 0),  # no numbers
+        (["10**400*a", "a*10**400"], None, 0),
+        ([], None, 0),
+    ],
+)
+def test_agreement(forms, value, agreeing):
+    found = agreement(forms, QUESTION)
+    assert (found.value, len(found.agreeing)) == (value, agreeing)
+
+
+def test_one_seed_is_one_result():
+    forms = ["a*b", "b*a"]
+    assert agreement(forms, QUESTION, seed=3) == agreement(forms, QUESTION, seed=3)
+    assert agreement(forms, QUESTION) == Agreement(12.0, ("a*b", "b*a"))
+
+
+def test_as_a_verifier():
+    lm = ppl.TableLM({"$": 1.0}, symbols="^ab*+1$", end="$")
+    prompter = MathPrompter(QUESTION, floor=0.01)
+
+    def log_probability(*lines):
+        text = lm.prompt("^")
+        for line in lines:
+            text = text + lm.continuation(line)
+        return prompter(text).log_probability
+
+    assert log_probability("a*b", "b*a") == pytest.approx(math.log(0.99))
+    assert log_probability("a*b", "a+b") == pytest.approx(math.log(0.01))

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def grown(searcher: Searcher) -> list[str]:
-    """A line per node: its number, its parent's, the symbol drawn, its log-likelihood, its state."""
+    """A line per node: its number and its parent's, the symbol, the log-likelihood, its state."""
     search = searcher.begin(toy, "prod", seed=7)
     search.run()
     lines = []

@@ -99,7 +99,7 @@ HOSTILE: list[tuple[str, str, set[str]]] = [
     ("crashes the interpreter", "import ctypes\ndef f(x): return ctypes.string_at(0)", ERROR),
     ("1 GB of output", "import sys\ndef f(x):\n    for _ in range(1024): sys.stdout.write("
      "'a' * (1 << 20))\n    return 5", ENDED),
-    ("output from a subprocess", "import os\ndef f(x):\n    return os.system('yes')", ENDED),
+    ("output from a subprocess", "import os\ndef f(x):\n    return os.system('yes MARK')", ENDED),
     ("waits for input", "def f(x): return input()", FAILED),
     ("waits at exit", "import atexit, time\natexit.register(time.sleep, 100)\ndef f(x): return 5",
      FAILED),
@@ -108,7 +108,7 @@ HOSTILE: list[tuple[str, str, set[str]]] = [
      "        if os.fork() == 0:\n            time.sleep(100)\n        os._exit(0)\n    return 4",
      STOPPED),
     ("a process that outlives its parent", "import subprocess\ndef f(x):\n"
-     "    subprocess.Popen(['sleep', '100'], start_new_session=True)\n    return 4", STOPPED),
+     "    subprocess.Popen(['sleep', 'MARK'], start_new_session=True)\n    return 4", STOPPED),
     ("files in /tmp", "def f(x):\n    open('/tmp/hostile_was_here', 'w').write('x')\n    return 4",
      STOPPED),
     # -- getting out

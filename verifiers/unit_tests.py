@@ -6,6 +6,7 @@ are an imperfect verifier: what passes them may still be wrong.
 
 from __future__ import annotations
 
+import atexit
 import math
 import re
 import select
@@ -106,7 +107,9 @@ class Pool:
 @lru_cache(maxsize=8)
 def shared_pool(sandbox: Sandbox) -> Pool:
     """The pool of all verifiers with these limits; its interpreters end with this process."""
-    return Pool(sandbox)
+    pool = Pool(sandbox)
+    atexit.register(pool.close)
+    return pool
 
 
 class UnitTests(Verifier):

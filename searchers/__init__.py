@@ -1,5 +1,6 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
+from ppl.searchers.ab_mcts import ABMCTSA, ABMCTSM
 from ppl.searchers.alive import AliveParticleFilter
 from ppl.searchers.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
 from ppl.searchers.best_first import AStar, BestFirst
@@ -16,6 +17,8 @@ from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
 
 __all__ = [
+    "ABMCTSA",
+    "ABMCTSM",
     "DVTS",
     "MCTS",
     "REBASE",

@@ -12,6 +12,8 @@ import torch
 
 import ppl
 from ppl.searchers import (
+    ABMCTSA,
+    ABMCTSM,
     DVTS,
     MCTS,
     REBASE,
@@ -53,6 +55,8 @@ SEARCHERS = [
     BestFirst(6, 2),
     AStar(12, 3),
     MCTS(6),
+    ABMCTSA(40),
+    ABMCTSM(14),
     MCTS(7, 3, leaves=3),
     MCTS(16, 2, selection="puct", evaluation="verifier", leaves=2),
 ]

@@ -1,0 +1,156 @@
+"""AB-MCTS: conjugate updates in closed form, the mixed model against dense integration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import toy
+from scipy.stats import norm
+
+import ppl
+from ppl.errors import WeightError
+from ppl.searchers import ABMCTSA, ABMCTSM
+from ppl.searchers.ab_mcts import (
+    _S_A,
+    _S_Y,
+    Scores,
+    draw_beta,
+    draw_gaussian,
+    draw_mixed,
+    gaussian_posterior,
+    mixed_posterior,
+)
+
+
+def scores(*values: float) -> Scores:
+    found = Scores()
+    for value in values:
+        found = found.add(value)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.5,), (0.25, 2, 2, 0.1125)),
+        ((1.0, 0.0), (1 / 3, 3, 3, 0.255556)),
+        ((0.8, 0.8, 0.8), (0.6, 4, 4, 0.145)),
+        ((), (0.0, 1, 1, 0.1)),
+    ],
+)
+def test_gaussian_posteriors_in_numbers(values, expected):
+    got = [float(x[0]) for x in gaussian_posterior([scores(*values)])]
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_draws_follow_their_posteriors():
+    rng, n = np.random.default_rng(0), 20_000
+    arm = scores(0.5, 0.7, 0.9)
+    m, kappa, nu, tau2 = (float(x[0]) for x in gaussian_posterior([arm]))
+    drawn = draw_gaussian([arm] * n, rng)
+    spread = math.sqrt(nu * tau2 / (nu - 2) / kappa)  # of a Student t
+    assert abs(drawn.mean() - m) < 4 * spread / math.sqrt(n)
+    assert drawn.std() == pytest.approx(spread, rel=0.1)
+    betas = draw_beta([arm] * n, rng)
+    assert betas.mean() == pytest.approx(2.6 / 4, abs=0.01)
+    assert betas.var() == pytest.approx(2.6 * 1.4 / (16 * 5), rel=0.05)
+
+
+def test_mixed_model_agrees_with_dense_integration():
+    """Posterior of the scales by brute force: multivariate normal densities on a fine grid."""
+    groups = [(0.2, 0.3, 0.25), (0.8,), (0.6, 0.9)]
+    everything = np.concatenate([np.array(g) for g in groups])
+    member = np.repeat(np.arange(3), [len(g) for g in groups])
+    same = (member[:, None] == member).astype(float)
+    fine = (np.arange(150) + 0.5) / 150 * 1.5
+    joint = np.zeros((150, 150))
+    for i, s_a in enumerate(fine):
+        for j, s_y in enumerate(fine):
+            covariance = 0.04 + s_a**2 * same + s_y**2 * np.eye(6)
+            _, log_det = np.linalg.slogdet(covariance)
+            off = everything - 0.5
+            joint[i, j] = -(log_det + off @ np.linalg.solve(covariance, off)) / 2
+            joint[i, j] += norm.logpdf(s_a, scale=0.2) + norm.logpdf(s_y, scale=0.3)
+    joint = np.exp(joint - joint.max())
+    joint /= joint.sum()
+    ours = mixed_posterior([scores(*g) for g in groups])[0]
+    for dense, grid in ((joint.sum(1), _S_A), (joint.sum(0), _S_Y)):
+        assert float(ours @ grid) == pytest.approx(float(dense @ fine), rel=0.02)
+        assert float(ours @ grid**2) == pytest.approx(float(dense @ fine**2), rel=0.03)
+
+
+def test_mixed_draws_have_the_predictive_mean():
+    """Groups are drawn towards mu as the closed form says, averaged over the scales."""
+    groups = [scores(0.2, 0.3, 0.25), scores(0.8), scores(0.6, 0.9)]
+    probabilities, centre, _, variance = mixed_posterior(groups)
+    means = np.array([g.total / g.number for g in groups])
+    counts = np.array([g.number for g in groups])
+    shrink = (_S_Y[:, None] ** 2 / counts) / variance
+    expected = probabilities @ (shrink * centre[:, None] + (1 - shrink) * means)
+    rng, n = np.random.default_rng(1), 6000
+    drawn = [draw_mixed(groups, rng) for _ in range(n)]
+    own, new = np.array([d[0] for d in drawn]), np.array([d[1] for d in drawn])
+    assert np.all(np.abs(own.mean(0) - expected) < 4 * own.std(0) / math.sqrt(n))
+    assert abs(new.mean() - probabilities @ centre) < 4 * new.std() / math.sqrt(n)
+    assert new.std() > own.std(0).min()  # a new group is less certain than an old one
+
+
+@pytest.mark.parametrize("searcher", [ABMCTSA(60), ABMCTSA(60, "beta"), ABMCTSM(60)], ids=repr)
+def test_memories_are_the_scores_below(searcher):
+    search = searcher.begin(toy, "last", seed=2)
+    search.run()
+    assert len(search.tree.nodes) == 61
+    for node in search.tree.nodes:
+        here = search.state.branches[node.identity]
+        children = [n for n in search.tree.nodes if n.parent is node]
+        assert here.children == children
+        assert here.gen.number == len(children)
+        assert here.gen.total == pytest.approx(sum(n.value for n in children))
+        deeper = [n for n in search.tree.nodes if node in n.path[:-1] and n.parent is not node]
+        assert here.cont.number == len(deeper)
+        assert here.cont.total == pytest.approx(sum(n.value for n in deeper))
+        for child, below in zip(children, here.below, strict=True):
+            subtree = [n for n in search.tree.nodes if child in n.path]
+            assert below.number == len(subtree)
+            assert below.squares == pytest.approx(sum(n.value**2 for n in subtree))
+
+
+def _second_tries(good: float):
+    """A first try is worth some 0.1; a second one, made from it, some `good`."""
+
+    def program():
+        first = pyro.sample("first", dist.Categorical(logits=torch.zeros(20)))
+        early = 0.1 + 0.005 * int(first)
+        pyro.factor("judged", math.log(early))
+        second = pyro.sample("second", dist.Categorical(logits=torch.zeros(20)))
+        pyro.factor("again", math.log((good + 0.01 * int(second)) / early))
+        third = pyro.sample("third", dist.Categorical(logits=torch.zeros(20)))
+        return int(first), int(second), int(third)
+
+    return program
+
+
+@pytest.mark.parametrize("searcher", [ABMCTSA(60), ABMCTSA(60, "beta"), ABMCTSM(60)], ids=repr)
+def test_it_goes_deep_where_depth_pays_and_wide_where_it_does_not(searcher):
+    def width(good: float) -> float:
+        searches = [searcher.begin(_second_tries(good), seed=s) for s in range(6)]
+        for search in searches:
+            search.run()
+        return float(np.mean([len(s.state.branches[0].children) for s in searches]))
+
+    assert width(0.75) < 0.8 * width(0.01)
+
+
+def test_scores_out_of_range_are_named():
+    def program():
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("too much", 1.0)
+
+    with pytest.raises(WeightError, match=r"node 1 has the score 2.718; prior='beta' needs"):
+        ABMCTSA(3, "beta").run(program, seed=0)
+    assert ppl.searchers.ABMCTSA is ABMCTSA

@@ -123,16 +123,17 @@ def draw(rows: Sequence[Row], noisy: Sequence[tuple[float, Row]], path: Path) ->
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for i, name in enumerate(dict.fromkeys(row.searcher for row in rows)):
+    names = list(dict.fromkeys(row.searcher for row in rows))
+    colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.9, len(names)))
+    for name, colour in zip(names, colours, strict=True):
         mine = [row for row in rows if row.searcher == name]
         tokens = [row.lm_tokens / row.problems for row in mine]
-        left.plot(
-            tokens, [r.right_vote / r.problems for r in mine], "o-", label=name, color=f"C{i}"
-        )
+        share = [row.right_vote / row.problems for row in mine]
+        left.plot(tokens, share, "o-", label=name, color=colour)
         worse = [(sd, row) for sd, row in noisy if row.searcher == name]
         if worse:
             share = [row.right_best / row.problems for _, row in worse]
-            right.plot([sd for sd, _ in worse], share, "o-", label=name, color=f"C{i}")
+            right.plot([sd for sd, _ in worse], share, "o-", label=name, color=colour)
     left.set(xscale="log", xlabel="LM tokens per problem", ylabel="accuracy of vote()")
     right.set(xlabel="noise on the reward model's log-odds (sd)", ylabel="accuracy of best")
     for axes in (left, right):

@@ -1,8 +1,12 @@
-"""Attention over slots: keys and values in place, and short rows apart from long ones.
+"""Attention over slots: keys and values in place, a common beginning once, short rows apart.
 
 Where several query heads share a key-value head, transformers repeats keys and values for each of
 them when a mask is given, for every token and layer. Here the query heads of one key-value head are
 taken as so many queries of it: the same numbers, and the cache is read in place.
+
+The rows of one question begin alike. In a pass of one token a row, the keys and values that they
+have in common are read once, from one of them, in one product for all (as in Hydragen, Juravsky et
+al. 2024, arXiv:2402.05099); what is its own each row reads for itself.
 
 A pass covers rows of all lengths. Where a few are much longer than the rest, the rest attend on
 their own, so that they do not read as many keys as the longest row has.
@@ -11,6 +15,7 @@ their own, so that they do not read as many keys as the longest row has.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -28,11 +33,20 @@ _MOST_SPANS = 6
 
 
 class Span(NamedTuple):
-    """Neighbouring rows that attend together, to as many keys as the longest of them has."""
+    """Neighbouring rows that attend together.
+
+    Attributes:
+        start, stop: the rows.
+        keys: as many as the longest of them has.
+        shared: so many first keys are the same in all of them.
+        source: a row that has these.
+    """
 
     start: int
     stop: int
     keys: int
+    shared: int = 0
+    source: int = 0
 
 
 # Of the pass that is running; None: all rows together.
@@ -54,6 +68,52 @@ def split(reach: Sequence[int]) -> list[Span] | None:
         spans.append(Span(start, start + len(needed), max(needed)))
         start += len(needed)
     return spans if len(spans) <= _MOST_SPANS else None
+
+
+def share(
+    spans: Sequence[Span], rows: Sequence[int], common: Sequence[int], price: int
+) -> list[Span]:
+    """Marks, and divides, spans whose rows begin alike.
+
+    Args:
+        spans: what a pass of one token a row is divided into already.
+        rows: the rows that matter, in order; others lie among them and compute for nobody.
+        common: `[len(rows) - 1]` how many keys each of them shares with the next.
+        price: keys that have to be saved, over all rows, for one product more to pay.
+
+    Returns:
+        At most `_MOST_SPANS` spans, or the given ones.
+    """
+
+    def saved(first: int, last: int) -> int:
+        return (last - first) * min(common[first:last], default=0)
+
+    # Runs of `rows`, both ends included; none reaches from one span into another.
+    ends = [bisect_left(rows, span.stop) for span in spans]
+    runs = [(a, b - 1) for a, b in zip([0, *ends], ends, strict=False) if a < b]
+    while len(runs) < _MOST_SPANS:
+        splits = []
+        for a, b in runs:
+            if a < b:
+                at = min(range(a, b), key=common.__getitem__)
+                splits.append((saved(a, at) + saved(at + 1, b) - saved(a, b), a, at, b))
+        more, a, at, b = max(splits, default=(0, 0, 0, 0))
+        if more <= price:
+            break
+        where = runs.index((a, b))
+        runs[where : where + 1] = [(a, at), (at + 1, b)]
+    if len(runs) > _MOST_SPANS or max((saved(a, b) for a, b in runs), default=0) <= price:
+        return list(spans)
+    marked = []
+    for span in spans:
+        inside = [(a, b) for a, b in runs if span.start <= rows[a] < span.stop]
+        if not inside:
+            marked.append(span)
+        starts = [span.start, *(rows[a] for a, _ in inside[1:]), span.stop]
+        for (a, b), start, stop in zip(inside, starts, starts[1:], strict=False):
+            shared = min(common[a:b]) if saved(a, b) > price else 0
+            marked.append(Span(start, stop, span.keys, shared, rows[a]))
+    return marked
 
 
 def grouped_attention(
@@ -78,20 +138,16 @@ def grouped_attention(
     """
     if attention_mask is None or _spans is None:
         return _attend(module, query, key, value, attention_mask, dropout, scaling, **kwargs), None
-    parts = [
-        _attend(
-            module,
-            query[start:stop],
-            key[start:stop, :, :keys],
-            value[start:stop, :, :keys],
-            attention_mask[start:stop, ..., :keys],
-            dropout,
-            scaling,
-            **kwargs,
-        )
-        for start, stop, keys in _spans
-    ]
-    return torch.cat(parts), None
+    parts = []
+    for start, stop, keys, shared, source in _spans:
+        rows = query[start:stop], key[start:stop, :, :keys], value[start:stop, :, :keys]
+        mask = attention_mask[start:stop, ..., :keys]
+        if shared:
+            heads = key[source, :, :shared], value[source, :, :shared]
+            parts.append(_attend_shared(*rows, mask, scaling, *heads))
+        else:
+            parts.append(_attend(module, *rows, mask, dropout, scaling, **kwargs))
+    return torch.cat(parts) if len(parts) > 1 else parts[0], None
 
 
 def _attend(
@@ -136,6 +192,36 @@ def _attend_once(
     scores = query.reshape(batch, key.shape[1], -1, dim) @ key.transpose(-1, -2)  # [B, H, G, L]
     scores.mul_(dim**-0.5 if scaling is None else scaling).masked_fill_(~mask, -torch.inf)
     attended = torch.softmax(scores, -1) @ value
+    return attended.reshape(batch, 1, query_heads, dim)
+
+
+def _attend_shared(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    first_key: Tensor,
+    first_value: Tensor,
+) -> Tensor:
+    """One query per row, where the first keys and values `[H, S, D]` are the same for all rows."""
+    batch, query_heads, _, dim = query.shape
+    heads, shared, _ = first_key.shape
+    scale = dim**-0.5 if scaling is None else scaling
+    queries = query.reshape(batch, heads, -1, dim)  # [B, H, G, D]
+
+    def together(x: Tensor) -> Tensor:  # [B, H, G, n] to [H, B * G, n]
+        return x.transpose(0, 1).reshape(heads, -1, x.shape[-1])
+
+    def apart(x: Tensor) -> Tensor:  # and back
+        return x.reshape(heads, batch, -1, x.shape[-1]).transpose(0, 1)
+
+    first = apart(together(queries) @ first_key.transpose(-1, -2))
+    own = queries @ key[:, :, shared:].transpose(-1, -2)
+    scores = torch.cat([first, own], -1).float().mul_(scale).masked_fill_(~mask, -torch.inf)
+    probs = torch.softmax(scores, -1).to(query.dtype)
+    attended = probs[..., shared:] @ value[:, :, shared:]
+    attended += apart(together(probs[..., :shared]) @ first_value)
     return attended.reshape(batch, 1, query_heads, dim)
 
 

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import grouped, split
+from ppl.lm.attention import Span, grouped, share, split
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
 from ppl.lm.slots import Slot, Slots, Window, bucket
 
@@ -30,6 +30,10 @@ _MIN_SHARED = 8
 _PREFILL_TOKENS = 4096
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
+
+# Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
+# common apart: what is read in the time that the additional operations take.
+_CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 25
 
 Account = tuple[Ledger, str, str] | None
 """A ledger and the names under which computed and reused tokens are booked, or None."""
@@ -68,6 +72,8 @@ class Engine:
         self.pool = PrefixPool(capacity)
         self._bool_mask = self._config._attn_implementation in ("sdpa", "flex_attention")
         self.passes = self.tokens_computed = self.tokens_padded = 0
+        self._running: list[int] = []
+        self._common: list[int] = []
         with torch.inference_mode():
             shape = self._probe()
             self.slots = Slots(shape, self.pool, self.dtype, self.device)
@@ -75,6 +81,9 @@ class Engine:
             self.peak_nbytes = 0
             layers, heads, dim, hidden = shape
             self.bytes_per_token: int = (2 * layers * heads * dim + hidden) * self.dtype.itemsize
+            # In keys of one layer, of all heads: reading them costs what another product does.
+            worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
+            self._price = worth // (2 * heads * dim * self.dtype.itemsize)
             self._self_check()
         self.pool.clear()
         self.passes = self.tokens_computed = self.tokens_padded = 0
@@ -209,8 +218,8 @@ class Engine:
         return copies
 
     @torch.inference_mode()
-    def step(self, slots: Sequence[Slot], tokens: Sequence[int]) -> Tensor:
-        """Appends one token to each of the rows: last hidden states `[rows, hidden]`."""
+    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
+        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
         longest = max(slot.length for slot in slots) + 1
         if longest > self.slots.length:
             self._reserve(0, longest)
@@ -219,13 +228,36 @@ class Engine:
         # NumPy, because so many small operations cost torch several times as much.
         ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
         columns[:] = self.slots.length
-        ids[where] = tokens
+        ids[where] = [text[-1] for text in texts]
         positions[where] = columns[where] = [slot.length for slot in slots]
+        spans = self._spans(slots, texts, where, positions.tolist())
         ids, positions, columns = torch.from_numpy(table)[:, :, None]
-        states = self._forward(low, high, ids, positions, columns, longest, len(slots))[:, 0]
+        real = len(slots)
+        states = self._forward(low, high, ids, positions, columns, longest, real, spans)[:, 0]
         for slot in slots:
             slot.length += 1
         return states if where == list(range(high - low)) else states[where]
+
+    def _spans(
+        self,
+        slots: Sequence[Slot],
+        texts: Sequence[Tokens],
+        where: Sequence[int],
+        positions: Sequence[int],
+    ) -> list[Span] | None:
+        """How the rows of a step attend: which apart, and which read a beginning only once."""
+        spans = split([position + 1 for position in positions])
+        if (len(slots) - 1) * max(positions) <= self._price:
+            return spans
+        order = sorted(range(len(slots)), key=where.__getitem__)
+        running = [slots[i].used for i in order]  # unique to the row, not to the slot
+        if running != self._running:
+            # Rows that go on keep what they have in common: known until others run.
+            self._running = running
+            ordered = [texts[i][:-1] for i in order]
+            self._common = [common_prefix(a, b) for a, b in itertools.pairwise(ordered)]
+        whole = spans or [Span(0, len(positions), max(positions) + 1)]
+        return share(whole, [where[i] for i in order], self._common, self._price)
 
     def _run(
         self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account]
@@ -373,7 +405,8 @@ class Engine:
             slot.length += size
             real += size
         visible = max(slot.length for slot in slots.values())
-        self._forward(low, high, ids, positions, columns, visible, real)
+        spans = split((positions.amax(1) + 1).tolist())
+        self._forward(low, high, ids, positions, columns, visible, real, spans)
 
     def _forward(
         self,
@@ -384,6 +417,7 @@ class Engine:
         columns: Tensor,
         visible: int,
         real: int,
+        spans: list[Span] | None,
     ) -> Tensor:
         """One pass, causal per row: `[B, Q]` ids at `[B, Q]` positions to `[B, Q, hidden]`.
 
@@ -392,8 +426,8 @@ class Engine:
             columns: where their keys go; padding goes to the slots' last, which nobody reads.
             visible: no query looks at this position or beyond.
             real: how many of the tokens are no padding.
+            spans: rows that attend apart.
         """
-        spans = split((positions.amax(1) + 1).tolist())
         ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
         window = Window(self.slots, low, high, columns, visible)
         keys = torch.arange(visible, device=self.device)

@@ -103,9 +103,9 @@ class HFModel(LanguageModel):
         return self.codec.chat(messages)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits `[n, V]` in float32 from last hidden states `[n, hidden]`."""
+        """Next-token logits `[n, V]` from last hidden states `[n, hidden]`, in the same dtype."""
         with torch.inference_mode():
-            return self._head(hidden).float()
+            return self._head(hidden)
 
     def decoder(self) -> HFDecoder:
         return HFDecoder(self)
@@ -206,7 +206,7 @@ class HFDecoder:
             self._stems[i].slot = slot
         if computing:
             running = [self._stems[i] for i in computing]
-            hidden = engine.step([s.slot for s in running if s.slot], [s.text[-1] for s in running])
+            hidden = engine.step([s.slot for s in running if s.slot], [s.text for s in running])
             for i, state in zip(computing, hidden, strict=True):
                 states[i] = state
         if self._stems:

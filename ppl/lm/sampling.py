@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Probabilities that are drawn from at once on a CPU.
+_CPU_PART = 1 << 19
+
 Allowed = Collection[int] | Callable[[tuple[int, ...]], Collection[int]] | None
 
 
@@ -50,13 +53,14 @@ def warped_log_probs(
     """Log-probabilities `[B, V]` of the warped, renormalised next-token distributions.
 
     Args:
-        logits: `[B, V]`, float32 or float64.
+        logits: `[B, V]`; half precision is computed in float32.
         warps: one per row.
         allowed: per row the token ids (below V) that may be drawn, or None for all of them.
 
     Returns:
         `[B, V]`; minus infinity where a token is excluded. A row that allows nothing is all NaN.
     """
+    logits = logits.to(_at_least_float32(logits.dtype))
     if any(ids is not None for ids in allowed):
         logits = _keep_only(logits, allowed)
     temperature = np.array([w.temperature for w in warps])
@@ -96,16 +100,34 @@ def draw(
     Returns:
         Token ids and log-probabilities, one each per row; NaN where there is no distribution.
     """
+    rows, size = logits.shape
+    # On a CPU as many rows at once as its cache takes: fresh memory for the probabilities of all
+    # rows would cost more, in page faults, than drawing from them.
+    most = max(1, _CPU_PART // size) if logits.device.type == "cpu" else rows
+    parts = [slice(at, at + most) for at in range(0, rows, most)]
+    drawn = [_draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
+    tokens, log_probs = (torch.cat(column) for column in zip(*drawn, strict=True))
+    return tokens.tolist(), log_probs.tolist()
+
+
+def _draw(
+    logits: Tensor,
+    warps: Sequence[Warp],
+    allowed: Sequence[Collection[int] | None],
+    uniforms: NDArray[np.float64],
+) -> tuple[Tensor, Tensor]:
     if all(warp == _PLAIN for warp in warps) and all(ids is None for ids in allowed):
         # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
-        probs = torch.softmax(logits, dim=-1)
+        probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
         tokens, total = inverse_cdf(probs, uniforms)
-        log_probs = probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
-    else:
-        warped = warped_log_probs(logits, warps, allowed)
-        tokens, _ = inverse_cdf(warped.exp(), uniforms)
-        log_probs = warped.gather(1, tokens[:, None]).squeeze(1)
-    return tokens.tolist(), log_probs.tolist()
+        return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
+    warped = warped_log_probs(logits, warps, allowed)
+    tokens, _ = inverse_cdf(warped.exp(), uniforms)
+    return tokens, warped.gather(1, tokens[:, None]).squeeze(1)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def _keep_only(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tensor:

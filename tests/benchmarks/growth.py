@@ -24,15 +24,19 @@ STEPS = 6
 def milliseconds_per_step(lm: ppl.HFModel, rows: int, length: int) -> float:
     """One decode step of all rows, logits included."""
     lm.engine.pool.clear()
-    start = tuple(3 + i % 40_000 for i in range(length - 1))
-    texts = [(*start, 3 + row) for row in range(rows)]
+    shared = tuple(3 + i % 40_000 for i in range(length // 2))
+    texts = [
+        shared + tuple(3 + (i + 7919 * row) % 40_000 for i in range(len(shared), length))
+        for row in range(rows)
+    ]
     opened, _ = lm.engine.open(texts)
     slots = [opened[text] for text in texts]
-    tokens = [3 + row for row in range(rows)]
-    lm.logits(lm.engine.step(slots, tokens))
+    longer = [(*text, 3) for text in texts]
+    lm.logits(lm.engine.step(slots, longer))
     started = time.perf_counter()
     for _ in range(STEPS):
-        lm.logits(lm.engine.step(slots, tokens))
+        longer = [(*text, 3) for text in longer]
+        lm.logits(lm.engine.step(slots, longer))
     spent = time.perf_counter() - started
     for slot in slots:
         lm.engine.slots.leave(slot)

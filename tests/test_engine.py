@@ -539,7 +539,8 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     longer = [(*text, 5) for text in texts]
     states = lm.engine.step([slots[text] for text in texts], longer)
     shared = lm.engine._config._attn_implementation == "sdpa"
-    assert called == [20] * (lm.engine.slots.kv.shape[0] if shared else 0)
+    layers = lm.engine.slots.kv.shape[0]
+    assert called == [20] * (2 * layers if shared else 0)  # their own ends, and the step
     # Other rows in the same slots: nothing that was known of the first ones is taken as known.
     for text, slot in slots.items():
         lm.engine.close(slot, text)

@@ -4,7 +4,7 @@ Where several query heads share a key-value head, transformers repeats keys and 
 them when a mask is given, for every token and layer. Here the query heads of one key-value head are
 taken as so many queries of it: the same numbers, and the cache is read in place.
 
-The rows of one question begin alike. In a pass of one token a row, the keys and values that they
+The rows of one question begin alike. In a pass of few tokens a row, the keys and values that they
 have in common are read once, from one of them, in one product for all (as in Hydragen, Juravsky et
 al. 2024, arXiv:2402.05099); what is its own each row reads for itself.
 
@@ -76,7 +76,7 @@ def share(
     """Marks, and divides, spans whose rows begin alike.
 
     Args:
-        spans: what a pass of one token a row is divided into already.
+        spans: what a pass is divided into already.
         rows: the rows that matter, in order; others lie among them and compute for nobody.
         common: `[len(rows) - 1]` how many keys each of them shares with the next.
         price: keys that have to be saved, over all rows, for one product more to pay.
@@ -204,13 +204,16 @@ def _attend_shared(
     first_key: Tensor,
     first_value: Tensor,
 ) -> Tensor:
-    """One query per row, where the first keys and values `[H, S, D]` are the same for all rows."""
-    batch, query_heads, _, dim = query.shape
+    """Attention where the first keys and values `[H, S, D]` are the same for all rows."""
+    batch, query_heads, size, dim = query.shape
     heads, shared, _ = first_key.shape
+    groups = query_heads // heads
     scale = dim**-0.5 if scaling is None else scaling
-    queries = query.reshape(batch, heads, -1, dim)  # [B, H, G, D]
+    queries = query.reshape(batch, heads, groups * size, dim)
+    if size > 1:
+        mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
 
-    def together(x: Tensor) -> Tensor:  # [B, H, G, n] to [H, B * G, n]
+    def together(x: Tensor) -> Tensor:  # [B, H, G * Q, n] to [H, B * G * Q, n]
         return x.transpose(0, 1).reshape(heads, -1, x.shape[-1])
 
     def apart(x: Tensor) -> Tensor:  # and back
@@ -222,7 +225,7 @@ def _attend_shared(
     probs = torch.softmax(scores, -1).to(query.dtype)
     attended = probs[..., shared:] @ value[:, :, shared:]
     attended += apart(together(probs[..., :shared]) @ first_value)
-    return attended.reshape(batch, 1, query_heads, dim)
+    return attended.reshape(batch, query_heads, size, dim).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, grouped_attention)

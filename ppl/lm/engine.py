@@ -31,6 +31,8 @@ _PREFILL_TOKENS = 4096
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
 
+# Tokens a row up to which rows read a common beginning together.
+_MOST_TOGETHER = 16
 # Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
 # common apart: what is read in the time that the additional operations take.
 _CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 25
@@ -230,7 +232,7 @@ class Engine:
         columns[:] = self.slots.length
         ids[where] = [text[-1] for text in texts]
         positions[where] = columns[where] = [slot.length for slot in slots]
-        spans = self._spans(slots, texts, where, positions.tolist())
+        spans = self._spans(slots, texts, where, positions.tolist(), 1)
         ids, positions, columns = torch.from_numpy(table)[:, :, None]
         real = len(slots)
         states = self._forward(low, high, ids, positions, columns, longest, real, spans)[:, 0]
@@ -244,18 +246,26 @@ class Engine:
         texts: Sequence[Tokens],
         where: Sequence[int],
         positions: Sequence[int],
+        width: int,
     ) -> list[Span] | None:
-        """How the rows of a step attend: which apart, and which read a beginning only once."""
+        """How the rows of a pass attend: which apart, and which read a beginning only once.
+
+        Args:
+            slots, texts: of the rows that matter; of each text its slot holds the first tokens.
+            where: at which rows of the pass they are.
+            positions: the last of each row of the pass.
+            width: tokens a row.
+        """
         spans = split([position + 1 for position in positions])
-        if (len(slots) - 1) * max(positions) <= self._price:
+        if width > _MOST_TOGETHER or (len(slots) - 1) * max(positions) <= self._price:
             return spans
         order = sorted(range(len(slots)), key=where.__getitem__)
         running = [slots[i].used for i in order]  # unique to the row, not to the slot
         if running != self._running:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
-            ordered = [texts[i][:-1] for i in order]
-            self._common = [common_prefix(a, b) for a, b in itertools.pairwise(ordered)]
+            held = [texts[i][: slots[i].length] for i in order]
+            self._common = [common_prefix(a, b) for a, b in itertools.pairwise(held)]
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
         return share(whole, [where[i] for i in order], self._common, self._price)
 
@@ -270,8 +280,9 @@ class Engine:
         unique = list(dict.fromkeys(texts))
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(len(unique), max(map(len, unique)))
-        self._share_prefixes(unique)
-        self._cut(unique)
+        known = [self.pool.cut(text) for text in unique]
+        if self._share_prefixes(unique, known):
+            self._cut(unique)
         matches = {text: self.pool.match(text) for text in unique}
         self._book(texts, matches, accounts or [None] * len(texts))
         slots = self._placed({t: m for t, m in matches.items() if m.length < len(t)})
@@ -289,15 +300,23 @@ class Engine:
         for text in texts:
             self.pool.cut(text)
 
-    def _share_prefixes(self, texts: list[Tokens]) -> None:
-        """Computes prefixes that several of the texts share once, before the texts themselves."""
+    def _share_prefixes(self, texts: Sequence[Tokens], known: Sequence[int]) -> bool:
+        """Computes prefixes that several of the texts share once, before the texts themselves.
+
+        Args:
+            known: how many tokens of each text need not be computed.
+
+        Returns:
+            Whether there were any.
+        """
         shared: set[Tokens] = set()
-        for a, b in itertools.pairwise(sorted(texts)):
+        for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
             size = common_prefix(a, b)
-            if size >= _MIN_SHARED and size - self.pool.match(a[:size]).length >= _MIN_SHARED:
+            if size - length >= _MIN_SHARED:
                 shared.add(a[:size])
         if shared:
             self.hidden(list(shared), [len(t) - 1 for t in shared])
+        return bool(shared)
 
     def _book(
         self, texts: Sequence[Tokens], matches: dict[Tokens, Match], accounts: Sequence[Account]
@@ -365,13 +384,9 @@ class Engine:
         for text, slot in slots.items():
             self.slots.take(slot, matches[text].length if text in own else 0)
         for text, slot in slots.items():
-            match = matches[text]
-            at = 0
-            for edge in () if text in own else match.runs:
-                size = min(len(edge.tokens), match.length - at)
-                self.slots.view(slot, at, at + size).copy_(self.pool.read(edge, size))
-                at += size
-            slot.length = match.length
+            for at, piece in () if text in own else self.pool.pieces(matches[text]):
+                self.slots.view(slot, at, at + len(piece.states)).copy_(piece)
+            slot.length = matches[text].length
         self._prefill({t: slot for t, slot in slots.items() if slot.length < len(t)})
         return slots
 
@@ -392,21 +407,21 @@ class Engine:
 
     def _prefill_pass(self, slots: dict[Tokens, Slot], width: int) -> None:
         """One pass over up to `width` of the missing tokens of each text."""
-        low, high = self.slots.gather(list(slots.values()), _SPREAD if width == 1 else 0.0)
+        rows = list(slots.values())
+        low, high = self.slots.gather(rows, _SPREAD if width == 1 else 0.0)
+        where = [slot.index - low for slot in rows]
         ids = torch.zeros((high - low, width), dtype=torch.long)
         positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
-        real = 0
-        for text, slot in slots.items():
-            piece = text[slot.length : slot.length + width]
-            row, size = slot.index - low, len(piece)
-            ids[row, :size] = torch.tensor(piece)
-            positions[row, :size] = torch.arange(slot.length, slot.length + size)
-            columns[row, :size] = positions[row, :size]
+        sizes = [min(len(text) - slot.length, width) for text, slot in slots.items()]
+        for row, size, (text, slot) in zip(where, sizes, slots.items(), strict=True):
+            after = slot.length + size
+            ids[row, :size] = torch.tensor(text[slot.length : after])
+            positions[row, :size] = columns[row, :size] = torch.arange(slot.length, after)
+        spans = self._spans(rows, list(slots), where, positions.amax(1).tolist(), width)
+        for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
-            real += size
-        visible = max(slot.length for slot in slots.values())
-        spans = split((positions.amax(1) + 1).tolist())
-        self._forward(low, high, ids, positions, columns, visible, real, spans)
+        visible = max(slot.length for slot in rows)
+        self._forward(low, high, ids, positions, columns, visible, sum(sizes), spans)
 
     def _forward(
         self,

@@ -140,6 +140,24 @@ class PrefixPool:
         assert self.view is not None
         return self.view(edge.slot, edge.start, edge.start + size)
 
+    def pieces(self, match: Match) -> Iterator[tuple[int, Piece]]:
+        """Views that together hold all that was matched, each with the position it begins at.
+
+        Whatever slot holds a run holds everything before it, too: few large pieces instead of one
+        for every run.
+        """
+        in_slots = [i for i, edge in enumerate(match.runs) if edge.slot is not None]
+        at = 0
+        if in_slots:
+            edge = match.runs[in_slots[-1]]
+            at = min(edge.start + len(edge.tokens), match.length)
+            assert edge.slot is not None
+            assert self.view is not None
+            yield 0, self.view(edge.slot, 0, at)
+        for edge in match.runs:
+            if edge.start >= at:
+                yield edge.start, self.read(edge, min(len(edge.tokens), match.length - edge.start))
+
     def states(self, match: Match, start: int) -> Tensor:
         """A copy of the last hidden states `[n, hidden_size]` from position `start` to the end of
         what was matched."""
@@ -165,14 +183,17 @@ class PrefixPool:
         parent.children[edge.tokens[0]] = edge
         slot.edges.add(edge)
 
-    def cut(self, tokens: Tokens) -> None:
-        """Lets a run end where the longest stored prefix of `tokens` ends.
+    def cut(self, tokens: Tokens) -> int:
+        """Lets a run end where the longest stored prefix of `tokens` ends; returns its length.
 
         What goes on from there may take the slot over; then only the rest need be copied out of it.
         """
+        length = 0
         for edge, shared in self._walk(tokens):
+            length += shared
             if shared < len(edge.tokens):
                 self._split(edge, shared)
+        return length
 
     def settle(self, edge: Edge) -> None:
         """Copies a run out of its slot into memory of its own."""

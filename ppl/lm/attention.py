@@ -17,11 +17,13 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -49,8 +51,34 @@ class Span(NamedTuple):
     source: int = 0
 
 
-# Of the pass that is running; None: all rows together.
-_spans: list[Span] | None = None
+@dataclass
+class _Pass:
+    """What the layers of a running pass have in common.
+
+    Attributes:
+        spans: None if all rows attend together.
+        biases: what to add to the scores of each span, by the mask it comes from (kept, so that its
+            identity stays its own) and the span's first row.
+    """
+
+    spans: list[Span] | None
+    biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def bias(self, mask: Tensor, span: Span, query: Tensor, heads: int) -> Tensor:
+        """`[B, 1, G * Q, L]` in the dtype of the query: 0 where it may look, else minus infinity.
+
+        Made in the first layer and used in all: for few rows, making it costs what attending does.
+        """
+        key = id(mask), span.start
+        if key not in self.biases:
+            seen = mask[span.start : span.stop, :, None, :, : span.keys]
+            seen = seen.expand(-1, -1, query.shape[1] // heads, -1, -1).flatten(2, 3)
+            zero = torch.zeros((), dtype=query.dtype, device=query.device)
+            self.biases[key] = mask, torch.where(seen, zero, -torch.inf)
+        return self.biases[key][1]
+
+
+_running = _Pass(None)
 
 
 def split(reach: Sequence[int]) -> list[Span] | None:
@@ -125,7 +153,7 @@ def grouped_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor | None]:
     """Scaled dot-product attention in the form that transformers calls.
 
     Args:
@@ -136,70 +164,44 @@ def grouped_attention(
     Returns:
         `[B, Q, G * H, D]`, and None for the attention weights.
     """
-    if attention_mask is None or _spans is None:
-        return _attend(module, query, key, value, attention_mask, dropout, scaling, **kwargs), None
+    if attention_mask is None:
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, None, dropout, scaling, **kwargs
+        )
+        return plain
     parts = []
-    for start, stop, keys, shared, source in _spans:
+    for span in _running.spans or [Span(0, query.shape[0], key.shape[2])]:
+        start, stop, keys, shared, source = span
+        bias = _running.bias(attention_mask, span, query, key.shape[1])
         rows = query[start:stop], key[start:stop, :, :keys], value[start:stop, :, :keys]
-        mask = attention_mask[start:stop, ..., :keys]
         if shared:
-            heads = key[source, :, :shared], value[source, :, :shared]
-            parts.append(_attend_shared(*rows, mask, scaling, *heads))
+            common = key[source, :, :shared], value[source, :, :shared]
+            parts.append(_attend_shared(*rows, bias, scaling, *common))
         else:
-            parts.append(_attend(module, *rows, mask, dropout, scaling, **kwargs))
+            parts.append(_attend(*rows, bias, scaling))
     return torch.cat(parts) if len(parts) > 1 else parts[0], None
 
 
 def _attend(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float,
-    scaling: float | None,
-    **kwargs: Any,
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None
 ) -> Tensor:
-    batch, query_heads, queries, dim = query.shape
-    heads = key.shape[1]
-    slow = query.device.type == "cpu" and query.dtype == torch.float32  # the fused kernel is
-    if slow and queries == 1 and attention_mask is not None:
-        return _attend_once(query, key, value, attention_mask, scaling)
-    if attention_mask is None or query_heads == heads:
-        output: Tensor = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **kwargs
-        )[0]
-        return output
-    groups = query_heads // heads
-    mask = attention_mask[:, :, None].expand(-1, -1, groups, -1, -1)
-    attended = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(batch, heads, groups * queries, dim),
-        key,
-        value,
-        attn_mask=mask.reshape(batch, 1, groups * queries, key.shape[2]),
-        dropout_p=dropout,
-        scale=scaling,
-    )
-    return attended.reshape(batch, query_heads, queries, -1).transpose(1, 2).contiguous()
-
-
-def _attend_once(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
-) -> Tensor:
-    """One query per row as two plain products: for so little work on a CPU and in float32, half of
-    the time of the fused kernel."""
-    batch, query_heads, _, dim = query.shape
-    scores = query.reshape(batch, key.shape[1], -1, dim) @ key.transpose(-1, -2)  # [B, H, G, L]
-    scores.mul_(dim**-0.5 if scaling is None else scaling).masked_fill_(~mask, -torch.inf)
-    attended = torch.softmax(scores, -1) @ value
-    return attended.reshape(batch, 1, query_heads, dim)
+    batch, query_heads, size, dim = query.shape
+    queries = query.reshape(batch, key.shape[1], -1, dim)  # [B, H, G * Q, D]
+    if size == 1 and query.device.type == "cpu" and query.dtype == torch.float32:
+        # For so little work two plain products take half of the time of the fused kernel.
+        scores = queries @ key.transpose(-1, -2)
+        scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)
+        attended = torch.softmax(scores, -1) @ value
+    else:
+        attended = scaled_dot_product_attention(queries, key, value, bias, scale=scaling)
+    return attended.reshape(batch, query_heads, size, -1).transpose(1, 2)
 
 
 def _attend_shared(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    bias: Tensor,
     scaling: float | None,
     first_key: Tensor,
     first_value: Tensor,
@@ -207,11 +209,7 @@ def _attend_shared(
     """Attention where the first keys and values `[H, S, D]` are the same for all rows."""
     batch, query_heads, size, dim = query.shape
     heads, shared, _ = first_key.shape
-    groups = query_heads // heads
-    scale = dim**-0.5 if scaling is None else scaling
-    queries = query.reshape(batch, heads, groups * size, dim)
-    if size > 1:
-        mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)
+    queries = query.reshape(batch, heads, -1, dim)
 
     def together(x: Tensor) -> Tensor:  # [B, H, G * Q, n] to [H, B * G * Q, n]
         return x.transpose(0, 1).reshape(heads, -1, x.shape[-1])
@@ -221,11 +219,12 @@ def _attend_shared(
 
     first = apart(together(queries) @ first_key.transpose(-1, -2))
     own = queries @ key[:, :, shared:].transpose(-1, -2)
-    scores = torch.cat([first, own], -1).float().mul_(scale).masked_fill_(~mask, -torch.inf)
+    scores = torch.cat([first, own], -1).float()
+    scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)
     probs = torch.softmax(scores, -1).to(query.dtype)
     attended = probs[..., shared:] @ value[:, :, shared:]
     attended += apart(together(probs[..., :shared]) @ first_value)
-    return attended.reshape(batch, query_heads, size, dim).transpose(1, 2)
+    return attended.reshape(batch, query_heads, size, -1).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, grouped_attention)
@@ -235,13 +234,13 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 @contextlib.contextmanager
 def grouped(config: Any, spans: list[Span] | None) -> Iterator[None]:
     """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile."""
-    global _spans
+    global _running
     before = config._attn_implementation
     if before != "sdpa":
         yield
         return
-    config._attn_implementation, _spans = NAME, spans
+    config._attn_implementation, _running = NAME, _Pass(spans)
     try:
         yield
     finally:
-        config._attn_implementation, _spans = before, None
+        config._attn_implementation, _running = before, _Pass(None)

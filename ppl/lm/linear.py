@@ -5,9 +5,15 @@ oneDNN rearranges them in each call; laid out beforehand the same product takes 
 less (`docs/performance.md`). The operators are those that `torch.compile` emits for frozen weights.
 They are not a public interface, so each kind of layer is compared with the plain product once, and
 left plain where the operators are missing or disagree.
+
+Layers that are given the same input (queries, keys and values; gate and up) are computed as one
+product: of few rows the small ones cost more than their weights.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,25 +46,122 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def pack_linears(model: nn.Module) -> int:
+class Joined(nn.Module):
+    """Several linear layers in one, for as long as they are asked about the same input.
+
+    Args:
+        layer: their weights one below the other.
+        sizes: the outputs of each.
+    """
+
+    def __init__(self, layer: PackedLinear, sizes: list[int]) -> None:
+        super().__init__()
+        self.layer, self.sizes = layer, sizes
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+
+    def part(self, number: int, x: Tensor) -> Tensor:
+        """`[..., in_features]` to the outputs of one of the layers."""
+        if self._input is not x or self._outputs[number] is None:
+            self._input, self._outputs = x, list(self.layer(x).split(self.sizes, -1))
+        output = self._outputs[number]
+        assert output is not None
+        self._outputs[number] = None
+        if not any(o is not None for o in self._outputs):
+            self._input = None  # nothing is kept alive longer than it is needed
+        return output
+
+
+class JoinedPart(nn.Module):
+    """One of the layers of a `Joined`, in the place of an `nn.Linear`."""
+
+    def __init__(self, joined: Joined, number: int) -> None:
+        super().__init__()
+        self.joined, self._number = joined, number
+        self.in_features = joined.layer.in_features
+        self.out_features = joined.sizes[number]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`; not differentiable."""
+        return self.joined.part(self._number, x)
+
+
+def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
     """Replaces the linear layers of a model on a CPU by packed ones; how many were replaced.
 
     The model can then no longer be trained, saved, moved or cast. Layers that cannot be packed
     exactly stay as they are.
+
+    Args:
+        probe: runs the model once, to see which layers are given the same input.
     """
     trusted: dict[tuple[object, ...], bool] = {}
+
+    def packed(layer: nn.Linear) -> PackedLinear | None:
+        kind = (layer.weight.shape, layer.weight.dtype, layer.bias is None)
+        if kind not in trusted:
+            trusted[kind] = _packs_exactly(layer)
+        return PackedLinear(layer) if trusted[kind] else None
+
     count = 0
+    for parent, names in _with_one_input(model, probe):
+        layers = [getattr(parent, name) for name in names]
+        together = packed(_concatenated(layers))
+        if together is not None:
+            joined = Joined(together, [layer.out_features for layer in layers])
+            for number, name in enumerate(names):
+                setattr(parent, name, JoinedPart(joined, number))
+            count += len(names)
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is not nn.Linear:
-                continue
-            kind = (layer.weight.shape, layer.weight.dtype, layer.bias is None)
-            if kind not in trusted:
-                trusted[kind] = _packs_exactly(layer)
-            if trusted[kind]:
-                setattr(parent, name, PackedLinear(layer))
+            if type(layer) is nn.Linear and (alone := packed(layer)) is not None:
+                setattr(parent, name, alone)
                 count += 1
     return count
+
+
+@torch.inference_mode()
+def _with_one_input(
+    model: nn.Module, probe: Callable[[], object]
+) -> list[tuple[nn.Module, list[str]]]:
+    """Parents and the names of those of their linear layers that are given the same tensor."""
+    seen: dict[tuple[nn.Module, int, torch.dtype, bool], list[str]] = {}
+    alive: list[Tensor] = []  # so that no two inputs have one identity
+
+    def watch(parent: nn.Module, name: str, layer: nn.Linear) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            alive.append(inputs[0])
+            key = parent, id(inputs[0]), layer.weight.dtype, layer.bias is None
+            seen.setdefault(key, []).append(name)
+
+        return hook
+
+    hooks = [
+        layer.register_forward_pre_hook(watch(parent, name, layer))
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is nn.Linear
+    ]
+    try:
+        probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    asked = Counter((parent, name) for (parent, *_), names in seen.items() for name in names)
+    groups = [
+        (parent, [name for name in names if asked[parent, name] == 1])
+        for (parent, *_), names in seen.items()
+    ]
+    return [(parent, names) for parent, names in groups if len(names) > 1]
+
+
+def _concatenated(layers: list[nn.Linear]) -> nn.Linear:
+    joined = nn.Linear(layers[0].in_features, 1, bias=False)
+    joined.out_features = sum(layer.out_features for layer in layers)
+    joined.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), False)
+    if layers[0].bias is not None:
+        joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), False)
+    return joined
 
 
 @torch.inference_mode()

@@ -1,0 +1,70 @@
+"""Packed and joined linear layers are the layers they replace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ppl.lm.linear import JoinedPart, PackedLinear, pack_linears
+
+
+class Block(nn.Module):
+    """Three layers of one input, one of another, one that is asked twice."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, n, bias=bias) for n in (16, 8, 8))
+        self.out = nn.Linear(16, 16, bias=not bias)
+        self.twice = nn.Linear(16, 16, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.q(x) + torch.cat([self.v(x), self.k(x)], -1)
+        return self.twice(self.out(torch.tanh(y))) + self.twice(x)
+
+
+def block(bias: bool, dtype: torch.dtype) -> Block:
+    torch.manual_seed(0)
+    return Block(bias).to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_a_packed_model_computes_what_it_computed(bias, dtype):
+    model, plain = block(bias, dtype), block(bias, dtype)
+    xs = [torch.randn(n, 16).to(dtype) for n in (1, 4, 33)]
+    assert pack_linears(model, lambda: model(xs[0])) == 5
+    joined = [name for name, m in model.named_children() if isinstance(m, JoinedPart)]
+    assert joined == ["q", "k", "v"]
+    assert isinstance(model.out, PackedLinear)
+    assert isinstance(model.twice, PackedLinear)
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    for x in [*xs, xs[0]]:
+        torch.testing.assert_close(model(x), plain(x), rtol=tolerance, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_joined_layers_answer_for_the_input_they_are_given():
+    model, plain = block(True, torch.float32), block(True, torch.float32)
+    pack_linears(model, lambda: model(torch.randn(2, 16)))
+    first, second = torch.randn(3, 16), torch.randn(3, 16)
+    asked = [("q", first), ("k", second), ("v", first), ("v", first), ("q", second), ("k", first)]
+    for name, x in asked:
+        ours, theirs = getattr(model, name)(x), getattr(plain, name)(x)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_was_computed_is_not_kept():
+    model = block(False, torch.float32)
+    pack_linears(model, lambda: model(torch.randn(2, 16)))
+    model(torch.randn(2, 16))
+    assert model.q.joined._input is None
+    assert not any(o is not None for o in model.q.joined._outputs)
+
+
+def test_layers_of_another_kind_stay_plain():
+    model = block(True, torch.float64)
+    assert pack_linears(model, lambda: model(torch.randn(2, 16, dtype=torch.float64))) == 0
+    assert type(model.q) is nn.Linear

@@ -46,7 +46,7 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class Joined(nn.Module):
+class Joined:
     """Several linear layers in one, for as long as they are asked about the same input.
 
     Args:
@@ -55,7 +55,6 @@ class Joined(nn.Module):
     """
 
     def __init__(self, layer: PackedLinear, sizes: list[int]) -> None:
-        super().__init__()
         self.layer, self.sizes = layer, sizes
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
@@ -78,6 +77,7 @@ class JoinedPart(nn.Module):
     def __init__(self, joined: Joined, number: int) -> None:
         super().__init__()
         self.joined, self._number = joined, number
+        self.layer = joined.layer
         self.in_features = joined.layer.in_features
         self.out_features = joined.sizes[number]
 

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
 from ppl.lm.attention import Span, grouped, share, split
+from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
 from ppl.lm.slots import Slot, Slots, Window, bucket
 
@@ -49,10 +50,11 @@ class Engine:
         capacity: bytes for keys, values and last hidden states. Up to half of it is for slots, the
             rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; None takes it from the model's configuration.
+        graphs: on a GPU, capture decode steps as CUDA graphs.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly.
-        ValueError: the model has fewer positions than `context_length`.
+        ValueError: `graphs` without a GPU, or the model has fewer positions than `context_length`.
 
     Attributes:
         passes: forward passes made.
@@ -62,7 +64,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, *, name: str, capacity: int, context_length: int | None = None
+        self,
+        model: Any,
+        *,
+        name: str,
+        capacity: int,
+        context_length: int | None = None,
+        graphs: bool = False,
     ) -> None:
         self.name = name
         self.base: nn.Module = model.base_model
@@ -74,6 +82,9 @@ class Engine:
         self.pool = PrefixPool(capacity)
         self._bool_mask = self._config._attn_implementation in ("sdpa", "flex_attention")
         self.passes = self.tokens_computed = self.tokens_padded = 0
+        if graphs and self.device.type != "cuda":
+            raise ValueError(f"graphs=True: CUDA graphs need a GPU, {name} is on {self.device}")
+        self.graphs = StepGraphs(self._captured_pass, self.device) if graphs else None
         self._running: list[int] = []
         self._common: list[int] = []
         with torch.inference_mode():
@@ -136,6 +147,20 @@ class Engine:
         texts = [tuple((7 * i + j) % size for j in range(n)) for i, n in enumerate(lengths)]
         self.hidden([t[:4] for t in texts], [3, 3])
         ours = self.hidden(texts, [3, 3])
+        if self.graphs is not None:
+            self.pool.clear()
+            starts = [text[:-1] for text in texts]
+            slots, _ = self.open(starts)
+            try:
+                stepped = self.step([slots[start] for start in starts], texts)
+            except RuntimeError as error:
+                raise UnsupportedModelError(
+                    f"{self.name}: its steps cannot be captured as CUDA graphs ({error}); load it "
+                    "with graphs=False"
+                ) from error
+            ours = [torch.cat([o[:-1], s[None]]) for o, s in zip(ours, stepped, strict=True)]
+            for slot, text in zip(slots.values(), texts, strict=True):
+                self.close(slot, text)
         for text, mine in zip(texts, ours, strict=True):
             ids = torch.tensor([text], device=self.device)
             plain = self.base(input_ids=ids, use_cache=False).last_hidden_state[0, 3:]
@@ -226,6 +251,10 @@ class Engine:
         if longest > self.slots.length:
             self._reserve(0, longest)
         low, high = self.slots.gather(slots, _SPREAD)
+        if self.graphs is not None:
+            rows = min(rows_bucket(high - low), len(self.slots.all))
+            low = min(low, len(self.slots.all) - rows)
+            high = low + rows
         where = [slot.index - low for slot in slots]
         # NumPy, because so many small operations cost torch several times as much.
         ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
@@ -233,9 +262,14 @@ class Engine:
         ids[where] = [text[-1] for text in texts]
         positions[where] = columns[where] = [slot.length for slot in slots]
         spans = self._spans(slots, texts, where, positions.tolist(), 1)
-        ids, positions, columns = torch.from_numpy(table)[:, :, None]
-        real = len(slots)
-        states = self._forward(low, high, ids, positions, columns, longest, real, spans)[:, 0]
+        inputs = torch.from_numpy(table)[:, :, None]
+        if self.graphs is None or spans is not None:
+            states = self._forward(inputs, low, longest, len(slots), spans)[:, 0]
+        else:
+            self._count(inputs, len(slots))
+            visible = keys_bucket(longest, self.slots.length)
+            memory = self.slots.kv.data_ptr()
+            states = self.graphs.run(memory, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
         return states if where == list(range(high - low)) else states[where]
@@ -410,8 +444,8 @@ class Engine:
         rows = list(slots.values())
         low, high = self.slots.gather(rows, _SPREAD if width == 1 else 0.0)
         where = [slot.index - low for slot in rows]
-        ids = torch.zeros((high - low, width), dtype=torch.long)
-        positions, columns = torch.zeros_like(ids), torch.full_like(ids, self.slots.length)
+        ids, positions, columns = inputs = torch.zeros((3, high - low, width), dtype=torch.long)
+        columns.fill_(self.slots.length)
         sizes = [min(len(text) - slot.length, width) for text, slot in slots.items()]
         for row, size, (text, slot) in zip(where, sizes, slots.items(), strict=True):
             after = slot.length + size
@@ -421,46 +455,50 @@ class Engine:
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
         visible = max(slot.length for slot in rows)
-        self._forward(low, high, ids, positions, columns, visible, sum(sizes), spans)
+        self._forward(inputs, low, visible, sum(sizes), spans)
 
     def _forward(
-        self,
-        low: int,
-        high: int,
-        ids: Tensor,
-        positions: Tensor,
-        columns: Tensor,
-        visible: int,
-        real: int,
-        spans: list[Span] | None,
+        self, inputs: Tensor, low: int, visible: int, real: int, spans: list[Span] | None
     ) -> Tensor:
-        """One pass, causal per row: `[B, Q]` ids at `[B, Q]` positions to `[B, Q, hidden]`.
+        """One pass, causal per row: `[B, Q, hidden]`.
 
         Args:
-            low, high: the slots that the rows are in.
-            columns: where their keys go; padding goes to the slots' last, which nobody reads.
+            inputs: `[3, B, Q]` token ids, their positions, and the columns where their keys go;
+                padding goes to the slots' last, which nobody reads.
+            low: the first of the `B` slots that the rows are in.
             visible: no query looks at this position or beyond.
             real: how many of the tokens are no padding.
             spans: rows that attend apart.
         """
-        ids, positions, columns = (t.to(self.device) for t in (ids, positions, columns))
-        window = Window(self.slots, low, high, columns, visible)
+        self._count(inputs, real)
+        with grouped(self._config, spans):
+            return self._pass(inputs.to(self.device), low, visible)
+
+    def _count(self, inputs: Tensor, real: int) -> None:
+        self.passes += 1
+        self.tokens_computed += real
+        self.tokens_padded += inputs[0].numel() - real
+
+    def _captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
+        with grouped(self._config, None):
+            return self._pass(inputs, low, visible)
+
+    def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
+        """Nothing here looks at a value, so that it can be captured."""
+        ids, positions, columns = inputs
+        window = Window(self.slots, low, low + ids.shape[0], columns, visible)
         keys = torch.arange(visible, device=self.device)
         mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
         if not self._bool_mask:
             floor = torch.finfo(self.dtype).min
             mask = torch.where(mask, 0.0, floor).to(self.dtype)
-        self.passes += 1
-        self.tokens_computed += real
-        self.tokens_padded += ids.numel() - real
-        with grouped(self._config, spans):
-            output = self.base(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=window.cache,
-                use_cache=True,
-            )
+        output = self.base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=window.cache,
+            use_cache=True,
+        )
         states: Tensor = output.last_hidden_state
         window.keep(states)
         return states

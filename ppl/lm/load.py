@@ -37,6 +37,7 @@ def load(
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
     pack: bool = True,
+    graphs: bool = False,
 ) -> HFModel:
     """A language model, run in this process.
 
@@ -50,6 +51,8 @@ def load(
         kv_bytes: memory for cached keys and values.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
+        graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
+            for the processor to launch. Not measured on a GPU yet.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -66,7 +69,12 @@ def load(
         pack=pack,
     )
     return HFModel(
-        model, tokenizer, name=str(source), context_length=context_length, kv_bytes=kv_bytes
+        model,
+        tokenizer,
+        name=str(source),
+        context_length=context_length,
+        kv_bytes=kv_bytes,
+        graphs=graphs,
     )
 
 
@@ -110,7 +118,7 @@ def load_pretrained(
             f"{', '.join(sorted(report['missing_keys'])[:3])}"
         )
     model = model.to(device).eval().requires_grad_(False)
-    if pack:
+    if pack and device.type == "cpu":
         few = torch.arange(4, device=device)[None]
         pack_linears(model, lambda: model(input_ids=few, use_cache=False))
     return model, tokenizer

@@ -106,8 +106,10 @@ def draw(
     most = max(1, _CPU_PART // size) if logits.device.type == "cpu" else rows
     parts = [slice(at, at + most) for at in range(0, rows, most)]
     drawn = [_draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
-    tokens, log_probs = (torch.cat(column) for column in zip(*drawn, strict=True))
-    return tokens.tolist(), log_probs.tolist()
+    # One transfer for both: float64 holds every token id exactly.
+    both = torch.cat([torch.stack([t.double(), p.double()]) for t, p in drawn], 1)
+    tokens, log_probs = both.tolist()
+    return [int(token) for token in tokens], log_probs
 
 
 def _draw(

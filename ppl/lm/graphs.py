@@ -1,0 +1,101 @@
+"""Decode steps as CUDA graphs: captured once for a shape, replayed for every token after.
+
+A step of a small model on a GPU is hundreds of short kernels, and the processor cannot launch them
+as fast as they run. A captured step is one launch. Its shapes are fixed, so rows and keys are
+rounded up to buckets; rows that are not there compute for nobody, as padding does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Captured steps that are kept; each holds the memory of its intermediate results.
+_MOST = 64
+_KEYS = 128
+
+
+def rows_bucket(rows: int) -> int:
+    """1, 2, 4, 8, and then multiples of 8: at most 8 rows too many."""
+    return 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
+
+
+def keys_bucket(keys: int, most: int) -> int:
+    """Multiples of 128, but no more keys than there are."""
+    return min(-(-keys // _KEYS) * _KEYS, most)
+
+
+def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Captures a step that reads and writes the same memory each time; returns its replay."""
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(current)
+    with torch.cuda.stream(side):  # libraries set themselves up in first calls, outside the graph
+        for _ in range(2):
+            step()
+    current.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return output
+
+    return replay
+
+
+@dataclass
+class _Captured:
+    table: Tensor
+    replay: Callable[[], Tensor]
+
+
+class StepGraphs:
+    """The captured steps of one engine.
+
+    Args:
+        step: `(table, low, visible) -> states`, one pass over the slots from `low` on: `table`
+            `[3, B, 1]` has token ids, positions and columns, `visible` bounds the positions.
+        device: where.
+        capture: makes a replay of a step without arguments.
+
+    Attributes:
+        captured: steps captured so far, replayed ones not counted.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Tensor, int, int], Tensor],
+        device: torch.device,
+        capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] = cuda_graph,
+    ) -> None:
+        self._step, self._device, self._capture = step, device, capture
+        self._known: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
+        self.captured = 0
+
+    def run(self, memory: int, low: int, visible: int, table: Tensor) -> Tensor:
+        """The states `[B, 1, hidden]` of one pass; overwritten by the next of the same shape.
+
+        Args:
+            memory: address of the keys and values. What was captured for other memory is dropped.
+            low, visible, table: what the step is called with.
+        """
+        if any(key[0] != memory for key in self._known):
+            self._known.clear()
+        key = memory, low, table.shape[1], visible
+        if key not in self._known:
+            own = table.to(self._device, copy=True)
+            replay = self._capture(lambda: self._step(own, low, visible))
+            self._known[key] = _Captured(own, replay)
+            self.captured += 1
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        captured = self._known[key]
+        captured.table.copy_(table, non_blocking=True)
+        return captured.replay()

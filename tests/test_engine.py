@@ -284,14 +284,14 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
 
 
 @functools.cache
-def emulated_graphs(engine) -> StepGraphs:
+def emulated(step):
     """As on a GPU: a step is captured with its shapes, and what it returns is written over."""
+    output = step().clone()
+    return lambda: output.copy_(step())
 
-    def capture(step):
-        output = step().clone()
-        return lambda: output.copy_(step())
 
-    return StepGraphs(engine._captured_pass, engine.device, capture)
+def emulated_graphs(engine) -> StepGraphs:
+    return StepGraphs(engine._captured_pass, engine.device, emulated)
 
 
 def _engine(kv_bytes: int):
@@ -520,6 +520,24 @@ def test_captured_steps_are_replayed_for_other_rows_and_lengths():
 def test_graphs_need_a_gpu():
     with pytest.raises(ValueError, match="need a GPU"):
         Engine(make().model, name="small", capacity=1 << 20, graphs=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_steps_are_checked_at_loading(family, monkeypatch):
+    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", emulated)
+    model = make(family).model
+    engine = Engine(model, name="small", capacity=1 << 20, graphs=True)
+    assert engine.graphs.captured == 1
+    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", lambda step: lambda: 2 * step())
+    with pytest.raises(UnsupportedModelError, match="differ"):
+        Engine(model, name="small", capacity=1 << 20, graphs=True)
+
+    def fails(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", fails)
+    with pytest.raises(UnsupportedModelError, match=r"not permitted.*graphs=False"):
+        Engine(model, name="small", capacity=1 << 20, graphs=True)
 
 
 @pytest.mark.parametrize(

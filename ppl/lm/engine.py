@@ -82,8 +82,6 @@ class Engine:
         self.pool = PrefixPool(capacity)
         self._bool_mask = self._config._attn_implementation in ("sdpa", "flex_attention")
         self.passes = self.tokens_computed = self.tokens_padded = 0
-        if graphs and self.device.type != "cuda":
-            raise ValueError(f"graphs=True: CUDA graphs need a GPU, {name} is on {self.device}")
         self.graphs = StepGraphs(self._captured_pass, self.device) if graphs else None
         self._running: list[int] = []
         self._common: list[int] = []
@@ -153,11 +151,11 @@ class Engine:
             slots, _ = self.open(starts)
             try:
                 stepped = self.step([slots[start] for start in starts], texts)
-            except RuntimeError as error:
+            except RuntimeError as refusal:
                 raise UnsupportedModelError(
-                    f"{self.name}: its steps cannot be captured as CUDA graphs ({error}); load it "
-                    "with graphs=False"
-                ) from error
+                    f"{self.name}: its steps cannot be captured as CUDA graphs ({refusal}); load "
+                    "it with graphs=False"
+                ) from refusal
             ours = [torch.cat([o[:-1], s[None]]) for o, s in zip(ours, stepped, strict=True)]
             for slot, text in zip(slots.values(), texts, strict=True):
                 self.close(slot, text)

@@ -31,7 +31,14 @@ def keys_bucket(keys: int, most: int) -> int:
 
 
 def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Captures a step that reads and writes the same memory each time; returns its replay."""
+    """Captures a step that reads and writes the same memory each time; returns its replay.
+
+    Raises:
+        ValueError: there is no GPU.
+        RuntimeError: the step does something that cannot be captured, such as looking at a value.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("graphs=True: CUDA graphs need a GPU")
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(current)
     with torch.cuda.stream(side):  # libraries set themselves up in first calls, outside the graph
@@ -62,7 +69,7 @@ class StepGraphs:
         step: `(table, low, visible) -> states`, one pass over the slots from `low` on: `table`
             `[3, B, 1]` has token ids, positions and columns, `visible` bounds the positions.
         device: where.
-        capture: makes a replay of a step without arguments.
+        capture: makes a replay of a step without arguments; None: `cuda_graph`.
 
     Attributes:
         captured: steps captured so far, replayed ones not counted.
@@ -72,9 +79,9 @@ class StepGraphs:
         self,
         step: Callable[[Tensor, int, int], Tensor],
         device: torch.device,
-        capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] = cuda_graph,
+        capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None,
     ) -> None:
-        self._step, self._device, self._capture = step, device, capture
+        self._step, self._device, self._capture = step, device, capture or cuda_graph
         self._known: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self.captured = 0
 

@@ -15,59 +15,72 @@ scales does the rest, so a decision takes no Markov chain. Not samplers: there i
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from ppl.errors import WeightError
 from ppl.randomness import generator
+from ppl.searchers.arms import Arms, draw_beta, draw_gaussian, draw_mixed
 from ppl.searchers.search import Searcher, all_dead
 from ppl.tree import Node, Tree
 
-Floats = NDArray[np.float64]
-
-
-class Scores(NamedTuple):
-    """What there is to know of a set of scores: their number, sum and sum of squares."""
-
-    number: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, score: float) -> Scores:
-        """With one score more."""
-        return Scores(self.number + 1, self.total + score, self.squares + score * score)
-
-
-NOTHING = Scores()
+GEN, CONT = 0, 1
 
 
 @dataclass
 class Branch:
     """A node's memory: scores of its direct children, of deeper ones, and of each child's subtree.
 
-    `rounded` counts the scores of each subtree, rounded to hundredths.
+    Attributes:
+        actions: the arms GEN and CONT.
+        children: in the order in which they were made.
+        below: an arm per child: all scores of its subtree.
+        open: numbers of the children that can be gone on with.
+        rounded: how often child i's subtree has the score k / 100, by (i, k).
+        commonest: the largest of these counts of each child.
     """
 
-    gen: Scores = field(default_factory=lambda: NOTHING)
-    cont: Scores = field(default_factory=lambda: NOTHING)
+    actions: Arms = field(default_factory=Arms)
     children: list[Node] = field(default_factory=list)
-    below: list[Scores] = field(default_factory=list)
-    rounded: list[Counter[int]] = field(default_factory=list)
+    below: Arms = field(default_factory=Arms)
+    open: array[int] = field(default_factory=lambda: array("q"))
+    rounded: Counter[tuple[int, int]] = field(default_factory=Counter)
+    commonest: array[int] = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        self.actions.append()
+        self.actions.append()
+
+    def append(self, child: Node) -> int:
+        """A new child, its own score not yet backed up; its number."""
+        number = len(self.children)
+        if child.open:
+            self.open.append(number)
+        self.children.append(child)
+        self.below.append()
+        self.commonest.append(0)
+        return number
+
+    def back_up(self, action: int, child: int, score: float) -> None:
+        """A score of the subtree of a child, to GEN if it is the child's own."""
+        self.actions.add(action, score)
+        self.below.add(child, score)
+        place = child, round(100 * score)
+        self.rounded[place] += 1
+        self.commonest[child] = max(self.commonest[child], self.rounded[place])
 
 
 @dataclass
 class BranchState:
     """What the next round needs."""
 
-    branches: dict[int, Branch]
+    branches: dict[int, Branch] = field(default_factory=dict)
     answers: list[Node] = field(default_factory=list)
     seen: list[Node] = field(default_factory=list)
     simulations: int = 0
@@ -84,25 +97,27 @@ class _AdaptiveBranching(Searcher):
             raise ValueError(f"simulations={self.simulations}: at least 1")
 
     @abstractmethod
-    def choose(self, here: Branch, going: Sequence[int], rng: np.random.Generator) -> int | None:
-        """The child to go on with, an index out of `going` (not empty), or None for GEN."""
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        """The open child to go on with (there is one), or None for GEN."""
 
     def start(self, tree: Tree) -> BranchState:
-        return BranchState({tree.root.identity: Branch()})
+        return BranchState()
 
     def step(self, tree: Tree, state: BranchState) -> BranchState:
         rng = generator(tree.seed, "branching", state.simulations)
-        path, taken = [tree.root], []
-        while True:
-            here = state.branches[path[-1].identity]
-            going = [i for i, child in enumerate(here.children) if child.open]
-            choice = self.choose(here, going, rng) if going else None
+        node, path = tree.root, []
+        while (here := state.branches.get(node.identity)) is not None and here.open:
+            choice = self.choose(here, rng)
             if choice is None:
                 break
-            taken.append(choice)
-            path.append(here.children[choice])
-        (child,) = tree.expand([path[-1]])
-        self._back_up(state.branches, path, taken, child)
+            path.append((here, choice))
+            node = here.children[choice]
+        (child,) = tree.expand([node])
+        score = self._score(child)
+        parent = state.branches.setdefault(node.identity, Branch())
+        parent.back_up(GEN, parent.append(child), score)
+        for here, number in path:
+            here.back_up(CONT, number, score)
         state.seen.append(child)
         if child.finished and not child.dead:
             state.answers.append(child)
@@ -111,23 +126,6 @@ class _AdaptiveBranching(Searcher):
         if over and all(node.dead for node in state.seen):
             raise all_dead(tree, state.seen, self)
         return replace(state, simulations=done, over=over)
-
-    def _back_up(
-        self, branches: dict[int, Branch], path: list[Node], taken: list[int], child: Node
-    ) -> None:
-        """The score to the new child's parent (GEN) and to the arms of all ancestors (CONT)."""
-        score = self._score(child)
-        branches[child.identity] = Branch()
-        parent = branches[path[-1].identity]
-        parent.gen = parent.gen.add(score)
-        parent.children.append(child)
-        parent.below.append(NOTHING.add(score))
-        parent.rounded.append(Counter([round(100 * score)]))
-        for node, number in zip(path[:-1], taken, strict=True):
-            here = branches[node.identity]
-            here.cont = here.cont.add(score)
-            here.below[number] = here.below[number].add(score)
-            here.rounded[number][round(100 * score)] += 1
 
     def _score(self, node: Node) -> float:
         return node.value
@@ -164,12 +162,13 @@ class ABMCTSA(_AdaptiveBranching):
             )
         return node.value
 
-    def choose(self, here: Branch, going: Sequence[int], rng: np.random.Generator) -> int | None:
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
         draw = draw_gaussian if self.prior == "gaussian" else draw_beta
-        gen, cont = draw([here.gen, here.cont], rng)
+        gen, cont = draw(here.actions.sums, rng)
         if gen >= cont:
             return None
-        return going[int(np.argmax(draw([here.below[i] for i in going], rng)))]
+        means = draw(here.below.sums.take(here.open, axis=1), rng)
+        return here.open[means.argmax()]
 
 
 @dataclass(frozen=True)
@@ -184,81 +183,13 @@ class ABMCTSM(_AdaptiveBranching):
         simulations: nodes to grow.
     """
 
-    def choose(self, here: Branch, going: Sequence[int], rng: np.random.Generator) -> int | None:
-        scores, new = draw_mixed(here.below, rng)
-        best = max(going, key=lambda i: scores[i])
-        if new >= scores[best]:
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        sums = here.below.sums
+        scores, new = draw_mixed(sums, rng)
+        number = sums[0, here.open]
+        settled = (number >= 4) & (np.array(here.commonest)[here.open] >= 0.75 * number)
+        scores = scores[here.open]
+        if new >= scores.max():
             return None
-        alive = [i for i in going if not _settled(here.rounded[i])]
-        return max(alive, key=lambda i: scores[i]) if alive else None
-
-
-def _settled(rounded: Counter[int]) -> bool:
-    return rounded.total() >= 4 and rounded.most_common(1)[0][1] >= 0.75 * rounded.total()
-
-
-def gaussian_posterior(arms: Sequence[Scores]) -> tuple[Floats, Floats, Floats, Floats]:
-    """m, kappa, nu, tau^2 of the normal-inverse-chi-squared posterior of each arm."""
-    n, total, squares = np.array(arms, dtype=float).T
-    mean = total / np.maximum(n, 1)
-    spread = np.maximum(squares - n * mean**2, 0.0)
-    kappa, nu = 1 + n, 1 + n
-    m = n * mean / kappa
-    tau2 = (0.1 + spread + n * mean**2 / kappa) / nu
-    return m, kappa, nu, tau2
-
-
-def draw_gaussian(arms: Sequence[Scores], rng: np.random.Generator) -> Floats:
-    """A mean for each arm, from its posterior."""
-    m, kappa, nu, tau2 = gaussian_posterior(arms)
-    variance = nu * tau2 / 2 / rng.gamma(nu / 2)
-    return m + np.sqrt(variance / kappa) * rng.standard_normal(len(m))
-
-
-def draw_beta(arms: Sequence[Scores], rng: np.random.Generator) -> Floats:
-    """A mean for each arm, from its posterior."""
-    n, total, _ = np.array(arms, dtype=float).T
-    drawn: Floats = rng.beta(0.5 + total, 0.5 + n - total)
-    return drawn
-
-
-# The scales of the mixed model, in equal steps of their logarithm; s_a down, s_y across.
-_SCALES = np.geomspace(1e-3, 1.5, 32)
-_S_A, _S_Y = (axis.ravel() for axis in np.meshgrid(_SCALES, _SCALES, indexing="ij"))
-# Half-normal densities, times the scale: the grid is uniform in the logarithm.
-_LOG_PRIOR = -((_S_A / 0.2) ** 2 + (_S_Y / 0.3) ** 2) / 2 + np.log(_S_A * _S_Y)
-_MU, _MU_PRECISION = 0.5, 1 / 0.2**2
-
-
-def mixed_posterior(groups: Sequence[Scores]) -> tuple[Floats, Floats, Floats, Floats]:
-    """The mixed model given scores in groups, over the grid of `G` pairs of scales.
-
-    Returns:
-        `[G]` probabilities of the pairs; `[G]` mean and precision of mu; `[G, J]` variances of the
-        groups' means given mu.
-    """
-    n, total, squares = np.array(groups, dtype=float).T
-    mean = total / n
-    spread = np.maximum(squares - n * mean**2, 0.0)
-    variance = _S_A[:, None] ** 2 + _S_Y[:, None] ** 2 / n
-    precision = _MU_PRECISION + (1 / variance).sum(1)
-    centre = (_MU_PRECISION * _MU + (mean / variance).sum(1)) / precision
-    # Scores around their group's mean, the means around mu, and mu integrated out.
-    log_likelihood = -(n - 1).sum() * np.log(_S_Y) - spread.sum() / (2 * _S_Y**2)
-    log_likelihood -= (np.log(variance) + mean**2 / variance).sum(1) / 2
-    log_likelihood += precision * centre**2 / 2 - np.log(precision) / 2
-    log_posterior = _LOG_PRIOR + log_likelihood
-    return np.exp(log_posterior - logsumexp(log_posterior)), centre, precision, variance
-
-
-def draw_mixed(groups: Sequence[Scores], rng: np.random.Generator) -> tuple[Floats, float]:
-    """A new score for each group, and one for a group that is new: one joint draw."""
-    probabilities, centre, precision, _ = mixed_posterior(groups)
-    g = int(rng.choice(len(probabilities), p=probabilities))
-    mu = centre[g] + rng.standard_normal() / math.sqrt(precision[g])
-    s_a, s_y = float(_S_A[g]), float(_S_Y[g])
-    n, total, _ = np.array(groups, dtype=float).T
-    own = 1 / s_a**2 + n / s_y**2  # precision of a group's effect given mu
-    effects = (mu / s_a**2 + total / s_y**2) / own + rng.standard_normal(len(n)) / np.sqrt(own)
-    scores = effects + s_y * rng.standard_normal(len(n))
-    return scores, float(mu + math.hypot(s_a, s_y) * rng.standard_normal())
+        scores[settled] = -np.inf
+        return None if settled.all() else here.open[scores.argmax()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pyro
@@ -15,10 +16,11 @@ from scipy.stats import norm
 import ppl
 from ppl.errors import WeightError
 from ppl.searchers import ABMCTSA, ABMCTSM
-from ppl.searchers.ab_mcts import (
+from ppl.searchers.ab_mcts import CONT, GEN
+from ppl.searchers.arms import (
     _S_A,
     _S_Y,
-    Scores,
+    Arms,
     draw_beta,
     draw_gaussian,
     draw_mixed,
@@ -27,11 +29,14 @@ from ppl.searchers.ab_mcts import (
 )
 
 
-def scores(*values: float) -> Scores:
-    found = Scores()
-    for value in values:
-        found = found.add(value)
-    return found
+def sums(*groups):
+    """Of an arm per group of scores."""
+    arms = Arms()
+    for number, group in enumerate(groups):
+        arms.append()
+        for score in group:
+            arms.add(number, score)
+    return arms.sums
 
 
 @pytest.mark.parametrize(
@@ -44,41 +49,44 @@ def scores(*values: float) -> Scores:
     ],
 )
 def test_gaussian_posteriors_in_numbers(values, expected):
-    got = [float(x[0]) for x in gaussian_posterior([scores(*values)])]
+    got = [float(x[0]) for x in gaussian_posterior(sums(values))]
     assert got == pytest.approx(expected, abs=1e-6)
 
 
 def test_draws_follow_their_posteriors():
     rng, n = np.random.default_rng(0), 20_000
-    arm = scores(0.5, 0.7, 0.9)
-    m, kappa, nu, tau2 = (float(x[0]) for x in gaussian_posterior([arm]))
-    drawn = draw_gaussian([arm] * n, rng)
+    arm = sums((0.5, 0.7, 0.9))
+    m, kappa, nu, tau2 = (float(x[0]) for x in gaussian_posterior(arm))
+    drawn = draw_gaussian(np.tile(arm, n), rng)
     spread = math.sqrt(nu * tau2 / (nu - 2) / kappa)  # of a Student t
     assert abs(drawn.mean() - m) < 4 * spread / math.sqrt(n)
     assert drawn.std() == pytest.approx(spread, rel=0.1)
-    betas = draw_beta([arm] * n, rng)
+    betas = draw_beta(np.tile(arm, n), rng)
     assert betas.mean() == pytest.approx(2.6 / 4, abs=0.01)
     assert betas.var() == pytest.approx(2.6 * 1.4 / (16 * 5), rel=0.05)
 
 
+# Scores of five children; sizes occur once and more than once.
+GROUPS = [(0.2, 0.3, 0.25), (0.8,), (0.6, 0.9), (0.1, 0.4), (0.7,)]
+
+
 def test_mixed_model_agrees_with_dense_integration():
     """Posterior of the scales by brute force: multivariate normal densities on a fine grid."""
-    groups = [(0.2, 0.3, 0.25), (0.8,), (0.6, 0.9)]
-    everything = np.concatenate([np.array(g) for g in groups])
-    member = np.repeat(np.arange(3), [len(g) for g in groups])
+    everything = np.concatenate([np.array(g) for g in GROUPS])
+    member = np.repeat(np.arange(len(GROUPS)), [len(g) for g in GROUPS])
     same = (member[:, None] == member).astype(float)
     fine = (np.arange(150) + 0.5) / 150 * 1.5
     joint = np.zeros((150, 150))
     for i, s_a in enumerate(fine):
         for j, s_y in enumerate(fine):
-            covariance = 0.04 + s_a**2 * same + s_y**2 * np.eye(6)
+            covariance = 0.04 + s_a**2 * same + s_y**2 * np.eye(len(everything))
             _, log_det = np.linalg.slogdet(covariance)
             off = everything - 0.5
             joint[i, j] = -(log_det + off @ np.linalg.solve(covariance, off)) / 2
             joint[i, j] += norm.logpdf(s_a, scale=0.2) + norm.logpdf(s_y, scale=0.3)
     joint = np.exp(joint - joint.max())
     joint /= joint.sum()
-    ours = mixed_posterior([scores(*g) for g in groups])[0]
+    ours = mixed_posterior(sums(*GROUPS))[0]
     for dense, grid in ((joint.sum(1), _S_A), (joint.sum(0), _S_Y)):
         assert float(ours @ grid) == pytest.approx(float(dense @ fine), rel=0.02)
         assert float(ours @ grid**2) == pytest.approx(float(dense @ fine**2), rel=0.03)
@@ -86,11 +94,11 @@ def test_mixed_model_agrees_with_dense_integration():
 
 def test_mixed_draws_have_the_predictive_mean():
     """Groups are drawn towards mu as the closed form says, averaged over the scales."""
-    groups = [scores(0.2, 0.3, 0.25), scores(0.8), scores(0.6, 0.9)]
-    probabilities, centre, _, variance = mixed_posterior(groups)
-    means = np.array([g.total / g.number for g in groups])
-    counts = np.array([g.number for g in groups])
-    shrink = (_S_Y[:, None] ** 2 / counts) / variance
+    groups = sums(*GROUPS)
+    probabilities, centre, _ = mixed_posterior(groups)
+    counts, totals, _ = groups
+    means = totals / counts
+    shrink = _S_Y[:, None] ** 2 / (_S_Y[:, None] ** 2 + counts * _S_A[:, None] ** 2)
     expected = probabilities @ (shrink * centre[:, None] + (1 - shrink) * means)
     rng, n = np.random.default_rng(1), 6000
     drawn = [draw_mixed(groups, rng) for _ in range(n)]
@@ -106,18 +114,22 @@ def test_memories_are_the_scores_below(searcher):
     search.run()
     assert len(search.tree.nodes) == 61
     for node in search.tree.nodes:
-        here = search.state.branches[node.identity]
         children = [n for n in search.tree.nodes if n.parent is node]
+        assert (node.identity in search.state.branches) == bool(children)
+        if not children:
+            continue
+        here = search.state.branches[node.identity]
         assert here.children == children
-        assert here.gen.number == len(children)
-        assert here.gen.total == pytest.approx(sum(n.value for n in children))
+        assert [children[i] for i in here.open] == [n for n in children if n.open]
         deeper = [n for n in search.tree.nodes if node in n.path[:-1] and n.parent is not node]
-        assert here.cont.number == len(deeper)
-        assert here.cont.total == pytest.approx(sum(n.value for n in deeper))
-        for child, below in zip(children, here.below, strict=True):
-            subtree = [n for n in search.tree.nodes if child in n.path]
-            assert below.number == len(subtree)
-            assert below.squares == pytest.approx(sum(n.value**2 for n in subtree))
+        for arm, members in ((GEN, children), (CONT, deeper)):
+            assert here.actions.number[arm] == len(members)
+            assert here.actions.total[arm] == pytest.approx(sum(n.value for n in members))
+        for i, child in enumerate(children):
+            subtree = [n.value for n in search.tree.nodes if child in n.path]
+            assert here.below.number[i] == len(subtree)
+            assert here.below.squares[i] == pytest.approx(sum(v**2 for v in subtree))
+            assert here.commonest[i] == max(Counter(round(100 * v) for v in subtree).values())
 
 
 def _second_tries(good: float):

@@ -11,6 +11,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs import toy
+from pyro.infer import MCMC, NUTS
+from pyro.ops.stats import effective_sample_size
 from scipy.stats import norm
 
 import ppl
@@ -106,6 +108,42 @@ def test_mixed_draws_have_the_predictive_mean():
     assert np.all(np.abs(own.mean(0) - expected) < 4 * own.std(0) / math.sqrt(n))
     assert abs(new.mean() - probabilities @ centre) < 4 * new.std() / math.sqrt(n)
     assert new.std() > own.std(0).min()  # a new group is less certain than an old one
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_mixed_draws_agree_with_hamiltonian_monte_carlo():
+    """First and second moments of a new score in each group and in a new one, as the published code
+    finds them: the model as a program, and NUTS."""
+    low, high = (0.2, 0.3, 0.25, 0.4, 0.1), (0.7, 0.5, 0.75, 0.6, 0.45)
+    groups = [low, (0.8,), (0.6, 0.9, 0.7), (0.1, 0.4, 0.35), high, (0.5,)]
+    member = torch.tensor([j for j, group in enumerate(groups) for _ in group])
+    observed = torch.tensor([score for group in groups for score in group])
+
+    def model():
+        mu = pyro.sample("mu", dist.Normal(0.5, 0.2))
+        s_a = pyro.sample("s_a", dist.HalfNormal(0.2))
+        s_y = pyro.sample("s_y", dist.HalfNormal(0.3))
+        with pyro.plate("groups", len(groups)):
+            e = pyro.sample("e", dist.Normal(0.0, 1.0))
+        with pyro.plate("scores", len(observed)):
+            pyro.sample("r", dist.Normal((mu + s_a * e)[member], s_y), obs=observed)
+
+    pyro.set_rng_seed(0)
+    kernel = NUTS(model, jit_compile=True, ignore_jit_warnings=True, max_tree_depth=4)
+    chain = MCMC(kernel, num_samples=500, warmup_steps=150, disable_progbar=True)
+    chain.run()
+    found = chain.get_samples()
+    mu, s_a, s_y = (found[name][:, None] for name in ("mu", "s_a", "s_y"))
+    # Given the state of the chain: alpha_j of each group, mu for a new one; and their squares.
+    centres = torch.cat([mu + s_a * found["e"], mu], 1)
+    spreads = torch.cat([s_y.expand(-1, len(groups)), (s_a**2 + s_y**2).sqrt()], 1)
+    rng = np.random.default_rng(0)
+    drawn = np.array([np.append(*draw_mixed(sums(*groups), rng)) for _ in range(5000)])
+    for theirs, ours in ((centres, drawn), (centres**2 + spreads**2, drawn**2)):
+        of_chain = theirs.var(0) / effective_sample_size(theirs[None])
+        error = np.sqrt(of_chain.numpy() + ours.var(0) / len(ours))
+        assert np.all(error < 0.012)
+        assert np.all(np.abs(theirs.mean(0).numpy() - ours.mean(0)) < 4 * error)
 
 
 @pytest.mark.parametrize("searcher", [ABMCTSA(60), ABMCTSA(60, "beta"), ABMCTSM(60)], ids=repr)

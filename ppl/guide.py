@@ -99,7 +99,8 @@ class Guide(Messenger):  # type: ignore[misc]
             msg["value"] = particle._names[name]
         else:
             target = park(_Offer(name))
-            value, log_q, log_p = particle.draw(msg, "guide", target)
+            decided = particle.decided(name, target)
+            value, log_q, log_p = decided or particle.draw(msg, "guide", target)
             msg["value"] = value
             if log_q is None:
                 log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])

@@ -50,6 +50,8 @@ from ppl.verdict import JudgeRequest, Verdict
 
 Program = Callable[..., Any]
 Request = ContinueRequest | ScoreRequest | JudgeRequest
+# From a site's name and distribution: the value to take in place of a draw, None to draw.
+Decide = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Particle:
         self.identity = identity
         self.records: list[Record] = []
         self.forced: Mapping[str, Any] | None = None  # values to take instead of drawing
+        self.decide: Decide | None = None  # asked before a choice is drawn
         self.greedy = False  # language models give their most likely tokens
         self.log_twist = 0.0
         self.at_checkpoint = False
@@ -244,6 +247,8 @@ class Particle:
         name, fn = msg["name"], msg["fn"]
         proposal = self._guide.propose(name, fn) if self._guide is not None else None
         if proposal is None:
+            proposal = self.decided(name, fn)
+        if proposal is None:
             value, log_prior, _ = self.draw(msg)
             record = Record(name, "choice", value, log_prior=log_prior, _distribution=fn)
         else:
@@ -273,6 +278,13 @@ class Particle:
                 )
             record.log_ratio += scaled - record.prior()
         return record
+
+    def decided(self, name: str, fn: Any) -> tuple[Any, float, None] | None:
+        """The value that the searcher takes at a choice, proposed by a point mass; None to draw."""
+        if self.decide is None or isinstance(fn, LMDistribution | Verdict | AWRS):
+            return None
+        value = self.decide(name, fn)
+        return None if value is None else (value, 0.0, None)
 
     def _log_prior(self, msg: Any, value: Any) -> float:
         if isinstance(msg["fn"], LMDistribution):

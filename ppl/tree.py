@@ -13,7 +13,7 @@ from typing import Any
 
 from ppl.cost import Budget, Cost, Ledger
 from ppl.errors import SearchStateError
-from ppl.program import Checkpoint, Particle, Program, Task
+from ppl.program import Checkpoint, Decide, Particle, Program, Task
 from ppl.randomness import key
 from ppl.record import Record
 from ppl.scheduler import run_to_checkpoints
@@ -153,12 +153,22 @@ class Tree:
         """All that the search has spent."""
         return self.ledger.cost
 
-    def expand(self, nodes: Sequence[Node], counts: int | Sequence[int] = 1) -> list[Node]:
+    def expand(
+        self,
+        nodes: Sequence[Node],
+        counts: int | Sequence[int] = 1,
+        decide: Decide | None = None,
+    ) -> list[Node]:
         """Forks every node and runs all forks to their next checkpoint, as one batch.
 
         Args:
             nodes: open nodes of this tree.
             counts: forks per node, or one number for all.
+            decide: is asked, with a site's name and the model's distribution there, for every
+                choice that no language model makes: the value to take, or None to draw one. A value
+                that is taken has proposal probability 1, so that its log-probability under the
+                model goes into the weight: over all values that could be taken, weights sum to what
+                drawing would give on average.
 
         Returns:
             The children, in the order of `nodes`, those of one node side by side.
@@ -167,7 +177,7 @@ class Tree:
             BudgetExhausted: the budget does not pay for it; the tree is as before.
             PPLError: a particle failed.
         """
-        return self._grow(nodes, counts, simulated=False)
+        return self._grow(nodes, counts, simulated=False, decide=decide)
 
     def rollout(
         self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
@@ -249,6 +259,7 @@ class Tree:
         simulated: bool,
         forced: Sequence[Mapping[str, Any]] | None = None,
         greedy: bool = False,
+        decide: Decide | None = None,
     ) -> list[Node]:
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
@@ -262,7 +273,7 @@ class Tree:
         first = self._next
         particles = [self._particle(p, first + i) for i, p in enumerate(parents)]
         for particle in particles:
-            particle.greedy = greedy
+            particle.greedy, particle.decide = greedy, decide
         if forced is not None:
             for particle, values in zip(particles, forced, strict=True):
                 particle.forced = values

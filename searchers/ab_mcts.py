@@ -11,6 +11,9 @@ with a conjugate posterior: the direct children's scores belong to GEN, those of
 CONT. Variant M (mixed model) has a group per child, r = alpha_j + s_y e, alpha_j = mu + s_a e_j;
 GEN is a new group. Mean and group effects are integrated analytically, and a grid over the two
 scales does the rest, so a decision takes no Markov chain. Not samplers: there is no evidence.
+
+With several language models (multi-LLM AB-MCTS) GEN or CONT is decided as with one, and at GEN then
+who writes: by the posteriors of A, or a mixed model whose groups are the language models.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ppl.errors import WeightError
+from ppl.program import Decide
 from ppl.randomness import generator
-from ppl.searchers.arms import Arms, draw_beta, draw_gaussian, draw_mixed
+from ppl.searchers.actions import Actions
+from ppl.searchers.arms import Arms, Floats, draw_beta, draw_gaussian, draw_mixed
 from ppl.searchers.search import Searcher, all_dead
 from ppl.tree import Node, Tree
 
@@ -38,7 +43,7 @@ class Branch:
     """A node's memory: scores of its direct children, of deeper ones, and of each child's subtree.
 
     Attributes:
-        actions: the arms GEN and CONT.
+        ways: the arms GEN and CONT.
         children: in the order in which they were made.
         below: an arm per child: all scores of its subtree.
         open: numbers of the children that can be gone on with.
@@ -46,7 +51,7 @@ class Branch:
         commonest: the largest of these counts of each child.
     """
 
-    actions: Arms = field(default_factory=Arms)
+    ways: Arms = field(default_factory=Arms)
     children: list[Node] = field(default_factory=list)
     below: Arms = field(default_factory=Arms)
     open: array[int] = field(default_factory=lambda: array("q"))
@@ -54,8 +59,8 @@ class Branch:
     commonest: array[int] = field(default_factory=lambda: array("q"))
 
     def __post_init__(self) -> None:
-        self.actions.append()
-        self.actions.append()
+        self.ways.append()
+        self.ways.append()
 
     def append(self, child: Node) -> int:
         """A new child, its own score not yet backed up; its number."""
@@ -67,9 +72,9 @@ class Branch:
         self.commonest.append(0)
         return number
 
-    def back_up(self, action: int, child: int, score: float) -> None:
+    def back_up(self, way: int, child: int, score: float) -> None:
         """A score of the subtree of a child, to GEN if it is the child's own."""
-        self.actions.add(action, score)
+        self.ways.add(way, score)
         self.below.add(child, score)
         place = child, round(100 * score)
         self.rounded[place] += 1
@@ -81,6 +86,7 @@ class BranchState:
     """What the next round needs."""
 
     branches: dict[int, Branch] = field(default_factory=dict)
+    actions: Actions | None = None
     answers: list[Node] = field(default_factory=list)
     seen: list[Node] = field(default_factory=list)
     simulations: int = 0
@@ -91,6 +97,7 @@ class BranchState:
 @dataclass(frozen=True)
 class _AdaptiveBranching(Searcher):
     simulations: int
+    actions: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.simulations < 1:
@@ -100,8 +107,12 @@ class _AdaptiveBranching(Searcher):
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
         """The open child to go on with (there is one), or None for GEN."""
 
+    @abstractmethod
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        """A draw for each arm, from `[3, K]` sums of its scores."""
+
     def start(self, tree: Tree) -> BranchState:
-        return BranchState()
+        return BranchState(actions=Actions(self.actions) if self.actions else None)
 
     def step(self, tree: Tree, state: BranchState) -> BranchState:
         rng = generator(tree.seed, "branching", state.simulations)
@@ -112,12 +123,14 @@ class _AdaptiveBranching(Searcher):
                 break
             path.append((here, choice))
             node = here.children[choice]
-        (child,) = tree.expand([node])
+        (child,) = tree.expand([node], decide=self._decide(tree, state))
         score = self._score(child)
         parent = state.branches.setdefault(node.identity, Branch())
         parent.back_up(GEN, parent.append(child), score)
         for here, number in path:
             here.back_up(CONT, number, score)
+        if state.actions is not None:
+            state.actions.back_up(child, score)
         state.seen.append(child)
         if child.finished and not child.dead:
             state.answers.append(child)
@@ -126,6 +139,12 @@ class _AdaptiveBranching(Searcher):
         if over and all(node.dead for node in state.seen):
             raise all_dead(tree, state.seen, self)
         return replace(state, simulations=done, over=over)
+
+    def _decide(self, tree: Tree, state: BranchState) -> Decide | None:
+        if state.actions is None:
+            return None
+        rng = generator(tree.seed, "action", state.simulations)
+        return state.actions.decide(self.draw, rng)
 
     def _score(self, node: Node) -> float:
         return node.value
@@ -145,6 +164,9 @@ class ABMCTSA(_AdaptiveBranching):
         simulations: nodes to grow.
         prior: `"gaussian"`: normal-inverse-chi-squared (0, 1, 1, 0.1); `"beta"`: (0.5, 0.5). What
             is drawn is an arm's mean.
+        actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
+            makes the next step, such as a language model. They are not drawn from the program's
+            distribution, which only says what is possible.
     """
 
     prior: Literal["gaussian", "beta"] = "gaussian"
@@ -163,12 +185,14 @@ class ABMCTSA(_AdaptiveBranching):
         return node.value
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
-        draw = draw_gaussian if self.prior == "gaussian" else draw_beta
-        gen, cont = draw(here.actions.sums, rng)
+        gen, cont = self.draw(here.ways.sums, rng)
         if gen >= cont:
             return None
-        means = draw(here.below.sums.take(here.open, axis=1), rng)
+        means = self.draw(here.below.sums.take(here.open, axis=1), rng)
         return here.open[means.argmax()]
+
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        return (draw_gaussian if self.prior == "gaussian" else draw_beta)(sums, rng)
 
 
 @dataclass(frozen=True)
@@ -181,6 +205,9 @@ class ABMCTSM(_AdaptiveBranching):
 
     Attributes:
         simulations: nodes to grow.
+        actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
+            makes the next step, such as a language model. They are not drawn from the program's
+            distribution, which only says what is possible.
     """
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
@@ -193,3 +220,6 @@ class ABMCTSM(_AdaptiveBranching):
             return None
         scores[settled] = -np.inf
         return None if settled.all() else here.open[scores.argmax()]
+
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        return draw_mixed(sums, rng)[0]

@@ -95,11 +95,14 @@ def test_mixed_model_agrees_with_dense_integration():
 
 
 def test_mixed_draws_have_the_predictive_mean():
-    """Groups are drawn towards mu as the closed form says, averaged over the scales."""
-    groups = sums(*GROUPS)
+    """Groups are drawn towards mu as the closed form says, averaged over the scales; one without
+    scores is a new one, and says nothing of the others."""
+    groups = sums(*GROUPS, ())
     probabilities, centre, _ = mixed_posterior(groups)
     counts, totals, _ = groups
-    means = totals / counts
+    for without, found in zip(mixed_posterior(sums(*GROUPS)), mixed_posterior(groups), strict=True):
+        assert found == pytest.approx(without)
+    means = totals / np.maximum(counts, 1)
     shrink = _S_Y[:, None] ** 2 / (_S_Y[:, None] ** 2 + counts * _S_A[:, None] ** 2)
     expected = probabilities @ (shrink * centre[:, None] + (1 - shrink) * means)
     rng, n = np.random.default_rng(1), 6000
@@ -161,8 +164,8 @@ def test_memories_are_the_scores_below(searcher):
         assert [children[i] for i in here.open] == [n for n in children if n.open]
         deeper = [n for n in search.tree.nodes if node in n.path[:-1] and n.parent is not node]
         for arm, members in ((GEN, children), (CONT, deeper)):
-            assert here.actions.number[arm] == len(members)
-            assert here.actions.total[arm] == pytest.approx(sum(n.value for n in members))
+            assert here.ways.number[arm] == len(members)
+            assert here.ways.total[arm] == pytest.approx(sum(n.value for n in members))
         for i, child in enumerate(children):
             subtree = [n.value for n in search.tree.nodes if child in n.path]
             assert here.below.number[i] == len(subtree)

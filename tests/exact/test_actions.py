@@ -108,7 +108,7 @@ def test_saved_and_resumed(make, tmp_path):
 def test_actions_are_taken_with_their_posterior_probability():
     """P(mean of one arm > mean of the other) under the two Student posteriors, by quadrature."""
     actions = Actions("llm")
-    scores = {0: [0.3, 0.6, 0.4, 0.5], 1: [0.7, 0.4]}
+    scores = {1: [0.7, 0.9, 0.6], 0: [0.3, 0.6, 0.4, 0.5]}  # arms are numbered as they come
     for writer, values in scores.items():
         arm = actions._arm(torch.tensor(writer))
         for value in values:
@@ -120,9 +120,10 @@ def test_actions_are_taken_with_their_posterior_probability():
         laws.append(student(1 + n, n * mean / (1 + n), math.sqrt(tau2 / (1 + n))))
     grid = np.linspace(-8, 8, 20_001)
     expected = float((laws[0].pdf(grid) * laws[1].cdf(grid)).sum() * (grid[1] - grid[0]))
+    assert expected > 0.65
     decide = actions.decide(ABMCTSA(1).draw, np.random.default_rng(0))
     n, fair = 4000, dist.Categorical(torch.ones(2))
-    share = np.mean([int(decide("llm_0", fair)) == 0 for _ in range(n)])
+    share = np.mean([int(decide("llm_0", fair)) == 1 for _ in range(n)])
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 
 

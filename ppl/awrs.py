@@ -84,23 +84,23 @@ class AWRS(TorchDistribution):  # type: ignore[misc]
 
     def draw(self, ask: Ask) -> tuple[Continuation, float]:
         """A token v and log(p(v) / w): what takes the place of its log-probability."""
-        spec, size = self.proposal.spec, self.proposal.model.codec.size
-        allowed = spec.allowed_after((), "AWRS", size)
-        left = set(range(size) if allowed is None else allowed)
-        drawn = ask(replace(spec, allowed=frozenset(left)), 0)
+        spec, codec = self.proposal.spec, self.proposal.model.codec
+        allowed = spec.allowed_after((), "AWRS", codec.size, codec)
+        left = torch.ones(codec.size, dtype=torch.bool) if allowed is None else allowed
+        drawn = ask(replace(spec, allowed=left), 0)
         number = 1
         while not self._valid(drawn):
-            left -= set(drawn.value.tokens)
+            left = _without(left, drawn)
             # q = 1: nothing but this token had any mass.
-            if not left or drawn.log_prob > -1e-12 or number == self.max_candidates:
+            if not left.any() or drawn.log_prob > -1e-12 or number == self.max_candidates:
                 return drawn.value, 0.0
-            drawn = ask(replace(spec, allowed=frozenset(left)), number)
+            drawn = ask(replace(spec, allowed=left), number)
             number += 1
         # p(v) is q times every 1 - q before it, and w is those times q or 1: p(v) / w is 1 or q.
-        left -= set(drawn.value.tokens)
-        if not left or drawn.log_prob > -1e-12:
+        left = _without(left, drawn)
+        if not left.any() or drawn.log_prob > -1e-12:
             return drawn.value, drawn.log_prob
-        another = self._valid(ask(replace(spec, allowed=frozenset(left)), number))
+        another = self._valid(ask(replace(spec, allowed=left), number))
         return drawn.value, drawn.log_prob if another else 0.0
 
     def _valid(self, drawn: Drawn) -> bool:
@@ -134,3 +134,9 @@ class AWRS(TorchDistribution):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"AWRS({self.proposal!r}, {getattr(self.valid, '__name__', self.valid)})"
+
+
+def _without(left: Tensor, drawn: Drawn) -> Tensor:
+    left = left.clone()  # requests on their way keep theirs
+    left[list(drawn.value.tokens)] = False
+    return left

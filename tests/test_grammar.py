@@ -10,7 +10,7 @@ import pyro
 import pytest
 
 import ppl
-from ppl.errors import GrammarError
+from ppl.errors import GrammarError, NoAllowedTokenError
 from ppl.searchers import SMC, BestOfN
 from ppl.verifiers import Grammar, JsonSchema, Regex
 
@@ -113,11 +113,19 @@ def test_prefixes_and_whole_texts(string, finished, good):
 
 def test_mask_allows_the_end_exactly_where_the_text_may_end():
     mask, ids = DOUBLE.mask(LM.prompt("^")), {c: i for i, c in enumerate("^ab$")}
-    named = {word: {"^ab$"[i] for i in mask(LM.codec.encode(word))} for word in ("", "a", "ba")}
+    named = {
+        word: {"^ab$"[i] for i in mask(LM.codec.encode(word)).nonzero()} for word in ("", "a", "ba")
+    }
     assert named == {"": {"a", "b"}, "a": {"a"}, "ba": {"b", "$"}}
-    assert mask((ids["a"], ids["b"])) == ()
+    assert not mask((ids["a"], ids["b"])).any()
     # A mask goes on from what the text holds already.
-    assert DOUBLE.mask(LM.prompt("^") + "b" + "a")(()) == mask(LM.codec.encode("ba"))
+    assert DOUBLE.mask(LM.prompt("^") + "b" + "a")(()).equal(mask(LM.codec.encode("ba")))
+
+
+def test_a_language_left_by_the_text_allows_nothing():
+    text = LM.prompt("^") + "a" + "b"
+    with pytest.raises(NoAllowedTokenError, match="leaves no token"):
+        LM(text, max_tokens=1, allowed=DOUBLE.mask(text)).sample()
 
 
 def test_states_are_forgotten_without_changing_anything(monkeypatch):

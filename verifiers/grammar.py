@@ -23,6 +23,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ppl.errors import GrammarError
 from ppl.text import Codec, Text
@@ -63,18 +65,21 @@ class Grammar(Verifier):
         if complaint:
             raise GrammarError(f"{name} does not compile: {complaint}")
         self._states: OrderedDict[tuple[Codec, Tokens], Any] = OrderedDict()
-        self._masks: OrderedDict[bytes, Tokens] = OrderedDict()
 
-    def mask(self, text: Text) -> Callable[[Tokens], Tokens]:
-        """What may follow `text`, for `lm(text, allowed=...)`: a function of the new tokens.
+    def mask(self, text: Text) -> Callable[[Tokens], Tensor]:
+        """What may follow `text`, for `lm(text, allowed=...)`: from the new tokens to a mask `[V]`.
 
         The end of the text is allowed exactly where the text belongs to the language.
         """
         begun, codec = text.tokens[text.prompt_length :], text.codec
 
-        def allowed(new: Tokens) -> Tokens:
+        def allowed(new: Tokens) -> Tensor:
             state = self._state(codec, begun + tuple(new))
-            return () if state is None else self._ids(state, codec)
+            if state is None:
+                return torch.zeros(codec.size, dtype=torch.bool)
+            bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
+            flags = np.unpackbits(bits, bitorder="little", count=codec.size)
+            return torch.from_numpy(flags.view(np.bool_))
 
         return allowed
 
@@ -112,15 +117,6 @@ class Grammar(Verifier):
         if len(self._states) > _STATES:
             self._states.popitem(last=False)
         return state
-
-    def _ids(self, state: Any, codec: Codec) -> Tokens:
-        bits: bytes = state.compute_bitmask()
-        if bits not in self._masks:  # few different masks occur
-            flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), bitorder="little")
-            self._masks[bits] = tuple(np.flatnonzero(flags[: codec.size]).tolist())
-            if len(self._masks) > 256:
-                self._masks.popitem(last=False)
-        return self._masks[bits]
 
 
 class Regex(Grammar):

@@ -8,7 +8,7 @@ drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ppl.cost import Ledger
 from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
-from ppl.lm.sampling import Allowed, Warp
+from ppl.lm.masks import Allowed, as_mask
+from ppl.lm.sampling import Warp
 from ppl.steps import StepRule, Until
 from ppl.text import Codec, Continuation, StopReason, Text
 
@@ -38,37 +39,33 @@ class Spec:
     warp: Warp
     allowed: Allowed
 
-    def allowed_after(self, new: Sequence[int], label: str, size: int) -> Collection[int] | None:
-        """Token ids that may follow `new`, None for all.
+    def allowed_after(
+        self, new: Sequence[int], label: str, size: int, codec: Codec
+    ) -> Tensor | None:
+        """Boolean mask `[size]` of the tokens that may follow `new`, None for all.
 
         Args:
             new: tokens of the continuation so far.
             label: who asks, for messages.
-            size: number of token ids the model has.
+            size: number of logits the model has.
+            codec: its tokenizer.
         """
-        if self.allowed is None:
-            return None
-        ids = self.allowed
-        if callable(ids):
+        allowed = self.allowed
+        if callable(allowed):
             try:
-                ids = ids(tuple(new))
+                allowed = allowed(tuple(new))
             except Exception as error:
                 raise ProgramError(
                     f"{label}: allowed= raised {type(error).__name__}: {error} after {len(new)} "
                     "new tokens"
                 ) from error
-        if ids is not None and len(ids) == 0:
-            raise NoAllowedTokenError(
-                f"{label}: allowed= leaves no token after {len(new)} new tokens; allow at least "
-                "the end-of-text token where the text may end"
-            )
-        if ids is not None and not (min(ids) >= 0 and max(ids) < size):
-            strange = next(i for i in ids if not 0 <= i < size)
-            raise NoAllowedTokenError(
-                f"{label}: allowed= names the token {strange}; the model has the ids 0 to "
-                f"{size - 1}"
-            )
-        return ids
+        if allowed is None:
+            return None
+        try:
+            return as_mask(allowed, size, codec.size)
+        except NoAllowedTokenError as error:
+            message = f"{label}, after {len(new)} new tokens: {error}"
+            raise NoAllowedTokenError(message) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +166,9 @@ class LanguageModel(ABC):
                 never ends is an error once the context is full.
             temperature, top_p, top_k, min_p: warps of the next-token distribution, see
                 `ppl.lm.sampling.Warp`.
-            allowed: token ids that may be drawn, or a callable from the new tokens to such ids.
-                The distribution is renormalised over them, token by token.
+            allowed: the tokens that may be drawn: ids, a boolean mask `[V]` (torch or numpy), or
+                a callable from the new tokens to either. The distribution is renormalised over
+                them, token by token.
 
         Raises:
             TypeError: `text` is no `Text` of this model.

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl.cost import Ledger
 from ppl.errors import ProgramError, StepNeverEndedError, WeightError
 from ppl.lm import sampling
-from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Tokens
+from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.sampling import warped_log_probs
 from ppl.randomness import uniforms
 from ppl.steps import StepRule
@@ -234,7 +234,7 @@ def _draw_tokens(
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability."""
     size = logits.shape[-1]
-    allowed = [row.request.spec.allowed_after(row.new, row.request.label, size) for row in rows]
+    allowed = [_allowed(row, row.request.spec, size) for row in rows]
     positions = np.array([len(row.new) for row in rows])
     warps = [row.request.spec.warp for row in rows]
     tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms(keys, positions))
@@ -248,6 +248,10 @@ def _draw_tokens(
     return tokens, log_probs
 
 
+def _allowed(row: _Row, spec: Spec, size: int) -> Tensor | None:
+    return spec.allowed_after(row.new, row.request.label, size, row.request.model.codec)
+
+
 def _add_log_probs_under(logits: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> None:
     """Reads the other log-probability that some rows ask for off the same logits."""
     asked = [(i, row, row.request.under) for i, row in enumerate(rows)]
@@ -256,7 +260,7 @@ def _add_log_probs_under(logits: Tensor, rows: Sequence[_Row], tokens: Sequence[
         return
     which = [i for i, _, _ in others]
     size = logits.shape[-1]
-    allowed = [spec.allowed_after(row.new, row.request.label, size) for _, row, spec in others]
+    allowed = [_allowed(row, spec, size) for _, row, spec in others]
     log_probs = warped_log_probs(logits[which], [spec.warp for _, _, spec in others], allowed)
     chosen = log_probs[range(len(which)), [tokens[i] for i in which]].tolist()
     for (_, row, _), log_prob in zip(others, chosen, strict=True):
@@ -286,7 +290,10 @@ def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]
 def _log_prob(request: ScoreRequest, logits: Tensor) -> float:
     tokens, spec = request.value.tokens, request.spec
     size = logits.shape[-1]
-    allowed = [spec.allowed_after(tokens[:t], request.label, size) for t in range(len(tokens))]
+    codec = request.model.codec
+    allowed = [
+        spec.allowed_after(tokens[:t], request.label, size, codec) for t in range(len(tokens))
+    ]
     log_probs = warped_log_probs(logits, [spec.warp] * len(tokens), allowed)
     chosen = log_probs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
     total = float(chosen.double().sum())

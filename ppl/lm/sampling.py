@@ -6,7 +6,7 @@ drawn follows the warped and renormalised distribution, and its log-probability 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,6 @@ from torch import Tensor
 
 # Probabilities that are drawn from at once on a CPU.
 _CPU_PART = 1 << 19
-
-Allowed = Collection[int] | Callable[[tuple[int, ...]], Collection[int]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +46,19 @@ class Warp:
 
 
 def warped_log_probs(
-    logits: Tensor, warps: Sequence[Warp], allowed: Sequence[Collection[int] | None]
+    logits: Tensor, warps: Sequence[Warp], allowed: Sequence[Tensor | None]
 ) -> Tensor:
     """Log-probabilities `[B, V]` of the warped, renormalised next-token distributions.
 
     Args:
         logits: `[B, V]`; half precision is computed in float32.
         warps: one per row.
-        allowed: per row the token ids (below V) that may be drawn, or None for all of them.
+        allowed: per row a boolean mask `[V]` (CPU) of what may be drawn, or None for everything.
 
     Returns:
         `[B, V]`; minus infinity where a token is excluded. A row that allows nothing is all NaN.
     """
-    logits = logits.to(_at_least_float32(logits.dtype))
-    if any(ids is not None for ids in allowed):
-        logits = _keep_only(logits, allowed)
+    logits = _keep_only(logits.to(_at_least_float32(logits.dtype)), allowed)
     temperature = np.array([w.temperature for w in warps])
     if np.any(temperature != 1.0):
         # Greedy rows are divided by one and then reduced to their arg max.
@@ -88,7 +84,7 @@ def warped_log_probs(
 def draw(
     logits: Tensor,
     warps: Sequence[Warp],
-    allowed: Sequence[Collection[int] | None],
+    allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability under the row's warped distribution.
@@ -115,11 +111,12 @@ def draw(
 def _draw(
     logits: Tensor,
     warps: Sequence[Warp],
-    allowed: Sequence[Collection[int] | None],
+    allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
 ) -> tuple[Tensor, Tensor]:
-    if all(warp == _PLAIN for warp in warps) and all(ids is None for ids in allowed):
+    if all(warp == _PLAIN for warp in warps):
         # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
+        logits = _keep_only(logits, allowed)
         probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
         tokens, total = inverse_cdf(probs, uniforms)
         return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
@@ -132,14 +129,12 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
-def _keep_only(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tensor:
-    masked = logits.clone()
-    for row, ids in enumerate(allowed):
-        if ids is not None:
-            keep = torch.zeros(logits.shape[-1], dtype=torch.bool)
-            keep[torch.as_tensor(list(ids), dtype=torch.long)] = True
-            masked[row].masked_fill_(~keep.to(logits.device), -torch.inf)
-    return masked
+def _keep_only(logits: Tensor, allowed: Sequence[Tensor | None]) -> Tensor:
+    if all(mask is None for mask in allowed):
+        return logits
+    everything = torch.ones(logits.shape[-1], dtype=torch.bool)
+    keep = torch.stack([everything if mask is None else mask for mask in allowed])  # [B, V]
+    return logits.masked_fill(~keep.to(logits.device), -torch.inf)
 
 
 def _top_k(logits: Tensor, top_k: NDArray[np.int64]) -> Tensor:

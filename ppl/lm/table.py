@@ -121,7 +121,7 @@ class TableLM(LanguageModel):
         while frontier:
             new, log_prob = frontier.pop()
             logits = self._logits(spec.tokens + new)[None]
-            allowed = [spec.allowed_after(new, "support()", logits.shape[-1])]
+            allowed = [spec.allowed_after(new, "support()", logits.shape[-1], self.codec)]
             row = warped_log_probs(logits, [spec.warp], allowed)[0].tolist()
             for token, step in enumerate(row):
                 if step == float("-inf"):

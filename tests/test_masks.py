@@ -1,0 +1,157 @@
+"""`allowed=` as ids, as a boolean mask and as a function of either: one law, told three ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from programs import TOY
+
+import ppl
+from ppl.errors import NoAllowedTokenError
+from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.masks import as_mask
+from ppl.lm.sampling import Warp, draw
+from ppl.searchers import SMC
+from ppl.steps import StepRule
+
+
+def told_every_way(ids: set[int], size: int) -> list:
+    """The same tokens as everything that `allowed=` takes."""
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[sorted(ids)] = True
+    return [
+        ids,
+        sorted(ids),
+        np.array(sorted(ids)),
+        torch.tensor(sorted(ids)),
+        mask,
+        mask.numpy(),
+        lambda new: ids,
+        lambda new: mask,
+        lambda new: mask.numpy(),
+    ]
+
+
+@pytest.mark.parametrize("warp", [Warp(), Warp(temperature=0.7, top_p=0.9, top_k=9)])
+def test_ids_and_masks_give_the_same_draws_and_log_probs(tiny, warp):
+    lm, _ = tiny
+    text = lm.prompt("3 + 4")
+    ids = set(range(1, lm.codec.size, 3)) | lm.codec.end_tokens
+    results = []
+    for allowed in told_every_way(ids, lm.codec.size):
+        spec = Spec(text.tokens, StepRule(), 6, warp, allowed)
+        free = Spec(text.tokens, StepRule(), 6, warp, None)
+        # Every other row is free: a mask is for its own row only.
+        requests = [ContinueRequest(lm, free if i % 2 else spec, 77 * i) for i in range(16)]
+        drawn = lm.sample_batch(requests)
+        assert all(set(d.value.tokens) <= ids for d in drawn[::2])
+        assert not all(set(d.value.tokens) <= ids for d in drawn[1::2])
+        scores = lm.score_batch([ScoreRequest(lm, spec, d.value) for d in drawn])
+        assert np.isfinite(scores[::2]).all()
+        assert scores[::2] == pytest.approx([d.log_prob for d in drawn[::2]], abs=1e-5)
+        results.append(([d.value for d in drawn], [d.log_prob for d in drawn], scores))
+    assert all(result == results[0] for result in results)
+
+
+def by_hand(ids: set[int]) -> dict[str, float]:
+    """The table's distribution after "^", renormalised over some symbols."""
+    table = {s: p for s, p in TOY_AFTER_START.items() if TOY.codec.symbols.index(s) in ids}
+    return {s: p / sum(table.values()) for s, p in table.items()}
+
+
+TOY_AFTER_START = {
+    value.text or "$": float(np.exp(log_prob))
+    for value, log_prob in TOY.support(TOY(TOY.prompt("^"), max_tokens=1))
+}
+
+
+def test_enumeration_draws_from_the_renormalised_table():
+    ids = {1, 3}
+    for allowed in told_every_way(ids, 4):
+        support = TOY.support(TOY(TOY.prompt("^"), max_tokens=1, allowed=allowed))
+        found = {value.text or "$": float(np.exp(log_prob)) for value, log_prob in support}
+        assert found == pytest.approx(by_hand(ids))
+
+
+def test_a_search_is_the_same_whichever_way_it_is_told():
+    def guide(allowed, awrs):
+        text = TOY.prompt("^")
+        for t in range(3):
+            proposal = TOY(text, max_tokens=1, allowed=allowed)
+            step = pyro.sample(f"s_{t}", ppl.AWRS(proposal, valid) if awrs else proposal)
+            text = text + step
+            if step.finished:
+                break
+
+    def valid(text):
+        return text.text.count("b") < 2
+
+    def model(allowed, awrs):
+        text = TOY.prompt("^")
+        for t in range(3):
+            step = pyro.sample(f"s_{t}", TOY(text, max_tokens=1))
+            text = text + step
+            ppl.condition(valid(text))
+            if step.finished:
+                break
+        return text.text
+
+    for awrs in (False, True):
+        found = {
+            (run.log_evidence, tuple(s.value for s in run.samples))
+            for allowed in told_every_way({1, 2, 3}, 4)
+            for run in [SMC(6).run(model, allowed, awrs, guide=guide, seed=3)]
+        }
+        assert len(found) == 1
+
+
+def test_awrs_keeps_to_the_mask_and_leaves_it_as_it_was():
+    mask = torch.tensor([False, True, True, False])
+    proposal = TOY(TOY.prompt("^"), max_tokens=1, allowed=mask)
+    drawn = {ppl.AWRS(proposal, lambda text: not text.text.endswith("a"))().text for _ in range(9)}
+    assert drawn == {"b"}
+    assert mask.tolist() == [False, True, True, False]
+
+
+def test_the_mask_of_a_tokenizer_fits_a_model_with_more_or_fewer_logits():
+    mask = torch.tensor([True, False, True])
+    assert as_mask(mask, 5, 3).tolist() == [True, False, True, False, False]
+    assert as_mask(mask, 2, 3).tolist() == [True, False]
+    assert as_mask(mask, 3, 7).equal(mask)  # one entry per logit
+    with pytest.raises(NoAllowedTokenError, match="leaves no token"):
+        as_mask(torch.tensor([False, False, True]), 2, 3)
+
+
+def test_a_row_without_a_mask_may_draw_everything():
+    logits = torch.zeros(2, 6)
+    mask = torch.tensor([False] * 5 + [True])
+    tokens, log_probs = draw(logits, [Warp()] * 2, [None, mask], np.array([0.01, 0.01]))
+    assert tokens == [0, 5]
+    assert log_probs == pytest.approx([-np.log(6), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        (torch.ones(5, dtype=torch.bool), r"mask of shape \[5\]; the model needs \[4\]"),
+        (np.ones((1, 4), dtype=bool), r"mask of shape \[1, 4\]; the model needs \[4\]"),
+        (torch.zeros(4, dtype=torch.bool), "leaves no token; allow at least the end-of-text"),
+        (np.zeros(4, dtype=bool), "leaves no token"),
+        (torch.ones(4), r"float32 of shape \[4\]; give token ids .* mask of dtype bool"),
+        (np.ones(4, dtype=np.uint8), r"uint8 of shape \[4\]; give token ids .* mask of dtype bool"),
+        ([True, False, True, True], "holds bool .* dtype bool .a torch tensor or numpy array"),
+        ("ab", "holds <U1 .* give token ids"),
+        (2, r"holds int64 of shape \[\]"),
+        (np.array([1, 4]), "token 4; the model has the ids 0 to 3"),
+        (torch.tensor([-1]), "token -1; the model has the ids 0 to 3"),
+        (torch.zeros(0, dtype=torch.long), "leaves no token"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["value", "function"])
+def test_what_is_neither_ids_nor_a_mask_is_named_with_its_site(allowed, message, late):
+    given = (lambda new: allowed) if late else allowed
+    where = r"site 'step' of particle \d, after 0 new tokens: .*"
+    with pytest.raises(NoAllowedTokenError, match=where + message):
+        SMC(2).run(lambda: pyro.sample("step", TOY(TOY.prompt("^"), max_tokens=1, allowed=given)))

@@ -17,7 +17,7 @@ import torch
 
 import ppl
 from ppl.searchers import SMC
-from ppl.verifiers import PRM, JudgeRequest, Labels, PRMFormat, Verifier, check, verifier
+from ppl.verifiers import PRM, JudgeRequest, Labels, PRMFormat, Verifier, check_verifier, verifier
 
 
 # 1. A function of the text, to a probability or a bool.
@@ -74,9 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     text = lm.chat(args.question)
     for step in ("8*2-7\n", "16-7\n", "9"):
         text = text + lm.continuation(step)
+    other = lm.chat("Calculate 1 + 1.") + lm.continuation("2")
     for v in mine:
         print(f"{v.name}: means {v.meaning!r}, combines by {v.aggregate!r}; laws kept: ", end="")
-        print(", ".join(check(v, [text, lm.chat("Calculate 1 + 1.") + lm.continuation("2")])))
+        print(", ".join(check_verifier(v, [text, other])))
     print(SMC(8).run(solve, args.question, lm, mine, seed=args.seed))
 
 

@@ -30,7 +30,7 @@ from ppl.verifiers import (
     Platt,
     QuestionBias,
     Temperature,
-    check,
+    check_verifier,
     fit_quantiles,
     log_odds,
     pinball,
@@ -122,7 +122,7 @@ def test_calibrated_verifiers_keep_the_laws():
         float(expit(0.5 * odds + 0.1))
     )
     assert (made.meaning, made.aggregate) == (PROD.meaning, "prod")
-    assert "batch" in check(made, TEXTS)
+    assert "batch" in check_verifier(made, TEXTS)
     assert log_odds([0.0, -math.inf]).tolist() == [40.0, -40.0]
     tiny_p = math.log1p(-1e-12)  # precise next to one, where p itself is rounded
     assert log_odds(tiny_p) == pytest.approx(math.log(1e12), rel=1e-3)
@@ -247,7 +247,7 @@ def test_noise_that_looked_ahead_would_be_caught(monkeypatch, tiny):
 
     monkeypatch.setattr(noise, "_ends", lambda request, n: [len(request.text.tokens)] * n)
     with pytest.raises(VerifierError, match="prefix"):
-        check(noise.LogitNoise(prm, sd=1.0), [text])
+        check_verifier(noise.LogitNoise(prm, sd=1.0), [text])
 
 
 # -- ensembles ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ppl.verifiers import (
     OutcomeModel,
     RewardModel,
     SelfEvaluation,
-    check,
+    check_verifier,
     forward_backward,
 )
 
@@ -85,7 +85,7 @@ def test_direct_verdicts_are_read_from_the_next_word():
         assert math.exp(judge(toy_text(string)).log_probability) == pytest.approx(
             p_yes(f"^{string}?!")
         )
-    assert "batch" in check(judge, [toy_text("a"), toy_text("b"), toy_text("a")])
+    assert "batch" in check_verifier(judge, [toy_text("a"), toy_text("b"), toy_text("a")])
     exact = ppl.enumerate_program(lambda: program(judge, 1)).log_evidence
     a, other = p_yes("^a?!"), p_yes("^b?!")
     assert math.exp(exact) == pytest.approx(0.5 * a + 0.3 * other + 0.2 * p_yes("^?!"))
@@ -222,13 +222,13 @@ def test_outcome_models_equal_a_plain_forward(tmp_path, tiny):
         got = [s[0] for s in made.judge_checked([ppl.JudgeRequest(made, t) for t in texts])]
         assert got == pytest.approx(wanted, abs=1e-4)
         assert np.ptp(wanted) > 0.01
-        assert "batch" in check(made, texts)
+        assert "batch" in check_verifier(made, texts)
         if outputs == 1:
             with pytest.raises(ObservationError, match="only ranks"):
                 made(texts[0])
             likelihood = made.potential(temperature=2.0)
             assert likelihood(texts[0]).observe(True) == pytest.approx(wanted[0] / 2.0, abs=1e-4)
-            assert "batch" in check(likelihood, texts)
+            assert "batch" in check_verifier(likelihood, texts)
             with pytest.raises(PRMFormatError, match="good="):
                 OutcomeModel.load(folder)
         else:
@@ -269,7 +269,7 @@ def test_fobar_counts_how_often_the_number_comes_back():
     assert ledger.cost.verifier_tokens >= 4
     unfinished = SOLVER.prompt("3+2?") + SOLVER.continuation("5")
     assert fobar.judge([ppl.JudgeRequest(fobar, unfinished)]) == [[0.0]]
-    assert "batch" in check(fobar, [answered("5"), answered("6"), unfinished])
+    assert "batch" in check_verifier(fobar, [answered("5"), answered("6"), unfinished])
     wordless = SOLVER.prompt("x+x?") + SOLVER.continuation("5", finished=True)
     with pytest.raises(VerifierError, match="no number to mask"):
         fobar.judge([ppl.JudgeRequest(fobar, wordless)])

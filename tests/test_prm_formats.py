@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Model
 
 import ppl
 from ppl.errors import PRMFormatError, PromptError
-from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check, tagged
+from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check_verifier, tagged
 from ppl.verifiers.formats import format_of
 
 BUILD = {
@@ -139,7 +139,7 @@ def test_a_folder_of_any_name_is_known_by_its_architecture(tmp_path):
 def test_laws_and_prefix_reuse(name, prms):
     prm = prms[name]
     texts = [text(*STEPS), text("8*2\n", "\n", "9\n"), text("7", question="Calculate 3 + 4.")]
-    assert "prefix" in check(prm, texts)
+    assert "prefix" in check_verifier(prm, texts)
     prm.engine.pool.clear()
     scores(prm, text(*STEPS[:2]))
     before = prm.engine.tokens_computed

@@ -34,7 +34,7 @@ from ppl.verifiers import (
     Verifier,
     Votes,
     chat,
-    check,
+    check_verifier,
     ranker,
     verifier,
 )
@@ -77,9 +77,9 @@ def honest(request, steps, size):
 
 def test_an_honest_verifier_passes_all_laws():
     everything = ["declared", "numbers", "same again", "batch", "prefix", "since"]
-    assert check(Steps(honest), TEXTS) == everything
-    assert check(programs.VERIFIERS["prod"], TEXTS) == everything[:4]
-    assert check(Cached(Steps(honest)), TEXTS) == everything
+    assert check_verifier(Steps(honest), TEXTS) == everything
+    assert check_verifier(programs.VERIFIERS["prod"], TEXTS) == everything[:4]
+    assert check_verifier(Cached(Steps(honest)), TEXTS) == everything
 
 
 @pytest.mark.parametrize("law", ["batch", "prefix", "since", "same again"])
@@ -94,14 +94,14 @@ def test_every_law_catches_its_breach(law):
     }[law]
     texts = TEXTS[1:2] if law == "since" else TEXTS
     with pytest.raises(VerifierError, match="prefix|since" if law == "since" else f"law '{law}'"):
-        check(Steps(breach), texts)
+        check_verifier(Steps(breach), texts)
 
 
 def test_pseudo_marginal_numbers_are_a_function_of_the_key():
     def noisy(r, steps, size):
         return 0.5 + 0.1 * (r.key % 4)
 
-    assert check(Steps(noisy, pseudo_marginal=True), TEXTS)
+    assert check_verifier(Steps(noisy, pseudo_marginal=True), TEXTS)
     verdicts = set()
     for seed in range(20):
         tree = ppl.Tree(lambda: program(Steps(noisy, pseudo_marginal=True)), seed=seed)
@@ -128,7 +128,7 @@ def test_numbers_out_of_range_name_verifier_and_text(number, message):
             return [[number] for _ in requests]
 
     with pytest.raises(VerifierError, match=rf"broken .*{message}.*'ab'"):
-        check(Broken(), [toy_text("a", "b")])
+        check_verifier(Broken(), [toy_text("a", "b")])
 
 
 def test_ranks_are_refused_by_type_and_still_rank():
@@ -136,7 +136,7 @@ def test_ranks_are_refused_by_type_and_still_rank():
     def length(text):
         return 3.5 * len(text.text)
 
-    assert check(length, TEXTS) == ["declared", "numbers", "same again", "batch"]
+    assert check_verifier(length, TEXTS) == ["declared", "numbers", "same again", "batch"]
     with pytest.raises(ObservationError, match=r"length only ranks.*Calibrated"):
         length(TEXTS[0])
     with pytest.raises(ppl.PPLError, match="length only ranks"):
@@ -155,7 +155,7 @@ def test_a_ranker_that_poses_as_a_likelihood_is_caught():
             return [[-1.0] for _ in requests]
 
     with pytest.raises(VerifierError, match=r"declared.*posing"):
-        check(Posing(), TEXTS)
+        check_verifier(Posing(), TEXTS)
     with pytest.raises(ValueError, match="Ranker"):
         verifier(lambda text: 1.0, name="f", meaning="rank")
     with pytest.warns(UserWarning, match="'prod' multiplies.*'value'"):
@@ -216,7 +216,7 @@ def test_cached_asks_once_and_changes_nothing():
     with pytest.raises(ValueError, match="pseudo-marginal"):
         Cached(Steps(honest, pseudo_marginal=True))
     small = Cached(plain, most=1)
-    check(small, TEXTS)
+    check_verifier(small, TEXTS)
     assert len(small._answers) == 1
 
 
@@ -288,5 +288,7 @@ def test_every_verifier_keeps_the_laws(name, tiny, tmp_path):
             text = text + lm.continuation(step)
             texts.append(text)
         texts.append(text + lm.continuation("9", finished=True))
-    checked = check((STEPWISE | WHOLE)[name](lm, prm, tmp_path / "m"), texts, tolerance=1e-4)
+    checked = check_verifier(
+        (STEPWISE | WHOLE)[name](lm, prm, tmp_path / "m"), texts, tolerance=1e-4
+    )
     assert (checked[-2:] == ["prefix", "since"]) == (name in STEPWISE)

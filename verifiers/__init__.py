@@ -27,7 +27,7 @@ from ppl.verifiers.generative import GenRM, Judge, SelfEvaluation, chat
 from ppl.verifiers.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.heads import Labels, Layers, Words
 from ppl.verifiers.imperfect import ImperfectVerifier
-from ppl.verifiers.laws import check
+from ppl.verifiers.laws import check_verifier
 from ppl.verifiers.lean import LeanProof, LeanRepl
 from ppl.verifiers.math_answer import MathAnswer, MathComparer
 from ppl.verifiers.math_prompter import Agreement, MathPrompter, agreement
@@ -94,7 +94,7 @@ __all__ = [
     "Words",
     "agreement",
     "chat",
-    "check",
+    "check_verifier",
     "clusters",
     "fit_quantiles",
     "forward_backward",

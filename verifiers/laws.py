@@ -1,4 +1,4 @@
-"""The laws of a verifier, to be run on one's own: `check(verifier, texts)`.
+"""The laws of a verifier, to be run on one's own: `check_verifier(verifier, texts)`.
 
 A verifier that breaks one of them gives wrong weights in silence: a score that depends on the rest
 of the batch, a step that is judged again when others are appended, a number that changes when it
@@ -18,7 +18,9 @@ from ppl.verdict import AGGREGATES, MEANINGS, JudgeRequest, Ranker, Scorer, Veri
 Scores = tuple[float, ...]
 
 
-def check(verifier: Scorer, texts: Sequence[Text], *, tolerance: float = 1e-5) -> list[str]:
+def check_verifier(
+    verifier: Scorer, texts: Sequence[Text], *, tolerance: float = 1e-5
+) -> list[str]:
     """Checks a verifier (or ranker) on some texts, best ones with several steps.
 
     * declared: name, meaning and aggregate are of the known kinds, and only likelihoods can be
@@ -43,7 +45,7 @@ def check(verifier: Scorer, texts: Sequence[Text], *, tolerance: float = 1e-5) -
         ValueError: there are no texts.
     """
     if not texts:
-        raise ValueError("check(verifier, texts) needs at least one text")
+        raise ValueError("check_verifier(verifier, texts) needs at least one text")
     _declared(verifier, texts[0])
     law = _Law(verifier, tolerance)
     alone = [law.ask([text])[0] for text in texts]  # also checks the numbers

@@ -153,6 +153,21 @@ def test_complaint_when_the_command_is_missing(monkeypatch):
     assert sandbox._complaint.__wrapped__() == "bubblewrap is not installed"
 
 
+@needs_bubblewrap
+def test_where_user_namespaces_are_forbidden_it_refuses(monkeypatch):
+    # Tried inside a bubblewrap that forbids them, as a container or the kernel may.
+    outside = ["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--uid", "1000"]
+    outside += ["--gid", "1000", "--disable-userns", "--"]
+    inside = sandbox._bubblewrap
+    monkeypatch.setattr(sandbox, "_bubblewrap", lambda size: [*outside, *inside(size)])
+    monkeypatch.setattr(sandbox, "_complaint", sandbox._complaint.__wrapped__)
+    check = Check(ADD, ("add",), ("assert add(1, 2) == 3",))
+    tests = UnitTests("assert add(1, 2) == 3", names=["add"])
+    for run in (lambda: Sandbox().run(check), lambda: tests.outcomes([ADD])):
+        with pytest.raises(SandboxError, match=r"fails here.*allow unprivileged user namespaces"):
+            run()
+
+
 def test_the_weaker_mode_runs_and_tidies_up(tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
     weak = Sandbox(seconds=1, isolation="process")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Model
 
 import ppl
 from ppl.errors import PRMFormatError, PromptError
+from ppl.lm.huggingface import HFCodec
 from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check_verifier, tagged
 from ppl.verifiers.formats import format_of
 
@@ -210,6 +211,16 @@ def test_plain_classifiers_read_the_texts_own_tokens(tmp_path):
     wanted = logits.log_softmax(-1)[[end - 1 for end in made.step_ends], 1]
     assert scores(prm, made)[0] == pytest.approx(wanted.tolist(), abs=1e-5)
     assert prm.aggregate == "min"
+
+
+def test_vocabularies_are_told_apart_while_codecs_come_and_go(tiny):
+    lm, prm = tiny
+    other = prm_models.tokenizer(["<other>"])
+    for i in range(20):  # a new codec gets the address of the one that has gone
+        tokenizer = other if i % 2 else lm.codec.tokenizer
+        text = ppl.Text((1,), HFCodec(tokenizer, frozenset({0}), f"model {i}"))
+        assert prm._shares_vocabulary(text) is (tokenizer is not other)
+        del text
 
 
 def test_wrong_declarations_are_refused_when_loading(folders, tmp_path):

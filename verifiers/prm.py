@@ -18,7 +18,7 @@ from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine import Engine
 from ppl.lm.huggingface import HFCodec
 from ppl.lm.load import TINY
-from ppl.text import Text
+from ppl.text import Codec, Text
 from ppl.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.formats import (
     FORMATS,
@@ -88,7 +88,7 @@ class PRM(Verifier):
         )
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
-        self._same: dict[int, bool] = {}
+        self._same: dict[Codec, bool] = {}
 
     @staticmethod
     def load(
@@ -219,11 +219,11 @@ class PRM(Verifier):
         return tokens, tuple(ends)
 
     def _shares_vocabulary(self, text: Text) -> bool:
-        which = id(text.codec)
-        if which not in self._same:
-            tokenizer = getattr(text.codec, "tokenizer", None)
-            self._same[which] = tokenizer is not None and tokenizer.get_vocab() == self._vocabulary
-        return self._same[which]
+        codec = text.codec
+        if codec not in self._same:
+            tokenizer = getattr(codec, "tokenizer", None)
+            self._same[codec] = tokenizer is not None and tokenizer.get_vocab() == self._vocabulary
+        return self._same[codec]
 
 
 _REUSED = "verifier_reused_tokens"

@@ -4,10 +4,9 @@
 
     A(s_1 .. s_t) / A(s_1 .. s_u)
 
-where the s are the verifier's step probabilities, A is the aggregation (product, last, minimum or
-mean) and u is where this verifier was last observed along this text. The factors telescope: at the
-end the target is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever the
-searcher.
+where the s are the verifier's step probabilities, A is the aggregation (see `Aggregate`) and u is
+where this verifier was last observed along this text. The factors telescope: at the end the target
+is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever the searcher.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ from ppl.cost import Ledger
 from ppl.errors import ObservationError, VerifierError
 from ppl.text import Text
 
-Aggregate = Literal["prod", "last", "min", "mean"]
-AGGREGATES: tuple[Aggregate, ...] = ("prod", "last", "min", "mean")
+Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
+"""How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
+(s_1 ... s_t)^(1/t), a product that does not punish length."""
+AGGREGATES: tuple[Aggregate, ...] = ("prod", "last", "min", "mean", "geomean")
 
 Meaning = Literal["step", "value", "outcome", "reward", "rank"]
 """What a number says. `step`: P(this step is correct). `value`: P(a completion from here is right).
@@ -75,6 +76,8 @@ def log_potential(log_scores: Sequence[float], aggregate: Aggregate) -> float:
         case "mean":
             total = math.fsum(math.exp(s) for s in log_scores)
             return math.log(total / len(log_scores)) if total > 0 else -math.inf
+        case "geomean":
+            return math.fsum(log_scores) / len(log_scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def more_a(text: ppl.Text) -> float:
 
 VERIFIERS = {
     aggregate: FunctionVerifier(more_a, name=f"more_a_{aggregate}", aggregate=aggregate)
-    for aggregate in ("prod", "last", "min", "mean")
+    for aggregate in ppl.verdict.AGGREGATES
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,7 +13,8 @@ from programs import TOY, VERIFIERS, contents, difference, toy
 
 import ppl
 from ppl.searchers import SMC, BestOfN
-from ppl.verifiers import log_potential
+from ppl.verdict import AGGREGATES
+from ppl.verifiers import Verifier, log_potential
 
 
 def test_programs_run_forward_outside_a_searcher():
@@ -149,11 +151,35 @@ def test_two_verifiers_and_a_false_observation():
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "expected"), [("prod", 0.081), ("last", 0.9), ("min", 0.1), ("mean", 1.9 / 3)]
+    ("aggregate", "expected"),
+    [("prod", 0.081), ("last", 0.9), ("min", 0.1), ("mean", 1.9 / 3), ("geomean", 0.4326749)],
 )
 def test_aggregates_combine_step_scores(aggregate, expected):
     scores = [math.log(s) for s in (0.9, 0.1, 0.9)]
     assert math.exp(log_potential(scores, aggregate)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_increments_add_up_to_the_potential_of_all_scores(aggregate):
+    """Whatever is observed on the way, the last observation leaves log A(s_1 .. s_T)."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        table = rng.uniform(0.01, 1, 6)
+
+        class Steps(Verifier):
+            name = "steps"
+
+            def judge(self, requests, table=table):
+                return [np.log(table[r.since : len(r.text.step_ends)]) for r in requests]
+
+        steps = Steps()
+        steps.aggregate = aggregate
+        text, total = TOY.prompt("^"), 0.0
+        for t in range(6):
+            text = text + TOY.continuation("a")
+            if t == 5 or rng.random() < 0.5:
+                total += float(steps(text).log_prob(True))
+        assert total == pytest.approx(log_potential(list(np.log(table)), aggregate))
 
 
 def test_recorded_log_prob_equals_teacher_forcing(tiny):

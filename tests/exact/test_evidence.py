@@ -60,7 +60,7 @@ def test_smc_evidence_every_scheme(scheme, threshold):
     assert evidence_error(SMC(4, threshold, scheme), toy, ("prod",)) < 4
 
 
-@pytest.mark.parametrize("aggregate", ["last", "min", "mean"])
+@pytest.mark.parametrize("aggregate", ["last", "min", "mean", "geomean"])
 def test_smc_evidence_every_aggregate(aggregate):
     assert evidence_error(SMC(3, 0.9), toy, (aggregate,)) < 4
 

@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyro
 from rich.console import Console
 from rich.table import Table
 from smollm2_constrained import find_gguf
+from torch import Tensor
 
 import ppl
 from ppl.lm.base import ScoreRequest
@@ -51,12 +52,14 @@ REQUEST = (
 LONGEST = 40  # tokens of a record
 
 
-def spellings(mask: object, ends: frozenset[int]) -> Iterator[tuple[int, ...]]:
+def spellings(
+    mask: Callable[[tuple[int, ...]], Tensor], ends: frozenset[int]
+) -> Iterator[tuple[int, ...]]:
     """Every token sequence of the language, its end included."""
     pending: list[tuple[int, ...]] = [()]
     while pending:
         new = pending.pop()
-        for token in mask(new):  # type: ignore[operator]
+        for token in mask(new).nonzero()[:, 0].tolist():
             if token not in ends:
                 pending.append((*new, token))
             elif token == min(ends):

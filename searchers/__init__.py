@@ -7,6 +7,7 @@ from ppl.searchers.best_first import AStar, BestFirst
 from ppl.searchers.best_of_n import BestOfN
 from ppl.searchers.dvts import DVTS
 from ppl.searchers.greedy import Greedy
+from ppl.searchers.gumbel_mcts import GumbelMCTS
 from ppl.searchers.mcts import MCTS
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
@@ -29,6 +30,7 @@ __all__ = [
     "BestFirst",
     "BestOfN",
     "Greedy",
+    "GumbelMCTS",
     "LookaheadSearch",
     "ParallelTempering",
     "ParticleFilter",

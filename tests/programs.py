@@ -23,6 +23,7 @@ from ppl.searchers import (
     BeamSearch,
     BestFirst,
     BestOfN,
+    GumbelMCTS,
     LookaheadSearch,
     ParallelTempering,
     ParticleFilter,
@@ -59,6 +60,7 @@ SEARCHERS = [
     ABMCTSM(14),
     MCTS(7, 3, leaves=3),
     MCTS(16, 2, selection="puct", evaluation="verifier", leaves=2),
+    GumbelMCTS(8, 3, width=2),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [
@@ -75,6 +77,7 @@ ONE_PARTICLE = [
     BestFirst(3, 1),
     AStar(4, 1),
     MCTS(1),
+    GumbelMCTS(1),
 ]
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")

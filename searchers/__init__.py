@@ -16,6 +16,7 @@ from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
+from ppl.searchers.temperature import EntropicAnnealing, TargetESS
 
 __all__ = [
     "ABMCTSA",
@@ -29,6 +30,7 @@ __all__ = [
     "BeamSearch",
     "BestFirst",
     "BestOfN",
+    "EntropicAnnealing",
     "Greedy",
     "GumbelMCTS",
     "LookaheadSearch",
@@ -40,4 +42,5 @@ __all__ = [
     "Search",
     "Searcher",
     "StochasticBeamSearch",
+    "TargetESS",
 ]

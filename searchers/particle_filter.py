@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from ppl.errors import WeightError
 from ppl.randomness import generator
-from ppl.searchers.resampling import multinomial, normalised
+from ppl.searchers.resampling import SCHEMES, Scheme, normalised
 from ppl.searchers.search import Searcher, State, all_dead
 from ppl.searchers.smc import advance
+from ppl.searchers.temperature import Temperature, check_temperature, temperature_at
 from ppl.tree import Node, Tree
 
 
@@ -43,7 +44,12 @@ class ParticleFilter(Searcher):
         num_particles: N.
         weight: `"exp"`, softmax of the rewards as in Algorithm 1, or `"odds"`, softmax of their
             logits as in the released code.
-        temperature: T of the softmax. Towards 0 it is greedy, towards infinity plain sampling.
+        temperature: T of the softmax, or a rule for it. Towards 0 it is greedy, towards infinity
+            plain sampling.
+        resampling: how ancestors are drawn.
+
+    Entropic particle filtering as released (Giannone et al. 2025, arXiv:2510.05825) is
+    `ParticleFilter(n, "odds", EntropicAnnealing(max_steps), "systematic")`.
 
     The reward is the observed likelihood of a particle: with a verifier that aggregates by `"last"`
     its score of the text so far.
@@ -51,15 +57,17 @@ class ParticleFilter(Searcher):
 
     num_particles: int
     weight: Literal["exp", "odds"] = "exp"
-    temperature: float = 1.0
+    temperature: float | Temperature = 1.0
+    resampling: Scheme = "multinomial"
 
     def __post_init__(self) -> None:
         if self.num_particles < 1:
             raise ValueError(f"num_particles={self.num_particles}: at least 1")
         if self.weight not in ("exp", "odds"):
             raise ValueError(f"weight={self.weight!r}: 'exp' or 'odds'")
-        if not 0 < self.temperature < np.inf:
-            raise ValueError(f"temperature={self.temperature}: above zero")
+        check_temperature("temperature", self.temperature)
+        if self.resampling not in SCHEMES:
+            raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
 
     def start(self, tree: Tree) -> State:
         n = self.num_particles
@@ -69,12 +77,15 @@ class ParticleFilter(Searcher):
         nodes, _ = advance(tree, state.nodes, state.log_weights)
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
-        probabilities = normalised(self._log_weights(nodes) / self.temperature)
+        log_weights, t = self._log_weights(nodes), len(state.info)
+        temperature = temperature_at(self.temperature, log_weights, t + 1)
+        probabilities = normalised(log_weights / temperature)
         over = not any(node.open for node in nodes)
-        rng = generator(tree.seed, "resample", len(state.info))
-        nodes = [nodes[a] for a in multinomial(probabilities, len(nodes), rng)]
+        rng = generator(tree.seed, "resample", t)
+        ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
+        nodes = [nodes[a] for a in ancestors]
         over = over or not any(node.open for node in nodes)
-        note = {"probabilities": probabilities.tolist()}
+        note = {"probabilities": probabilities.tolist(), "temperature": temperature}
         return State(nodes, state.log_weights, over=over, info=[*state.info, note])
 
     def _log_weights(self, nodes: Sequence[Node]) -> NDArray[np.float64]:

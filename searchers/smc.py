@@ -24,6 +24,7 @@ from scipy.special import logsumexp
 from ppl.randomness import generator
 from ppl.searchers.resampling import SCHEMES, Scheme, ess, normalised
 from ppl.searchers.search import Searcher, State, all_dead
+from ppl.searchers.temperature import Temperature, check_temperature, temperature_at
 from ppl.tree import Node, Tree
 
 Floats = NDArray[np.float64]
@@ -38,10 +39,9 @@ class SMC(Searcher):
         ess_threshold: resample when the effective sample size is below this fraction of N; 1
             resamples whenever weights differ, 0 never.
         resampling: `"systematic"`, `"stratified"`, `"residual"`, `"ssp"` or `"multinomial"`.
-        resampling_temperature: T > 0; ancestors are drawn with probabilities R proportional to
-            w^(1/T) and keep the weight w / (N R) that was not spent. Above 1 it protects diversity
-            from an over-confident verifier, as in entropic particle filtering (Giannone et al.
-            2025, arXiv:2510.05825), whose code drops the kept weight.
+        resampling_temperature: T > 0, or a rule (`EntropicAnnealing`, `TargetESS`); ancestors are
+            drawn with probabilities R proportional to w^(1/T) and keep the weight w / (N R) that
+            was not spent. Above 1 it protects diversity from an over-confident verifier.
         tempering: inverse temperatures b of the first rounds; later ones have 1. A round compares
             particles with A^b in the place of their observed likelihood A and returns what it left
             out to the survivors, so that only the path to the target changes, not the target.
@@ -50,7 +50,7 @@ class SMC(Searcher):
     num_particles: int
     ess_threshold: float = 0.5
     resampling: Scheme = "systematic"
-    resampling_temperature: float = 1.0
+    resampling_temperature: float | Temperature = 1.0
     tempering: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,8 +60,7 @@ class SMC(Searcher):
             raise ValueError(f"ess_threshold={self.ess_threshold}: a fraction of N, in [0, 1]")
         if self.resampling not in SCHEMES:
             raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
-        if not 0 < self.resampling_temperature < np.inf:
-            raise ValueError(f"resampling_temperature={self.resampling_temperature}: above zero")
+        check_temperature("resampling_temperature", self.resampling_temperature)
         if not all(0 <= b < np.inf for b in self.tempering):
             raise ValueError(f"tempering={self.tempering}: exponents of zero or more")
 
@@ -85,11 +84,13 @@ class SMC(Searcher):
         if resample:
             log_mean = float(logsumexp(log_weights)) - np.log(len(nodes))
             log_evidence += log_mean
-            probabilities = normalised(log_priorities / self.resampling_temperature)
+            temperature = temperature_at(self.resampling_temperature, log_priorities, t + 1)
+            note["temperature"] = temperature
+            probabilities = normalised(log_priorities / temperature)
             rng = generator(tree.seed, "resample", t)
             ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
             nodes = [nodes[a] for a in ancestors]
-            if self.resampling_temperature == 1 and self._exponent(t) == 1:
+            if temperature == 1 and self._exponent(t) == 1:
                 log_weights = np.zeros(len(nodes))
             else:  # N times its probability is the expected offspring of an ancestor
                 offspring = np.log(len(nodes) * probabilities[ancestors])

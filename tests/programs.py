@@ -23,6 +23,7 @@ from ppl.searchers import (
     BeamSearch,
     BestFirst,
     BestOfN,
+    EntropicAnnealing,
     GumbelMCTS,
     LookaheadSearch,
     ParallelTempering,
@@ -31,6 +32,7 @@ from ppl.searchers import (
     ResampleMove,
     SMCSteering,
     StochasticBeamSearch,
+    TargetESS,
 )
 from ppl.verifiers import FunctionVerifier
 
@@ -39,7 +41,9 @@ SEARCHERS = [
     BestOfN(6),
     SMC(6, 0.9),
     SMC(6, 1.0, "ssp", resampling_temperature=2.0, tempering=(0.5,)),
+    SMC(6, 0.8, resampling_temperature=TargetESS(0.7)),
     ParticleFilter(6),
+    ParticleFilter(6, "exp", EntropicAnnealing(6), "systematic"),
     SMCSteering(3, 2),
     SMCSteering(3, 3, merge_duplicates=True),
     AliveParticleFilter(4, max_proposals=100),

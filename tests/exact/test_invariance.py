@@ -108,6 +108,34 @@ CASES = {
 }
 
 
+def test_ancestors_given_the_reference_belong_to_one_law_of_resampling():
+    """Conditional resampling must be some unbiased scheme r, given that the reference survives:
+    with o_i offspring of i, q(o | i is the reference) = r(o) o_i / (N W_i), one r for all i.
+
+    To draw the free slots systematically and add the reference breaks it, although every expected
+    number of offspring is right; in whole sweeps that is too small to be seen."""
+    shares, runs = np.array([0.5, 0.3, 0.2]), 4000
+    tree = ppl.Tree(sticky, seed=6)
+    nodes = tree.expand([tree.root], 3)
+    laws = []  # per reference r(o) / N and its standard error
+    for i in range(3):
+        order = [*(j for j in range(3) if j != i), i]
+        before, log_weights = [nodes[j] for j in order], np.log(7 * shares[order])
+        seen: Counter[tuple[int, ...]] = Counter()
+        for number in range(runs):
+            sweep = conditional_smc.Sweep(number, before, log_weights, nodes[i].path, rounds=1)
+            parents = conditional_smc._resampled(tree, sweep)
+            assert parents[-1] is nodes[i]
+            seen[tuple(sum(p is node for p in parents) for node in nodes)] += 1
+        q = {o: count / runs for o, count in seen.items()}
+        scale = {o: shares[i] / o[i] for o in q}
+        laws.append({o: (scale[o] * p, scale[o] * math.sqrt(p / runs)) for o, p in q.items()})
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        for o in {o for o in (*laws[i], *laws[j]) if o[i] and o[j]}:
+            (a, a_error), (b, b_error) = laws[i].get(o, (0.0, 0.0)), laws[j].get(o, (0.0, 0.0))
+            assert abs(a - b) < 4 * math.hypot(a_error, b_error), (i, j, o, a, b)
+
+
 @pytest.mark.parametrize("ancestor_sampling", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_a_conditional_sweep_leaves_the_posterior(case, ancestor_sampling):

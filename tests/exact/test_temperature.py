@@ -52,6 +52,8 @@ def test_other_published_temperatures():
         assert EntropicAnnealing(10, method, ess_threshold=0.3)(log_weights, 3) == 1.0
         assert EntropicAnnealing(10, method, early_phase=0.3)(log_weights, 3) == 1.0
         assert EntropicAnnealing(10, method)(np.zeros(1), 1) == 1.0
+    # Half the particles exactly: not below the threshold.
+    assert EntropicAnnealing(10)(np.array([0.0, 0.0, -np.inf, -np.inf]), 1) == 1.0
     # The dead count among the N, and weigh nothing.
     dead = np.array([0.0, 0.0, -np.inf, -np.inf, -np.inf])
     assert EntropicAnnealing(10)(dead, 2) == pytest.approx(0.8 / 0.4)

@@ -16,7 +16,7 @@ from ppl.errors import SearchStateError
 from ppl.program import Checkpoint, Decide, Particle, Program, Task
 from ppl.randomness import key
 from ppl.record import Record
-from ppl.scheduler import run_to_checkpoints
+from ppl.scheduler import BudgetExhausted, run_to_checkpoints
 from ppl.text import Continuation, Text
 from ppl.verdict import JudgeRequest, Scorer, log_potential
 
@@ -229,6 +229,10 @@ class Tree:
 
         Returns:
             Per node log A(s_1 .. s_t) of its text; a ranker's own number.
+
+        Raises:
+            BudgetExhausted: the budget does not pay for it; nothing is asked.
+            SearchStateError: a node has no text yet.
         """
         requests = []
         for node in nodes:
@@ -247,6 +251,8 @@ class Tree:
                     key(self.seed, node.identity, verifier.name, "score"),
                 )
             )
+        if self.ledger.calls_left < len(requests):
+            raise BudgetExhausted
         self.ledger.add(verifier_calls=len(requests))
         scores = verifier.judge_checked(requests)
         return [log_potential(s, verifier.aggregate) for s in scores]

@@ -9,6 +9,7 @@ from ppl.searchers.dvts import DVTS
 from ppl.searchers.greedy import Greedy
 from ppl.searchers.gumbel_mcts import GumbelMCTS
 from ppl.searchers.mcts import MCTS
+from ppl.searchers.multi_perspective import MultiPerspective
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
 from ppl.searchers.rebase import REBASE
@@ -34,6 +35,7 @@ __all__ = [
     "Greedy",
     "GumbelMCTS",
     "LookaheadSearch",
+    "MultiPerspective",
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",

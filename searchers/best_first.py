@@ -12,7 +12,6 @@ samples: children that chose the same are one. Ties go to the node that was push
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from abc import abstractmethod
@@ -22,23 +21,27 @@ from typing import Literal
 
 import numpy as np
 
+from ppl.errors import SearchStateError
 from ppl.searchers.beam import distinct, log_prior
 from ppl.searchers.search import Searcher, State, all_dead
 from ppl.tree import Node, Tree
 
+# A node in the queue: its f under each of the orders, and when it was pushed, which settles ties.
+Entry = tuple[tuple[float, ...], int, Node]
+
 
 @dataclass
 class Queue(State):
-    """The nodes are those that have finished; `waiting` is a heap of (f, order, node)."""
+    """The nodes are those that have finished; the others wait."""
 
-    waiting: list[tuple[float, int, Node]] = field(default_factory=list)
+    waiting: list[Entry] = field(default_factory=list)
     pushed: int = 0
     expanded: int = 0
 
 
 @dataclass(frozen=True)
-class _QueueSearch(Searcher):
-    """What the two share: the queue.
+class QueueSearch(Searcher):
+    """What all searches with a queue share. One round pops a node for every order.
 
     Attributes:
         max_expansions: most nodes that are expanded.
@@ -53,34 +56,52 @@ class _QueueSearch(Searcher):
             raise ValueError(f"{self!r}: max_expansions and expansions are at least 1")
 
     @abstractmethod
-    def priority(self, node: Node) -> float:
-        """f: the least is popped first."""
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        """f of every node under every order; of each order the least is popped."""
+
+    def fresh(self, tree: Tree, children: list[Node]) -> list[Node]:
+        """Those of the new nodes that are no duplicates."""
+        return distinct(children)
 
     def start(self, tree: Tree) -> Queue:
-        return Queue([], np.zeros(0), waiting=[(0.0, 0, tree.root)], pushed=1)
+        return Queue([], np.zeros(0), waiting=[((), 0, tree.root)], pushed=1)
 
     def step(self, tree: Tree, state: Queue) -> Queue:
-        f, _, node = state.waiting[0]
-        waiting = state.waiting[:]
-        heapq.heappop(waiting)
-        if node.finished:  # only A* queues finished nodes: it has found its answer
-            return Queue([node], np.zeros(1), over=True, info=state.info)
-        children = distinct(tree.expand([node], self.expansions))
-        alive = [child for child in children if not child.dead]
-        found = [child for child in alive if child.finished]
-        pushed = state.pushed
-        for child in alive:
-            if child.open or self.queues_finished:
-                heapq.heappush(waiting, (self.priority(child), pushed, child))
-                pushed += 1
-        nodes = state.nodes + found
-        if not nodes and not waiting:
-            raise all_dead(tree, children, self)
-        expanded = state.expanded + 1
+        popped, waiting = self._pop(state)
+        nodes = [node for *_, node in popped]
+        if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
+            return Queue(nodes, np.zeros(1), over=True, info=state.info)
+        children = tree.expand(nodes, self.expansions)
+        alive = [child for child in self.fresh(tree, children) if not child.dead]
+        found = state.nodes + [child for child in alive if child.finished]
+        queued = [child for child in alive if child.open or self.queues_finished]
+        pushed = state.pushed + len(queued)
+        order = range(state.pushed, pushed)
+        waiting += zip(self.priorities(tree, queued), order, queued, strict=True)
+        if not found and not waiting:
+            if all(child.dead for child in children):
+                raise all_dead(tree, children, self)
+            raise SearchStateError(
+                f"nothing is left to expand and nothing has finished: all {len(children)} new "
+                "nodes are dead or equal to earlier ones; let normal_form tell more states apart"
+            )
+        expanded = state.expanded + len(nodes)
         over = not waiting or expanded >= self.max_expansions
-        note = {"f": f, "node": node.identity}
-        log_weights = np.array([n.log_likelihood for n in nodes])
-        return Queue(nodes, log_weights, None, over, [*state.info, note], waiting, pushed, expanded)
+        log_weights = np.array([n.log_likelihood for n in found])
+        note = {"f": [f for f, *_ in popped], "nodes": [n.identity for n in nodes]}
+        info = [*state.info, note]
+        return Queue(found, log_weights, None, over, info, waiting, pushed, expanded)
+
+    def _pop(self, state: Queue) -> tuple[list[Entry], list[Entry]]:
+        """Of each order the least that no order before it has taken; and those left over."""
+        if not state.expanded:  # the root, which nobody has to judge
+            return state.waiting, []
+        popped, left = [], state.waiting[:]
+        orders = len(left[0][0])
+        for k in range(min(orders, len(left), self.max_expansions - state.expanded)):
+            popped.append(min(left, key=lambda entry: (entry[0][k], entry[1])))
+            left.remove(popped[-1])
+        return popped, left
 
     queues_finished = False
 
@@ -92,19 +113,19 @@ class _QueueSearch(Searcher):
 
 
 @dataclass(frozen=True)
-class BestFirst(_QueueSearch):
+class BestFirst(QueueSearch):
     """Always expands the open node that is liked most.
 
     The score is the observed log-likelihood with its twist. Under products deeper nodes score
     lower and the search goes wide; under `last`, `min` or `mean` it goes deep.
     """
 
-    def priority(self, node: Node) -> float:
-        return -node.log_promise
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        return [(-node.log_promise,) for node in nodes]
 
 
 @dataclass(frozen=True)
-class AStar(_QueueSearch):
+class AStar(QueueSearch):
     """A* on the cost of steps.
 
     Attributes:
@@ -133,7 +154,10 @@ class AStar(_QueueSearch):
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight={self.weight}: zero or more")
 
-    def priority(self, node: Node) -> float:
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        return [(self._f(node),) for node in nodes]
+
+    def _f(self, node: Node) -> float:
         if self.cost == "value":
             to_go = [1.0 - n.value for n in node.path[1:]]
             rises = [max(0.0, b - a) for a, b in itertools.pairwise(to_go)]

@@ -26,6 +26,7 @@ from ppl.searchers import (
     EntropicAnnealing,
     GumbelMCTS,
     LookaheadSearch,
+    MultiPerspective,
     ParallelTempering,
     ParticleFilter,
     ParticleGibbs,
@@ -59,6 +60,7 @@ SEARCHERS = [
     REBASE(6),
     BestFirst(6, 2),
     AStar(12, 3),
+    MultiPerspective(9, 2),
     MCTS(6),
     ABMCTSA(40),
     ABMCTSM(14),
@@ -80,6 +82,7 @@ ONE_PARTICLE = [
     REBASE(1),
     BestFirst(3, 1),
     AStar(4, 1),
+    MultiPerspective(3, 1),
     MCTS(1),
     GumbelMCTS(1),
 ]

@@ -117,7 +117,7 @@ def test_best_first_without_preferences_goes_level_by_level():
 
     search = BestFirst(30, 4).begin(flat, seed=0)
     search.run()
-    order = [note["node"] for note in search.state.info]
+    order = [i for note in search.state.info for i in note["nodes"]]
     depths = [next(n.depth for n in search.tree.nodes if n.identity == i) for i in order]
     assert depths == sorted(depths)
 
@@ -128,7 +128,7 @@ def test_best_first_pops_what_is_liked_most():
     by_identity = {node.identity: node for node in search.tree.nodes}
     waiting: set[int] = {0}
     for note in search.state.info:
-        popped = note["node"]
+        (popped,) = note["nodes"]
         assert popped in waiting
         best = max(by_identity[i].log_promise for i in waiting)
         assert by_identity[popped].log_promise == best

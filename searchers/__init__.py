@@ -18,6 +18,7 @@ from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
 from ppl.searchers.temperature import EntropicAnnealing, TargetESS
+from ppl.searchers.tree_refinement import TreeRefinement
 
 __all__ = [
     "ABMCTSA",
@@ -45,4 +46,5 @@ __all__ = [
     "Searcher",
     "StochasticBeamSearch",
     "TargetESS",
+    "TreeRefinement",
 ]

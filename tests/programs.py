@@ -34,6 +34,7 @@ from ppl.searchers import (
     SMCSteering,
     StochasticBeamSearch,
     TargetESS,
+    TreeRefinement,
 )
 from ppl.verifiers import FunctionVerifier
 
@@ -61,6 +62,8 @@ SEARCHERS = [
     BestFirst(6, 2),
     AStar(12, 3),
     MultiPerspective(9, 2),
+    TreeRefinement(9, threshold=0.95),
+    TreeRefinement(12, threshold=0.95, order="dfs", select="sample"),
     MCTS(6),
     ABMCTSA(40),
     ABMCTSM(14),

@@ -14,6 +14,7 @@ from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
 from ppl.searchers.rebase import REBASE
 from ppl.searchers.resample_move import ResampleMove
+from ppl.searchers.rollover import RolloverBudgetForcing
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
@@ -41,6 +42,7 @@ __all__ = [
     "ParticleFilter",
     "ParticleGibbs",
     "ResampleMove",
+    "RolloverBudgetForcing",
     "SMCSteering",
     "Search",
     "Searcher",

@@ -31,6 +31,7 @@ from ppl.searchers import (
     ParticleFilter,
     ParticleGibbs,
     ResampleMove,
+    RolloverBudgetForcing,
     SMCSteering,
     StochasticBeamSearch,
     TargetESS,
@@ -62,6 +63,7 @@ SEARCHERS = [
     BestFirst(6, 2),
     AStar(12, 3),
     MultiPerspective(9, 2),
+    RolloverBudgetForcing(12, 3, "parent"),
     TreeRefinement(9, threshold=0.95),
     TreeRefinement(12, threshold=0.95, order="dfs", select="sample"),
     MCTS(6),
@@ -86,6 +88,7 @@ ONE_PARTICLE = [
     BestFirst(3, 1),
     AStar(4, 1),
     MultiPerspective(3, 1),
+    RolloverBudgetForcing(1, 1),
     MCTS(1),
     GumbelMCTS(1),
 ]

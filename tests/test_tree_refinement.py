@@ -241,6 +241,13 @@ def test_an_answer_judged_before_costs_no_judgement():
     assert [s.value for s in posterior.samples] == [s.value for s in same.samples]
 
 
+def test_equal_answers_to_other_questions_are_other_answers():
+    judge = Cached(FunctionVerifier(lambda text: text.prompt == "a", name="right"), key=latest)
+    texts = [WRITER.prompt(question) + "bab" for question in "ab"]
+    assert [judge(text).log_probability for text in texts] == [0.0, -math.inf]
+    assert judge.misses == 2
+
+
 def test_a_key_needs_a_verifier_of_whole_texts():
     class Steps(FunctionVerifier):
         def judge(self, requests):

@@ -20,8 +20,9 @@ class Cached(Verifier):
     Args:
         verifier: a deterministic verifier; its name, meaning, aggregate and floor are kept.
         most: answers to remember, the least recently used are forgotten first.
-        key: all of a text that the verifier looks at, such as its last answer; by default the whole
-            text. With a key the verifier gives one number for the text, not one per step.
+        key: what of a text the verifier looks at besides the prompt, such as the last answer; by
+            default the whole text and its division into steps. With a key, the verifier must give
+            one number for the text, not one per step.
 
     Raises:
         ValueError: the verifier is pseudo-marginal: its estimates must be drawn anew.
@@ -75,5 +76,5 @@ class Cached(Verifier):
     def _key(self, request: JudgeRequest) -> Hashable:
         text = request.text
         if self.key is not None:
-            return self.key(text)
+            return text.codec, text.tokens[: text.prompt_length], self.key(text)
         return text.codec, text.tokens, text.step_ends, request.since

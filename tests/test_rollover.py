@@ -79,10 +79,10 @@ def test_the_bar_is_the_best_ever_or_the_text_as_it_stands():
 
 
 def test_rounding_beats_no_bar():
-    """From .01 back to .5 by telescoping logarithms is a little more than .5."""
-    notes, _, posterior = grow(RolloverBudgetForcing(3, 3), [0.5, 0.01, 0.5])
+    """From .02 back to .24 by telescoping logarithms is a little more than .24."""
+    notes, _, posterior = grow(RolloverBudgetForcing(3, 3), [0.24, 0.02, 0.24])
     assert [beats for _, beats in notes] == [True, False, False]
-    assert posterior.best_sample.score == pytest.approx(0.5)
+    assert posterior.best_sample.score == pytest.approx(0.24)
 
 
 def test_tries_are_never_exceeded_and_the_best_is_run_on():

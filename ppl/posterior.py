@@ -49,7 +49,7 @@ class Sample:
     finished: bool
     node: int
     text: Text | None
-    records: tuple[Record, ...] = field(repr=False)
+    records: Sequence[Record] = field(repr=False)
 
     @property
     def score(self) -> float:

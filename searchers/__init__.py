@@ -20,6 +20,7 @@ from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
 from ppl.searchers.temperature import EntropicAnnealing, TargetESS
 from ppl.searchers.tree_refinement import TreeRefinement
+from ppl.searchers.vectorized import VectorizedSMC
 
 __all__ = [
     "ABMCTSA",
@@ -49,4 +50,5 @@ __all__ = [
     "StochasticBeamSearch",
     "TargetESS",
     "TreeRefinement",
+    "VectorizedSMC",
 ]

@@ -12,6 +12,7 @@ import asyncio
 import importlib.metadata
 import json
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def llamppl_evidence(runs: int) -> dict[str, Any]:
 
     standard, steer = llamppl.smc_standard, llamppl.smc_steer
     weights = np.array([0.7, 0.1, 0.1, 0.1])
-    return {
+    found = {
         "evidence": {
             "SMC(4)": asyncio.run(estimates(standard, 4, resampling_method="multinomial")),
             "SMC(4, 1.0)": asyncio.run(estimates(standard, 4, 1.0, resampling_method="systematic")),
@@ -68,6 +69,21 @@ def llamppl_evidence(runs: int) -> dict[str, Any]:
         },
         "constant": {"weights": weights.tolist(), "keep": 2, "c": float(find_c(weights, 2))},
     }
+    sys.modules["llamppl.inference.smc_steer"].find_c = constant  # type: ignore[attr-defined]
+    found["evidence"]["SMCSteering(3, 2), c solved"] = asyncio.run(estimates(steer, 3, 2))
+    return found
+
+
+def constant(weights: Any, keep: int) -> float:
+    """The c with sum_i min(1, c w_i) = keep."""
+    light = np.sort(weights)
+    light = light[light > 0]
+    if len(light) <= keep:
+        return float(1 / light[0])
+    heavy = 0
+    while light[-1] * (keep - heavy) >= light.sum():
+        light, heavy = light[:-1], heavy + 1
+    return float((keep - heavy) / light.sum())
 
 
 # -- its_hub: the particle filter and particle Gibbs -------------------------------------------

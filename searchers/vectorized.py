@@ -89,7 +89,7 @@ class VectorizedSMC:
         """
         started = time.perf_counter()
         rows = _Rows(self, seed)
-        with _LOCK:
+        with _LOCK, torch.random.fork_rng(devices=[]):
             while True:
                 try:
                     with rows:

@@ -199,3 +199,11 @@ def test_what_is_not_done_row_by_row_is_named(program, error, words):
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=r"num_particles|ess_threshold|resampling"):
         VectorizedSMC(*bad)
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    VectorizedSMC(10).run(walk, seed=1)
+    assert torch.rand(1) == expected

@@ -112,7 +112,7 @@ class _AdaptiveBranching(Searcher):
         """A draw for each arm, from `[3, K]` sums of its scores."""
 
     def start(self, tree: Tree) -> BranchState:
-        return BranchState(actions=Actions(self.actions) if self.actions else None)
+        return BranchState(actions=None if self.actions is None else Actions(self.actions))
 
     def step(self, tree: Tree, state: BranchState) -> BranchState:
         rng = generator(tree.seed, "branching", state.simulations)

@@ -115,6 +115,7 @@ class GumbelMCTS(Searcher):
 
     def start(self, tree: Tree) -> GumbelState:
         draws = tree.expand([tree.root], min(self.max_actions, self.simulations))
+        # Tensors are equal only to themselves: steps of plain Pyro choices are all distinct.
         first: dict[tuple[Any, ...], int] = {}
         for k, node in enumerate(draws):
             first.setdefault(node.choices, k)

@@ -71,7 +71,8 @@ class MultiPerspective(QueueSearch):
         if not isinstance(self.perspectives, tuple) or not self.perspectives:
             raise ValueError(f"perspectives={self.perspectives!r}: a tuple of at least one")
         for ranking in self.perspectives:
-            if ranking not in RULES if isinstance(ranking, str) else not callable(ranking):
+            named = isinstance(ranking, str) and ranking in RULES
+            if not (named or isinstance(ranking, Scorer) or callable(ranking)):
                 raise ValueError(
                     f"perspective {ranking!r}: one of {', '.join(RULES)}, a function of the node, "
                     "a verifier or a ranker"

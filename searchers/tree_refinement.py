@@ -95,11 +95,13 @@ class TreeRefinement(Searcher):
         children = tree.expand([node], min(self.branch, self.max_nodes - state.grown))
         grown = state.grown + len(children)
         alive = [child for child in distinct(children) if not child.dead]
-        answers, level = state.answers + alive, state.level + alive
+        answers, level = state.answers + alive, []
         if self.order == "dfs":
             queue = self._kept(tree, alive, grown) + queue
-        elif not queue:
-            queue, level = self._kept(tree, level, grown), []
+        elif queue:
+            level = state.level + alive
+        else:
+            queue = self._kept(tree, state.level + alive, grown)
         good = any(child.value > self.threshold + _ROUNDING for child in alive)
         settled = good or not queue or grown == self.max_nodes
         if settled and not answers:

@@ -12,6 +12,7 @@ from ppl.searchers.mcts import MCTS
 from ppl.searchers.multi_perspective import MultiPerspective
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.phi_decoding import PhiDecoding
 from ppl.searchers.rebase import REBASE
 from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.rollover import RolloverBudgetForcing
@@ -42,6 +43,7 @@ __all__ = [
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
+    "PhiDecoding",
     "ResampleMove",
     "RolloverBudgetForcing",
     "SMCSteering",

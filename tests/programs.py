@@ -30,6 +30,7 @@ from ppl.searchers import (
     ParallelTempering,
     ParticleFilter,
     ParticleGibbs,
+    PhiDecoding,
     ResampleMove,
     RolloverBudgetForcing,
     SMCSteering,
@@ -72,6 +73,7 @@ SEARCHERS = [
     MCTS(7, 3, leaves=3),
     MCTS(16, 2, selection="puct", evaluation="verifier", leaves=2),
     GumbelMCTS(8, 3, width=2),
+    PhiDecoding(2, 3, 2),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [
@@ -91,6 +93,7 @@ ONE_PARTICLE = [
     RolloverBudgetForcing(1, 1),
     MCTS(1),
     GumbelMCTS(1),
+    PhiDecoding(1, 1),
 ]
 
 TOY = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", end="$", name="toy")

@@ -13,6 +13,7 @@ from ppl.searchers.multi_perspective import MultiPerspective
 from ppl.searchers.particle_filter import ParticleFilter
 from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
 from ppl.searchers.phi_decoding import PhiDecoding
+from ppl.searchers.rain import RAIN
 from ppl.searchers.rebase import REBASE
 from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.rollover import RolloverBudgetForcing
@@ -28,6 +29,7 @@ __all__ = [
     "ABMCTSM",
     "DVTS",
     "MCTS",
+    "RAIN",
     "REBASE",
     "SMC",
     "AStar",

@@ -16,6 +16,7 @@ from ppl.searchers import (
     ABMCTSM,
     DVTS,
     MCTS,
+    RAIN,
     REBASE,
     SMC,
     AliveParticleFilter,
@@ -74,6 +75,7 @@ SEARCHERS = [
     MCTS(16, 2, selection="puct", evaluation="verifier", leaves=2),
     GumbelMCTS(8, 3, width=2),
     PhiDecoding(2, 3, 2),
+    RAIN(6, 2, 3),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [

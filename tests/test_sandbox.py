@@ -148,6 +148,21 @@ def test_without_bubblewrap_it_refuses_by_name(monkeypatch):
         UnitTests("assert add(1, 2) == 3", names=["add"]).outcomes([ADD])
 
 
+@needs_bubblewrap
+@pytest.mark.parametrize("which", ["program", "checker"])
+def test_an_interpreter_that_does_not_start_is_no_failed_program(which, monkeypatch):
+    command = Sandbox.command
+
+    def broken(self, role, *rest):  # as where namespaces or memory have run out by now
+        return ["false"] if role == which else command(self, role, *rest)
+
+    monkeypatch.setattr(Sandbox, "command", broken)
+    with pytest.raises(SandboxError, match="not run"):
+        Sandbox().run(Check(ADD, ("add",), ("assert add(1, 2) == 3",)))
+    with Pool(Sandbox()) as pool, pytest.raises(SandboxError, match="not run"):
+        pool.run([Check(ADD, ("add",), ("assert add(1, 2) == 3",))])
+
+
 def test_complaint_when_the_command_is_missing(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert sandbox._complaint.__wrapped__() == "bubblewrap is not installed"

@@ -212,8 +212,12 @@ def main(role: str, read: int, write: int, limits: list[int]) -> None:
     if role == "program":  # has nothing but the pipe
         os.close(order)
         os.close(verdict)
+        channel.send("ready")
         serve(channel)
     else:
+        # Said before any code has run: without it, the sandbox and not the program has failed.
+        channel.receive()
+        os.write(verdict, b"ready\n")
         with os.fdopen(order) as file:
             job = json.load(file)
         found = json.dumps(check(job, Caller(channel)))

@@ -199,14 +199,24 @@ class Pair:
             self.checker.stdin.write(order)
 
     def listen(self) -> Outcome | None:
-        """Reads what is there; the outcome once it is known. Then the pair is gone."""
+        """Reads what is there; the outcome once it is known. Then the pair is gone.
+
+        Raises:
+            SandboxError: an interpreter ended before the program was handed over to it.
+        """
         chunk = os.read(self.fileno(), 1 << 16)
         self.heard += chunk
-        line, newline, _ = self.heard.partition(b"\n")
+        ready, started, verdict = self.heard.partition(b"\n")
+        line, newline, _ = verdict.partition(b"\n")
         if not newline and chunk and len(self.heard) < 1 << 16:
             return None
         seconds = time.monotonic() - self.begun
         self.stop()
+        if not started or ready != b"ready":
+            raise SandboxError(
+                "an interpreter of the sandbox did not start, so the program was not run: memory, "
+                "processes or user namespaces may have run out here"
+            )
         nonce, _, content = line.partition(b" ")
         if not newline or nonce.decode(errors="replace") != self.nonce:
             # The tests' own interpreter ended: by its limits, or the tests made it.

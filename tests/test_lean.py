@@ -9,7 +9,7 @@ import pytest
 
 import ppl
 from ppl.errors import LeanError
-from ppl.verifiers import LeanProof, LeanRepl
+from ppl.verifiers import LeanProof, LeanRepl, check_verifier
 
 # Knows one theorem; replies over several lines and ends each with a blank one, as the real one.
 FAKE = r"""
@@ -81,5 +81,7 @@ def test_as_a_verifier():
     lm = ppl.TableLM({"$": 1.0}, symbols="^by rflsim$", end="$")
     with lean() as repl:
         proof = LeanProof(repl, STATEMENT, name="t", floor=0.01)
-        scores = [proof(lm.prompt("^") + s).log_probability for s in ("by rfl", "by sim")]
+        texts = [lm.prompt("^") + s for s in ("by rfl", "by sim")]
+        assert "batch" in check_verifier(proof, texts)
+        scores = [proof(text).log_probability for text in texts]
     assert scores == pytest.approx([math.log(0.99), math.log(0.01)])

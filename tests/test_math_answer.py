@@ -38,9 +38,13 @@ def comparer() -> Iterator[MathComparer]:
         ("$A$", "A", True),
         ("$A$", "B", False),
         ("12", "13", False),
+        ("$12$", r"\boxed{12} or rather \boxed{13}", False),  # two boxes are one set
+        # Not closed: an open interval is taken for the set of its ends.
+        ("$(1,2)$", r"$\{1,2\}$", True),
         # Unknown is not wrong.
         ("12", "hello there", None),
         ("12", "", None),
+        (r"$\text{east}$", "east", None),
     ],
 )
 def test_golden_table(gold, answer, equal, comparer):

@@ -17,7 +17,7 @@ from ppl.searchers.rain import RAIN
 from ppl.searchers.rebase import REBASE
 from ppl.searchers.resample_move import ResampleMove
 from ppl.searchers.rollover import RolloverBudgetForcing
-from ppl.searchers.search import Search, Searcher
+from ppl.searchers.search import Search, Searcher, run_all
 from ppl.searchers.smc import SMC
 from ppl.searchers.steering import SMCSteering
 from ppl.searchers.temperature import EntropicAnnealing, TargetESS
@@ -55,4 +55,5 @@ __all__ = [
     "TargetESS",
     "TreeRefinement",
     "VectorizedSMC",
+    "run_all",
 ]

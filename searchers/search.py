@@ -224,9 +224,10 @@ class Search:
 def run_all(
     searches: Sequence[Search], *, progress: bool = False, collect: bool = False
 ) -> list[Any]:
-    """Runs searches side by side, their requests in shared batches.
+    """Runs searches side by side, their requests in shared batches; searchers may differ.
 
     Args:
+        searches: from `Searcher.begin`; each gives what it gives alone.
         progress: show a line with rounds done and tokens spent.
         collect: return an `AllParticlesDeadError` in its place instead of raising it.
     """

@@ -13,7 +13,7 @@ import test_sandbox
 
 import ppl
 from ppl.errors import ObservationError, VerifierError
-from ppl.searchers import SMC
+from ppl.searchers import MCTS, SMC, BestOfN, run_all
 from ppl.verifiers import (
     FOBAR,
     PRM,
@@ -236,6 +236,25 @@ def loop(judge) -> str:
         if step.finished:
             break
     return text.text
+
+
+def test_different_searchers_share_a_verifiers_batches():
+    sizes = []
+
+    class Counting(Steps):
+        def judge(self, requests):
+            sizes.append(len(requests))
+            return super().judge(requests)
+
+    judge = Counting(honest)
+    kinds = [BestOfN(4), SMC(5), MCTS(6)]
+    together = run_all([kind.begin(lambda: loop(judge), seed=1) for kind in kinds])
+    shared, sizes[:] = list(sizes), []
+    alone = [kind.run(lambda: loop(judge), seed=1) for kind in kinds]
+    assert [programs.contents(t) for t in together] == [programs.contents(a) for a in alone]
+    assert shared[0] == 4 + 5 + 1  # the first step of every particle and of MCTS's first leaf
+    assert sum(shared) == sum(sizes)
+    assert len(shared) < len(sizes)
 
 
 def test_prefix_cuts_at_steps():

@@ -207,7 +207,7 @@ class _Rows(Messenger):  # type: ignore[misc]
 
     def _repeat(self, msg: Any, site: _Site) -> None:
         if site.kind == "choice":
-            msg["value"] = site.value
+            msg["value"] = site.value.clone()  # the program may change its own in place
         else:  # it may have been computed from choices
             site.value = msg["value"]
         if len(self._seen) == len(self.sites):
@@ -223,7 +223,8 @@ class _Rows(Messenger):  # type: ignore[misc]
             fn = fn.expand(torch.Size([self.n]))
         # torch's generator is global; seeding it here makes the draw a function of the key alone.
         torch.default_generator.manual_seed(key(self.seed, msg["name"], "rows") & (2**63 - 1))
-        value = msg["value"] = fn.sample()
+        value = fn.sample()
+        msg["value"] = value.clone()
         self.sites[msg["name"]] = _Site("choice", value, fn.log_prob(value))
 
     def _observe(self, msg: Any) -> None:

@@ -128,6 +128,27 @@ def test_what_the_program_computes_follows_the_ancestors():
         assert sample.log_joint == pytest.approx(prior + likelihood, rel=1e-5)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_choices_changed_in_place_are_still_what_was_chosen(threshold):
+    def program(in_place):
+        total = torch.zeros(())
+        for t in range(3):
+            x = pyro.sample(f"x_{t}", dist.Normal(0.5 * total, 1.0))
+            if in_place:
+                x += total
+                total = x
+            else:
+                total = x + total
+            pyro.factor(f"f_{t}", 2.0 * total)
+        return total
+
+    one, other = (VectorizedSMC(20, threshold).run(program, way, seed=0) for way in (True, False))
+    assert one.log_evidence == other.log_evidence
+    assert [s.log_joint for s in one.samples] == [s.log_joint for s in other.samples]
+    chosen = [[float(s.trace.nodes["x_1"]["value"]) for s in p.samples] for p in (one, other)]
+    assert chosen[0] == chosen[1]
+
+
 def test_one_seed_one_result_and_a_posterior_that_travels():
     one, same, other = (VectorizedSMC(20).run(symbols, seed=seed) for seed in (1, 1, 2))
     assert one.log_evidence == same.log_evidence != other.log_evidence

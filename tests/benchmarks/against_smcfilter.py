@@ -140,7 +140,7 @@ def main() -> None:
     print(machine())
     mean, log_evidence = kalman(observations)
     print(f"T = {options.steps}; exact: last state {mean:.3f}, log-evidence {log_evidence:.3f}")
-    print("CPU seconds, medians; an evaluation is one particle and one step\n")
+    print("CPU time, medians; an evaluation is one particle and one step; means of the runs\n")
     titles = ["s", "us/evaluation", "/ SMCFilter", "last state", "log-evidence"]
     print(f"{'particles':>9}{'':>15}" + "".join(f"{title:>14}" for title in titles))
     for particles in options.particles:
@@ -148,16 +148,22 @@ def main() -> None:
         for name, side in SIDES.items():
             if name == "SMC" and particles > options.most:
                 continue
-            seconds = []
+            seconds, found, failed = [], [], 0
             for seed in range(options.repeats):
                 started = time.process_time()
-                state, evidence = side(observations, particles, seed)
+                try:
+                    found.append(side(observations, particles, seed))
+                except IndexError:  # SMCFilter's systematic resampling, see docs/peers.md
+                    failed += 1
+                    continue
                 seconds.append(time.process_time() - started)
             median = statistics.median(seconds)
             base = base or median
             each = 1e6 * median / particles / options.steps
+            states, evidences = (statistics.fmean(side) for side in zip(*found, strict=True))
             line = f"{particles:>9}{name:>15}{median:>14.4f}{each:>14.3f}{median / base:>14.1f}"
-            print(f"{line}{state:>14.3f}{evidence:>14.3f}")
+            line += f"{states:>14.3f}{evidences:>14.3f}"
+            print(line + (f"   {failed} of {options.repeats} runs failed" if failed else ""))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class VectorizedSMC:
                 try:
                     with rows:
                         result = program(*args, **kwargs)
+                        rows.expect("its end")
                     break
                 except _Resampled:
                     continue
@@ -171,6 +172,7 @@ class _Rows(Messenger):  # type: ignore[misc]
     def __enter__(self) -> Any:
         self.site = "the start"
         self._seen: set[str] = set()
+        self._expected = iter(list(self.sites))
         self._at_checkpoint = False
         if self.sites:  # what is only repeated has been validated
             self._unvalidated.enter_context(pyro.validation_enabled(False))
@@ -183,17 +185,13 @@ class _Rows(Messenger):  # type: ignore[misc]
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"]:  # an inner handler (replay) has decided already
             return
-        name, known = msg["name"], list(self.sites)
+        name = msg["name"]
         self.site = f"site {name!r}"
         if name in self._seen:
             raise DuplicateSiteError(
                 f"site {name!r} occurs twice; number the sites of a loop, as in f'step_{{t}}'"
             )
-        if len(self._seen) < len(known) and known[len(self._seen)] != name:
-            raise NonDeterministicProgramError(
-                f"run again, the program came to site {name!r} where it had come to "
-                f"{known[len(self._seen)]!r}; it must be deterministic given its choices"
-            )
+        self.expect(name)
         self._seen.add(name)
         if name in self.sites:
             self._repeat(msg, self.sites[name])
@@ -204,6 +202,15 @@ class _Rows(Messenger):  # type: ignore[misc]
         else:
             self._choose(msg)
         msg["done"] = True
+
+    def expect(self, name: str) -> None:
+        """What was visited before a resampling must be visited again, in the same order."""
+        expected = next(self._expected, name)
+        if expected != name:
+            raise NonDeterministicProgramError(
+                f"run again, the program came to {name!r} where it had come to {expected!r}; it "
+                "must be deterministic given its choices"
+            )
 
     def _repeat(self, msg: Any, site: _Site) -> None:
         if site.kind == "choice":

@@ -26,19 +26,17 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, mannwhitneyu, norm
 
 import ppl
 from ppl.searchers import ABMCTSA, SMC, ParticleFilter, ParticleGibbs, SMCSteering
-from ppl.searchers.ab_mcts import NOTHING, Scores, draw_mixed
+from ppl.searchers.arms import Floats, draw_mixed
 from ppl.searchers.search import Searcher
 
 sys.path.append(str(Path(__file__).parents[1]))
 from peers import GROUPS, PROBABILITIES, first_two, more_a
 from programs import TOY, VERIFIERS, toy
 
-Floats = NDArray[np.float64]
 SIDES: dict[str, Searcher] = {
     "SMC(4)": SMC(4, 0.5, "multinomial"),
     "SMC(4, 1.0)": SMC(4, 1.0),
@@ -251,13 +249,9 @@ def mixed(pythons: Sequence[str], fits: int) -> None:
         return
     rng = np.random.default_rng(0)
     draws = np.array(theirs["draws"])  # [J + 1, draws], the last a new group
-    groups = []
-    for scores in GROUPS:
-        group = NOTHING
-        for score in scores:
-            group = group.add(score)
-        groups.append(group)
-    drawn = _predictions(groups, 20_000, rng)
+    sums = np.array([[len(g), sum(g), sum(x * x for x in g)] for g in GROUPS]).T
+    found = [draw_mixed(sums, rng) for _ in range(20_000)]
+    drawn = np.array([[*own, new] for own, new in found]).T
     print(f"treequest {theirs['version']}, AB-MCTS-M, scores {GROUPS}, {fits} fits")
     names = [*(f"child {j}" for j in range(len(GROUPS))), "new"]
     print(f"{'':<34}" + "".join(f"{name:>10}" for name in names))
@@ -272,12 +266,6 @@ def mixed(pythons: Sequence[str], fits: int) -> None:
     ]
     for name, values in rows:
         print(f"{name:<34}" + "".join(f"{value:>10.3f}" for value in values))
-
-
-def _predictions(groups: Sequence[Scores], number: int, rng: np.random.Generator) -> Floats:
-    """`[J + 1, number]` joint draws of a new score of every group and of a new group."""
-    found = [draw_mixed(groups, rng) for _ in range(number)]
-    return np.array([[*own, new] for own, new in found]).T
 
 
 def _shuffled(draws: Floats, rng: np.random.Generator) -> Floats:

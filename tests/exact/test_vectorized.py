@@ -185,12 +185,23 @@ def twice():
 
 
 VISITS: list[int] = []
+HASTE: list[int] = []
 
 
 def fickle():
     VISITS.append(0)
     x = pyro.sample(f"x_{len(VISITS)}", dist.Normal(torch.tensor(0.0), 1.0))
     pyro.factor("f", 3 * x)
+    pyro.sample("y", dist.Normal(x, 1.0))
+
+
+def hasty():
+    """Stops early when it is run again."""
+    HASTE.append(0)
+    if len(HASTE) == 2:
+        return
+    x = pyro.sample("x", dist.Normal(torch.tensor(0.0), 1.0))
+    pyro.factor("f", 9 * x)
     pyro.sample("y", dist.Normal(x, 1.0))
 
 
@@ -208,7 +219,8 @@ def fickle():
         (impossible, AllParticlesDeadError, "'never'"),
         (undefined, WeightError, "not a number"),
         (twice, DuplicateSiteError, "'x'"),
-        (fickle, NonDeterministicProgramError, "'x_2'"),
+        (fickle, NonDeterministicProgramError, r"came to 'x_\d' where"),
+        (hasty, NonDeterministicProgramError, "came to 'its end' where it had come to 'x'"),
     ],
 )
 def test_what_is_not_done_row_by_row_is_named(program, error, words):

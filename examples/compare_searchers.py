@@ -3,7 +3,7 @@
 Runs the program of `accuracy_vs_budget.py` on held-out problems of both embedded tasks: first every
 searcher at the cost of 4, 16 and 64 samples a problem, then the main ones at 16 while the reward
 model gets worse (Gaussian noise on its log-odds). Prints two tables, says how many samples one
-method needs for another's accuracy, and draws both.
+method needs for another's accuracy, and draws both. Needs the extras `tasks`, `plots`, `cluster`.
 
     python examples/compare_searchers.py --problems 100 --out docs
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,19 +28,32 @@ from ppl import searchers as s
 from ppl.tasks import TASKS, Judge, problems
 from ppl.verifiers import PRM, LogitNoise
 
-# Settings whose cost is about that of n samples.
+# Settings whose cost is about that of n samples; a solution has about four steps.
 SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
     "BestOfN": s.BestOfN,
     "SMC": s.SMC,
     "ParticleFilter": s.ParticleFilter,
     "ParticleGibbs": lambda n: s.ParticleGibbs(max(2, n // 4), 4),
+    "ParallelTempering": lambda n: s.ParallelTempering(
+        max(2, n // 8), 4, inverse_temperatures=(1.0, 0.5)
+    ),
+    "ResampleMove": lambda n: s.ResampleMove(max(1, n // 2)),
     "SMCSteering": lambda n: s.SMCSteering(max(1, n // 2), 2),
     "BeamSearch": lambda n: s.BeamSearch(max(1, n // 4), 4),
+    "StochasticBeamSearch": lambda n: s.StochasticBeamSearch(max(1, n // 4), 4),
+    "LookaheadSearch": lambda n: s.LookaheadSearch(max(1, n // 8), 4),
     "DVTS": lambda n: s.DVTS(max(1, n // 4), 4),
     "REBASE": lambda n: s.REBASE(n, 0.2),
-    "BestFirst": lambda n: s.BestFirst(n, 4),  # a solution has about four steps
+    "RolloverBudgetForcing": lambda n: s.RolloverBudgetForcing(4 * n, 4, "parent"),
+    "BestFirst": lambda n: s.BestFirst(n, 4),
+    "MultiPerspective": lambda n: s.MultiPerspective(n, 4),
     "AStar": lambda n: s.AStar(n, 4),
     "MCTS": s.MCTS,
+    "GumbelMCTS": s.GumbelMCTS,
+    "ABMCTSA": lambda n: s.ABMCTSA(4 * n),
+    "ABMCTSM": lambda n: s.ABMCTSM(4 * n),
+    "RAIN": lambda n: s.RAIN(math.isqrt(n), max(1, math.isqrt(n) // 2), math.isqrt(n)),
+    "PhiDecoding": lambda n: s.PhiDecoding(max(1, math.isqrt(n) // 2), max(2, math.isqrt(n) - 3)),
 }
 BUDGETS = (4, 16, 64)
 NOISY = ("BestOfN", "SMC", "BeamSearch", "MCTS")
@@ -122,14 +136,14 @@ def draw(rows: Sequence[Row], noisy: Sequence[tuple[float, Row]], path: Path) ->
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
     names = list(dict.fromkeys(row.searcher for row in rows))
     colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.9, len(names)))
     for name, colour in zip(names, colours, strict=True):
         mine = [row for row in rows if row.searcher == name]
         tokens = [row.lm_tokens / row.problems for row in mine]
         share = [row.right_vote / row.problems for row in mine]
-        left.plot(tokens, share, "o-", label=name, color=colour)
+        left.plot(tokens, share, "o-", markersize=4, label=name, color=colour)
         worse = [(sd, row) for sd, row in noisy if row.searcher == name]
         if worse:
             share = [row.right_best / row.problems for _, row in worse]
@@ -138,7 +152,8 @@ def draw(rows: Sequence[Row], noisy: Sequence[tuple[float, Row]], path: Path) ->
     right.set(xlabel="noise on the reward model's log-odds (sd)", ylabel="accuracy of best")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    left.legend(fontsize=7, ncols=2)
+    right.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 

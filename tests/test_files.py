@@ -80,7 +80,7 @@ def test_damaged_gguf_files_leave_nothing_behind(content, tmp_path, monkeypatch)
 
 def test_a_language_model_is_no_reward_model():
     """Its scoring head would be random numbers."""
-    with pytest.raises(errors.ModelNotFoundError, match=r"lack the weights score"):
+    with pytest.raises(errors.PRMFormatError, match=r"lack the weights score"):
         PRM.load(TINY / "lm", good="LABEL_1", bad="LABEL_0")
 
 

@@ -213,6 +213,13 @@ def test_plain_classifiers_read_the_texts_own_tokens(tmp_path):
     assert prm.aggregate == "min"
 
 
+def test_a_folder_of_any_other_name_asks_for_its_format(tmp_path):
+    folder = prm_models.shepherd(tmp_path / "my-reward-model")
+    with pytest.raises(PRMFormatError, match=r"lack the weights.*pass format=.*math-shepherd"):
+        PRM.load(folder)
+    assert PRM.load(folder, format="math-shepherd").format.name == "math-shepherd"
+
+
 def test_vocabularies_are_told_apart_while_codecs_come_and_go(tiny):
     lm, prm = tiny
     other = prm_models.tokenizer(["<other>"])

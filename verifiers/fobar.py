@@ -35,8 +35,9 @@ class FOBAR(Verifier):
 
     The probability is Z / (masks * samples), Z the number of backward draws that return the masked
     number: an unbiased estimate of P(number | masked question, answer), averaged over the masks,
-    so it is pseudo-marginal; every particle draws its own. It costs masks * samples generations
-    for each text with an answer. A text without an answer yet is not judged (probability one).
+    so it is pseudo-marginal; every particle draws its own. (Raising zero to `floor` is the only
+    bias.) It costs masks * samples generations for each text with an answer. A text without an
+    answer yet is not judged (probability one).
 
     Args:
         lm: the language model that reasons backward.

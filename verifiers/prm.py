@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl.errors import PRMFormatError, PromptError
+from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
 from ppl.lm.engine import Engine
 from ppl.lm.huggingface import HFCodec
 from ppl.lm.load import TINY
@@ -121,14 +121,24 @@ class PRM(Verifier):
             if format not in FORMATS:
                 raise PRMFormatError(f"no format {format!r}: known are {', '.join(FORMATS)}")
             format = FORMATS[format]
+        guessed = format is None
         format = format or format_of(source)
-        model, tokenizer = format.head.load(
-            TINY / "prm" if str(source) == "tiny" else source,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            token=token,
-        )
+        try:
+            model, tokenizer = format.head.load(
+                TINY / "prm" if str(source) == "tiny" else source,
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                token=token,
+            )
+        except ModelNotFoundError as error:
+            if guessed and "lack the weights" in str(error):
+                raise PRMFormatError(
+                    f"{error}; its name and configuration were taken to mean the format "
+                    f"{format.name!r}: if it is of another, pass format=, one of "
+                    f"{', '.join(FORMATS)} or a PRMFormat"
+                ) from error
+            raise
         return PRM(
             model,
             tokenizer,

@@ -18,6 +18,7 @@ import ppl
 from ppl.errors import SandboxError
 from ppl.searchers import BestOfN
 from ppl.verifiers import Check, Sandbox, UnitTests, sandbox
+from ppl.verifiers.sandbox import Outcome
 from ppl.verifiers.unit_tests import Pool, code_of
 
 SECONDS = 1.0
@@ -287,3 +288,25 @@ def test_unit_tests_need_tests():
         UnitTests([], names=["f"])
     with pytest.raises(TypeError, match="list"):
         UnitTests("assert f()", names="f")
+
+
+def test_what_does_not_pass_is_run_again_and_counted(monkeypatch):
+    """Programs by name: one always passes, one fails at first, one never gets further."""
+    fate = {"good": ["passed"], "flaky": ["failed", "half", "passed"], "bad": ["half"] * 3}
+    passed = {"passed": (True, True), "half": (True, False), "failed": (False, False)}
+    asked: list[list[str]] = []
+
+    class Scripted:
+        def run(self, checks):
+            asked.append([c.source for c in checks])
+            ends = [fate[c.source].pop(0) for c in checks]
+            return [Outcome("passed" if e == "passed" else "failed", passed[e]) for e in ends]
+
+    monkeypatch.setattr("ppl.verifiers.unit_tests.shared_pool", lambda _: Scripted())
+    tests = UnitTests(["assert f()", "assert g()"], names=["f", "g"], partial=True, runs=3)
+    outcomes = tests.outcomes(["good", "flaky", "bad", "flaky"])
+    assert asked == [["good", "flaky", "bad"], ["flaky", "bad"], ["flaky", "bad"]]
+    assert [sum(o.passed) for o in outcomes] == [2, 2, 1, 2]
+    assert tests.flaky == 1
+    with pytest.raises(ValueError, match="runs=0"):
+        UnitTests("assert f()", names=["f"], runs=0)

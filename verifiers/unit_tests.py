@@ -128,9 +128,14 @@ class UnitTests(Verifier):
         prefix: put before the code, such as the signature that the model was asked to complete.
         extract: finds the code in a text; the last fenced block by default.
         partial: score the share of passed tests.
+        runs: a program that does not pass is run again, so many times in all, and its best run
+            counts: for tests or programs that are left to chance or to the clock.
         sandbox: limits and isolation.
         floor: scores are clipped to [floor, 1 - floor].
         name: shown in messages; give verifiers that meet in one program different names.
+
+    Attributes:
+        flaky: programs so far whose runs did not end alike.
 
     Example:
         >>> from ppl.verifiers import UnitTests
@@ -146,6 +151,7 @@ class UnitTests(Verifier):
         prefix: str = "",
         extract: Callable[[Text], str] = code_of,
         partial: bool = False,
+        runs: int = 1,
         sandbox: Sandbox | None = None,
         floor: float = 1e-6,
         name: str | None = None,
@@ -157,17 +163,26 @@ class UnitTests(Verifier):
             raise ValueError("UnitTests without tests would pass everything; give at least one")
         if not 0 <= floor < 0.5:
             raise ValueError(f"floor={floor}: must be in [0, 0.5)")
+        if runs < 1:
+            raise ValueError(f"runs={runs}: at least 1")
+        self.runs, self.flaky = runs, 0
         self.names, self.setup, self.prefix = tuple(names), setup, prefix
         self.extract, self.partial, self.floor = extract, partial, floor
         self.sandbox = sandbox or Sandbox()
         self.name, self.meaning = name or f"UnitTests({', '.join(names)})", "outcome"
 
     def outcomes(self, sources: Sequence[str]) -> list[Outcome]:
-        """What happens to each program, equal programs being run once."""
+        """What happens to each program; equal ones are run together."""
         distinct = list(dict.fromkeys(self.prefix + source for source in sources))
-        checks = [Check(source, self.names, self.tests, self.setup) for source in distinct]
-        found = dict(zip(distinct, shared_pool(self.sandbox).run(checks), strict=True))
-        return [found[self.prefix + source] for source in sources]
+        found: dict[str, list[Outcome]] = {source: [] for source in distinct}
+        for _ in range(self.runs):
+            left = [s for s in distinct if not any(o.status == "passed" for o in found[s])]
+            checks = [Check(source, self.names, self.tests, self.setup) for source in left]
+            for source, outcome in zip(left, shared_pool(self.sandbox).run(checks), strict=True):
+                found[source].append(outcome)
+        self.flaky += sum(len({o.passed for o in found[source]}) > 1 for source in distinct)
+        best = {source: max(runs, key=lambda o: sum(o.passed)) for source, runs in found.items()}
+        return [best[self.prefix + source] for source in sources]
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         outcomes = self.outcomes([self.extract(request.text) for request in requests])

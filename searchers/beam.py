@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl.randomness import generator
+from ppl.record import Record
 from ppl.searchers.search import Searcher, State, all_dead
+from ppl.text import Continuation
 from ppl.tree import Node, Tree
 
 
@@ -155,6 +157,13 @@ def without_replacement(
 def log_prior(node: Node) -> float:
     """Log-probability of all choices on the path, under the model."""
     return math.fsum(r.prior() for r in node.history if r.kind == "choice")
+
+
+def confidence(records: Sequence[Record]) -> float:
+    """Mean log-probability of what was chosen, per token; 0 if nothing was."""
+    chosen = [r for r in records if r.kind == "choice"]
+    sizes = [len(r.value.tokens) if isinstance(r.value, Continuation) else 1 for r in chosen]
+    return math.fsum(r.prior() for r in chosen) / max(sum(sizes), 1)
 
 
 def distinct(children: list[Node]) -> list[Node]:

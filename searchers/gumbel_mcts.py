@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ppl.randomness import generator
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.search import Searcher, all_dead, answers
 from ppl.tree import Node, Tree
 
 Floats = NDArray[np.float64]
@@ -144,7 +144,7 @@ class GumbelMCTS(Searcher):
             _back_up([branches[node.identity] for node in path], leaf.value)
         rounds = state.rounds + 1
         over = rounds == len(state.schedule)
-        if over and not _answers(tree):
+        if over and not answers(tree):
             raise all_dead(tree, leaves, self)
         note = {
             "visits": {a.identity: branches[a.identity].visits for a in state.actions},
@@ -181,8 +181,8 @@ class GumbelMCTS(Searcher):
         self, tree: Tree, state: GumbelState
     ) -> tuple[Sequence[Node], Sequence[float], float | None]:
         chosen = self._chosen(state)
-        own = [node for node in _answers(tree) if chosen in node.path]
-        others = [node for node in _answers(tree) if chosen not in node.path]
+        own = [node for node in answers(tree) if chosen in node.path]
+        others = [node for node in answers(tree) if chosen not in node.path]
         nodes = sorted(own, key=lambda node: -node.log_likelihood) + others
         return nodes, [node.log_likelihood for node in nodes], None
 
@@ -242,7 +242,3 @@ def _back_up(path: Sequence[Branch], value: float) -> None:
         here.first = here.first if here.visits else value
         here.visits += 1
         here.total += value
-
-
-def _answers(tree: Tree) -> list[Node]:
-    return [node for node in tree.nodes if node.finished and not node.dead]

@@ -29,8 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import softmax
 
+from ppl.searchers.beam import confidence
 from ppl.searchers.search import Searcher, all_dead
-from ppl.text import Continuation
 from ppl.tree import Node, Tree
 
 _C1, _C2 = 1.25, 19652.0
@@ -149,7 +149,7 @@ class MCTS(Searcher):
             pairs = zip(means, counts, strict=True)
             return [uct(mean, visits, count, self.exploration) for mean, count in pairs]
         siblings = statistics[node.identity].children
-        prior = dict(zip(siblings, softmax([_step_score(c) for c in siblings]), strict=True))
+        prior = dict(zip(siblings, softmax([confidence(c.records) for c in siblings]), strict=True))
         triples = zip(means, [float(prior[c]) for c in options], counts, strict=True)
         return [puct(mean, p, visits, count) for mean, p, count in triples]
 
@@ -179,13 +179,6 @@ def puct(mean: float, prior: float, parent_visits: int, visits: int) -> float:
     """Mean value plus the bonus of AlphaZero, with the growing constant of MuZero."""
     growth = _C1 + math.log((parent_visits + _C2 + 1) / _C2)
     return mean + prior * math.sqrt(parent_visits) / (1 + visits) * growth
-
-
-def _step_score(node: Node) -> float:
-    """Mean log-probability of what was chosen in a step, per token."""
-    chosen = [r for r in node.records if r.kind == "choice"]
-    sizes = [len(r.value.tokens) if isinstance(r.value, Continuation) else 1 for r in chosen]
-    return math.fsum(r.prior() for r in chosen) / max(sum(sizes), 1)
 
 
 def _back_up(path: list[Node], value: float, statistics: dict[int, Statistics], width: int) -> None:

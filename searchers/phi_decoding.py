@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from ppl.randomness import generator, key
-from ppl.record import Record
-from ppl.searchers.beam import without_replacement
+from ppl.searchers.beam import confidence, without_replacement
 from ppl.searchers.search import Searcher, all_dead
 from ppl.text import Continuation
 from ppl.tree import Node, Tree
@@ -188,13 +187,6 @@ class PhiDecoding(Searcher):
             return [beam.node for beam in state.finished], log_weights, None
         nodes = state.foreseen or [b.node for b in state.beams if b.node is not tree.root]
         return nodes, [0.0] * len(nodes), None
-
-
-def confidence(records: Sequence[Record]) -> float:
-    """Mean log-probability of what was chosen, per token; 0 if nothing was."""
-    chosen = [r for r in records if r.kind == "choice"]
-    sizes = [len(r.value.tokens) if isinstance(r.value, Continuation) else 1 for r in chosen]
-    return math.fsum(r.prior() for r in chosen) / max(sum(sizes), 1)
 
 
 def said(start: Node, end: Node) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl.searchers.beam import distinct
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.search import Searcher, all_dead, answers
 from ppl.tree import Node, Tree
 
 Floats = NDArray[np.float64]
@@ -125,7 +125,7 @@ class RAIN(Searcher):
             if self._all_alike_and_bad(beliefs, node):
                 self._grow(beliefs, node, tree.expand([node]), node is state.root)
         if beliefs[state.root.identity].closed:
-            if not _answers(tree):
+            if not answers(tree):
                 raise all_dead(tree, tree.nodes[1:], self)
             return replace(state, over=True)
         committed = self._to_commit(state)
@@ -207,10 +207,7 @@ class RAIN(Searcher):
     def result(
         self, tree: Tree, state: Rewind
     ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        answers = _answers(tree)
-        nodes = [n for n in answers if n is state.root] + [
-            n for n in answers if n is not state.root
-        ]
+        nodes = sorted(answers(tree), key=lambda node: node is not state.root)
         return nodes, [node.log_likelihood for node in nodes], None
 
 
@@ -246,7 +243,3 @@ def _open(beliefs: dict[int, Belief], node: Node) -> list[Node]:
 
 def _cosine(a: Floats, b: Floats) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
-
-
-def _answers(tree: Tree) -> list[Node]:
-    return [node for node in tree.nodes if node.finished and not node.dead]

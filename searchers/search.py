@@ -275,6 +275,11 @@ def _as_tuple(argument: Any) -> tuple[Any, ...]:
     return argument if isinstance(argument, tuple) else (argument,)
 
 
+def answers(tree: Tree) -> list[Node]:
+    """All nodes whose program has returned, and that are worth something."""
+    return [node for node in tree.nodes if node.finished and not node.dead]
+
+
 def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher) -> AllParticlesDeadError:
     """The error for a set without weight: names the sites and keeps what was seen."""
     sites = sorted({node.dead_at or "a weight of zero" for node in nodes})

@@ -14,8 +14,8 @@ from scipy.special import softmax
 import ppl
 from ppl.randomness import generator
 from ppl.searchers import PhiDecoding
-from ppl.searchers.beam import without_replacement
-from ppl.searchers.phi_decoding import clusters, confidence, log_foresight_weights
+from ppl.searchers.beam import confidence, without_replacement
+from ppl.searchers.phi_decoding import clusters, log_foresight_weights
 from ppl.tree import Tree
 
 

@@ -136,9 +136,17 @@ class _AdaptiveBranching(Searcher):
             state.answers.append(child)
         done = state.simulations + 1
         over = done == self.simulations
-        if over and all(node.dead for node in state.seen):
-            raise all_dead(tree, state.seen, self)
+        if over and not state.answers:
+            state.answers.extend(self._run_on(tree, state.seen))
         return replace(state, simulations=done, over=over)
+
+    def _run_on(self, tree: Tree, seen: Sequence[Node]) -> list[Node]:
+        """Nothing has finished: the best node to its program's end, or the next best."""
+        for node in sorted(seen, key=lambda node: -node.log_likelihood):
+            (end,) = tree.rollout([node])
+            if end.finished and not end.dead:
+                return [end]
+        raise all_dead(tree, seen, self)
 
     def _decide(self, tree: Tree, state: BranchState) -> Decide | None:
         if state.actions is None:
@@ -161,7 +169,7 @@ class ABMCTSA(_AdaptiveBranching):
     """AB-MCTS with node aggregation.
 
     Attributes:
-        simulations: nodes to grow.
+        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
         prior: `"gaussian"`: normal-inverse-chi-squared (0, 1, 1, 0.1); `"beta"`: (0.5, 0.5). What
             is drawn is an arm's mean.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
@@ -204,7 +212,7 @@ class ABMCTSM(_AdaptiveBranching):
     digits, as in the published code: then the next best child, and GEN only if none is left.
 
     Attributes:
-        simulations: nodes to grow.
+        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
             makes the next step, such as a language model. They are not drawn from the program's
             distribution, which only says what is possible.

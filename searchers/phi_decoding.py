@@ -153,7 +153,8 @@ class PhiDecoding(Searcher):
         scores = np.array([confidence(node.records) for node in nodes])
         if len(nodes) <= self.num_beams:
             return list(nodes)
-        keep = scores > scores.mean() - self.sigma * scores.std()
+        # Equal ones, which rounding may set apart from their mean, are all kept.
+        keep = scores > scores.mean() - max(self.sigma * scores.std(), 1e-9)
         missing = self.num_beams - int(keep.sum())
         if missing > 0:
             others = np.flatnonzero(~keep)

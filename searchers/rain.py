@@ -41,9 +41,10 @@ class Belief:
         prior: p, its share of its siblings' probability.
         visits: simulations that passed, or ended here.
         weight: n, visits and what similar siblings gave.
-        q: mean value, in [-1, 1].
+        q: mean value, in [-1, 1]; 0 before the first.
         children: steps after it.
         meaning: mean embedding of the texts that passed; None before the first.
+        drawn: steps drawn after it, equal and dead ones too.
         closed: everything below is dead.
     """
 
@@ -53,6 +54,7 @@ class Belief:
     q: float = 0.0
     children: list[Node] = field(default_factory=list)
     meaning: Floats | None = None
+    drawn: int = 0
     closed: bool = False
 
     def learn(self, v: float, weight: float = 1.0) -> None:
@@ -125,17 +127,31 @@ class RAIN(Searcher):
             if self._all_alike_and_bad(beliefs, node):
                 self._grow(beliefs, node, tree.expand([node]), node is state.root)
         if beliefs[state.root.identity].closed:
-            if not answers(tree):
-                raise all_dead(tree, tree.nodes[1:], self)
-            return replace(state, over=True)
+            return self._back_from(tree, state)
         committed = self._to_commit(state)
         if committed is None:
             return state
         own = beliefs[committed.identity]
         note = {"committed": committed.identity, "visits": own.visits, "q": own.q}
-        limit = max(self.simulations, own.visits + self.more)
+        if own.children:
+            self._grow(beliefs, committed, [], True)  # a root's priors
         over = committed.finished
-        return replace(state, root=committed, limit=limit, over=over, info=[*state.info, note])
+        return replace(self._at(state, committed), over=over, info=[*state.info, note])
+
+    def _at(self, state: Rewind, root: Node) -> Rewind:
+        limit = max(self.simulations, state.beliefs[root.identity].visits + self.more)
+        return replace(state, root=root, limit=limit)
+
+    def _back_from(self, tree: Tree, state: Rewind) -> Rewind:
+        """What was committed turned out to be a dead end: back to where something is alive."""
+        for node in reversed(state.root.path[:-1]):
+            here = state.beliefs[node.identity]
+            here.closed = not _open(state.beliefs, node)
+            if not here.closed:
+                return self._at(state, node)
+        if not answers(tree):
+            raise all_dead(tree, tree.nodes[1:], self)
+        return replace(state, over=True)
 
     def _descend(self, state: Rewind) -> list[Node]:
         """The path from the root to a leaf."""
@@ -157,8 +173,11 @@ class RAIN(Searcher):
         here = beliefs[node.identity]
         children = [c for c in distinct([*here.children, *drawn]) if not c.dead]
         here.children, here.closed = children, not children
+        here.drawn += len(drawn)
         if children:
-            priors = step_priors([_log_prior(child) for child in children])
+            # The greedy one is the first, if it is alive.
+            log_priors = [_log_prior(child) for child in children]
+            priors = step_priors(log_priors, greedy=children[0].simulated)
             if is_root:
                 priors = 0.75 * priors + 0.25 / len(children)
             for child, prior in zip(children, priors.tolist(), strict=True):
@@ -189,7 +208,7 @@ class RAIN(Searcher):
     def _all_alike_and_bad(self, beliefs: dict[int, Belief], node: Node) -> bool:
         below = [beliefs[child.identity] for child in _open(beliefs, node)]
         meanings = [b.meaning for b in below if b.meaning is not None]
-        if not meanings or len(below) >= 2 * self.width:
+        if not meanings or beliefs[node.identity].drawn >= 2 * self.width:
             return False
         spread = float(np.linalg.norm(np.var(meanings, axis=0)))
         return spread < _CLOSE * len(below) and max(b.q for b in below) < 0
@@ -213,20 +232,21 @@ class RAIN(Searcher):
 
 def scores(below: Sequence[Belief], total: float, exploration: float) -> Floats:
     """`[K]` what selection maximises: rescaled q plus the bonus of the prior."""
-    q = np.array([b.q if b.visits else 0.0 for b in below])
-    prior, weight = (np.array([getattr(b, name) for b in below]) for name in ("prior", "weight"))
+    names = "q", "prior", "weight"
+    q, prior, weight = (np.array([getattr(b, name) for b in below]) for name in names)
     rescaled = (q - q.min()) / (np.ptp(q) + 1e-5)
     return np.asarray(rescaled + exploration * prior * math.sqrt(total) / (1 + weight))
 
 
-def step_priors(log_probs: Sequence[float]) -> Floats:
-    """`[K]` shares of the probability of steps, the first of which is the greedy one.
+def step_priors(log_probs: Sequence[float], *, greedy: bool = True) -> Floats:
+    """`[K]` shares of the probability of steps.
 
-    That one is likelier than any sample; it gets at least the most and the least likely sample
-    together, at most all of them.
+    If the first is the greedy one it is likelier than any sample: it gets at least as much as the
+    most and the least likely sample together, at most as much as all of them; beside a single
+    sample the same as that.
     """
     probs = np.exp(np.array(log_probs) - max(log_probs))
-    if len(probs) > 1:
+    if greedy and len(probs) > 1:
         others = probs[1:]
         probs[0] = np.clip(probs[0], others.max() + others.min(), max(others.sum(), others.max()))
     return np.asarray(probs / probs.sum())

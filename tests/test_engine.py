@@ -284,14 +284,23 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
 
 
 @functools.cache
-def emulated(step):
+def emulated(step, device):
     """As on a GPU: a step is captured with its shapes, and what it returns is written over."""
     output = step().clone()
     return lambda: output.copy_(step())
 
 
 def emulated_graphs(engine) -> StepGraphs:
-    return StepGraphs(engine._captured_pass, engine.device, emulated)
+    def on_this_memory(step, device):
+        replay, kv = emulated(step, device), engine.slots.kv
+
+        def checked():
+            assert engine.slots.kv is kv, "replayed on memory that is gone"
+            return replay()
+
+        return checked
+
+    return StepGraphs(engine._captured_pass, engine.device, on_this_memory)
 
 
 def _engine(kv_bytes: int):
@@ -528,11 +537,11 @@ def test_captured_steps_are_checked_at_loading(family, monkeypatch):
     model = make(family).model
     engine = Engine(model, name="small", capacity=1 << 20, graphs=True)
     assert engine.graphs.captured == 1
-    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", lambda step: lambda: 2 * step())
+    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", lambda step, device: lambda: 2 * step())
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
 
-    def fails(step):
+    def fails(step, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr("ppl.lm.graphs.cuda_graph", fails)

@@ -56,6 +56,22 @@ def test_joined_layers_answer_for_the_input_they_are_given():
 
 
 @torch.inference_mode()
+def test_an_input_that_is_changed_in_place_is_not_one_input():
+    class Changing(Block):
+        def forward(self, x):
+            h = torch.tanh(x)
+            y = self.q(h)
+            h.mul_(2.0)
+            return y + torch.cat([self.k(h), self.v(h)], -1)
+
+    model, plain = Changing(False).eval(), Changing(False).eval()
+    plain.load_state_dict(model.state_dict())
+    pack_linears(model, lambda: model(torch.randn(2, 16)))
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_what_was_computed_is_not_kept():
     model = block(False, torch.float32)
     pack_linears(model, lambda: model(torch.randn(2, 16)))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -78,7 +79,8 @@ class _Pass:
         return self.biases[key][1]
 
 
-_running = _Pass(None)
+# Each thread has its own.
+_running: ContextVar[_Pass | None] = ContextVar("_running", default=None)
 
 
 def split(reach: Sequence[int]) -> list[Span] | None:
@@ -170,9 +172,10 @@ def grouped_attention(
         )
         return plain
     parts = []
-    for span in _running.spans or [Span(0, query.shape[0], key.shape[2])]:
+    running = _running.get() or _Pass(None)
+    for span in running.spans or [Span(0, query.shape[0], key.shape[2])]:
         start, stop, keys, shared, source = span
-        bias = _running.bias(attention_mask, span, query, key.shape[1])
+        bias = running.bias(attention_mask, span, query, key.shape[1])
         rows = query[start:stop], key[start:stop, :, :keys], value[start:stop, :, :keys]
         if shared:
             common = key[source, :, :shared], value[source, :, :shared]
@@ -219,7 +222,8 @@ def _attend_shared(
 
     first = apart(together(queries) @ first_key.transpose(-1, -2))
     own = queries @ key[:, :, shared:].transpose(-1, -2)
-    scores = torch.cat([first, own], -1).float()
+    scores = torch.cat([first, own], -1)
+    scores = scores.float() if scores.dtype.itemsize < 4 else scores
     scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)
     probs = torch.softmax(scores, -1).to(query.dtype)
     attended = probs[..., shared:] @ value[:, :, shared:]
@@ -234,13 +238,14 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 @contextlib.contextmanager
 def grouped(config: Any, spans: list[Span] | None) -> Iterator[None]:
     """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile."""
-    global _running
     before = config._attn_implementation
     if before != "sdpa":
         yield
         return
-    config._attn_implementation, _running = NAME, _Pass(spans)
+    config._attn_implementation = NAME
+    token = _running.set(_Pass(spans))
     try:
         yield
     finally:
-        config._attn_implementation, _running = before, _Pass(None)
+        _running.reset(token)
+        config._attn_implementation = before

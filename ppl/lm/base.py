@@ -54,6 +54,8 @@ class Spec:
         if callable(allowed):
             try:
                 allowed = allowed(tuple(new))
+                if isinstance(allowed, Tensor):
+                    allowed = allowed.clone()  # it may fill the same tensor for the next row
             except Exception as error:
                 raise ProgramError(
                     f"{label}: allowed= raised {type(error).__name__}: {error} after {len(new)} "

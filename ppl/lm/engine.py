@@ -151,6 +151,8 @@ class Engine:
             slots, _ = self.open(starts)
             try:
                 stepped = self.step([slots[start] for start in starts], texts)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as refusal:
                 raise UnsupportedModelError(
                     f"{self.name}: its steps cannot be captured as CUDA graphs ({refusal}); load "
@@ -266,8 +268,7 @@ class Engine:
         else:
             self._count(inputs, len(slots))
             visible = keys_bucket(longest, self.slots.length)
-            memory = self.slots.kv.data_ptr()
-            states = self.graphs.run(memory, low, visible, inputs)[:, 0].clone()
+            states = self.graphs.run(self.slots.generation, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
         return states if where == list(range(high - low)) else states[where]

@@ -30,15 +30,20 @@ def keys_bucket(keys: int, most: int) -> int:
     return min(-(-keys // _KEYS) * _KEYS, most)
 
 
-def cuda_graph(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def cuda_graph(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """Captures a step that reads and writes the same memory each time; returns its replay.
 
     Raises:
-        ValueError: there is no GPU.
+        ValueError: the device is no GPU.
         RuntimeError: the step does something that cannot be captured, such as looking at a value.
     """
-    if not torch.cuda.is_available():
-        raise ValueError("graphs=True: CUDA graphs need a GPU")
+    if device.type != "cuda":
+        raise ValueError(f"graphs=True: CUDA graphs need a GPU, the model is on {device}")
+    with torch.cuda.device(device):
+        return _captured(step)
+
+
+def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(current)
     with torch.cuda.stream(side):  # libraries set themselves up in first calls, outside the graph
@@ -79,7 +84,7 @@ class StepGraphs:
         self,
         step: Callable[[Tensor, int, int], Tensor],
         device: torch.device,
-        capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None = None,
+        capture: Callable[[Callable[[], Tensor], torch.device], Callable[[], Tensor]] | None = None,
     ) -> None:
         self._step, self._device, self._capture = step, device, capture or cuda_graph
         self._known: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
@@ -89,7 +94,7 @@ class StepGraphs:
         """The states `[B, 1, hidden]` of one pass; overwritten by the next of the same shape.
 
         Args:
-            memory: address of the keys and values. What was captured for other memory is dropped.
+            memory: which allocation of keys and values. What was captured for another is dropped.
             low, visible, table: what the step is called with.
         """
         if any(key[0] != memory for key in self._known):
@@ -97,7 +102,7 @@ class StepGraphs:
         key = memory, low, table.shape[1], visible
         if key not in self._known:
             own = table.to(self._device, copy=True)
-            replay = self._capture(lambda: self._step(own, low, visible))
+            replay = self._capture(lambda: self._step(own, low, visible), self._device)
             self._known[key] = _Captured(own, replay)
             self.captured += 1
             if len(self._known) > _MOST:

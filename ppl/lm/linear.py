@@ -126,12 +126,14 @@ def _with_one_input(
 ) -> list[tuple[nn.Module, list[str]]]:
     """Parents and the names of those of their linear layers that are given the same tensor."""
     seen: dict[tuple[nn.Module, int, torch.dtype, bool], list[str]] = {}
-    alive: list[Tensor] = []  # so that no two inputs have one identity
+    # Kept, so that no two inputs have one identity; and as they were, because a model that changes
+    # an input in place gives its layers different ones.
+    inputs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(parent: nn.Module, name: str, layer: nn.Linear) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            alive.append(inputs[0])
-            key = parent, id(inputs[0]), layer.weight.dtype, layer.bias is None
+        def hook(_: nn.Module, given: tuple[Tensor]) -> None:
+            inputs.setdefault(id(given[0]), (given[0], given[0].clone()))
+            key = parent, id(given[0]), layer.weight.dtype, layer.bias is None
             seen.setdefault(key, []).append(name)
 
         return hook
@@ -150,7 +152,8 @@ def _with_one_input(
     asked = Counter((parent, name) for (parent, *_), names in seen.items() for name in names)
     groups = [
         (parent, [name for name in names if asked[parent, name] == 1])
-        for (parent, *_), names in seen.items()
+        for (parent, which, *_), names in seen.items()
+        if torch.equal(*inputs[which])
     ]
     return [(parent, names) for parent, names in groups if len(names) > 1]
 

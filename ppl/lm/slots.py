@@ -60,6 +60,7 @@ class Slots:
             which nobody reads.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
+        generation: how often the memory was allocated.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Slots:
         self.states = torch.zeros(0, 1, hidden, dtype=dtype, device=device)
         self.all: list[Slot] = []
         self.pool = pool
-        self.swaps = 0
+        self.swaps = self.generation = 0
         self._clock = 0
 
     @property
@@ -105,6 +106,7 @@ class Slots:
             if not slot.busy:
                 self.empty(slot)
                 self.pool.trim()
+        self.generation += 1
         busy = self.busy
         contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
         layers, two, _, heads, _, dim = self.kv.shape

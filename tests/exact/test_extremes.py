@@ -40,7 +40,7 @@ def spelled(verifier, steps=3):
     for t in range(steps):
         text = text + pyro.sample(f"s_{t}", LETTERS(text, max_tokens=1))
         pyro.sample(f"ok_{t}", verifier(text), obs=True)
-    return text.text.removeprefix("^")
+    return text.text
 
 
 # -- a verifier that knows nothing -----------------------------------------------------------------
@@ -89,7 +89,7 @@ SOLUTIONS = ("bbab", "bbba")
 
 def chance(text) -> float:
     """Probability that the model ends at a solution from here."""
-    written = text.text.removeprefix("^")
+    written = text.text
     rest = [s[len(written) :] for s in SOLUTIONS if s.startswith(written)]
     return sum(math.prod(0.6 if x == "a" else 0.4 for x in r) for r in rest)
 

@@ -8,15 +8,15 @@ from collections import Counter
 import numpy as np
 import pyro
 import pytest
-from programs import toy
 from scipy.special import softmax
 
 import ppl
 from ppl.randomness import generator
+from ppl.record import Record
 from ppl.searchers import PhiDecoding
 from ppl.searchers.beam import confidence, without_replacement
-from ppl.searchers.phi_decoding import clusters, log_foresight_weights
-from ppl.tree import Tree
+from ppl.searchers.phi_decoding import Beam, clusters, log_foresight_weights
+from ppl.tree import Node, Tree
 
 
 def test_weights_are_the_mean_of_both_softmaxes():
@@ -76,6 +76,8 @@ def test_pruning_drops_what_is_below_the_mean_by_sigma_deviations():
     assert {node.step for node in kept} == {"a"}  # the mean is between the two
     assert len(kept) == number["a"]
     assert PhiDecoding(1, 60, sigma=9.0)._confident(nodes, rng) == nodes
+    same = [node for node in nodes if node.step == "b"]
+    assert PhiDecoding(1, 60, sigma=0.0)._confident(same, rng) == same
     filled = PhiDecoding(number["a"] + 3, 60, sigma=0.0)._confident(nodes, rng)
     assert Counter(node.step for node in filled) == {"a": number["a"], "b": 3}
     assert [node for node in nodes if node in filled] == filled
@@ -131,14 +133,22 @@ def test_sure_foresight_decides():
     assert first.count("a") >= 36
 
 
-def test_the_answer_is_drawn_from_the_larger_cluster():
-    answers = [PhiDecoding(8, 1).run(toy, seed=s) for s in range(20)]
-    for posterior in answers:
-        count = Counter(str(sample.text) for sample in posterior.samples)
-        assert len(posterior.samples) == 8
-        if count.most_common(1)[0][1] > 4:
-            labels = clusters([s.text.text.removeprefix("^") for s in posterior.samples], 2, 0)
-            assert labels.count(labels[0]) >= 4
+def test_the_answer_is_drawn_from_the_larger_cluster_by_its_advantages():
+    tree = Tree(_letters, (1,))
+    advantages = [0.5, 0.0, -0.5, 5.0]
+    texts = ["so 3 + 4 = 7", "so 3 + 4 = 7", "3 + 4 = 7", "the cat sat"]
+    beams = []
+    for i, (text, advantage) in enumerate(zip(texts, advantages, strict=True), 1):
+        record = Record("s", "choice", ppl.Continuation((1,), text, "end"))
+        beams.append(Beam(Node(i, tree.root, (record,)), 0.0, advantage))
+    first = Counter()
+    for tree.seed in range(500):
+        ordered = PhiDecoding(4, temperature=0.5)._ordered(tree, beams)
+        assert len(ordered) == 4
+        first[ordered[0].advantage] += 1
+    for advantage, p in zip(advantages, [*softmax(np.array(advantages[:3]) / 0.5), 0], strict=True):
+        assert abs(first[advantage] / 500 - p) < 4 * math.sqrt(0.25 / 500)
+    assert first[5.0] == 0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def letters(steps: int = 3) -> str:
     for t in range(steps):
         text = text + pyro.sample(f"s_{t}", LETTERS(text, max_tokens=1))
         pyro.sample(f"ok_{t}", judge(text), obs=True)
-    return text.text.removeprefix("^")
+    return text.text
 
 
 def apart(strings):
@@ -50,12 +50,14 @@ def test_the_greedy_step_gets_no_more_than_all_samples_and_no_less_than_two():
     assert cut == pytest.approx(np.array([0.35, 0.2, 0.1, 0.05]) / 0.7)
     assert raised == pytest.approx(np.array([0.25, 0.2, 0.1, 0.05]) / 0.6)
     assert step_priors([-1e4]) == pytest.approx([1.0])
-    assert step_priors([-1e4, -1e4]) == pytest.approx([0.5, 0.5])
+    assert step_priors([-1e4, -1e4 - 3]) == pytest.approx([0.5, 0.5])
+    plain = step_priors(np.log([0.2, 0.1, 0.05]), greedy=False)
+    assert plain == pytest.approx(np.array([0.2, 0.1, 0.05]) / 0.35)
 
 
 def test_selection_by_rescaled_value_and_prior():
-    below = [Belief(0.5, 2, 2.2, 0.6), Belief(0.3, 1, 1.0, -0.4), Belief(0.2, 0, 0.3, 0.9)]
-    q = np.array([0.6, -0.4, 0.0])  # what was never visited counts as 0
+    below = [Belief(0.5, 2, 2.2, 0.6), Belief(0.3, 1, 1.0, -0.4), Belief(0.2, 0, 0.3, 0.0)]
+    q = np.array([0.6, -0.4, 0.0])
     expected = (q + 0.4) / (1.0 + 1e-5)
     expected += 2 * np.array([0.5, 0.3, 0.2]) * math.sqrt(3.5) / (1 + np.array([2.2, 1.0, 0.3]))
     assert scores(below, 3.5, 2.0) == pytest.approx(expected)
@@ -187,6 +189,35 @@ def test_the_better_step_is_found_against_the_prior():
     """c is the rarest letter, a quarter of all, and the only good one."""
     texts = [RAIN(30, width=8).run(letters, seed=s).samples[0].value for s in range(20)]
     assert sum(text.count("c") for text in texts) / 60 > 0.25 + 3.5 * math.sqrt(0.25 * 0.75 / 60)
+
+
+def never_a() -> str:
+    """The greedy letter is forbidden; what begins with b is liked, and ends nowhere."""
+    text = LETTERS.prompt("^")
+    for t in range(3):
+        text = text + pyro.sample(f"s_{t}", LETTERS(text, max_tokens=1))
+        ppl.condition("a" not in text.text, f"no_a_{t}")
+        ppl.condition(not text.text.startswith("b") or len(text.text) < 3, f"no_b_{t}")
+        pyro.factor(f"likes_b_{t}", math.log(0.9 if text.text[-1] == "b" else 0.5))
+    return text.text
+
+
+def test_a_dead_greedy_step_leaves_the_others_their_priors():
+    search = RAIN(50, width=30).begin(never_a, seed=0)
+    search.step()
+    beliefs = search.state.beliefs
+    found = {c.step: beliefs[c.identity].prior for c in beliefs[0].children}
+    assert found == pytest.approx({"b": 0.75 * 7 / 12 + 0.125, "c": 0.75 * 5 / 12 + 0.125})
+
+
+def test_a_dead_end_that_was_committed_is_left_again():
+    """b is liked and leads nowhere; the search goes back and finds c."""
+    committed = 0
+    for seed in range(5):
+        posterior = RAIN(4, 2, 30, enough_visits=0, enough_value=0.5).run(never_a, seed=seed)
+        committed += len(posterior.history)
+        assert posterior.best.startswith("c")
+    assert committed > 3 * 5  # more commitments than steps
 
 
 @pytest.mark.parametrize(

@@ -136,24 +136,28 @@ def draw(rows: Sequence[Row], noisy: Sequence[tuple[float, Row]], path: Path) ->
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6.5), layout="constrained")
     names = list(dict.fromkeys(row.searcher for row in rows))
-    colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.9, len(names)))
-    for name, colour in zip(names, colours, strict=True):
+    colours, markers = plt.get_cmap("tab10"), "os^Dv"
+    for i, name in enumerate(names):
+        style = {"color": colours(i % 10), "marker": markers[i // 10], "markersize": 5}
+        # Those of the right plot stand out in the left one.
+        style |= {"linewidth": 2.5} if name in NOISY else {"linewidth": 1, "alpha": 0.8}
         mine = [row for row in rows if row.searcher == name]
         tokens = [row.lm_tokens / row.problems for row in mine]
         share = [row.right_vote / row.problems for row in mine]
-        left.plot(tokens, share, "o-", markersize=4, label=name, color=colour)
+        left.plot(tokens, share, label=name, **style)
         worse = [(sd, row) for sd, row in noisy if row.searcher == name]
         if worse:
             share = [row.right_best / row.problems for _, row in worse]
-            right.plot([sd for sd, _ in worse], share, "o-", label=name, color=colour)
+            right.plot([sd for sd, _ in worse], share, label=name, **style)
     left.set(xscale="log", xlabel="LM tokens per problem", ylabel="accuracy of vote()")
     right.set(xlabel="noise on the reward model's log-odds (sd)", ylabel="accuracy of best")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(fontsize=7, ncols=2)
-    right.legend(fontsize=8)
+    right.legend()
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(path, dpi=120)
 
 

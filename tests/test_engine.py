@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -22,7 +24,7 @@ from ppl.lm.engine import Engine
 from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import PrefixPool, common_prefix
 from ppl.lm.sampling import Warp
-from ppl.lm.slots import Slots
+from ppl.lm.slots import Slots, Window
 from ppl.steps import StepRule
 
 SMALL = {
@@ -507,6 +509,29 @@ def test_spans_cover_every_row_and_all_that_it_needs(reach):
     assert [row for s in spans for row in range(s.start, s.stop)] == list(range(len(reach)))
     assert all(reach[row] <= s.keys for s in spans for row in range(s.start, s.stop))
     assert sum(s.keys * (s.stop - s.start) for s in spans) < max(reach) * len(reach)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
+    """In a cycle of references, views of old slots would outlive them."""
+    seen = []
+
+    class Watched(Window):
+        def __init__(self, *args):
+            super().__init__(*args)
+            seen.append(weakref.ref(self))
+
+    lm = make(family)
+    monkeypatch.setattr("ppl.lm.engine.Window", Watched)
+    gc.disable()
+    try:
+        text = tuple(range(3, 40))
+        slots, _ = lm.engine.open([text])
+        lm.engine.step(list(slots.values()), [(*text, 5)])
+        assert len(seen) == 2
+        assert all(window() is None for window in seen)
+    finally:
+        gc.enable()
 
 
 @torch.inference_mode()

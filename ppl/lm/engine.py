@@ -495,7 +495,7 @@ class Engine:
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=window.cache,
+            past_key_values=window.cache(),
             use_cache=True,
         )
         states: Tensor = output.last_hidden_state

@@ -189,7 +189,11 @@ class Window:
         self._rows = torch.arange(high - low, device=columns.device)[:, None]
         self._columns = columns
         self.visible = visible
-        self.cache = Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
+
+    def cache(self) -> Cache:
+        """What is handed to the model. Not kept here: in a cycle of references the memory would
+        outlive its pass, and old slots their successors, until Python's collector comes by."""
+        return Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         own, other = self._kv[layer, 0], self._kv[layer, 1]

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import ppl
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import Span, _attend_shared, share, split
+from ppl.lm.attention import Span, _attend_shared, grouped_attention, share, split
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.compiled import CompiledStep
 from ppl.lm.engine import Engine
 from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import PrefixPool, common_prefix
@@ -572,6 +573,76 @@ def test_captured_steps_are_checked_at_loading(family, monkeypatch):
     monkeypatch.setattr("ppl.lm.graphs.cuda_graph", fails)
     with pytest.raises(UnsupportedModelError, match=r"not permitted.*graphs=False"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma", "Phi", "GPT2"])
+def test_compiled_steps_give_the_log_probs_of_a_plain_forward(family):
+    lm = make(family, compile=True)
+    texts = some_texts()
+    for some in (texts, texts[:1], texts * 3):  # one program for any number of rows
+        requests = [request(lm, t, i, max_tokens=20) for i, t in enumerate(some)]
+        for text, draw in zip(some, lm.sample_batch(requests), strict=True):
+            exact = plain_log_probs(lm.model, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
+    """Nothing checks for which model a program was made: programs must be kept apart."""
+    calls = []
+    step = CompiledStep.__call__
+    monkeypatch.setattr(CompiledStep, "__call__", lambda *a: calls.append(a[0]) or step(*a))
+    one = make(compile=True)
+    alike = random_model(tf.LlamaConfig(**SMALL, hidden_act="gelu"))  # the same but for this
+    other = ppl.HFModel(alike, Letters(), name="other", compile=True)
+    calls.clear()
+    text = some_texts()[0]
+    for lm in (one, other, one):
+        (draw,) = lm.sample_batch([request(lm, text, max_tokens=9)])
+        exact = plain_log_probs(lm.model, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    assert [c is one.engine._compiled for c in calls] == [True] * 8 + [False] * 8  # then all was known
+    torch.set_num_threads(2)  # needs another program
+    try:
+        one.engine.pool.clear()
+        again = one.sample_batch([request(one, text, max_tokens=9)])[0]
+        assert again.log_prob == pytest.approx(draw.log_prob, abs=1e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_compiled_steps_run_packed_layers():
+    lm, plain = ppl.load("tiny", compile=True), ppl.load("tiny")
+    text = lm.prompt("12 + 7 * 3\n")
+    drawn = lm.sample_batch([request(lm, text.tokens, i, max_tokens=12) for i in range(8)])
+    again = plain.sample_batch([request(plain, text.tokens, i, max_tokens=12) for i in range(8)])
+    assert [d.value.tokens for d in drawn] == [d.value.tokens for d in again]
+    assert [d.log_prob for d in drawn] == pytest.approx([d.log_prob for d in again], abs=1e-4)
+
+
+def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
+    model = random_model(FAMILIES["Llama"]())
+    model.set_attn_implementation("eager")
+    with pytest.raises(UnsupportedModelError, match="attn_implementation='sdpa'"):
+        Engine(model, name="small", capacity=1 << 20, compile=True)
+    model.set_attn_implementation("sdpa")
+
+    def twice(*args, **options):
+        attended, weights = grouped_attention(*args, **options)
+        return 2 * attended, weights
+
+    monkeypatch.setattr("ppl.lm.compiled.grouped_attention", twice)
+    with pytest.raises(UnsupportedModelError, match="differ"):
+        Engine(model, name="small", capacity=1 << 20, compile=True)
+
+    def fails(*args, **options):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr("ppl.lm.compiled.grouped_attention", fails)
+    with pytest.raises(UnsupportedModelError, match=r"no compiler here.*compile=False"):
+        Engine(model, name="small", capacity=1 << 20, compile=True)
+    monkeypatch.setattr(torch, "compile", lambda step, *, fullgraph, options: step)
+    with pytest.raises(UnsupportedModelError, match=r"needs torch 2\.13"):
+        Engine(model, name="small", capacity=1 << 20, compile=True)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def share(
 
 
 def grouped_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
 from ppl.lm.attention import Span, grouped, share, split
+from ppl.lm.compiled import CompiledStep
 from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
 from ppl.lm.slots import Slot, Slots, Window, bucket
@@ -51,9 +52,10 @@ class Engine:
             rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; None takes it from the model's configuration.
         graphs: on a GPU, capture decode steps as CUDA graphs.
+        compile: compile decode steps.
 
     Raises:
-        UnsupportedModelError: the model cannot be forked exactly.
+        UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
         ValueError: `graphs` without a GPU, or the model has fewer positions than `context_length`.
 
     Attributes:
@@ -71,6 +73,7 @@ class Engine:
         capacity: int,
         context_length: int | None = None,
         graphs: bool = False,
+        compile: bool = False,
     ) -> None:
         self.name = name
         self.base: nn.Module = model.base_model
@@ -91,6 +94,9 @@ class Engine:
             self.pool.view = self.slots.view
             self.peak_nbytes = 0
             layers, heads, dim, hidden = shape
+            self._compiled = (
+                CompiledStep(self.base, self._config, layers, name) if compile else None
+            )
             self.bytes_per_token: int = (2 * layers * heads * dim + hidden) * self.dtype.itemsize
             # In keys of one layer, of all heads: reading them costs what another product does.
             worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
@@ -145,7 +151,7 @@ class Engine:
         texts = [tuple((7 * i + j) % size for j in range(n)) for i, n in enumerate(lengths)]
         self.hidden([t[:4] for t in texts], [3, 3])
         ours = self.hidden(texts, [3, 3])
-        if self.graphs is not None:
+        if self.graphs is not None or self._compiled is not None:
             self.pool.clear()
             starts = [text[:-1] for text in texts]
             slots, _ = self.open(starts)
@@ -154,9 +160,12 @@ class Engine:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as refusal:
+                how, flag = "compiled", "compile"
+                if self.graphs is not None:
+                    how, flag = "captured as CUDA graphs", "graphs"
+                said = " ".join(str(refusal).split())[:300]
                 raise UnsupportedModelError(
-                    f"{self.name}: its steps cannot be captured as CUDA graphs ({refusal}); load "
-                    "it with graphs=False"
+                    f"{self.name}: its steps cannot be {how} ({said}); load it with {flag}=False"
                 ) from refusal
             ours = [torch.cat([o[:-1], s[None]]) for o, s in zip(ours, stepped, strict=True)]
             for slot, text in zip(slots.values(), texts, strict=True):
@@ -485,9 +494,14 @@ class Engine:
     def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """Nothing here looks at a value, so that it can be captured."""
         ids, positions, columns = inputs
+        states: Tensor
         window = Window(self.slots, low, low + ids.shape[0], columns, visible)
         keys = torch.arange(visible, device=self.device)
         mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
+        if self._compiled is not None and ids.shape[1] == 1:
+            states = self._compiled(ids, positions, window, mask)
+            window.keep(states)
+            return states
         if not self._bool_mask:
             floor = torch.finfo(self.dtype).min
             mask = torch.where(mask, 0.0, floor).to(self.dtype)
@@ -498,7 +512,7 @@ class Engine:
             past_key_values=window.cache(),
             use_cache=True,
         )
-        states: Tensor = output.last_hidden_state
+        states = output.last_hidden_state
         window.keep(states)
         return states
 

@@ -78,7 +78,7 @@ class HFModel(LanguageModel):
         name: shown in messages; models with the same name and tokenizer are taken as the same.
         context_length: most tokens of a text; None takes it from the configuration.
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
-        graphs: as in `ppl.load`.
+        graphs, compile: as in `ppl.load`.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly.
@@ -93,11 +93,17 @@ class HFModel(LanguageModel):
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
         graphs: bool = False,
+        compile: bool = False,
     ) -> None:
         self.name = name
         self.model = model.eval()
         self.engine = Engine(
-            model, name=name, capacity=kv_bytes, context_length=context_length, graphs=graphs
+            model,
+            name=name,
+            capacity=kv_bytes,
+            context_length=context_length,
+            graphs=graphs,
+            compile=compile,
         )
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)

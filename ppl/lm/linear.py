@@ -12,8 +12,11 @@ product: of few rows the small ones cost more than their weights.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +39,34 @@ class PackedLinear(nn.Module):
         # A plain attribute: a layout of its own is nothing to save, move or cast.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), False)
+        self._number = next(_numbers)
+        _layers[self._number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`; not differentiable."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        y: Tensor
+        if torch.compiler.is_compiling():  # the compiler knows no tensors of this layout
+            y = torch.ops.ppl_linear.packed(x, self._number, self.out_features)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+_numbers = itertools.count()
+_layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+
+
+def _packed_shape(x: Tensor, layer: int, out_features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_library: Any = torch.library.Library("ppl_linear", "DEF")  # type: ignore[no-untyped-call]
+_library.define("packed(Tensor x, int layer, int out_features) -> Tensor")
+_library.impl("packed", lambda x, layer, _: _layers[layer](x), "CPU")
+torch.library.register_fake("ppl_linear::packed", _packed_shape, lib=_library)
 
 
 class Joined:

@@ -38,6 +38,7 @@ def load(
     kv_bytes: int = 2 << 30,
     pack: bool = True,
     graphs: bool = False,
+    compile: bool = False,
 ) -> HFModel:
     """A language model, run in this process.
 
@@ -53,10 +54,14 @@ def load(
             longer be trained, saved, moved or cast.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.
+        compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
+            model, a minute once and some seconds at each later load (torch keeps its work where
+            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
+            GPU yet.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        UnsupportedModelError: the model cannot be forked exactly.
+        UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
     """
     model, tokenizer = load_pretrained(
         AutoModelForCausalLM,
@@ -75,6 +80,7 @@ def load(
         context_length=context_length,
         kv_bytes=kv_bytes,
         graphs=graphs,
+        compile=compile,
     )
 
 

@@ -600,7 +600,9 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
         (draw,) = lm.sample_batch([request(lm, text, max_tokens=9)])
         exact = plain_log_probs(lm.model, text, draw.value.tokens)
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
-    assert [c is one.engine._compiled for c in calls] == [True] * 8 + [False] * 8  # then all was known
+    assert [c is one.engine._compiled for c in calls] == [True] * 8 + [
+        False
+    ] * 8  # then all was known
     torch.set_num_threads(2)  # needs another program
     try:
         one.engine.pool.clear()

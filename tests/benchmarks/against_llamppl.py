@@ -32,14 +32,14 @@ def potential(token: str) -> float:
     return 0.5 * ("e" in token)
 
 
-def by_ppl(folder: str, particles: int, tokens: int, repeats: int) -> list[float]:
+def by_ppl(folder: str, particles: int, tokens: int, repeats: int, compile: bool) -> list[float]:
     """Tokens per second of each repeat."""
     import pyro
 
     import ppl
     from ppl.searchers import SMC
 
-    lm = ppl.load(folder, device="cpu")
+    lm = ppl.load(folder, device="cpu", compile=compile)
 
     def program() -> None:
         text = lm.prompt(STORY)
@@ -59,7 +59,7 @@ def by_ppl(folder: str, particles: int, tokens: int, repeats: int) -> list[float
     return speeds[1:]
 
 
-def by_llamppl(folder: str, particles: int, tokens: int, repeats: int) -> list[float]:
+def by_llamppl(folder: str, particles: int, tokens: int, repeats: int, _: bool) -> list[float]:
     """Tokens per second of each repeat; runs where llamppl is installed."""
     import asyncio
 
@@ -111,12 +111,14 @@ def main() -> None:
     parser.add_argument("--particles", type=int, nargs="+", default=[16])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours with compile=True")
     parser.add_argument("--side", choices=["ppl", "llamppl"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         run = by_ppl if options.side == "ppl" else by_llamppl
-        speeds = run(options.folder, options.particles[0], options.tokens, options.repeats)
+        settings = options.particles[0], options.tokens, options.repeats, options.compile
+        speeds = run(options.folder, *settings)
         print(json.dumps(speeds))
         return
     if not options.llamppl:
@@ -124,7 +126,9 @@ def main() -> None:
     from machine import machine
 
     print(machine())
-    print(f"float32, {options.tokens} tokens a particle, tokens/s, medians\n")
+    print(
+        f"float32{', compile=True' * options.compile}, {options.tokens} tokens a particle, tokens/s, medians\n"
+    )
     print(f"{'particles':>9}{'llamppl':>12}{'ppl':>12}{'ppl / llamppl':>16}")
     folder = converted()
     for particles in options.particles:
@@ -132,7 +136,7 @@ def main() -> None:
         for side, python in (("llamppl", options.llamppl), ("ppl", sys.executable)):
             command = [python, __file__, "--side", side, "--folder", folder]
             command += ["--particles", str(particles), "--tokens", str(options.tokens)]
-            command += ["--repeats", str(options.repeats)]
+            command += ["--repeats", str(options.repeats)] + ["--compile"] * options.compile
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             speeds.append(statistics.median(json.loads(done.stdout.splitlines()[-1])))
         print(f"{particles:>9}{speeds[0]:>12.1f}{speeds[1]:>12.1f}{speeds[1] / speeds[0]:>16.1f}")

@@ -131,14 +131,14 @@ def server(python: str, folder: str, most_rows: int, env: dict[str, str]) -> Ite
         process.wait(60)
 
 
-def by_ppl(folder: str, prompt: list[int]) -> Run:
+def by_ppl(folder: str, prompt: list[int], compile: bool) -> Run:
     """The same with ppl."""
     import torch
     from generate_vs_ppl import by_ppl as run
 
     import ppl
 
-    lm = ppl.load(folder, dtype=torch.bfloat16, device="cpu")
+    lm = ppl.load(folder, dtype=torch.bfloat16, device="cpu", compile=compile)
     text = ppl.Text(prompt, lm.codec)
     return lambda rows, step, seed: run(lm, text, rows, seed, step)
 
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--steps", type=int, nargs="+", default=[64, 16, 1])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours with compile=True")
     parser.add_argument("--side", choices=["ppl", "vllm", "server"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -166,7 +167,7 @@ def main() -> None:
     if options.side:
         prompt = prompt_of(options.folder)
         if options.side == "ppl":
-            run = by_ppl(options.folder, prompt)
+            run = by_ppl(options.folder, prompt, options.compile)
         elif options.side == "vllm":
             run = by_vllm(options.folder, prompt, most_rows)
         else:
@@ -182,7 +183,7 @@ def main() -> None:
     from machine import machine
 
     print(machine())
-    print("bfloat16, tokens/s, medians\n")
+    print(f"bfloat16{', compile=True' * options.compile}, tokens/s, medians\n")
     print(f"{'tokens a step':>13}{'rows':>6}{'server':>10}{'in process':>12}{'ppl':>10}", end="")
     print(f"{'ppl / server':>14}{'ppl / in process':>18}")
     folder = converted()
@@ -190,7 +191,7 @@ def main() -> None:
     tuned = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
     env = {**os.environ, **tuned}
     numbers = ["--rows", *map(str, options.rows), "--steps", *map(str, options.steps)]
-    numbers += ["--repeats", str(options.repeats)]
+    numbers += ["--repeats", str(options.repeats)] + ["--compile"] * options.compile
 
     def measured(python: str, side: str, *more: str) -> list[float]:
         done = subprocess.run(

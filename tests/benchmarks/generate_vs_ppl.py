@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, help="torch threads")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="ours with compile=True")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -105,7 +106,7 @@ def main() -> None:
     from smollm2_constrained import find_gguf
 
     dtype = getattr(torch, options.dtype)
-    lm = ppl.load(find_gguf(), dtype=dtype, device="cpu")
+    lm = ppl.load(find_gguf(), dtype=dtype, device="cpu", compile=options.compile)
     plain = ppl.load(find_gguf(), dtype=dtype, device="cpu", pack=False)
     prompt = ppl.Text(lm.encode(STORY)[:PROMPT_TOKENS], lm.codec)
     assert len(prompt) == PROMPT_TOKENS
@@ -117,7 +118,8 @@ def main() -> None:
         "bound": lambda rows, _: by_products(lm, rows),
     }
     print(machine())
-    print(f"{options.dtype}, tokens/s, medians of {options.repeats}, the sides taking turns\n")
+    how = f"{options.dtype}{', compile=True' * options.compile}"
+    print(f"{how}, tokens/s, medians of {options.repeats}, the sides taking turns\n")
     print(f"{'rows':>4}" + "".join(f"{name:>12}" for name in sides) + f"{'ppl / generate':>16}")
     for side in sides.values():
         side(2, 0)

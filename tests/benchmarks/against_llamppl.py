@@ -127,7 +127,8 @@ def main() -> None:
 
     print(machine())
     print(
-        f"float32{', compile=True' * options.compile}, {options.tokens} tokens a particle, tokens/s, medians\n"
+        f"float32{', compile=True' * options.compile}, {options.tokens} tokens a particle, "
+        "tokens/s, medians\n"
     )
     print(f"{'particles':>9}{'llamppl':>12}{'ppl':>12}{'ppl / llamppl':>16}")
     folder = converted()

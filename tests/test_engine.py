@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import ppl
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import Span, _attend_shared, grouped_attention, share, split
+from ppl.lm import native
+from ppl.lm.attention import Span, _attend_shared, share, split
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.compiled import CompiledStep
 from ppl.lm.engine import Engine
@@ -612,6 +613,20 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_compiled_steps_run_with_attention_of_the_library(family, monkeypatch):
+    """As on a GPU, where there is none of our own."""
+    monkeypatch.setattr("ppl.lm.native.attend", None)
+    never = property(lambda _: False, lambda *_: None)
+    monkeypatch.setattr(CompiledStep, "_native", never, raising=False)
+    lm = make(family, compile=True)
+    texts = some_texts()
+    drawn = lm.sample_batch([request(lm, t, i, max_tokens=20) for i, t in enumerate(texts)])
+    for text, draw in zip(texts, drawn, strict=True):
+        exact = plain_log_probs(lm.model, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
 def test_compiled_steps_run_packed_layers():
     lm, plain = ppl.load("tiny", compile=True), ppl.load("tiny")
     text = lm.prompt("12 + 7 * 3\n")
@@ -628,20 +643,21 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
         Engine(model, name="small", capacity=1 << 20, compile=True)
     model.set_attn_implementation("sdpa")
 
-    def twice(*args, **options):
-        attended, weights = grouped_attention(*args, **options)
-        return 2 * attended, weights
-
-    monkeypatch.setattr("ppl.lm.compiled.grouped_attention", twice)
+    attend = native.attend
+    monkeypatch.setattr("ppl.lm.native.attend", lambda *args: 2 * attend(*args))
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, compile=True)
 
-    def fails(*args, **options):
-        raise RuntimeError("no compiler here")
-
-    monkeypatch.setattr("ppl.lm.compiled.grouped_attention", fails)
-    with pytest.raises(UnsupportedModelError, match=r"no compiler here.*compile=False"):
-        Engine(model, name="small", capacity=1 << 20, compile=True)
+    monkeypatch.setattr("ppl.lm.native.attend", attend)
+    for compiler, said in (
+        ("g+++", r"no C\+\+ compiler 'g\+\+\+'.*CXX"),
+        ("g++ -nothing", "nothing"),
+    ):
+        native._built.cache_clear()
+        monkeypatch.setenv("CXX", compiler)
+        with pytest.raises(UnsupportedModelError, match=said + r".*compile=False"):
+            Engine(model, name="small", capacity=1 << 20, compile=True)
+    monkeypatch.delenv("CXX")
     monkeypatch.setattr(torch, "compile", lambda step, *, fullgraph, options: step)
     with pytest.raises(UnsupportedModelError, match=r"needs torch 2\.13"):
         Engine(model, name="small", capacity=1 << 20, compile=True)

@@ -83,6 +83,12 @@ class _Pass:
 _running: ContextVar[_Pass | None] = ContextVar("_running", default=None)
 
 
+def running_spans() -> Sequence[Span]:
+    """How the running pass is divided; empty where it is not."""
+    running = _running.get()
+    return (running and running.spans) or []
+
+
 def split(reach: Sequence[int]) -> list[Span] | None:
     """Rows apart that need fewer than half of the keys of the longest; None if it does not pay.
 
@@ -221,7 +227,8 @@ def _attend_shared(
         return x.reshape(heads, batch, -1, x.shape[-1]).transpose(0, 1)
 
     first = apart(together(queries) @ first_key.transpose(-1, -2))
-    own = queries @ key[:, :, shared:].transpose(-1, -2)
+    # This way round, because oneDNN copies keys that lie apart, and transposed ones slowly.
+    own = (key[:, :, shared:] @ queries.transpose(-1, -2)).transpose(-1, -2)
     scores = torch.cat([first, own], -1)
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)

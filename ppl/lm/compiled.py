@@ -9,7 +9,9 @@ all lengths and any number of rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,19 +22,45 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import grouped_attention
+from ppl.lm import native
+from ppl.lm.attention import Span, grouped_attention
 from ppl.lm.slots import Window
 
 NAME = "ppl_compiled"
 
-# Where the running pass keeps keys and values, and where its queries may look; one per thread.
-_running: ContextVar[tuple[Window, Tensor]] = ContextVar("_running")
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What attention needs to know of the running pass.
+
+    Attributes:
+        window: where keys and values are.
+        positions: `[B, 1]` the last position that each row looks at.
+        sources, shared: `[B]`, as in `ppl.lm.native.attend`.
+        mask: `[B, 1, 1, L]`, True where a query may look; None where attention is our own.
+    """
+
+    window: Window
+    positions: Tensor
+    sources: Tensor
+    shared: Tensor
+    mask: Tensor | None
+
+
+# Each thread has its own.
+_running: ContextVar[_Running] = ContextVar("_running")
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
-    window, mask = _running.get()
+    running = _running.get()
+    window = running.window
+    if running.mask is None:
+        keys, values = window.layer(layer)
+        of_rows = window.columns, running.positions, running.sources, running.shared
+        return native.attend(query, key, value, keys, values, *of_rows, scaling)
     keys, values = window.write(layer, key, value)
-    return grouped_attention(None, query, keys, values, mask, scaling=scaling)[0].contiguous()
+    attended, _ = grouped_attention(None, query, keys, values, running.mask, scaling=scaling)
+    return attended.contiguous()
 
 
 def _attend_shape(
@@ -93,7 +121,8 @@ class CompiledStep:
     """Passes of one token a row, compiled when the first of them runs.
 
     Args:
-        base: the decoder without its head, with `sdpa` attention.
+        base: the decoder without its head, with `sdpa` attention. In float32 or bfloat16 on a CPU
+            its attention is replaced by our own (`ppl.lm.native`).
         config: its configuration.
         layers: how many attention layers it has.
 
@@ -134,27 +163,43 @@ class CompiledStep:
                 f"{name}: compile=True needs torch 2.13 or newer, this is {torch.__version__}"
             ) from missing
         self._config = config
+        kind = next(base.parameters())
+        halves = torch.float32, torch.bfloat16
+        self._native = kind.device.type == "cpu" and kind.dtype in halves
 
-    def __call__(self, ids: Tensor, positions: Tensor, window: Window, mask: Tensor) -> Tensor:
+    def __call__(
+        self, ids: Tensor, positions: Tensor, window: Window, spans: Sequence[Span]
+    ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass.
 
         Args:
             ids, positions: `[B, 1]`.
             window: where keys and values are read and written.
-            mask: `[B, 1, 1, L]`, True where a query may look.
+            spans: which rows begin alike.
         """
         given = ids.clone(), positions.clone()  # not views: the compiler would ask of what
         for tensor in given:
             mark_unbacked(tensor, 0)  # any number of rows, one included
         before = self._config._attn_implementation
         self._config._attn_implementation = NAME
-        token = _running.set((window, mask))
+        token = _running.set(self._about(given[1], window, spans))
         try:
             states: Tensor = self._step(*given)
         finally:
             _running.reset(token)
             self._config._attn_implementation = before
         return states
+
+    def _about(self, positions: Tensor, window: Window, spans: Sequence[Span]) -> _Running:
+        if not self._native:
+            keys = torch.arange(window.visible, device=positions.device)
+            nobody = positions.new_zeros(0)
+            return _Running(window, positions, nobody, nobody, keys <= positions[:, None, :, None])
+        sources, shared = torch.zeros(2, len(positions), dtype=torch.long)
+        for span in spans:
+            sources[span.start : span.stop] = span.source
+            shared[span.start : span.stop] = span.shared
+        return _Running(window, positions, sources, shared, None)
 
 
 def _of_the_process(guards: Any) -> list[bool]:

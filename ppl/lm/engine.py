@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm.attention import Span, grouped, share, split
+from ppl.lm.attention import Span, grouped, running_spans, share, split
 from ppl.lm.compiled import CompiledStep
 from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
@@ -501,12 +501,12 @@ class Engine:
         ids, positions, columns = inputs
         states: Tensor
         window = Window(self.slots, low, low + ids.shape[0], columns, visible)
-        keys = torch.arange(visible, device=self.device)
-        mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
         if self._compiled is not None and ids.shape[1] == 1:
-            states = self._compiled(ids, positions, window, mask)
+            states = self._compiled(ids, positions, window, running_spans())
             window.keep(states)
             return states
+        keys = torch.arange(visible, device=self.device)
+        mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
         if not self._bool_mask:
             floor = torch.finfo(self.dtype).min
             mask = torch.where(mask, 0.0, floor).to(self.dtype)

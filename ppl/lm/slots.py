@@ -182,12 +182,15 @@ class Window:
         low, high: the range of slots that the pass covers, `B` of them.
         columns: `[B, Q]` positions to which the pass writes.
         visible: positions that its queries may look at.
+
+    Attributes:
+        columns, visible: as given.
     """
 
     def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
         self._kv, self._states = slots.kv[:, :, low:high], slots.states[low:high]
         self._rows = torch.arange(high - low, device=columns.device)[:, None]
-        self._columns = columns
+        self.columns = columns
         self.visible = visible
 
     def cache(self) -> Cache:
@@ -195,16 +198,20 @@ class Window:
         outlive its pass, and old slots their successors, until Python's collector comes by."""
         return Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
 
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, H, L + 1, D]` of all positions of a layer."""
+        return self._kv[number, 0], self._kv[number, 1]
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        own, other = self._kv[layer, 0], self._kv[layer, 1]
+        own, other = self.layer(layer)
         # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
-        own[self._rows, :, self._columns] = keys.transpose(1, 2)
-        other[self._rows, :, self._columns] = values.transpose(1, 2)
+        own[self._rows, :, self.columns] = keys.transpose(1, 2)
+        other[self._rows, :, self.columns] = values.transpose(1, 2)
         return own[:, :, : self.visible], other[:, :, : self.visible]
 
     def keep(self, states: Tensor) -> None:
         """Writes the pass's last hidden states `[B, Q, hidden]`."""
-        self._states[self._rows, self._columns] = states
+        self._states[self._rows, self.columns] = states
 
 
 class WindowLayer(CacheLayerMixin):

@@ -1,0 +1,99 @@
+"""Attention of decode steps on a CPU as a program of its own (`attention.cpp`).
+
+The library's kernels for a few queries a row copy keys out of the slots or pad them to the longest
+row, and take four times as long as reading the memory does. What is left of a compiled step is
+little besides products; this makes attention little too. Built for one model in a second, with the
+compiler that `torch.compile` uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("attention.cpp")
+# Sums may be reordered, which vectors need; -ffast-math would also change how the whole process
+# treats tiny numbers.
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno"]
+_FLAGS += ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    positions: Tensor,
+    sources: Tensor,
+    shared: Tensor,
+    scaling: float | None,
+) -> Tensor:
+    """Writes the keys and values of one new token a row, and attends.
+
+    Args:
+        query: `[B, G * H, 1, D]`, float32 or bfloat16, on a CPU.
+        key, value: `[B, H, 1, D]`.
+        keys, values: `[B, H, L, D]`, written at `columns`.
+        columns: `[B]` int64 positions to which the rows write.
+        positions: `[B]` int64 last positions that they look at.
+        sources, shared: `[B]` int64: so many first keys are those of row `sources`.
+
+    Returns:
+        `[B, 1, G * H, D]`.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses.
+    """
+    batch, query_heads, _, dim = query.shape
+    heads = key.shape[1]
+    run = _built(heads, query_heads // heads, dim, query.dtype == torch.bfloat16)
+    # Kept in names: a pointer alone keeps nothing alive.
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    out = torch.empty(batch, 1, query_heads, dim, dtype=query.dtype)
+    run(
+        batch,
+        torch.get_num_threads(),
+        *(t.data_ptr() for t in (columns, positions, sources, shared)),
+        *(t.data_ptr() for t in (query, key, value, keys, values)),
+        keys.stride(0),
+        keys.stride(1),
+        dim**-0.5 if scaling is None else scaling,
+        out.data_ptr(),
+    )
+    return out
+
+
+@lru_cache(maxsize=64)
+def _built(heads: int, group: int, dim: int, half: bool) -> Any:
+    """The function `attend` of the source, for one kind of model."""
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    defines = [f"-DHEADS={heads}", f"-DGROUP={group}", f"-DDIM={dim}", f"-DHALF={int(half)}"]
+    with tempfile.TemporaryDirectory() as folder:
+        library = str(Path(folder) / "attention.so")
+        command = [*compiler, *_FLAGS, *defines, str(_SOURCE), "-o", library]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            run = ctypes.CDLL(library).attend  # stays loaded when its file is gone
+        except FileNotFoundError as missing:
+            raise RuntimeError(
+                f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
+            ) from missing
+        except (subprocess.CalledProcessError, OSError) as refusal:
+            said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
+            raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 9, _INT64, _INT64]
+    run.argtypes += [ctypes.c_float, _POINTER]
+    run.restype = None
+    return run

@@ -1,0 +1,63 @@
+"""The attention of our own against the library's, in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from ppl.lm.native import attend
+
+CASES = [  # rows, key-value heads, query heads to each, numbers a head
+    (1, 1, 1, 8),
+    (5, 2, 2, 8),
+    (7, 3, 3, 64),
+    (3, 2, 7, 80),
+    (4, 1, 8, 256),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "heads", "group", "dim"), CASES)
+@pytest.mark.parametrize("shared", [0, 15, 16, 37])
+def test_attention_in_place(rows, heads, group, dim, shared, dtype):
+    torch.manual_seed(rows)
+    length = 70
+    memory = 3 * torch.randn(2, rows + 2, heads, length + 1, dim).to(dtype)  # 2 more slots
+    positions = torch.randint(shared, length, (rows,))
+    positions[0] = shared  # the shortest
+    sources = torch.full((rows,), rows - 1)
+    memory[:, 1:-1, :, :shared] = memory[:, rows, None, :, :shared]
+    columns = positions.clone()
+    columns[-1] = length  # padding writes to the last, and looks at what is there
+    before = memory.clone()
+    keys, values = memory[0, 1:-1], memory[1, 1:-1]
+    query = torch.randn(rows, heads * group, 1, dim).to(dtype)
+    key, value = torch.randn(2, rows, heads, 1, dim).to(dtype)
+    out = attend(
+        query, key, value, keys, values, columns, positions, sources,
+        torch.full((rows,), shared), 0.3,
+    )  # fmt: skip
+    for row in range(rows):
+        before[0, row + 1, :, columns[row]] = key[row, :, 0]
+        before[1, row + 1, :, columns[row]] = value[row, :, 0]
+        seen = before[:, row + 1, :, : positions[row] + 1].double()
+        seen = seen.repeat_interleave(group, dim=1)
+        exact = scaled_dot_product_attention(query[row].double(), *seen, scale=0.3)
+        tolerance = 5e-5 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(
+            out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
+        )
+    assert torch.equal(memory, before)  # written where it should be, and nowhere else
+
+
+def test_what_is_not_finite_stays_so():
+    """A broken model is seen, not hidden."""
+    query, key, value = torch.randn(3, 2, 1, 1, 16)
+    keys, values = torch.randn(2, 2, 1, 40, 16)
+    keys[0, 0, 3, 5] = torch.nan
+    values[1, 0, 2] = torch.inf
+    place, none = torch.tensor([30, 30]), torch.zeros(2, dtype=torch.long)
+    out = attend(query, key, value, keys, values, place, place, none, none, None)
+    assert out[0].isnan().all()
+    assert not out[1].isfinite().any()

@@ -410,7 +410,7 @@ def test_recorded_log_probs_equal_teacher_forcing_under_warps(family):
 def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
     """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
     monkeypatch.setattr("ppl.lm.engine._PREFILL_TOKENS", tokens)
-    monkeypatch.setattr("ppl.lm.engine._MIN_SHARED", shared)
+    monkeypatch.setattr("ppl.lm.engine._CPU_MIN_SHARED", shared)
     monkeypatch.setattr("ppl.lm.slots._BUCKET", 1)
     lm = make("GPTNeoX")
     for repeat in range(2):

@@ -217,10 +217,8 @@ def test_settings_are_frozen_and_paste_back(searcher):
 
 
 @each
-def test_no_model_computes_a_token_twice(searcher, tiny, monkeypatch):
+def test_no_model_computes_a_token_twice(searcher, tiny):
     """Over a whole search: tokens computed are the distinct tokens of the tree, not one more."""
-    # Normally a few tokens that new steps share are not worth a pass of their own.
-    monkeypatch.setattr("ppl.lm.engine._MIN_SHARED", 1)
     lm, prm = tiny
     lm.engine.pool.clear()
     prm.engine.pool.clear()

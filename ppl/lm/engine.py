@@ -26,8 +26,9 @@ from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.prefix import Match, PrefixPool, Tokens, common_prefix
 from ppl.lm.slots import Slot, Slots, Window, bucket
 
-# Shared prefixes shorter than this are not worth a pass of their own.
-_MIN_SHARED = 8
+# Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
+# computes, on a GPU a short one costs as much as one of hundreds of tokens.
+_CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
@@ -356,10 +357,11 @@ class Engine:
         Returns:
             Whether there were any.
         """
+        least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
         shared: set[Tokens] = set()
         for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
             size = common_prefix(a, b)
-            if size - length >= _MIN_SHARED:
+            if size - length >= least:
                 shared.add(a[:size])
         if shared:
             self.hidden(list(shared), [len(t) - 1 for t in shared])

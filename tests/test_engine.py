@@ -219,15 +219,15 @@ OPERATIONS = st.lists(
 )
 
 
-@pytest.mark.parametrize("way", ["sharing", "apart", "graphs"])
+@pytest.mark.parametrize("way", ["sharing", "apart", "graphs", "compiled"])
 @pytest.mark.parametrize("kv_bytes", [1, 60_000, 1 << 26])
 @settings(max_examples=20, deadline=None)
 @given(operations=OPERATIONS)
 @torch.inference_mode()
 def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
-    engine = _engine(kv_bytes)
-    engine._price = 0 if way == "sharing" else 10**9
+    engine = _engine(kv_bytes, compile=way == "compiled")
+    engine._price = 0 if way in ("sharing", "compiled") else 10**9
     engine.graphs = emulated_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
     texts: list[tuple[int, ...]] = [(3,)]
@@ -287,7 +287,6 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
         engine.close(slot, text)
 
 
-@functools.cache
 def emulated(step, device):
     """As on a GPU: a step is captured with its shapes, and what it returns is written over."""
     output = step().clone()
@@ -307,8 +306,9 @@ def emulated_graphs(engine) -> StepGraphs:
     return StepGraphs(engine._captured_pass, engine.device, on_this_memory)
 
 
-def _engine(kv_bytes: int):
-    return make(kv_bytes=kv_bytes).engine
+@functools.cache
+def _engine(kv_bytes: int, compile: bool = False):
+    return make(kv_bytes=kv_bytes, compile=compile).engine
 
 
 @functools.cache

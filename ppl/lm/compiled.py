@@ -163,9 +163,9 @@ class CompiledStep:
                 f"{name}: compile=True needs torch 2.13 or newer, this is {torch.__version__}"
             ) from missing
         self._config = config
-        kind = next(base.parameters())
-        halves = torch.float32, torch.bfloat16
-        self._native = kind.device.type == "cpu" and kind.dtype in halves
+        weight = next(base.parameters())
+        kinds = torch.float32, torch.bfloat16
+        self._native = weight.device.type == "cpu" and weight.dtype in kinds
 
     def __call__(
         self, ids: Tensor, positions: Tensor, window: Window, spans: Sequence[Span]
@@ -177,7 +177,7 @@ class CompiledStep:
             window: where keys and values are read and written.
             spans: which rows begin alike.
         """
-        given = ids.clone(), positions.clone()  # not views: the compiler would ask of what
+        given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases
         for tensor in given:
             mark_unbacked(tensor, 0)  # any number of rows, one included
         before = self._config._attn_implementation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -107,8 +108,20 @@ def test_the_script_prints_a_line_for_every_side(capsys):
     assert "aten::addmm" in printed
 
 
-def test_settings_that_cannot_be_timed_are_errors(capsys):
-    for wrong in ("--new-tokens 4", "--prompts few"):
-        with pytest.raises(SystemExit):
-            gpu.main(["--shape", "tiny", *wrong.split()])
+def test_what_cannot_be_timed_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--shape", "tiny", "--new-tokens", "4"])
     assert "too few to time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["batching", "ppl"])
+def test_a_side_leaves_no_memory_to_the_next(tiny_shape, side):
+    def held():
+        gpu.free(CPU)
+        kinds = {"Engine", "Slots", "ContinuousBatchProcessor"}
+        return sum(type(thing).__name__ in kinds for thing in gc.get_objects())
+
+    before = held()  # other tests may hold some
+    assert isinstance(gpu.measure(tiny_shape, side, gpu.Setting(True, 2, 8, 8), 1), gpu.Measured)
+    assert held() <= before
+    assert tiny_shape.config._attn_implementation == "sdpa"

@@ -316,6 +316,16 @@ def plain_states(text: tuple[int, ...]) -> torch.Tensor:
     return _engine(1).base(torch.tensor([text]), use_cache=False).last_hidden_state[0]
 
 
+@torch.inference_mode()
+def test_a_known_text_whose_run_is_split_by_its_company():
+    """`(3, 6)` is known when it is asked for, and other texts of the same request go on from it."""
+    engine = make().engine
+    texts = [(3, 6, 6), (3, 6, 3, 3, 6), (3, 6), (3, 4, 5, 6)]
+    _, states = engine.open(texts)
+    for text, state in zip(texts, states, strict=True):
+        assert_close(state, plain_states(text)[-1])
+
+
 def assert_close(ours: torch.Tensor, plain: torch.Tensor) -> None:
     assert ours.shape == plain.shape
     assert float((ours - plain).abs().max()) < 1e-4

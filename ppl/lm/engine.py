@@ -337,7 +337,7 @@ class Engine:
         states = [
             self.slots.view(slots[text], start, len(text)).states.clone()
             if text in slots
-            else self.pool.states(matches[text], start)
+            else self.pool.states(self.pool.match(text), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()

@@ -74,8 +74,10 @@ class _Pass:
         if key not in self.biases:
             seen = mask[span.start : span.stop, :, None, :, : span.keys]
             seen = seen.expand(-1, -1, query.shape[1] // heads, -1, -1).flatten(2, 3)
-            zero = torch.zeros((), dtype=query.dtype, device=query.device)
-            self.biases[key] = mask, torch.where(seen, zero, -torch.inf)
+            # Rows of a multiple of 8, or SDPA would pad a copy of its own in every layer.
+            width = -(-span.keys // 8) * 8
+            bias = query.new_zeros(*seen.shape[:-1], width)[..., : span.keys]
+            self.biases[key] = mask, bias.masked_fill_(~seen, -torch.inf)
         return self.biases[key][1]
 
 

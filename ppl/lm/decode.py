@@ -47,6 +47,11 @@ class _Row:
         return self.request.spec.tokens + tuple(self.new)
 
     @property
+    def length(self) -> int:
+        """Tokens of prefix and what was drawn so far."""
+        return len(self.request.spec.tokens) + len(self.new)
+
+    @property
     def expected_length(self) -> int:
         """Tokens that the row is expected to hold in the end; a guess where nothing limits it."""
         new = self.limit if self.request.spec.max_tokens is not None else _USUAL_STEP
@@ -186,7 +191,7 @@ class Session:
         """Drops all rows but these; the youngest wait again where memory no longer holds all."""
         if not self._rows:
             return
-        longest = max((len(self._rows[j].tokens) for j in keep), default=0)
+        longest = max((self._rows[j].length for j in keep), default=0)
         most = self.model.batch_rows(longest)
         self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
         keep = keep[:most]

@@ -38,7 +38,9 @@ _SPREAD = 1 / 3
 _MOST_TOGETHER = 16
 # Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
 # common apart: what is read in the time that the additional operations take.
-_CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 25
+_CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 27
+# A pass with spans is not captured: what is read must outweigh launching a whole step by hand.
+_GRAPHS_SHARED = 1 << 29
 
 Account = tuple[Ledger, str, str] | None
 """A ledger and the names under which computed and reused tokens are booked, or None."""
@@ -101,6 +103,8 @@ class Engine:
             self.bytes_per_token: int = (2 * layers * heads * dim + hidden) * self.dtype.itemsize
             # In keys of one layer, of all heads: reading them costs what another product does.
             worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
+            if self.graphs is not None:
+                worth = _GRAPHS_SHARED
             self._price = worth // (2 * heads * dim * self.dtype.itemsize)
             self._self_check()
         self.pool.clear()
@@ -286,7 +290,8 @@ class Engine:
             states = self.graphs.run(self.slots.generation, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
-        return states if where == list(range(high - low)) else states[where]
+        # A slice where it does: an index is a copy to the device, which waits for the pass.
+        return states[: len(where)] if where == list(range(len(where))) else states[where]
 
     def _spans(
         self,
@@ -315,7 +320,9 @@ class Engine:
             held = [texts[i][: slots[i].length] for i in order]
             self._common = [common_prefix(a, b) for a, b in itertools.pairwise(held)]
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
-        return share(whole, [where[i] for i in order], self._common, self._price)
+        marked = share(whole, [where[i] for i in order], self._common, self._price)
+        # One span of rows that share nothing is a pass like any other, and can be captured.
+        return marked if len(marked) > 1 or marked[0].shared else None
 
     def _run(
         self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account]

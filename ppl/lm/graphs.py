@@ -7,6 +7,7 @@ rounded up to buckets; rows that are not there compute for nobody, as padding do
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ def keys_bucket(keys: int, most: int) -> int:
     return min(-(-keys // _KEYS) * _KEYS, most)
 
 
-def cuda_graph(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+def cuda_graph(
+    step: Callable[[], Tensor], device: torch.device, pool: Any = None
+) -> Callable[[], Tensor]:
     """Captures a step that reads and writes the same memory each time; returns its replay.
 
     Raises:
@@ -40,10 +43,10 @@ def cuda_graph(step: Callable[[], Tensor], device: torch.device) -> Callable[[],
     if device.type != "cuda":
         raise ValueError(f"graphs=True: CUDA graphs need a GPU, the model is on {device}")
     with torch.cuda.device(device):
-        return _captured(step)
+        return _captured(step, pool)
 
 
-def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(current)
     with torch.cuda.stream(side):  # libraries set themselves up in first calls, outside the graph
@@ -51,7 +54,7 @@ def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
             step()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         output = step()
 
     def replay() -> Tensor:
@@ -86,7 +89,12 @@ class StepGraphs:
         device: torch.device,
         capture: Callable[[Callable[[], Tensor], torch.device], Callable[[], Tensor]] | None = None,
     ) -> None:
-        self._step, self._device, self._capture = step, device, capture or cuda_graph
+        self._step, self._device = step, device
+        if capture is None and device.type == "cuda":
+            # One after the other, and the result of each is copied before the next: all can use the
+            # same memory for what lies in between.
+            capture = functools.partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
+        self._capture = capture or cuda_graph
         self._known: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self.captured = 0
 

@@ -217,7 +217,10 @@ class HFDecoder:
         if computing:
             running = [self._stems[i] for i in computing]
             hidden = engine.step([s.slot for s in running if s.slot], [s.text for s in running])
-            for i, state in zip(computing, hidden, strict=True):
+            if len(computing) == len(states):  # no tensor a row: with many rows they cost a step
+                self._logits = self._model.logits(hidden)
+                return
+            for i, state in zip(computing, hidden.unbind(), strict=True):
                 states[i] = state
         if self._stems:
             self._logits = self._model.logits(torch.stack([s for s in states if s is not None]))

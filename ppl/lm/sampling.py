@@ -125,6 +125,14 @@ def _draw(
     return tokens, warped.gather(1, tokens[:, None]).squeeze(1)
 
 
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device that nobody waits for: from pageable memory a copy waits until all that
+    was launched before, here the pass, has run, and only then the draw could be launched."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize < 4 else dtype
 
@@ -134,7 +142,7 @@ def _keep_only(logits: Tensor, allowed: Sequence[Tensor | None]) -> Tensor:
         return logits
     everything = torch.ones(logits.shape[-1], dtype=torch.bool)
     keep = torch.stack([everything if mask is None else mask for mask in allowed])  # [B, V]
-    return logits.masked_fill(~keep.to(logits.device), -torch.inf)
+    return logits.masked_fill(~_sent(keep, logits.device), -torch.inf)
 
 
 def _top_k(logits: Tensor, top_k: NDArray[np.int64]) -> Tensor:
@@ -184,7 +192,7 @@ def inverse_cdf(
     """
     batch, size = probs.shape
     # Times any total, this stays below the total: never beyond the last index with any mass.
-    u = torch.as_tensor(np.minimum(uniforms, 1 - 2.0**-52), device=probs.device)[:, None]
+    u = _sent(torch.from_numpy(np.minimum(uniforms, 1 - 2.0**-52)), probs.device)[:, None]
     if size <= 8 * block:  # too few for two levels to pay
         mass = probs.cumsum(-1, dtype=torch.float64)
         total = mass[:, -1:]

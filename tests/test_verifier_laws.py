@@ -33,6 +33,7 @@ from ppl.verifiers import (
     MathAnswer,
     MathPrompter,
     OutcomeModel,
+    Potential,
     QuestionBias,
     Regex,
     RewardModel,
@@ -169,6 +170,29 @@ def test_a_ranker_that_poses_as_a_likelihood_is_caught():
         verifier(lambda text: 1.0, name="f", meaning="rank")
     with pytest.warns(UserWarning, match="'prod' multiplies.*'value'"):
         FunctionVerifier(lambda text: 1.0, name="f", meaning="value", aggregate="prod")
+
+
+said = FunctionVerifier(lambda text: 0.7, name="said")
+
+
+@pytest.mark.parametrize("kind", ["rank", "reward"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda v: Ensemble([said, v]),
+        lambda v: Votes([said, said, v], DawidSkene(0.5, (0.9,) * 3, (0.1,) * 3)),
+        lambda v: Channel(v, tpr=0.9, fpr=0.2),
+        lambda v: QuestionBias(v, sd=1.0),
+    ],
+)
+def test_what_is_no_probability_does_not_slip_into_one(wrap, kind):
+    """A rank of -0.3 would pass for the log-probability that it looks like."""
+    rank = ranker(lambda text: -0.3)
+    with pytest.raises(ValueError, match=f"means '{kind}': calibrate it first"):
+        wrap(rank if kind == "rank" else Potential(rank, 1.0))
+    assert wrap(said)(TEXTS[0]).log_probability <= 0
+    with pytest.raises(ValueError, match="only ranks"):
+        Cached(rank)
 
 
 def test_a_reward_is_a_potential_and_no_probability():

@@ -25,7 +25,7 @@ class Cached(Verifier):
             one number for the text, not one per step.
 
     Raises:
-        ValueError: the verifier is pseudo-marginal: its estimates must be drawn anew.
+        ValueError: the verifier is pseudo-marginal (its estimates must be drawn anew), or a ranker.
         VerifierError: there is a key, and the verifier gives a number per step.
 
     Attributes:
@@ -39,6 +39,8 @@ class Cached(Verifier):
         most: int = 100_000,
         key: Callable[[Text], Hashable] | None = None,
     ) -> None:
+        if not isinstance(verifier, Verifier):
+            raise ValueError(f"{verifier.name} only ranks; Cached remembers a Verifier's answers")
         if verifier.pseudo_marginal:
             raise ValueError(
                 f"{verifier.name} is pseudo-marginal: particles need estimates of their own, so "

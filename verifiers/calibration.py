@@ -161,6 +161,17 @@ def step_scores(scorer: Scorer, texts: Sequence[Text]) -> list[Floats]:
     return scores
 
 
+def check_probabilities(what: str, scorers: Sequence[Scorer]) -> None:
+    """Raises ValueError if a scorer's number is no probability, so that `what` makes no sense."""
+    for scorer in scorers:
+        if not isinstance(scorer, Verifier) or scorer.meaning in ("rank", "reward"):
+            raise ValueError(
+                f"{what} is for probabilities, but {scorer.name}'s number means "
+                f"{scorer.meaning!r}: calibrate it first, "
+                "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
+            )
+
+
 def _scores(scorer: Scorer, requests: Sequence[JudgeRequest]) -> list[Floats]:
     numbers = scorer.judge_checked([replace(r, verifier=scorer) for r in requests])
     raw = scorer.meaning in ("rank", "reward")

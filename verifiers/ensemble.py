@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
 from ppl.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
-from ppl.verifiers.calibration import log_odds
+from ppl.verifiers.calibration import check_probabilities, log_odds
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +40,8 @@ class Ensemble(Verifier):
         floor: probabilities are clipped to [floor, 1 - floor].
 
     Raises:
-        ValueError: a group names a member twice or none, or weights do not fit.
+        ValueError: a group names a member twice or none, weights do not fit, or a member gives no
+            probabilities (a ranker or a reward).
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class Ensemble(Verifier):
         aggregate: Aggregate | None = None,
         floor: float = 1e-6,
     ) -> None:
-        if not verifiers or any(v.meaning == "reward" for v in verifiers):
-            raise ValueError("an ensemble needs members, and all of them must give probabilities")
+        if not verifiers:
+            raise ValueError("an ensemble needs members")
+        check_probabilities("an ensemble", verifiers)
         self.verifiers = list(verifiers)
         self.name = name or f"Ensemble({', '.join(v.name for v in verifiers)})"
         self.meaning = meaning or verifiers[0].meaning
@@ -210,6 +212,9 @@ class Votes(Verifier):
         model: their error rates.
         meaning: what the vote is about; the first voter's by default.
         floor: probabilities are clipped to [floor, 1 - floor].
+
+    Raises:
+        ValueError: the model has other voters, or a voter gives no probabilities.
     """
 
     def __init__(
@@ -222,6 +227,7 @@ class Votes(Verifier):
     ) -> None:
         if len(verifiers) != len(model.tpr):
             raise ValueError(f"{len(verifiers)} verifiers, but rates of {len(model.tpr)} voters")
+        check_probabilities("a vote", verifiers)
         self.verifiers, self.model, self.floor = list(verifiers), model, floor
         self.name = f"Votes({', '.join(v.name for v in verifiers)})"
         self.meaning = meaning or verifiers[0].meaning

@@ -15,15 +15,14 @@ from scipy.special import log_expit
 
 from ppl.randomness import generator
 from ppl.verdict import JudgeRequest, Verifier
-from ppl.verifiers.calibration import log_odds
+from ppl.verifiers.calibration import check_probabilities, log_odds
 
 
 class _Wrapped(Verifier):
     """A verifier around another one: same meaning, aggregate and pseudo-marginality."""
 
     def __init__(self, verifier: Verifier, word: str) -> None:
-        if verifier.meaning == "reward":
-            raise ValueError(f"{verifier.name} gives rewards; noise models are for probabilities")
+        check_probabilities(f"the noise model {word}", [verifier])
         self.verifier, self.name = verifier, f"{word} {verifier.name}"
         self.meaning, self.aggregate = verifier.meaning, verifier.aggregate
         self.pseudo_marginal, self.floor = verifier.pseudo_marginal, verifier.floor

@@ -30,6 +30,8 @@ from ppl.verifiers import (
     Platt,
     QuestionBias,
     Temperature,
+    Verifier,
+    Votes,
     check_verifier,
     fit_quantiles,
     log_odds,
@@ -298,6 +300,42 @@ def test_members_with_other_steps_speak_with_their_latest_number(tiny):
     wanted = log_odds(prm(text).log_probability) + logit(0.6)
     got = both.judge_checked([ppl.JudgeRequest(both, text)])
     assert got[0] == pytest.approx((float(log_expit(wanted)),))
+
+
+class Words(Verifier):
+    """A number for every step that is not blank, as formatted PRMs give."""
+
+    name = "words"
+
+    def judge(self, requests):
+        return [
+            [math.log(0.1) for step in r.text.steps[r.since :] if step.strip()] for r in requests
+        ]
+
+
+MODEL = DawidSkene(0.5, (0.9, 0.8, 0.7), (0.1, 0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("combined", "before_any"),
+    [
+        (Ensemble([Words(), said(0.6)]), 0.6),
+        (Ensemble([Words(), Words()]), 1.0),
+        (Votes([Words()] * 3, MODEL), 1.0),
+        (Votes([said(0.6), Words(), Words()], MODEL), 0.9),
+    ],
+)
+def test_a_blank_step_takes_no_evidence_back(combined, before_any):
+    """It says nothing new: neither does a silent member pass, nor is it forgotten."""
+    spaced = ppl.TableLM({"a": 0.5, " ": 0.3, "$": 0.2}, symbols="^a $", end="$")
+    text = spaced.prompt("^") + spaced.continuation(" ")
+    assert math.exp(combined(text).observe(True)) == pytest.approx(before_any)  # none has spoken
+    text = spaced.prompt("^") + spaced.continuation("a")
+    combined(text).observe(True)
+    before = combined(text).log_probability
+    text = text + spaced.continuation(" ")
+    assert combined(text).observe(True) == pytest.approx(0.0)
+    assert combined(text).log_probability == pytest.approx(before)
 
 
 def test_weights_are_learned_from_labels():

@@ -122,10 +122,7 @@ class Ensemble(Verifier):
         )
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        answers = [
-            v.judge_checked([replace(r, verifier=v) for r in requests]) for v in self.verifiers
-        ]
-        return [self._combined([a[i] for a in answers]) for i in range(len(requests))]
+        return [self._combined(answers) for answers in _ask_all(self.verifiers, requests)]
 
     def _combined(self, log_probs: list[tuple[float, ...]]) -> list[float]:
         if len({len(member) for member in log_probs}) > 1:
@@ -140,8 +137,18 @@ class Ensemble(Verifier):
 def _ask_all(
     verifiers: Sequence[Verifier], requests: Sequence[JudgeRequest]
 ) -> list[list[tuple[float, ...]]]:
-    """Per member the answers to all requests."""
-    return [v.judge_checked([replace(r, verifier=v) for r in requests]) for v in verifiers]
+    """Per request the answers of all members.
+
+    A member that has nothing to say about the new steps, as they are blank, while others do, stays
+    with what it said last; only where it has never spoken its answer is empty.
+    """
+    answers = [v.judge_checked([replace(r, verifier=v) for r in requests]) for v in verifiers]
+    for v, mine in zip(verifiers, answers, strict=True):
+        silent = [i for i, a in enumerate(mine) if not a and any(other[i] for other in answers)]
+        again = v.judge_checked([replace(requests[i], verifier=v, since=0) for i in silent])
+        for i, said in zip(silent, again, strict=True):
+            mine[i] = said[-1:]
+    return [list(member) for member in zip(*answers, strict=True)]
 
 
 def _all_groups(members: int, groups: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
@@ -168,11 +175,11 @@ class DawidSkene:
     fpr: tuple[float, ...]
 
     def log_odds(self, votes: ArrayLike) -> Floats:
-        """`[n]` log-odds that texts are right, from votes `[n, voters]` (0 or 1)."""
+        """`[n]` log-odds that texts are right, from votes `[n, voters]` (0 or 1; NaN abstains)."""
         v = np.asarray(votes, dtype=np.float64)
         t, f = np.asarray(self.tpr), np.asarray(self.fpr)
         ratios = v * np.log(t / f) + (1 - v) * np.log((1 - t) / (1 - f))
-        return np.asarray(logit(self.prior) + ratios.sum(1))
+        return np.asarray(logit(self.prior) + np.nansum(ratios, 1))
 
     @classmethod
     def fit(cls, votes: ArrayLike, *, rounds: int = 500) -> Self:
@@ -234,9 +241,10 @@ class Votes(Verifier):
         self.pseudo_marginal = any(v.pseudo_marginal for v in verifiers)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        answers = [
-            v.judge_checked([replace(r, verifier=v) for r in requests]) for v in self.verifiers
-        ]
-        latest = np.array([[a[-1] if a else 0.0 for a in member] for member in answers]).T
-        odds = self.model.log_odds(latest > np.log(0.5))
-        return [[s] for s in log_expit(odds).tolist()]
+        results: list[Sequence[float]] = []
+        for answers in _ask_all(self.verifiers, requests):
+            votes = [float(a[-1] > np.log(0.5)) if a else np.nan for a in answers]
+            # Only blank steps are new, and nobody speaks about them.
+            nothing = not any(answers)
+            results.append([] if nothing else log_expit(self.model.log_odds([votes])).tolist())
+        return results

@@ -239,8 +239,22 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         super().__init__(validate_args=False)
 
     def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
-        """What has to be asked to know this verdict."""
+        """What has to be asked to know this verdict.
+
+        Raises:
+            ObservationError: another verifier of the same name was observed on the same text.
+        """
         previous = self._previous()
+        if (
+            previous is not None
+            and previous.text is self.text
+            and previous.verifier is not self.verifier
+        ):
+            raise ObservationError(
+                f"{label}: two verifiers named {self.verifier.name!r} judge the same text; "
+                "verifiers of one name telescope, so the second would replace what the first said: "
+                "give them different names (name=)"
+            )
         since = 0 if previous is None else len(previous.text.step_ends)
         return JudgeRequest(self.verifier, self.text, since, label, ledger, key)
 

@@ -195,6 +195,20 @@ def test_what_is_no_probability_does_not_slip_into_one(wrap, kind):
         Cached(rank)
 
 
+def test_two_verifiers_of_one_name_do_not_cancel_each_other():
+    def judged(*judges):
+        text = TOY.prompt("^") + TOY.continuation("a")
+        for i, judge in enumerate(judges):
+            pyro.sample(f"ok_{i}", judge(text), obs=True)
+
+    half, quarter = FunctionVerifier(lambda t: 0.5), FunctionVerifier(lambda t: 0.25)
+    with pytest.raises(ppl.PPLError, match=r"ok_1.*two verifiers named '<lambda>'.*name="):
+        BestOfN(2).run(lambda: judged(half, quarter), seed=0)
+    quarter.name = "quarter"
+    exact = ppl.enumerate_program(lambda: judged(half, quarter, half))
+    assert exact.log_evidence == pytest.approx(math.log(0.5 * 0.25))
+
+
 def test_a_reward_is_a_potential_and_no_probability():
     class Reward(Verifier):
         name, meaning = "reward", "reward"

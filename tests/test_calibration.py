@@ -13,8 +13,7 @@ import torch
 from scipy.special import expit, log_expit, logit
 
 import ppl
-from ppl.errors import VerifierError
-from ppl.lm.load import TINY
+from ppl.errors import PRMFormatError, VerifierError
 from ppl.searchers import BestOfN
 from ppl.verifiers import (
     Calibrated,
@@ -25,7 +24,6 @@ from ppl.verifiers import (
     FunctionVerifier,
     ImperfectVerifier,
     Isotonic,
-    Labels,
     LogitNoise,
     Platt,
     QuestionBias,
@@ -37,6 +35,7 @@ from ppl.verifiers import (
     log_odds,
     pinball,
     quantile_head,
+    quantile_head_of,
     ranker,
     reliability,
     samples_needed,
@@ -447,9 +446,9 @@ def test_states_feed_a_quantile_head(tiny):
     text = lm.chat("Calculate 4 - 9 + 6.") + lm.continuation("-5+6\n") + lm.continuation("1")
     (states,) = prm.states([ppl.JudgeRequest(prm, text)])
     judged = prm.judge_checked([ppl.JudgeRequest(prm, text)])[0]
-    score = Labels().load(TINY / "prm")[0].score
-    dense = torch.stack([score(row) for row in torch.eye(states.shape[1])], 1)  # [2, hidden]
-    bias = score(torch.zeros(1, states.shape[1]))[0]
-    head = quantile_head(dense - bias[:, None], bias, (0.5,))
-    assert head(states.clone()).sigmoid()[:, 0].tolist() == pytest.approx(np.exp(judged), abs=1e-4)
-    assert fit_quantiles(head, states, torch.tensor([0.2, 0.9]), (0.5,), rounds=2) > 0
+    head = quantile_head_of(prm.log_odds, states, (0.5, 0.9))
+    for column in head(states.clone()).sigmoid().T.tolist():
+        assert column == pytest.approx(np.exp(judged), abs=1e-4)
+    assert fit_quantiles(head, states, torch.tensor([0.2, 0.9]), (0.5, 0.9), rounds=2) > 0
+    with pytest.raises(PRMFormatError, match="not linear"):
+        quantile_head_of(lambda h: prm.log_odds(h.relu()), states, (0.5,))

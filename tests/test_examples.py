@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import accuracy_vs_budget
 import compare_searchers
 import custom_verifier
 import pytest
+import quantile_head
 import verifier_calibration
 
 
@@ -59,3 +62,17 @@ def test_verifier_calibration(tmp_path, capsys):
         assert f"\n{name}: " in printed
         assert f"| {name} | " in printed
     assert (tmp_path / "reliability.png").stat().st_size > 5000
+
+
+def test_quantile_head_learns_from_rollouts(capsys):
+    quantile_head.main(["--problems", "6", "--rollouts", "4"])
+    printed = capsys.readouterr().out
+    raw, fitted = (
+        float(re.search(rf"pinball loss, {name}: (\S+)", printed)[1]) for name in ("raw", "fitted")
+    )
+    assert fitted < 0.7 * raw  # on problems that it was not fitted on
+    low, high = (
+        float(re.search(rf"by {name}: .* mean (\S+)", printed)[1])
+        for name in ("raw probability", "10% quantile")
+    )
+    assert high > low  # the cautious estimate asks for more

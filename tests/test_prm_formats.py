@@ -181,12 +181,12 @@ def test_a_text_that_is_too_long_is_refused_not_truncated(prms):
 
 def test_saturated_scores_keep_their_difference(prms):
     prm = prms["math-shepherd"]
-    base = prm._log_odds
+    base = prm.log_odds
     try:
-        prm._log_odds = lambda hidden: base(hidden) * 0 - 200.0
+        prm.log_odds = lambda hidden: base(hidden) * 0 - 200.0
         assert prm.judge([ppl.JudgeRequest(prm, text("8"))])[0] == pytest.approx([-200.0])
     finally:
-        prm._log_odds = base
+        prm.log_odds = base
 
 
 def test_a_format_of_ones_own_in_a_few_lines(folders):

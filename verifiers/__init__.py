@@ -34,7 +34,13 @@ from ppl.verifiers.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
 from ppl.verifiers.prm import PRM
-from ppl.verifiers.quantile import fit_quantiles, pinball, quantile_head, samples_needed
+from ppl.verifiers.quantile import (
+    fit_quantiles,
+    pinball,
+    quantile_head,
+    quantile_head_of,
+    samples_needed,
+)
 from ppl.verifiers.reliability import Reliability, reliability
 from ppl.verifiers.sandbox import Check, Outcome, Sandbox
 from ppl.verifiers.similarity import Embedder, Similarity, clusters, semantic_entropy
@@ -102,6 +108,7 @@ __all__ = [
     "log_potential",
     "pinball",
     "quantile_head",
+    "quantile_head_of",
     "ranker",
     "reliability",
     "samples_needed",

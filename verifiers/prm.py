@@ -28,7 +28,7 @@ from ppl.verifiers.formats import (
     format_of,
     self_check,
 )
-from ppl.verifiers.heads import Labels, log_sigmoid
+from ppl.verifiers.heads import Labels, LogOdds, log_sigmoid
 
 Tokens = tuple[int, ...]
 
@@ -53,6 +53,9 @@ class PRM(Verifier):
         floor: scores are clipped to [floor, 1 - floor].
         kv_bytes: memory for cached keys and values.
         context_length: most tokens of a text; None takes it from the model's configuration.
+
+    Attributes:
+        log_odds: the head, from `states` `[n, hidden]` to log-odds `[n]`.
 
     Raises:
         PRMFormatError: the model or its tokenizer are not of the declared format.
@@ -82,7 +85,7 @@ class PRM(Verifier):
             raise ValueError(f"floor={floor}: must be in [0, 0.5)")
         self.format = _with_labels(format, good, bad)
         self_check(self.format, tokenizer, name)
-        self._log_odds = self.format.head.log_odds(model, tokenizer, name)
+        self.log_odds: LogOdds = self.format.head.log_odds(model, tokenizer, name)
         self.engine = Engine(
             model.eval(), name=name, capacity=kv_bytes, context_length=context_length
         )
@@ -156,7 +159,7 @@ class PRM(Verifier):
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         return [
-            log_sigmoid(self._log_odds(states)) if len(states) else []
+            log_sigmoid(self.log_odds(states)) if len(states) else []
             for states in self.states(requests)
         ]
 

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ppl.errors import PRMFormatError
+from ppl.verifiers.heads import LogOdds
+
 
 def quantile_head(weight: Tensor, bias: Tensor | None, quantiles: Sequence[float]) -> nn.Linear:
     """A head with one output per quantile, which at first all say what the old head said.
@@ -29,6 +32,35 @@ def quantile_head(weight: Tensor, bias: Tensor | None, quantiles: Sequence[float
     with torch.no_grad():
         head.weight.copy_((weight[1] - weight[0]).expand(len(quantiles), -1))
         head.bias.fill_(0.0 if bias is None else float(bias[1] - bias[0]))
+    return head
+
+
+@torch.no_grad()
+def quantile_head_of(log_odds: LogOdds, hidden: Tensor, quantiles: Sequence[float]) -> nn.Linear:
+    """The same for the head of a PRM that is loaded, whatever its kind, if it is one linear layer.
+
+    Args:
+        log_odds: `prm.log_odds`.
+        hidden: `[n, hidden]` of `prm.states`, on which the new head must agree with the old one.
+        quantiles: as in `quantile_head`.
+
+    Raises:
+        PRMFormatError: the head has a hidden layer of its own (Qwen2.5-Math-PRM).
+    """
+    width = hidden.shape[1]
+    one = torch.eye(width, dtype=hidden.dtype, device=hidden.device)
+    bias = log_odds(torch.zeros_like(one[:1]))  # [1]
+    row = log_odds(one) - bias  # [hidden]
+    head = quantile_head(
+        torch.stack([torch.zeros_like(row), row]), torch.cat([0 * bias, bias]), quantiles
+    ).to(hidden.device)
+    off = (head(hidden.float())[:, 0] - log_odds(hidden)).abs().max()
+    if not off < 0.1:  # half precision rounds log-odds to some hundredths
+        raise PRMFormatError(
+            f"the PRM's head is not linear in its states (log-odds differ by {float(off):.2g}): "
+            "give quantile_head the weight and bias of its last layer, and fit it on what enters "
+            "that layer"
+        )
     return head
 
 

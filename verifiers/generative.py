@@ -11,6 +11,7 @@ rationale (pseudo-marginal), only a noisier one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest, Tokens
 from ppl.randomness import key
 from ppl.text import Continuation, Text
 from ppl.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
+from ppl.verifiers.formats import escaped
 
 Ask = Callable[[LanguageModel, Text], Text]
 """Builds the prompt with which a language model is asked about a text."""
@@ -31,12 +33,23 @@ TRUE_FALSE = {"A": 1.0, " A": 1.0, "B": 0.0, " B": 0.0}
 
 
 def chat(template: str) -> Ask:
-    """Asks in a new conversation; `{question}` and `{solution}` stand for prompt and text."""
+    """Asks in a new conversation; `{question}` and `{solution}` stand for prompt and text.
+
+    A special token that the text itself spells out is broken by a space, so that a solution cannot
+    end the user's turn and answer in the judge's place.
+    """
 
     def ask(lm: LanguageModel, text: Text) -> Text:
-        # No str.format: questions and solutions contain braces.
-        filled = template.replace("{question}", text.prompt).replace("{solution}", text.text)
-        return lm.chat(filled)
+        tokenizer = getattr(lm.codec, "tokenizer", None)
+        parts = {"question": text.prompt, "solution": text.text}
+        # No str.format: questions and solutions contain braces. In one pass: and placeholders, too.
+        return lm.chat(
+            re.sub(
+                r"\{(question|solution)\}",
+                lambda m: parts[m[1]] if tokenizer is None else escaped(parts[m[1]], tokenizer, ""),
+                template,
+            )
+        )
 
     return ask
 

@@ -22,8 +22,8 @@ from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine import Engine
 from ppl.lm.huggingface import HFCodec
 from ppl.lm.load import load_pretrained
-from ppl.text import Text
 from ppl.verdict import JudgeRequest, Meaning, Ranker, Verifier
+from ppl.verifiers.formats import escaped
 
 
 class _WholeText:
@@ -31,7 +31,7 @@ class _WholeText:
     that is no padding.
 
     The text is rendered anew, with the model's chat template: prompt as the user's turn, the rest
-    as the assistant's.
+    as the assistant's. A special token that the text itself spells out is broken by a space.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int) -> None:
@@ -42,11 +42,11 @@ class _WholeText:
         self.codec = HFCodec(tokenizer, frozenset(), name)
 
     def _tokens(self, request: JudgeRequest) -> tuple[int, ...]:
-        text: Text = request.text
-        rendered = self.codec.tokenizer.apply_chat_template(
+        text, tokenizer = request.text, self.codec.tokenizer
+        rendered = tokenizer.apply_chat_template(
             [
-                {"role": "user", "content": text.prompt},
-                {"role": "assistant", "content": text.text},
+                {"role": "user", "content": escaped(text.prompt, tokenizer, "")},
+                {"role": "assistant", "content": escaped(text.text, tokenizer, "")},
             ],
             tokenize=False,
         )

@@ -131,7 +131,7 @@ class Scorer(ABC):
         """`judge`, with every number checked.
 
         Raises:
-            VerifierError: naming this verifier, the site and the text.
+            VerifierError: naming this verifier, the site and the text (or the floor).
         """
         answers = self.judge(requests)
         if len(answers) != len(requests):
@@ -203,6 +203,11 @@ class Verifier(Scorer):
         numbers = super()._checked(request, scores)
         if self.meaning == "reward":
             return numbers
+        if not 0 <= self.floor < 0.5:  # also catches NaN
+            raise VerifierError(
+                f"verifier {self.name} at {request.label} has floor={self.floor}: probabilities "
+                "are clipped to [floor, 1 - floor], so it must be in [0, 0.5)"
+            )
         low = math.log(self.floor) if self.floor else -math.inf
         high = math.log1p(-self.floor)
         return tuple(min(max(s, low), high) for s in numbers)

@@ -26,6 +26,7 @@ from ppl.verifiers import (
     Isotonic,
     LogitNoise,
     Platt,
+    Potential,
     QuestionBias,
     Temperature,
     Verifier,
@@ -138,6 +139,14 @@ def test_a_ranker_becomes_a_likelihood_by_calibration():
         Calibrated(count, Platt(1.0, 0.0))  # its meaning must be stated
     made = Calibrated(count, Platt(1.0, -1.0), meaning="outcome")
     assert math.exp(made(toy_text("a", "a")).log_probability) == pytest.approx(expit(1.0))
+
+
+def test_a_calibrated_reward_is_a_probability_of_something():
+    reward = Potential(ranker(lambda text: 2.0), 1.0)
+    with pytest.raises(ValueError, match=r"no longer a reward.*meaning='outcome'"):
+        Calibrated(reward, Platt(1.0, 0.0))
+    made = Calibrated(reward, Platt(1.0, 0.0), meaning="outcome")
+    assert math.exp(made(toy_text("a")).log_probability) == pytest.approx(expit(2.0))
 
 
 def test_step_scores_ask_whole_text_verifiers_at_every_prefix(tiny):

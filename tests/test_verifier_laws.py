@@ -141,6 +141,20 @@ def test_numbers_out_of_range_name_verifier_and_text(number, message):
         check_verifier(Broken(), [toy_text("a", "b")])
 
 
+@pytest.mark.parametrize("floor", [0.5, 0.7, -0.1, math.nan])
+def test_a_floor_that_turns_the_order_round_is_refused(floor):
+    judge = FunctionVerifier(lambda text: 0.9, name="judge", floor=floor)
+    with pytest.raises(VerifierError, match=rf"judge at .* floor={floor}.*\[0, 0.5\)"):
+        judge(TEXTS[0]).observe(True)
+
+
+def test_a_potential_of_a_noisy_ranker_is_noisy_too():
+    noisy = ranker(lambda text: 1.0)
+    noisy.pseudo_marginal = True
+    with pytest.raises(ValueError, match="nothing to remember"):
+        Cached(Potential(noisy, 1.0))
+
+
 def test_ranks_are_refused_by_type_and_still_rank():
     @ranker
     def length(text):

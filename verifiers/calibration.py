@@ -120,7 +120,7 @@ class Calibrated(Verifier):
         scorer: the verifier or ranker. Its name gets a prefix.
         calibrator: fitted on scores as `step_scores` gives them.
         meaning: what the calibrated number says: that of the labels. A verifier's own by default;
-            must be stated for a ranker.
+            must be stated for a ranker and for a reward.
         aggregate: a verifier's own by default.
         floor: probabilities are clipped to [floor, 1 - floor].
     """
@@ -137,6 +137,11 @@ class Calibrated(Verifier):
         self.name = f"calibrated {scorer.name}"
         self.scorer, self.calibrator, self.floor = scorer, calibrator, floor
         self.meaning, self.aggregate = meaning or scorer.meaning, aggregate or scorer.aggregate
+        if self.meaning == "reward":
+            raise ValueError(
+                f"{self.name} is a probability and no longer a reward: say of "
+                "what, meaning='outcome'"
+            )
         check_declared(self.name, self.meaning, self.aggregate)
         self.pseudo_marginal = scorer.pseudo_marginal
 

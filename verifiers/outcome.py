@@ -131,6 +131,7 @@ class Potential(Verifier):
             raise ValueError(f"temperature={temperature}: must be positive")
         self.ranker, self.temperature = ranker, temperature
         self.name = f"{ranker.name} / {temperature:g}"
+        self.pseudo_marginal = ranker.pseudo_marginal
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         return [[scores[-1] / self.temperature] for scores in self.ranker.judge(requests)]

@@ -26,6 +26,7 @@ from ppl.verifiers import (
     check_verifier,
     forward_backward,
 )
+from ppl.verifiers.fobar import same_number
 
 TOY = programs.TOY
 
@@ -288,6 +289,17 @@ def test_fobar_counts_how_often_the_number_comes_back():
     wordless = SOLVER.prompt("x+x?") + SOLVER.continuation("5", finished=True)
     with pytest.raises(VerifierError, match="no number to mask"):
         fobar.judge([ppl.JudgeRequest(fobar, wordless)])
+
+
+def test_fobar_masks_a_number_as_a_whole(tiny):
+    lm, _ = tiny
+    text = lm.chat("Of 1,250.5 take 3, 20 and 300.") + lm.continuation("9", finished=True)
+    masked = FOBAR(lm)._masked(ppl.JudgeRequest(FOBAR(lm), text))
+    assert [number for number, _ in masked] == ["1,250.5", "3", "20", "300"]
+    assert "Of x take" in masked[0][1].prompt
+    assert same_number("1,250.5", "x is 1250.50")
+    assert same_number("1000", "x = 1,000")
+    assert not same_number("1,000", "1 or 0")
 
 
 def test_forward_backward_combination():

@@ -23,7 +23,7 @@ from ppl.verifiers.generative import _bill
 
 A = TypeVar("A", bound=Hashable)
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1000 or 1,000
 BACKWARD = (
     "{masked}\nIf we know that the answer to the question above is {answer}, what is the value of "
     "the unknown variable x?"
@@ -113,7 +113,11 @@ class FOBAR(Verifier):
 def same_number(number: str, answer: str | None) -> bool:
     """True if the last number of `answer` equals `number`."""
     found = _NUMBER.findall(answer or "")
-    return bool(found) and Fraction(found[-1]) == Fraction(number)
+    return bool(found) and _value(found[-1]) == _value(number)
+
+
+def _value(number: str) -> Fraction:
+    return Fraction(number.replace(",", ""))
 
 
 def forward_backward(

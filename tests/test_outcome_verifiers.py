@@ -130,6 +130,13 @@ def test_one_rationale_is_enough_for_the_right_evidence():
     assert error < 0.03 * exact
 
 
+@pytest.mark.parametrize("aggregate", ["min", "geomean"])
+def test_estimates_are_not_combined_in_a_biased_way(aggregate):
+    with pytest.raises(ValueError, match=f"'{aggregate}' of estimates is biased"):
+        GenRM(TEACHER, rationales=1, ask=ask, verdicts=VERDICTS, aggregate=aggregate)
+    assert GenRM(TEACHER, ask=ask, verdicts=VERDICTS, aggregate=aggregate).aggregate == aggregate
+
+
 def test_generative_verifiers_are_priced():
     direct, reasoned = genrm(0), genrm(3)
     costs = []

@@ -154,6 +154,10 @@ class GenRM(Judge):
         max_tokens: most tokens of a rationale.
         temperature: of the rationales; it is part of what the marginal means.
         verdicts, name, meaning, aggregate, floor: as in `Judge`.
+
+    Raises:
+        ValueError: rationales are negative, or their estimates are to be combined by minimum or
+            geometric mean, which would not be unbiased.
     """
 
     def __init__(
@@ -173,6 +177,12 @@ class GenRM(Judge):
     ) -> None:
         if rationales < 0:
             raise ValueError(f"rationales={rationales}: must not be negative")
+        if rationales and aggregate in ("min", "geomean"):
+            # E[min] is not the min of expectations; products and means of independent draws are.
+            raise ValueError(
+                f"aggregate={aggregate!r} of estimates is biased: with rationales= take 'last', "
+                "'prod' or 'mean'"
+            )
         super().__init__(
             lm,
             ask or chat(GENRM),

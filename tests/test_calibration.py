@@ -310,6 +310,13 @@ def test_members_with_other_steps_speak_with_their_latest_number(tiny):
     assert got[0] == pytest.approx((float(log_expit(wanted)),))
 
 
+def test_voters_that_never_err_are_certain():
+    found = DawidSkene(0.5, (1.0, 0.8), (0.0, 0.4)).log_odds([[1, 0], [0, 1], [math.nan, 1]])
+    assert found.tolist() == [math.inf, -math.inf, pytest.approx(math.log(2))]
+    with pytest.raises(ValueError, match=r"prior=1\.0"):
+        Ensemble([said(0.5)], prior=1.0)
+
+
 class Words(Verifier):
     """A number for every step that is not blank, as formatted PRMs give."""
 

@@ -41,6 +41,11 @@ def test_agreement(forms, value, agreeing):
     assert (found.value, len(found.agreeing)) == (value, agreeing)
 
 
+def test_forms_that_meet_no_random_number_have_not_agreed():
+    with pytest.raises(ValueError, match="at least one random draw"):
+        agreement(["a + a", "2 * a"], {"a": 2.0}, draws=0)
+
+
 def test_one_seed_is_one_result():
     forms = ["a*b", "b*a"]
     assert agreement(forms, QUESTION, seed=3) == agreement(forms, QUESTION, seed=3)

@@ -59,6 +59,8 @@ class Ensemble(Verifier):
     ) -> None:
         if not verifiers:
             raise ValueError("an ensemble needs members")
+        if not 0 < prior < 1:
+            raise ValueError(f"prior={prior}: must be a probability above 0 and below 1")
         check_probabilities("an ensemble", verifiers)
         self.verifiers = list(verifiers)
         self.name = name or f"Ensemble({', '.join(v.name for v in verifiers)})"
@@ -178,8 +180,10 @@ class DawidSkene:
         """`[n]` log-odds that texts are right, from votes `[n, voters]` (0 or 1; NaN abstains)."""
         v = np.asarray(votes, dtype=np.float64)
         t, f = np.asarray(self.tpr), np.asarray(self.fpr)
-        ratios = v * np.log(t / f) + (1 - v) * np.log((1 - t) / (1 - f))
-        return np.asarray(logit(self.prior) + np.nansum(ratios, 1))
+        with np.errstate(divide="ignore"):  # a checker that never errs is certain
+            passed, failed = np.log(t) - np.log(f), np.log1p(-t) - np.log1p(-f)
+        ratios = np.where(np.isnan(v), 0.0, np.where(v > 0.5, passed, failed))
+        return np.asarray(logit(self.prior) + ratios.sum(1))
 
     @classmethod
     def fit(cls, votes: ArrayLike, *, rounds: int = 500) -> Self:

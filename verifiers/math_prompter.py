@@ -57,7 +57,10 @@ def agreement(
 
     Raises:
         SandboxError: the isolation is not available.
+        ValueError: there are no draws.
     """
+    if draws < 1:
+        raise ValueError(f"draws={draws}: forms must agree on at least one random draw")
     distinct = list(dict.fromkeys(form.strip() for form in forms if form.strip()))
     random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
     points = [*random.tolist(), list(values.values())]

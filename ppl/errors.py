@@ -107,3 +107,7 @@ class MathAnswerError(PPLError):
 
 class LeanError(PPLError):
     """Lean is missing, ended, hung or broke the protocol. Never a failed proof."""
+
+
+class ServerError(PPLError):
+    """A server that runs a model fails, refuses, or cannot do exactly what is asked of it."""

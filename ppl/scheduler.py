@@ -20,8 +20,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from ppl.errors import PPLError, ProgramError, VerifierError
-from ppl.lm.base import ContinueRequest, LanguageModel
-from ppl.lm.decode import Session
+from ppl.lm.base import ContinueRequest, LanguageModel, RunningBatch
 from ppl.program import Checkpoint, Particle, Request
 from ppl.verdict import JudgeRequest, Scorer
 
@@ -102,7 +101,7 @@ class _Loop:
     """Resume what can run, collect requests, execute them in batches, repeat."""
 
     def __init__(self) -> None:
-        self._sessions: dict[LanguageModel, Session] = {}
+        self._sessions: dict[LanguageModel, RunningBatch] = {}
         # Who waits for a ticket of a session.
         self._drawing: dict[tuple[LanguageModel, int], tuple[_Wave, int]] = {}
         self._held: list[Waiting] = []

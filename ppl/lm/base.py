@@ -8,9 +8,9 @@ drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -22,9 +22,6 @@ from ppl.lm.masks import Allowed, as_mask
 from ppl.lm.sampling import Warp
 from ppl.steps import StepRule, Until
 from ppl.text import Codec, Continuation, StopReason, Text
-
-if TYPE_CHECKING:
-    from ppl.lm.decode import Session
 
 Tokens = tuple[int, ...]
 
@@ -131,6 +128,23 @@ class Decoder(Protocol):
         What the dropped rows computed may be kept for later requests.
         """
         ...
+
+
+class RunningBatch(Protocol):
+    """Requests that a model is drawing: the interface of `ppl.lm.decode.Session`."""
+
+    joined: int
+
+    @property
+    def running(self) -> bool: ...
+
+    def submit(self, request: ContinueRequest) -> int: ...
+
+    def cancel(self, tickets: Collection[int]) -> None: ...
+
+    def step(self) -> dict[int, Drawn | None]: ...
+
+    def close(self) -> None: ...
 
 
 class LanguageModel(ABC):
@@ -264,7 +278,7 @@ class LanguageModel(ABC):
         reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
         return Continuation(tokens, self.codec.decode(tokens), reason)
 
-    def session(self) -> Session:
+    def session(self) -> RunningBatch:
         """A running batch that requests join and leave; see `ppl.lm.decode.Session`."""
         from ppl.lm.decode import Session  # decode imports this module
 

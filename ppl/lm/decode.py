@@ -25,7 +25,7 @@ from ppl.text import Codec, Continuation, StopReason
 _USUAL_STEP = 256
 
 
-class _Row:
+class Row:
     """One request on its way."""
 
     __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "under", "unwanted")
@@ -83,7 +83,7 @@ class _Row:
             return None
         same_steps = (spec.rule, spec.max_tokens) == (other.rule, other.max_tokens)
         asked = ScoreRequest(model, other, value, self.request.label)
-        return self.under if same_steps or _could_be_drawn(model, asked) else -math.inf
+        return self.under if same_steps or could_be_drawn(model, asked) else -math.inf
 
 
 def _stop_reason(
@@ -134,9 +134,9 @@ class Session:
         self.model = model
         self.joined = 0
         self._decoder = model.decoder()
-        self._rows: list[_Row] = []  # in the decoder's order
+        self._rows: list[Row] = []  # in the decoder's order
         self._keys = np.zeros(0, dtype=np.uint64)
-        self._waiting: deque[_Row] = deque()
+        self._waiting: deque[Row] = deque()
         self._tickets = 0
 
     @property
@@ -147,7 +147,7 @@ class Session:
     def submit(self, request: ContinueRequest) -> int:
         """Takes a request in; its answer will come under the returned ticket."""
         self._tickets += 1
-        self._waiting.append(_Row(self.model, request, self._tickets))
+        self._waiting.append(Row(self.model, request, self._tickets))
         return self._tickets
 
     def cancel(self, tickets: Collection[int]) -> None:
@@ -200,7 +200,7 @@ class Session:
 
     def _join(self) -> None:
         """Lets waiting requests in, first come first served, as far as memory goes."""
-        joining: list[_Row] = []
+        joining: list[Row] = []
         longest = max((row.expected_length for row in self._rows), default=0)
         while self._waiting:
             longest = max(longest, self._waiting[0].expected_length)
@@ -218,7 +218,7 @@ class Session:
             self.joined = max(self.joined, len(self._rows))
 
 
-def _admit(rows: Sequence[_Row]) -> set[int]:
+def _admit(rows: Sequence[Row]) -> set[int]:
     """Books one token per row; the ids of the ledgers that cannot pay for theirs."""
     counts = Counter(id(row.request.ledger) for row in rows if row.request.ledger is not None)
     ledgers: dict[int, Ledger] = {
@@ -235,7 +235,7 @@ def _admit(rows: Sequence[_Row]) -> set[int]:
 
 
 def _draw_tokens(
-    logits: Tensor, rows: Sequence[_Row], keys: NDArray[np.uint64]
+    logits: Tensor, rows: Sequence[Row], keys: NDArray[np.uint64]
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability."""
     size = logits.shape[-1]
@@ -253,11 +253,11 @@ def _draw_tokens(
     return tokens, log_probs
 
 
-def _allowed(row: _Row, spec: Spec, size: int) -> Tensor | None:
+def _allowed(row: Row, spec: Spec, size: int) -> Tensor | None:
     return spec.allowed_after(row.new, row.request.label, size, row.request.model.codec)
 
 
-def _add_log_probs_under(logits: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> None:
+def _add_log_probs_under(logits: Tensor, rows: Sequence[Row], tokens: Sequence[int]) -> None:
     """Reads the other log-probability that some rows ask for off the same logits."""
     asked = [(i, row, row.request.under) for i, row in enumerate(rows)]
     others = [(i, row, spec) for i, row, spec in asked if spec is not None]
@@ -275,7 +275,7 @@ def _add_log_probs_under(logits: Tensor, rows: Sequence[_Row], tokens: Sequence[
 def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]:
     """Log-probability of each given continuation, `-inf` where `draw` could not return it."""
     results = [-math.inf] * len(requests)
-    possible = [i for i, request in enumerate(requests) if _could_be_drawn(model, request)]
+    possible = [i for i, request in enumerate(requests) if could_be_drawn(model, request)]
     lengths = [len(requests[i].spec.tokens) + len(requests[i].value.tokens) for i in possible]
     size = model.batch_rows(max(lengths, default=1))
     for begin in range(0, len(possible), size):
@@ -307,7 +307,7 @@ def _log_prob(request: ScoreRequest, logits: Tensor) -> float:
     return total
 
 
-def _could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
+def could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
     """True if a draw that chose these tokens would have stopped at the last and not before."""
     tokens, rule = request.value.tokens, request.spec.rule
     room = model.context_length - len(request.spec.tokens)

@@ -1,4 +1,4 @@
-"""Loading models: by name, from a folder, or from a GGUF file."""
+"""Loading models: by name, from a folder, from a GGUF file, or behind a server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging as transformers_logging
 
 from ppl.errors import ModelNotFoundError
+from ppl.lm.base import LanguageModel
 from ppl.lm.huggingface import HFModel
 from ppl.lm.linear import pack_linears
+from ppl.lm.server import ServerModel
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
 
@@ -39,12 +41,14 @@ def load(
     pack: bool = True,
     graphs: bool = False,
     compile: bool = False,
-) -> HFModel:
-    """A language model, run in this process.
+    **server: Any,
+) -> LanguageModel:
+    """A language model, run in this process or by a server.
 
     Args:
         source: `"tiny"` for the embedded model; a folder in Hugging Face format; a `.gguf` file
-            (converted once and kept in the user's cache folder); or a Hugging Face Hub id.
+            (converted once and kept in the user's cache folder); a Hugging Face Hub id; or the
+            address of a server, such as `"http://localhost:8000/v1"`.
         dtype: float32 on a CPU and bfloat16 on a GPU unless given.
         device: a GPU if there is one unless given.
         revision, token, trust_remote_code: as in `transformers`.
@@ -58,11 +62,27 @@ def load(
             model, a minute once and some seconds at each later load (torch keeps its work where
             `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
             GPU yet.
+        server: for a server only, and all that counts there: the settings of
+            `ppl.lm.server.ServerModel` (`model`, `tokenizer`, `api_key`, ...).
+
+    Returns:
+        An `HFModel`, or a `ServerModel` for an address.
 
     Raises:
         ModelNotFoundError: there is no such model.
         UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
+        ServerError: the server is not there or cannot do what is needed.
+        TypeError, ValueError: a setting of the one kind of model for the other.
     """
+    if str(source).startswith(("http://", "https://")):
+        if any((dtype, device, revision, token, trust_remote_code, graphs, compile)):
+            raise ValueError(
+                f"{source}: how the model runs is what the server decides; settings such as "
+                "dtype= and device= are for models in this process"
+            )
+        return ServerModel(str(source), context_length=context_length, **server)
+    if server:
+        raise TypeError(f"ppl.load({str(source)!r}): {sorted(server)} are settings of servers")
     model, tokenizer = load_pretrained(
         AutoModelForCausalLM,
         TINY / "lm" if str(source) == "tiny" else source,

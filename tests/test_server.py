@@ -13,6 +13,7 @@ import pyro
 import pytest
 from programs import TOY, VERIFIERS
 from served import serve
+from transformers import GenerationConfig
 
 import ppl
 from ppl.errors import ServerError, UnsupportedModelError
@@ -91,9 +92,12 @@ def test_chunks_draw_with_seeds_of_their_own():
 def test_posterior_is_the_local_one():
     exact = ppl.enumerate_program(steps, TOY)
     with behind() as (_, lm):
-        runs = [SMC(24).run(steps, lm, seed=seed) for seed in range(8)]
-    mean = sum(math.exp(run.log_evidence) for run in runs) / 8
-    assert mean == pytest.approx(math.exp(exact.log_evidence), rel=0.12)
+        runs = [SMC(24).run(steps, lm, seed=seed) for seed in range(16)]
+    evidences = [math.exp(run.log_evidence) for run in runs]
+    assert sum(evidences) / 16 == pytest.approx(math.exp(exact.log_evidence), rel=0.06)
+    for text, probability in exact.marginal(lambda text: text).items():
+        found = [e * run.marginal(str).get(text, 0) for e, run in zip(evidences, runs, strict=True)]
+        assert sum(found) / sum(evidences) == pytest.approx(probability, abs=0.05)
 
 
 def test_scores_are_the_local_ones():
@@ -110,7 +114,7 @@ def test_scores_are_the_local_ones():
 
 
 def test_ledger_and_budget():
-    with behind() as (_, lm):
+    with behind() as (served, lm):
         for tokens in (0, 1, 5, 9):
             posterior = BestOfN(6).run(steps, lm, seed=1, budget=ppl.Budget(tokens=tokens))
             assert posterior.cost.lm_tokens <= tokens
@@ -123,6 +127,7 @@ def test_ledger_and_budget():
         spec = lm(lm.prompt("^"), max_tokens=4).spec
         lm.sample_batch([ContinueRequest(lm, spec, key(i), ledger=ledger) for i in range(6)])
         assert 0 < ledger.cost.lm_tokens <= 7
+        assert [b["max_tokens"] for b in served.asked[-6:]] == [1, 1, 1, 1, 1, 2]
 
 
 def test_retries_and_refusals():
@@ -249,6 +254,13 @@ def test_close_and_cancel_leave_no_thread():
         assert threading.active_count() - before <= 8  # the test server's own, one a connection
 
 
+def test_a_posterior_is_saved_without_the_server(tmp_path):
+    with behind() as (_, lm):
+        posterior = BestOfN(3).run(steps, lm, seed=0)
+    posterior.save(tmp_path / "p")
+    assert ppl.Posterior.load(tmp_path / "p").samples[0].value == posterior.samples[0].value
+
+
 def test_time_limit():
     with behind() as (served, lm):
         served.delay = 0.5
@@ -269,9 +281,12 @@ def test_the_environment_does_not_redirect_requests(monkeypatch):
 def test_load_takes_an_address(tmp_path):
     tiny = ppl.load("tiny")
     tiny.codec.tokenizer.save_pretrained(tmp_path)
+    (end,) = tiny.codec.end_tokens
+    GenerationConfig(eos_token_id=[end, end + 1]).save_pretrained(tmp_path)
     with serve(tiny) as served:
         lm = ppl.load(served.url, tokenizer=str(tmp_path))
         assert lm.codec.encode("1 + 1 =") == tiny.codec.encode("1 + 1 =")
+        assert lm.codec.end_tokens == {end, end + 1}
         assert lm(lm.prompt("1 + 1 ="), max_tokens=3).sample().tokens
     with pytest.raises(ValueError, match="server decides"):
         ppl.load("http://127.0.0.1:9/v1", device="cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -112,6 +112,7 @@ class ServerSession:
                 done[row.ticket], row.unwanted = None, True
         waiting = [row for row in self._waiting if not row.unwanted]
         self._waiting.clear()
+        sharing = Counter(id(row.request.ledger) for row in waiting)
         for row in waiting:
             which, ledger = id(row.request.ledger), row.request.ledger
             left = math.inf if ledger is None else ledger.tokens_left - reserved[which]
@@ -120,7 +121,10 @@ class ServerSession:
                 continue
             rule = row.request.spec.rule
             hidden = rule.pattern is not None or rule.predicate is not None
-            most = int(min(row.limit - len(row.new), CHUNK if hidden else math.inf, left))
+            # A fair share, or one long request would keep all others of a budget waiting.
+            share = max(1, left / sharing[which])
+            sharing[which] -= 1
+            most = int(min(row.limit - len(row.new), CHUNK if hidden else math.inf, share))
             if ledger is not None:
                 reserved[which] += most
             self._flying[self._pool.submit(self.model.draw, row, most)] = (row, most)

@@ -318,6 +318,20 @@ def _tokenizer(source: str) -> HFCodec:
             f"there is no tokenizer {source!r} ({str(error).splitlines()[0]}); pass tokenizer= "
             "with a folder or Hub id"
         ) from error
-    if tokenizer.eos_token_id is None:
+    ends: set[int] = set()
+    for holder in (_generation_config(source), tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        ends |= {value} if isinstance(value, int) else set(value or ())
+    if not ends:
         raise ServerError(f"the tokenizer {source!r} names no end-of-text token")
-    return HFCodec(tokenizer, frozenset({int(tokenizer.eos_token_id)}), source)
+    return HFCodec(tokenizer, frozenset(ends), source)
+
+
+def _generation_config(source: str) -> Any:
+    """Chat models often have end tokens that only this file names; None without it."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except (OSError, ValueError):
+        return None

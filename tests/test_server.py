@@ -124,10 +124,11 @@ def test_ledger_and_budget():
         assert whole.cost.prompt_tokens == whole.cost.lm_calls
         # Rows of one step share 7 tokens: no request may ask for more than what is left.
         ledger = ppl.cost.Ledger(ppl.Budget(tokens=7))
+        served.asked.clear()
         spec = lm(lm.prompt("^"), max_tokens=4).spec
         lm.sample_batch([ContinueRequest(lm, spec, key(i), ledger=ledger) for i in range(6)])
         assert 0 < ledger.cost.lm_tokens <= 7
-        assert [b["max_tokens"] for b in served.asked[-6:]] == [1, 1, 1, 1, 1, 2]
+        assert sorted(b["max_tokens"] for b in served.asked[:6]) == [1, 1, 1, 1, 1, 2]
 
 
 def test_retries_and_refusals():

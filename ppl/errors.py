@@ -106,7 +106,7 @@ class MathAnswerError(PPLError):
 
 
 class LeanError(PPLError):
-    """Lean is missing, ended, hung or broke the protocol. Never a failed proof."""
+    """Lean does not start, or fails at a command that is no proof. Never a failed proof."""
 
 
 class ServerError(PPLError):

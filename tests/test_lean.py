@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,38 +14,78 @@ import ppl
 from ppl.errors import LeanError
 from ppl.verifiers import LeanProof, LeanRepl, check_verifier
 
-# Knows one theorem; replies over several lines and ends each with a blank one, as the real one.
+# Knows one theorem and its own environments; replies over several lines and ends each with a blank
+# one, as the real one. Writes down its process number when it starts; does not where "broken" lies.
 FAKE = r"""
-import json, sys, time
+import json, os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+if (folder / "broken").exists(): sys.exit(1)
+with open(folder / "started", "a") as file: print(os.getpid(), file=file)
 block = ""
 axioms = "'t' does not depend on any axioms"
-env = 0
+made, served = [], 0
 for line in sys.stdin:
     if line.strip():
         block += line
         continue
     request = json.loads(block); block = ""
-    cmd = request["cmd"]
-    reply = {"env": env}; env += 1
+    cmd, env = request["cmd"], request.get("env")
+    if env is not None and env >= len(made):
+        print('{"message": "Unknown environment."}\n', flush=True); continue
+    reply = {"env": len(made)}; made.append((made[env] if env is not None else "") + cmd)
     message = lambda severity, data: [{"severity": severity, "pos": {"line": 1}, "data": data}]
-    if cmd.startswith("#print axioms"):
+    if cmd.startswith("example"): pass
+    elif cmd.startswith("import"): time.sleep(1.5 * ("Slow" in cmd))
+    elif cmd.startswith("#print axioms"):
         reply["messages"] = message("info", axioms)
     elif "hang" in cmd: time.sleep(60)
-    elif "die" in cmd: sys.exit(1)
+    elif "die" in cmd or "old" in cmd and served: sys.exit(1)
     elif "junk" in cmd: print("not json\n", flush=True); continue
-    elif "unknown" in cmd: reply = {"message": "Unknown environment."}
+    elif "odd" in cmd: reply["messages"] = ["of another kind"]
+    elif "refused" in cmd: reply = {"message": "Could not parse JSON"}
     elif "hole" in cmd:
         reply["messages"] = message("warning", "declaration uses 'sorry'")
     elif "choice" in cmd: axioms = "'t' depends on axioms: [propext, Classical.choice]"
     elif "trust" in cmd: axioms = "'t' depends on axioms: [propext, Lean.ofReduceBool]"
-    elif "rfl" not in cmd: reply["messages"] = message("error", "unsolved goals")
+    elif "rfl" not in cmd or "needs" in cmd and "import Nat" not in made[-1]:
+        reply["messages"] = message("error", "unsolved goals")
+    served += "theorem" in cmd
     print(json.dumps(reply, indent=1) + "\n", flush=True)
 """
 STATEMENT = "theorem t : 1 + 1 = 2 :="
 
 
-def lean(seconds=20.0):
-    return LeanRepl([sys.executable, "-c", FAKE], seconds=seconds)
+@pytest.fixture
+def lean(tmp_path):
+    """Starts the fake, under a shell as Lean runs under lake. `folder` is where it keeps notes."""
+    made = []
+
+    def start(**limits):
+        command = ["sh", "-c", f'{sys.executable} -c "$0" "$1"; exit $?', FAKE, str(tmp_path)]
+        made.append(LeanRepl(command, **limits))
+        return made[-1]
+
+    start.folder = tmp_path
+    yield start
+    for repl in made:
+        repl.close()
+
+
+def started(lean):
+    """Numbers of the processes there were."""
+    return [int(line) for line in (lean.folder / "started").read_text().split()]
+
+
+def ended(pid):
+    """Whether the process ends within a moment (one that is dead and not buried yet has)."""
+    stat = Path(f"/proc/{pid}/stat")
+    for _ in range(50):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                time.sleep(0.1)
+                continue
+        return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -58,30 +101,97 @@ def lean(seconds=20.0):
         ("by trust", False),  # an axiom beyond the standard ones
     ],
 )
-def test_proofs(proof, accepted):
+def test_proofs(lean, proof, accepted):
     with lean() as repl:
         assert repl.proves(STATEMENT, proof, name="t") is accepted
 
 
 @pytest.mark.parametrize(
-    ("proof", "says"),
-    [("hang", "within"), ("die", "ended"), ("junk", "JSON"), ("unknown", "Unknown environment")],
+    ("proof", "verdict", "processes"),
+    [
+        ("hang", False, 2),  # it does not prove it in time
+        ("die", None, 3),  # no verdict, also not from a fresh process
+        ("junk", None, 3),
+        ("odd", None, 3),
+        ("refused", None, 3),
+        ("by rfl -- old", True, 2),  # dies of what the process did before
+    ],
 )
-def test_protocol_errors_are_no_failed_proofs(proof, says):
-    with lean(seconds=1) as repl, pytest.raises(LeanError, match=says):
-        repl.proves(STATEMENT, proof, name="t")
+def test_a_bad_proof_costs_its_process_and_nothing_else(lean, proof, verdict, processes):
+    with lean(seconds=20 if proof != "hang" else 2) as repl:
+        assert repl.proves(STATEMENT, "by rfl", name="t") is True
+        assert repl.proves(STATEMENT, proof, name="t") is verdict
+        assert repl.proves(STATEMENT, "by rfl", name="t") is True
+        assert repl.proves(STATEMENT, "by simp", name="t") is False
+        pids = started(lean)
+        assert len(pids) == processes
+        assert all(map(ended, pids[:-1]))
+    assert ended(pids[-1])
 
 
-def test_missing_lean_is_named():
+def test_environments_are_made_again(lean):
+    with lean(seconds=2) as repl:
+        nothing = repl.command("def unused := 0")["env"]
+        imports = repl.command("import Nat")["env"]
+        env = repl.command("open Nat", imports)["env"]
+        assert repl.command("import Nat")["env"] > env > imports > nothing
+        for proof, verdict in (("by rfl needs", True), ("hang", False), ("die", None)):
+            assert repl.proves(STATEMENT, proof, name="t", env=env) is verdict
+            assert repl.proves(STATEMENT, "by rfl needs", name="t", env=env) is True
+            assert repl.proves(STATEMENT, "by rfl needs", name="t", env=nothing) is False
+        assert repl.command("needs rfl", env).get("messages") is None
+        with pytest.raises(LeanError, match="no environment 7"):
+            repl.proves(STATEMENT, "by rfl", name="t", env=7)
+
+
+def test_imports_have_a_limit_of_their_own(lean):
+    with lean(seconds=1) as repl:
+        env = repl.command("import Slow")["env"]
+        assert repl.proves(STATEMENT, "hang", name="t", env=env) is False
+        assert repl.proves(STATEMENT, "by rfl", name="t", env=env) is True
+    with lean(setup_seconds=1) as repl, pytest.raises(LeanError, match="within 1 s"):
+        repl.command("import Slow")
+
+
+def test_an_old_process_is_replaced(lean):
+    with lean(renew_after=2) as repl:
+        env = repl.command("import Nat")["env"]
+        for _ in range(5):
+            assert repl.proves(STATEMENT, "by rfl needs", name="t", env=env)
+        assert len(started(lean)) == 3
+
+
+def test_lean_that_does_not_start_is_an_error(lean):
     with pytest.raises(LeanError, match="install Lean"):
         LeanRepl(["no-such-command-anywhere"])
+    repl = lean(seconds=1)
+    (lean.folder / "broken").touch()
+    assert repl.proves(STATEMENT, "hang", name="t") is False
+    with pytest.raises(LeanError, match=r"does not start .* ended without an answer"):
+        repl.proves(STATEMENT, "by rfl", name="t")
+    (lean.folder / "broken").unlink()
+    assert repl.proves(STATEMENT, "by rfl", name="t")
+    with pytest.raises(ValueError, match="renew_after=0"):
+        lean(renew_after=0)
 
 
-def test_as_a_verifier():
-    lm = ppl.TableLM({"$": 1.0}, symbols="^by rflsim$", end="$")
-    with lean() as repl:
+def test_commands_that_fail_are_errors(lean):
+    with lean(setup_seconds=5) as repl:
+        for cmd, says in (("die", "ended"), ("junk", "JSON"), ("refused", "Could not parse")):
+            with pytest.raises(LeanError, match=says):
+                repl.command(cmd)
+        assert repl.command("import Nat")["env"] == 0
+
+
+def test_as_a_verifier(lean):
+    lm = ppl.TableLM({"$": 1.0}, symbols="^by rflsimhangde$", end="$")
+    with lean(seconds=2) as repl:
         proof = LeanProof(repl, STATEMENT, name="t", floor=0.01)
         texts = [lm.prompt("^") + s for s in ("by rfl", "by sim")]
         assert "batch" in check_verifier(proof, texts)
-        scores = [proof(text).log_probability for text in texts]
-    assert scores == pytest.approx([math.log(0.99), math.log(0.01)])
+        # Those that give no answer end nothing, and are not taken for one another.
+        texts = [lm.prompt("^") + s for s in ("hang", "die", "by sim", "by rfl")]
+        asked = proof.judge_checked([ppl.JudgeRequest(proof, text) for text in texts])
+        assert [math.exp(score) for (score,) in asked] == pytest.approx([0.01, 0.5, 0.01, 0.99])
+    with pytest.raises(ValueError, match="unknown=2"):
+        LeanProof(repl, STATEMENT, name="t", unknown=2)

@@ -42,7 +42,7 @@ def respond(question: str, lm: ppl.LanguageModel, verifier: ppl.Verifier | None)
 def labelled_steps(
     lm: ppl.LanguageModel, prm: PRM, asked: Sequence[Problem], each: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-odds, exact labels and indices of all steps of `each` responses to every problem."""
+    """Log-odds, exact labels and indices of the steps of `each` responses to every problem."""
     seeds = [seed * len(asked) + i for i in range(len(asked))]
     drawn = BestOfN(each).run_many(respond, [(p.question, lm, None) for p in asked], seed=seeds)
     texts, labels = [], []
@@ -53,7 +53,8 @@ def labelled_steps(
             truth = step_labels(problem.task, held_out_truth(problem), steps, text.finished)
             if len(truth) == len(text.step_ends):  # else a step was cut off in the middle
                 texts.append(text)
-                labels.append(truth)
+                spoken = [bool(step.strip()) for step in text.steps]  # blank steps have no score
+                labels.append(np.array(truth)[spoken])
     scores = step_scores(prm, texts)
     index = [np.arange(len(s)) for s in scores]
     return np.concatenate(scores), np.concatenate(labels), np.concatenate(index)

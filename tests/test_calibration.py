@@ -159,6 +159,60 @@ def test_step_scores_ask_whole_text_verifiers_at_every_prefix(tiny):
     assert step_scores(prm, [text])[0] == pytest.approx(log_odds(judged))
 
 
+SPACED = ppl.TableLM({"a": 0.5, " ": 0.3, "$": 0.2}, symbols="^a $", end="$")
+
+
+def spaced(steps: str) -> ppl.Text:
+    text = SPACED.prompt("^")
+    for step in steps:
+        text = text + SPACED.continuation(step)
+    return text
+
+
+class Speaker(Verifier):
+    """What it says depends on the words so far; gives a number for the text, for every step that
+    is not blank (as formatted PRMs do), or for every step."""
+
+    def __init__(self, numbers: str) -> None:
+        self.name = self.numbers = numbers
+
+    def judge(self, requests):
+        return [self.scores(r.text, r.since) for r in requests]
+
+    def scores(self, text, since):
+        if self.numbers == "one for the text":
+            return [math.log(0.1 * text.text.count("a") + 0.1)]
+        words = list(itertools.accumulate(step == "a" for step in text.steps))
+        steps = zip(words[since:], text.steps[since:], strict=True)
+        blank_too = self.numbers == "one per step"
+        return [math.log(0.1 * n + 0.1) for n, step in steps if step.strip() or blank_too]
+
+
+SPEAKERS = [Speaker("one for the text"), Speaker("one per word"), Speaker("one per step")]
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS, ids=lambda s: s.name)
+def test_a_blank_step_has_no_score(speaker):
+    for steps in ("a", "a ", " a", "aa ", "a a", "a  a ", "   "):
+        (scores,) = step_scores(speaker, [spaced(steps)])
+        words = np.arange(steps.count("a"))
+        assert scores.tolist() == pytest.approx(logit(0.1 * words + 0.2).tolist()), steps
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS, ids=lambda s: s.name)
+def test_a_blank_step_changes_no_noise(speaker):
+    # Fair inside, so that a flip shows.
+    for noisy in (LogitNoise(speaker, sd=1.0), Flipped(speaker, tpr=0.5, fpr=0.5)):
+        texts = [spaced(steps) for steps in ("a", "a ", " a", "aa ", "a a", "a  a ")]
+        check_verifier(noisy, texts)
+        for steps in ("a", "aa", "aaa"):
+            text, longer = spaced(steps), spaced(steps + " ")
+            last = noisy.judge_checked([ppl.JudgeRequest(noisy, text)])[0][-1]
+            for since in range(len(steps)):
+                again = noisy.judge_checked([ppl.JudgeRequest(noisy, longer, since)])[0][-1]
+                assert again == pytest.approx(last)
+
+
 # -- reliability ----------------------------------------------------------------------------------
 
 

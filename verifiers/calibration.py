@@ -151,18 +151,22 @@ class Calibrated(Verifier):
 
 
 def step_scores(scorer: Scorer, texts: Sequence[Text]) -> list[Floats]:
-    """What a calibrator is fitted on: for every text one score per step.
+    """What a calibrator is fitted on: for every text one score per step that is not blank.
 
-    A scorer that reads whole texts is asked about every prefix. Verifiers give log-odds, rankers
-    and rewards their raw number.
+    A scorer that reads whole texts is asked about every prefix; where one numbers blank steps too,
+    those numbers are left out. So labels fit every scorer. Verifiers give log-odds, rankers and
+    rewards their raw number.
     """
     requests = [JudgeRequest(scorer, text) for text in texts]
     scores = _scores(scorer, requests)
     for i, text in enumerate(texts):
+        spoken = np.flatnonzero([step.strip() != "" for step in text.steps])
         if len(scores[i]) == 1 < len(text.step_ends):
-            prefixes = [prefix(text, t + 1) for t in range(len(text.step_ends))]
+            prefixes = [prefix(text, t + 1) for t in spoken.tolist()]
             asked = _scores(scorer, [JudgeRequest(scorer, p) for p in prefixes])
-            scores[i] = np.concatenate(asked)
+            scores[i] = np.array([numbers[-1] for numbers in asked])
+        elif len(scores[i]) == len(text.step_ends):
+            scores[i] = scores[i][spoken]
     return scores
 
 

@@ -131,11 +131,19 @@ def _check_rates(tpr: float, fpr: float) -> None:
 
 
 def _ends(request: JudgeRequest, count: int) -> Sequence[int]:
-    """Where the text ended when each of `count` new scores was given."""
+    """Where what each of `count` new scores speaks about ended.
+
+    That is at the last step that is not blank. So the noise is the same whether a verifier passes
+    over blank steps, numbers them, or reads the text as a whole.
+    """
     text, since = request.text, request.since
-    new = text.step_ends[since:]
+    blank = [not step.strip() for step in text.steps]
+    ends: list[int] = []
+    for end, nothing in zip(text.step_ends, blank, strict=True):
+        ends.append((ends[-1] if ends else text.prompt_length) if nothing else end)
+    new = ends[since:]
     if count == len(new):
         return new
     if count == 1:
-        return (text.step_ends or (len(text.tokens),))[-1:]
-    return [e for e, step in zip(new, text.steps[since:], strict=True) if step.strip()]
+        return ends[-1:] or [len(text.tokens)]
+    return [end for end, nothing in zip(new, blank[since:], strict=True) if not nothing]

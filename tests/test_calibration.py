@@ -106,7 +106,13 @@ def test_calibration_improves_what_it_was_made_for_and_keeps_the_order(kind):
 
 def test_separable_and_senseless_labels():
     scores = np.array([-2.0, -1.0, 1.0, 2.0])
-    assert 0.4 < Platt.fit(scores, scores > 0).slope < 1.0  # hard targets would run to infinity
+    # Hard targets would run to infinity. Platt's are 3/4 and 1/4; the optimum solves
+    # 1 s(1/T) + 2 s(2/T) = 3 * 3/4, s the sigmoid, and by symmetry both have it.
+    temperature = Temperature.fit(scores, scores > 0).temperature
+    assert expit(1 / temperature) + 2 * expit(2 / temperature) == pytest.approx(9 / 4, abs=1e-4)
+    assert Platt.fit(scores, scores > 0).slope == pytest.approx(1 / temperature, abs=1e-4)
+    with pytest.raises(ValueError, match="order round"):
+        Temperature.fit(scores, scores < 0)
     with pytest.raises(ValueError, match="order round"):
         Platt.fit(scores, scores < 0)
     with pytest.raises(ValueError, match="all 4 labels are True"):

@@ -53,16 +53,13 @@ class Platt:
     def fit(cls, scores: ArrayLike, labels: ArrayLike) -> Self:
         """Fits to scores `[n]` and truth values `[n]`.
 
-        Platt's targets (n_good + 1) / (n_good + 2) and 1 / (n_bad + 2) replace 1 and 0, so that
-        separable data do not push the slope to infinity.
+        The targets are smoothed, see `_smoothed`: separable data would push the slope to infinity.
 
         Raises:
             ValueError: no example of one label, or the scores rank the wrong way round.
         """
         z, y = _checked(scores, labels)
-        good = y.sum()
-        target = np.where(y, (good + 1) / (good + 2), 1 / (len(y) - good + 2))
-        slope, intercept = _least_log_loss(np.stack([z, np.ones_like(z)], 1), target)
+        slope, intercept = _least_log_loss(np.stack([z, np.ones_like(z)], 1), _smoothed(y))
         _refuse_reversal(slope)
         return cls(float(slope), float(intercept))
 
@@ -78,9 +75,13 @@ class Temperature:
 
     @classmethod
     def fit(cls, scores: ArrayLike, labels: ArrayLike) -> Self:
-        """Fits to scores `[n]` and truth values `[n]`; errors as in `Platt.fit`."""
+        """Fits to scores `[n]` and truth values `[n]`; errors as in `Platt.fit`.
+
+        The targets are Platt's too. Guo et al. take the labels as they are, but then there is no
+        optimum where the labels are separable by the sign of the score, as few labels often are.
+        """
         z, y = _checked(scores, labels)
-        (slope,) = _least_log_loss(z[:, None], y.astype(np.float64))
+        (slope,) = _least_log_loss(z[:, None], _smoothed(y))
         _refuse_reversal(slope)
         return cls(1 / float(slope))
 
@@ -194,6 +195,13 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.b
     if y.all() or not y.any():
         raise ValueError(f"all {len(y)} labels are {bool(y.any())}: calibration needs both")
     return z, y
+
+
+def _smoothed(labels: NDArray[np.bool_]) -> Floats:
+    """(n_good + 1) / (n_good + 2) for the good, 1 / (n_bad + 2) for the bad (Platt 1999, section
+    2.2): the expected rate of each, after its labels, under a uniform prior."""
+    good = labels.sum()
+    return np.asarray(np.where(labels, (good + 1) / (good + 2), 1 / (len(labels) - good + 2)))
 
 
 def _least_log_loss(features: Floats, target: Floats) -> Any:

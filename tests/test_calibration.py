@@ -301,6 +301,13 @@ def test_simulated_noise_has_its_rates():
     assert odds.std() == pytest.approx(1.5, rel=0.15)
 
 
+@pytest.mark.parametrize("sd", [-1.0, math.nan, math.inf])
+def test_noise_needs_a_standard_deviation(sd):
+    for kind in (LogitNoise, QuestionBias):
+        with pytest.raises(ValueError, match=f"sd={sd}"):
+            kind(TRUTH, sd=sd)
+
+
 def test_a_questions_bias_is_shared_by_all_its_texts():
     biased = QuestionBias(FunctionVerifier(lambda t: 0.7, name="flat"), sd=1.0, seed=2)
     same = {round(float(s[0]), 9) for s in step_scores(biased, [toy_text(w) for w in WORDS[:20]])}
@@ -484,6 +491,21 @@ def test_imperfect_verifier_matches_a_simulation():
     assert perfect.outcome(5)[0] == pytest.approx(1 - 0.7**5)  # pass@K
     with pytest.raises(ValueError, match="sum to one"):
         ImperfectVerifier((0.3, 0.2), 1.0, 1.0, prior=(0.5, 0.4))
+
+
+def test_attempts_are_not_negative():
+    made = ImperfectVerifier((0.5, 0.1), 0.8, 0.7, prior=(0.3, 0.7))
+    assert made.outcome(0) == (0.0, 0.0, 1.0)
+    assert made.value(0, right=1.0, wrong=-1.0) == 0.0
+    assert made.best_budget(right=1.0, wrong=-1.0, most=0) == 0
+    for ask in (
+        made.outcome,
+        made.precision,
+        lambda n: made.value(n, right=1.0, wrong=-1.0),
+        lambda n: made.best_budget(right=1.0, wrong=-1.0, most=n),
+    ):
+        with pytest.raises(ValueError, match="attempts=-1"):
+            ask(-1)
 
 
 def test_quantile_head_starts_as_the_softmax():

@@ -39,7 +39,12 @@ class ImperfectVerifier:
             raise ValueError(f"prior {self.prior} does not sum to one")
 
     def outcome(self, attempts: int) -> tuple[float, float, float]:
-        """Probabilities that the result is right, wrong but accepted, or missing."""
+        """Probabilities that the result is right, wrong but accepted, or missing.
+
+        Raises:
+            ValueError: fewer than no attempts.
+        """
+        _check_attempts(attempts)
         p, good, bad, reject = self._rates()
         rounds = reject ** np.arange(attempts)[:, None]  # [attempts, types]
         reached = rounds.sum(0)
@@ -58,13 +63,20 @@ class ImperfectVerifier:
             attempts: K.
             right, wrong: utility of an accepted right and wrong result; none at all is worth 0.
             price: of every draw.
+
+        Raises:
+            ValueError: fewer than no attempts.
         """
         return float(self._gains(attempts, right, wrong, price).sum())
 
     def best_budget(
         self, *, right: float, wrong: float, price: float = 0.0, most: int = 1000
     ) -> int:
-        """The number of attempts of highest value, up to `most`; the smallest among equals."""
+        """The number of attempts of highest value, up to `most`; the smallest among equals.
+
+        Raises:
+            ValueError: `most` is below zero.
+        """
         totals = np.cumsum(self._gains(most, right, wrong, price))
         return int(np.argmax(np.concatenate([[0.0], totals])))
 
@@ -75,6 +87,12 @@ class ImperfectVerifier:
 
     def _gains(self, attempts: int, right: float, wrong: float, price: float) -> Floats:
         """`[attempts]` what attempt k adds: it happens if all before it were rejected."""
+        _check_attempts(attempts)
         p, good, bad, reject = self._rates()
         rounds = reject ** np.arange(attempts)[:, None]
         return np.asarray(rounds @ (p * (good * right + bad * wrong - price)))
+
+
+def _check_attempts(attempts: int) -> None:
+    if attempts < 0:
+        raise ValueError(f"attempts={attempts}: must be at least 0")

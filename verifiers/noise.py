@@ -84,9 +84,13 @@ class LogitNoise(_Wrapped):
         verifier: what to disturb.
         sd: standard deviation, in units of log-odds.
         seed: keys the noise, with the tokens up to the step's end.
+
+    Raises:
+        ValueError: `sd` is negative or not finite.
     """
 
     def __init__(self, verifier: Verifier, *, sd: float, seed: int = 0) -> None:
+        _check_sd(sd)
         super().__init__(verifier, f"noisy({sd:g})")
         self.sd, self.seed = sd, seed
 
@@ -108,9 +112,13 @@ class QuestionBias(_Wrapped):
         verifier: what to disturb.
         sd: standard deviation, in units of log-odds.
         seed: keys the shift, with the tokens of the prompt.
+
+    Raises:
+        ValueError: `sd` is negative or not finite.
     """
 
     def __init__(self, verifier: Verifier, *, sd: float, seed: int = 0) -> None:
+        _check_sd(sd)
         super().__init__(verifier, f"biased({sd:g})")
         self.sd, self.seed = sd, seed
 
@@ -128,6 +136,11 @@ def _log_probs(odds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[float
 def _check_rates(tpr: float, fpr: float) -> None:
     if not 0 <= fpr <= tpr <= 1:
         raise ValueError(f"tpr={tpr}, fpr={fpr}: need 0 <= fpr <= tpr <= 1")
+
+
+def _check_sd(sd: float) -> None:
+    if not 0 <= sd < math.inf:  # also catches NaN
+        raise ValueError(f"sd={sd}: a standard deviation is finite and not negative")
 
 
 def _ends(request: JudgeRequest, count: int) -> Sequence[int]:

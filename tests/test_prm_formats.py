@@ -202,6 +202,23 @@ def test_a_format_of_ones_own_in_a_few_lines(folders):
     assert scores(own, text(*STEPS)) == scores(published, text(*STEPS))
 
 
+@pytest.mark.parametrize(
+    ("declared", "asked", "aggregate"),
+    [
+        ({}, {}, "prod"),  # a format says something about steps, unless declared otherwise
+        ({"meaning": "value"}, {}, "last"),
+        ({"meaning": "value"}, {"meaning": "step"}, "prod"),
+        ({"meaning": "step"}, {"meaning": "outcome"}, "last"),
+        ({"aggregate": "min"}, {}, "min"),
+        ({"aggregate": "min"}, {"aggregate": "last"}, "last"),
+    ],
+)
+def test_scores_combine_as_their_meaning_asks(folders, declared, asked, aggregate):
+    plain = PRMFormat("mine", Words("-", "+"), tagged(" ки", between="\n"), tag=" ки", **declared)
+    prm = PRM.load(folders["math-shepherd"], format=plain, **asked)
+    assert prm.aggregate == aggregate
+
+
 def test_plain_classifiers_read_the_texts_own_tokens(tmp_path):
     prm = PRM.load(prm_models.classifier(tmp_path / "m"), good="yes", bad="no", aggregate="min")
     made = text(*STEPS)

@@ -35,7 +35,9 @@ class PRMFormat:
         render: question and steps to tokens; None reads the text's own tokens at the end of every
             step (token in, token out). All others render the text anew, from its strings.
         meaning: what the number says, see `ppl.verdict.Meaning`.
-        aggregate: default for how step scores combine.
+        aggregate: default for how step scores combine; None takes what suits the meaning, the
+            product of steps and the latest of anything else (the latest step's score would drop
+            what was said about those before it).
         tag: string at whose token the scores are read, "" if there is none. Where a text itself
             contains it (or a special token), a space is put into it.
         models: regular expression for the last part of the names of models of this format.
@@ -46,7 +48,7 @@ class PRMFormat:
     head: Head
     render: Render | None = None
     meaning: Meaning = "step"
-    aggregate: Aggregate = "last"
+    aggregate: Aggregate | None = None
     tag: str = ""
     models: str = ""
     architecture: str = ""

@@ -48,7 +48,8 @@ class PRM(Verifier):
         name: shown in messages.
         format: how it wants to be asked.
         meaning, aggregate: what its number says and how step scores form the potential; the
-            format's own unless given.
+            format's own unless given. Where neither gives an aggregate, it is the product of steps
+            (`"step"`) and the latest of anything else.
         good, bad: names of the two labels of a token-classification model.
         floor: scores are clipped to [floor, 1 - floor].
         kv_bytes: memory for cached keys and values.
@@ -79,7 +80,8 @@ class PRM(Verifier):
     ) -> None:
         self.name, self.floor = name, floor
         self.meaning = meaning or format.meaning
-        self.aggregate = aggregate or format.aggregate
+        natural: Aggregate = "prod" if self.meaning == "step" else "last"
+        self.aggregate = aggregate or format.aggregate or natural
         check_declared(name, self.meaning, self.aggregate)
         if not 0 <= floor < 0.5:
             raise ValueError(f"floor={floor}: must be in [0, 0.5)")

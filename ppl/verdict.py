@@ -247,24 +247,21 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         """What has to be asked to know this verdict.
 
         Raises:
-            ObservationError: another verifier of the same name was observed on the same text.
+            ObservationError: another verifier of the same name was observed along this text.
         """
         previous = self._previous()
-        if (
-            previous is not None
-            and previous.text is self.text
-            and previous.verifier is not self.verifier
-        ):
+        if previous is not None and previous.verifier is not self.verifier:
             raise ObservationError(
-                f"{label}: two verifiers named {self.verifier.name!r} judge the same text; "
-                "verifiers of one name telescope, so the second would replace what the first said: "
-                "give them different names (name=)"
+                f"{label}: two verifiers named {self.verifier.name!r} judge the same text, or one "
+                "its beginning; verifiers of one name telescope, so the second would replace what "
+                "the first said: give them different names (name=), or make one verifier and use "
+                "it for all steps"
             )
         since = 0 if previous is None else len(previous.text.step_ends)
         return JudgeRequest(self.verifier, self.text, since, label, ledger, key)
 
     def _previous(self) -> Verdict | None:
-        """The verdict of the same verifier that was last observed along this text."""
+        """The verdict of this name that was last observed along this text."""
         text: Text | None = self.text
         while text is not None:
             for verdict in reversed(text.verdicts.get(self.verifier.name, ())):

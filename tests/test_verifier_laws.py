@@ -222,6 +222,20 @@ def test_two_verifiers_of_one_name_do_not_cancel_each_other():
     exact = ppl.enumerate_program(lambda: judged(half, quarter, half))
     assert exact.log_evidence == pytest.approx(math.log(0.5 * 0.25))
 
+    def by_turns(first, second):
+        text = TOY.prompt("^") + TOY.continuation("a")
+        pyro.sample("ok_0", first(text), obs=True)
+        text = text + TOY.continuation("b") + "a"
+        pyro.sample("ok_1", second(text), obs=True)
+
+    exact = ppl.enumerate_program(lambda: by_turns(half, quarter))
+    assert exact.log_evidence == pytest.approx(math.log(0.5 * 0.25))
+    quarter.name = half.name
+    with pytest.raises(ppl.PPLError, match=r"ok_1.*two verifiers named '<lambda>'.*its beginning"):
+        BestOfN(2).run(lambda: by_turns(half, quarter), seed=0)
+    exact = ppl.enumerate_program(lambda: by_turns(half, half))
+    assert exact.log_evidence == pytest.approx(math.log(0.5))  # the latest number
+
 
 def test_a_reward_is_a_potential_and_no_probability():
     class Reward(Verifier):

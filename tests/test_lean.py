@@ -28,6 +28,7 @@ for line in sys.stdin:
     if line.strip():
         block += line
         continue
+    if "\\ud" in block: block = '{"cmd": "cannot read surrogate pairs"}'  # nor could Lean, long
     request = json.loads(block); block = ""
     cmd, env = request["cmd"], request.get("env")
     if env is not None and env >= len(made):
@@ -98,6 +99,7 @@ def ended(pid):
         ("by rfl; sorry", False),
         ("by rfl\naxiom cheat : False", False),
         ("by native_decide; rfl", False),
+        ("by rfl -- in 𝓝 x", True),
         ("by trust", False),  # an axiom beyond the standard ones
     ],
 )

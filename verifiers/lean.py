@@ -223,7 +223,8 @@ class _Process:
         request = {"cmd": cmd} if env is None else {"cmd": cmd, "env": env}
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(request) + "\n\n")
+            # As UTF-8: of symbols beyond 16 bits Lean long misread the escapes (lean4 issue 5445).
+            self.process.stdin.write(json.dumps(request, ensure_ascii=False) + "\n\n")
             self.process.stdin.flush()
             reply = self.replies.get(timeout=seconds)
         except (OSError, ValueError) as error:

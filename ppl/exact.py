@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from ppl.errors import PPLError
 from ppl.lm.base import LMDistribution
 from ppl.lm.table import TableLM
+from ppl.verdict import own_verdicts
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def enumerate_program(
             raise PPLError(f"the program has more than {most} choice sequences; raise most=")
         messenger = _Enumerator(choices)
         try:
-            with messenger:
+            with messenger, own_verdicts():
                 value = program(*args, **kwargs)
         except _Branch as branch:
             pending += [[*choices, choice] for choice in branch.support]

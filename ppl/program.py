@@ -46,7 +46,7 @@ from ppl.primitives import TwistUnit
 from ppl.randomness import key
 from ppl.record import Record, fingerprint, site_log_prob
 from ppl.text import Continuation, Text
-from ppl.verdict import JudgeRequest, Verdict
+from ppl.verdict import JudgeRequest, Verdict, own_verdicts
 
 Program = Callable[..., Any]
 Request = ContinueRequest | ScoreRequest | JudgeRequest
@@ -139,7 +139,8 @@ class Particle:
         return self._numbers[word]
 
     def _run(self) -> Checkpoint:
-        result = self.task.program(*self.task.args, **self.task.kwargs)
+        with own_verdicts():
+            result = self.task.program(*self.task.args, **self.task.kwargs)
         if self._position < len(self._replay):
             missing = self._replay[self._position].name
             raise NonDeterministicProgramError(

@@ -11,10 +11,12 @@ is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever th
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -222,6 +224,23 @@ class Verifier(Scorer):
         super()._check_number(number, said, text)
 
 
+# The verdicts of the run of a program that is under way here, by text and name. A Text made outside
+# is shared by all runs; what one particle observes about it says nothing to others.
+_run: ContextVar[dict[tuple[int, Hashable], list[Verdict]] | None] = ContextVar(
+    "_run", default=None
+)
+
+
+@contextlib.contextmanager
+def own_verdicts() -> Iterator[None]:
+    """One run of a program: verdicts telescope within it only."""
+    token = _run.set({})
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
 class Verdict(TorchDistribution):  # type: ignore[misc]
     """What a verifier says about a text: a distribution over {True, False}.
 
@@ -240,7 +259,8 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         self._observed: float | None = None
         self._increment: float | None = None
         self._chain: tuple[float, ...] = ()
-        text.verdicts.setdefault(verifier.name, []).append(self)
+        self._run = _run.get()
+        self._along(text).append(self)
         super().__init__(validate_args=False)
 
     def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
@@ -260,11 +280,18 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         since = 0 if previous is None else len(previous.text.step_ends)
         return JudgeRequest(self.verifier, self.text, since, label, ledger, key)
 
+    def _along(self, text: Text) -> list[Verdict]:
+        """Verdicts of this name on this very text, in the same run."""
+        if self._run is None:
+            of_text: list[Verdict] = text.verdicts.setdefault(self.verifier.name, [])
+            return of_text
+        return self._run.setdefault((id(text), self.verifier.name), [])
+
     def _previous(self) -> Verdict | None:
         """The verdict of this name that was last observed along this text."""
         text: Text | None = self.text
         while text is not None:
-            for verdict in reversed(text.verdicts.get(self.verifier.name, ())):
+            for verdict in reversed(self._along(text)):
                 if verdict is not self and verdict._observed is not None:
                     found: Verdict = verdict
                     return found

@@ -13,6 +13,7 @@ from programs import (
     HMM_EMISSION,
     HMM_INITIAL,
     HMM_TRANSITION,
+    TOY,
     branching,
     hmm,
     kalman,
@@ -25,6 +26,7 @@ from programs import (
 import ppl
 from ppl.errors import AllParticlesDeadError
 from ppl.searchers import SMC, BestOfN
+from ppl.verifiers import FunctionVerifier
 
 SEEDS = 2000
 SCHEMES = ("multinomial", "stratified", "systematic", "residual", "ssp")
@@ -185,3 +187,23 @@ def _odd_events() -> bool:
         odd = not odd
     ppl.condition(odd, "odd")
     return odd
+
+
+def test_what_one_particle_observes_about_a_shared_text_says_nothing_to_others():
+    """The text is made once, outside: its verdict is every particle's own to pay for."""
+    shared = TOY.prompt("^") + TOY.continuation("a")
+    right = FunctionVerifier(
+        lambda text: 0.5 if text.tokens == shared.tokens else 0.3, name="right"
+    )
+
+    def program():
+        pyro.sample("begin", right(shared), obs=True)  # .5
+        text = shared + pyro.sample("step", TOY(shared, max_tokens=1))
+        pyro.sample("end", right(text), obs=True)  # .3 / .5 more
+        return text.text
+
+    assert ppl.enumerate_program(program).log_evidence == pytest.approx(math.log(0.3))
+    for searcher in (BestOfN(4), SMC(4)):
+        for seed in range(2):
+            found = searcher.run(program, seed=seed).log_evidence
+            assert found == pytest.approx(math.log(0.3))

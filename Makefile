@@ -14,6 +14,8 @@ test: $(VENV)/.test
 	  && timeout 120 env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y bubblewrap \
 	  </dev/null >/dev/null 2>&1; } \
 	  || echo "bubblewrap is missing and cannot be installed here: sandbox tests are skipped"
+	@command -v $${CXX:-g++} >/dev/null \
+	  || echo "there is no C++ compiler ($${CXX:-g++}): tests of compiled steps are skipped"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from compiler import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,7 +220,9 @@ OPERATIONS = st.lists(
 )
 
 
-@pytest.mark.parametrize("way", ["sharing", "apart", "graphs", "compiled"])
+@pytest.mark.parametrize(
+    "way", ["sharing", "apart", "graphs", pytest.param("compiled", marks=needs_compiler)]
+)
 @pytest.mark.parametrize("kv_bytes", [1, 60_000, 1 << 26])
 @settings(max_examples=20, deadline=None)
 @given(operations=OPERATIONS)
@@ -586,6 +589,7 @@ def test_captured_steps_are_checked_at_loading(family, monkeypatch):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
 
 
+@needs_compiler
 @pytest.mark.parametrize("family", ["Llama", "Gemma", "Phi", "GPT2"])
 def test_compiled_steps_give_the_log_probs_of_a_plain_forward(family):
     lm = make(family, compile=True)
@@ -597,6 +601,7 @@ def test_compiled_steps_give_the_log_probs_of_a_plain_forward(family):
             assert draw.log_prob == pytest.approx(exact, abs=1e-4)
 
 
+@needs_compiler
 def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
     """Nothing checks for which model a program was made: programs must be kept apart."""
     calls = []
@@ -623,6 +628,7 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
         torch.set_num_threads(1)
 
 
+@needs_compiler
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
 def test_compiled_steps_run_with_attention_of_the_library(family, monkeypatch):
     """As on a GPU, where there is none of our own."""
@@ -637,6 +643,7 @@ def test_compiled_steps_run_with_attention_of_the_library(family, monkeypatch):
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
 
 
+@needs_compiler
 def test_compiled_steps_run_packed_layers():
     lm, plain = ppl.load("tiny", compile=True), ppl.load("tiny")
     text = lm.prompt("12 + 7 * 3\n")
@@ -646,6 +653,7 @@ def test_compiled_steps_run_packed_layers():
     assert [d.log_prob for d in drawn] == pytest.approx([d.log_prob for d in again], abs=1e-4)
 
 
+@needs_compiler
 def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
     model = random_model(FAMILIES["Llama"]())
     model.set_attn_implementation("eager")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compiler import needs_compiler
 from torch.nn.functional import scaled_dot_product_attention
 
 from ppl.lm.native import attend
+
+pytestmark = needs_compiler
 
 CASES = [  # rows, key-value heads, query heads to each, numbers a head
     (1, 1, 1, 8),

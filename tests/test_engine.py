@@ -654,6 +654,39 @@ def test_compiled_steps_run_packed_layers():
 
 
 @needs_compiler
+@torch.inference_mode()
+def test_compiled_steps_in_other_surroundings():
+    """What the process has set meanwhile is kept out, or refused: never a pointer to elsewhere."""
+    engine = make(compile=True).engine
+    text = some_texts()[0]
+    slots, _ = engine.open([text])
+    torch.set_default_device("meta")
+    try:
+        states = engine.step([slots[text]], [(*text, 7)])
+    finally:
+        torch.set_default_device(None)
+    assert_close(states[0], plain_states((*text, 7))[-1])
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(RuntimeError, match=r"one kind with the cache.*bfloat16.*float32"),
+    ):
+        engine.step([slots[text]], [(*text, 7, 8)])
+
+
+@needs_compiler
+def test_keys_repeated_before_attention_are_refused_by_compiled_steps():
+    config = tf.JetMoeConfig(
+        **{k: v for k, v in SMALL.items() if k != "num_attention_heads"},
+        kv_channels=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    )
+    ppl.HFModel(random_model(config), Letters(), name="repeats")
+    with pytest.raises(UnsupportedModelError, match=r"one kind.*\(2, 4, 1, 8\)"):
+        ppl.HFModel(random_model(config), Letters(), name="repeats", compile=True)
+
+
+@needs_compiler
 def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
     model = random_model(FAMILIES["Llama"]())
     model.set_attn_implementation("eager")

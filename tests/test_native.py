@@ -64,3 +64,21 @@ def test_what_is_not_finite_stays_so():
     out = attend(query, key, value, keys, values, place, place, none, none, None)
     assert out[0].isnan().all()
     assert not out[1].isfinite().any()
+
+
+def test_other_keys_than_those_of_the_cache_are_refused():
+    """Written where they do not fit, they would destroy what lies behind."""
+    query = torch.randn(2, 4, 1, 16)
+    keys, values = torch.randn(2, 2, 2, 40, 16)
+    place, none = torch.tensor([30, 30]), torch.zeros(2, dtype=torch.long)
+    good = torch.randn(2, 2, 1, 16)
+    half = query.bfloat16(), good.bfloat16(), good.bfloat16()
+    for new in (
+        (query, query, query),  # repeated for each query head
+        (query, good, torch.randn(2, 2, 1, 32)),
+        (torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 8)),
+        (query, good, half[2]),
+        half,
+    ):
+        with pytest.raises(RuntimeError, match=r"one kind with the cache.*\(2, 2, 40, 16\)"):
+            attend(*new, keys, values, place, place, none, none, None)

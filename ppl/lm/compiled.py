@@ -195,7 +195,7 @@ class CompiledStep:
             keys = torch.arange(window.visible, device=positions.device)
             nobody = positions.new_zeros(0)
             return _Running(window, positions, nobody, nobody, keys <= positions[:, None, :, None])
-        sources, shared = torch.zeros(2, len(positions), dtype=torch.long)
+        sources, shared = positions.new_zeros(2, len(positions))
         for span in spans:
             sources[span.start : span.stop] = span.source
             shared[span.start : span.stop] = span.shared

@@ -54,14 +54,20 @@ def attend(
         `[B, 1, G * H, D]`.
 
     Raises:
-        RuntimeError: there is no compiler, or it refuses.
+        RuntimeError: there is no compiler, or it refuses, or the model attends to other keys and
+            values than its cache holds.
     """
     batch, query_heads, _, dim = query.shape
     heads = key.shape[1]
+    # From here on nobody looks at bounds: what does not fit would be written over what lies behind.
+    fits = key.shape == value.shape == (batch, keys.shape[1], 1, dim) and dim == keys.shape[3]
+    if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype):
+        found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
+        raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
     run = _built(heads, query_heads // heads, dim, query.dtype == torch.bfloat16)
     # Kept in names: a pointer alone keeps nothing alive.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    out = torch.empty(batch, 1, query_heads, dim, dtype=query.dtype)
+    out = query.new_empty(batch, 1, query_heads, dim)
     run(
         batch,
         torch.get_num_threads(),

@@ -566,6 +566,41 @@ def test_captured_steps_are_replayed_for_other_rows_and_lengths():
     assert lm.engine.graphs.captured <= 4
 
 
+def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
+    """A pool whose last graph is gone takes no new one (torch: `use_count > 0`)."""
+    alive, pools = weakref.WeakSet(), {}
+
+    class Replay:
+        def __call__(self):
+            return None
+
+    def capture(step, device, pool):
+        assert pool not in pools or any(r in alive for r in pools[pool]), "a pool that is closed"
+        replay = Replay()
+        alive.add(replay)
+        pools.setdefault(pool, weakref.WeakSet()).add(replay)
+        return replay
+
+    class Table:
+        shape = (3, 2, 1)
+
+        def to(self, device, copy):
+            return self
+
+        def copy_(self, other, non_blocking):
+            return self
+
+    handles = iter(range(9))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", capture)
+    graphs = StepGraphs(lambda *_: None, torch.device("cuda"))
+    for memory in (0, 0, 1, 2):
+        for low in (0, 1):
+            graphs.run(memory, low, 128, Table())
+    assert graphs.captured == 6
+    assert len(pools) == 3
+
+
 def test_graphs_need_a_gpu():
     with pytest.raises(ValueError, match="need a GPU"):
         Engine(make().model, name="small", capacity=1 << 20, graphs=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Captured steps that are kept; each holds the memory of its intermediate results.
+# Captured steps that are kept; each holds the memory of its inputs and results.
 _MOST = 64
 _KEYS = 128
 
@@ -90,13 +90,11 @@ class StepGraphs:
         capture: Callable[[Callable[[], Tensor], torch.device], Callable[[], Tensor]] | None = None,
     ) -> None:
         self._step, self._device = step, device
-        if capture is None and device.type == "cuda":
-            # One after the other, and the result of each is copied before the next: all can use the
-            # same memory for what lies in between.
-            capture = functools.partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
+        self._sharing = capture is None and device.type == "cuda"
         self._capture = capture or cuda_graph
         self._known: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self.captured = 0
+        self._forget()
 
     def run(self, memory: int, low: int, visible: int, table: Tensor) -> Tensor:
         """The states `[B, 1, hidden]` of one pass; overwritten by the next of the same shape.
@@ -106,7 +104,7 @@ class StepGraphs:
             low, visible, table: what the step is called with.
         """
         if any(key[0] != memory for key in self._known):
-            self._known.clear()
+            self._forget()
         key = memory, low, table.shape[1], visible
         if key not in self._known:
             own = table.to(self._device, copy=True)
@@ -119,3 +117,10 @@ class StepGraphs:
         captured = self._known[key]
         captured.table.copy_(table, non_blocking=True)
         return captured.replay()
+
+    def _forget(self) -> None:
+        self._known.clear()
+        if self._sharing:
+            # One after the other, and the result of each is copied before the next: all can use the
+            # same memory for what lies in between. Without its last graph a pool takes no more.
+            self._capture = functools.partial(cuda_graph, pool=torch.cuda.graph_pool_handle())

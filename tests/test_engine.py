@@ -205,6 +205,20 @@ def test_recurrent_models_are_refused_by_name():
         ppl.HFModel(random_model(config), Letters(), name="mamba-like")
 
 
+def test_masks_by_place_in_the_pass_are_refused():
+    """GPT-Neo masks by index in the pass: right as long as all rows begin at one position."""
+    config = tf.GPTNeoConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        eos_token_id=2,
+    )
+    with pytest.raises(UnsupportedModelError, match=r"neo: batched passes differ.*attention"):
+        ppl.HFModel(random_model(config), Letters(), name="neo")
+
+
 # -- slots and prefix tree, under whatever happens -----------------------------------------------
 
 OPERATIONS = st.lists(

@@ -219,6 +219,36 @@ def test_masks_by_place_in_the_pass_are_refused():
         ppl.HFModel(random_model(config), Letters(), name="neo")
 
 
+def test_models_that_fail_in_batched_passes_are_refused_by_name():
+    size = {"vocab_size": 97, "hidden_size": 32, "eos_token_id": 2}
+    bloom = tf.BloomConfig(**size, n_layer=2, n_head=4)
+    with pytest.raises(UnsupportedModelError, match=r"bloom: a BloomModel takes no mask.*ValueErr"):
+        ppl.HFModel(random_model(bloom), Letters(), name="bloom")
+    llama4 = tf.Llama4TextConfig(
+        **{**SMALL, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2}
+    )
+    with pytest.raises(UnsupportedModelError, match=r"four: .*no last hidden states"):
+        ppl.HFModel(random_model(llama4), Letters(), name="four")
+
+
+@torch.inference_mode()
+def test_positions_that_change_with_the_length_are_refused_by_name_or_exact():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    model = random_model(
+        tf.Phi3Config(
+            **SMALL,
+            rope_parameters={"rope_theta": 1e4, **rope, "original_max_position_embeddings": 64},
+            original_max_position_embeddings=64,
+        )
+    )
+    with pytest.raises(UnsupportedModelError, match=r"phi: .*LongRoPE.*context_length=64"):
+        Engine(model, name="phi", capacity=1 << 20)
+    text = tuple(range(3, 67))
+    (states,) = Engine(model, name="phi", capacity=1 << 20, context_length=64).hidden([text], [0])
+    plain = model.base_model(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+    assert_close(states, plain)
+
+
 # -- slots and prefix tree, under whatever happens -----------------------------------------------
 
 OPERATIONS = st.lists(

@@ -119,11 +119,17 @@ class Engine:
         ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
         output = self.base(input_ids=ids, use_cache=True)
         layers = getattr(getattr(output, "past_key_values", None), "layers", None)
+        if not hasattr(output, "last_hidden_state"):
+            raise UnsupportedModelError(
+                f"{self.name}: a {type(self.base).__name__} gives no last hidden states; use a "
+                "decoder whose base model does"
+            )
         if not layers:
             raise UnsupportedModelError(
                 f"{self.name}: a {type(self.base).__name__} keeps no keys and values per token, "
                 "its state cannot be forked at a token; use a decoder with full attention"
             )
+        self._refuse_long_rope()
         for layer in layers:
             window = getattr(layer, "sliding_window", None)
             if window is not None and self.context_length <= window:
@@ -148,6 +154,18 @@ class Engine:
         heads, dim = shapes.pop()
         return len(layers), heads, dim, output.last_hidden_state.shape[-1]
 
+    def _refuse_long_rope(self) -> None:
+        """LongRoPE turns all keys differently as soon as one text of a pass is long."""
+        settings = getattr(self._config, "rope_parameters", None) or {}
+        for rope in settings, *(v for v in settings.values() if isinstance(v, dict)):
+            most = rope.get("original_max_position_embeddings") or self.context_length
+            if rope.get("rope_type") == "longrope" and self.context_length > most:
+                raise UnsupportedModelError(
+                    f"{self.name}: its positions (LongRoPE) change with the length of the text, so "
+                    f"that its state cannot be forked; pass context_length={most}, up to which "
+                    "they do not"
+                )
+
     def _self_check(self) -> None:
         """Compares the ragged pass with the model's own on a few tokens, so that a model whose
         positions or masks work differently is refused rather than run wrongly."""
@@ -159,9 +177,18 @@ class Engine:
             tuple((1009 * i + 7919 * j) % size for j in range(1, n + 1))
             for i, n in enumerate(lengths)
         ]
-        # One goes on, the other begins: masks made from where a pass begins are seen to be wrong.
-        self.hidden([texts[1][:4]], [3])
-        ours = self.hidden(texts, [3, 3])
+        try:
+            # One goes on, the other begins: shows masks made from where a pass begins.
+            self.hidden([texts[1][:4]], [3])
+            ours = self.hidden(texts, [3, 3])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as refusal:  # models fail in any way where masks are not their own
+            said = " ".join(f"{type(refusal).__name__}: {refusal}".split())[:300]
+            raise UnsupportedModelError(
+                f"{self.name}: a {type(self.base).__name__} takes no mask and positions of ours "
+                f"({said}); use a plain decoder"
+            ) from refusal
         if self.graphs is not None or self._compiled is not None:
             self.pool.clear()
             starts = [text[:-1] for text in texts]

@@ -156,6 +156,7 @@ class CompiledStep:
                 step,
                 fullgraph=True,
                 isolate_recompiles=True,
+                recompile_limit=1 << 20,  # each number of threads has a program of its own
                 options={"guard_filter_fn": _of_the_process},
             )
         except TypeError as missing:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from functools import lru_cache
@@ -86,19 +87,19 @@ def _built(heads: int, group: int, dim: int, half: bool) -> Any:
     """The function `attend` of the source, for one kind of model."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     defines = [f"-DHEADS={heads}", f"-DGROUP={group}", f"-DDIM={dim}", f"-DHALF={int(half)}"]
-    with tempfile.TemporaryDirectory() as folder:
-        library = str(Path(folder) / "attention.so")
-        command = [*compiler, *_FLAGS, *defines, str(_SOURCE), "-o", library]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+    if shutil.which(compiler[0]) is None:
+        raise RuntimeError(
+            f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
+        )
+    command = [*compiler, *_FLAGS, *defines, str(_SOURCE), "-o"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library = str(Path(folder) / "attention.so")
+            subprocess.run([*command, library], check=True, capture_output=True, text=True)
             run = ctypes.CDLL(library).attend  # stays loaded when its file is gone
-        except FileNotFoundError as missing:
-            raise RuntimeError(
-                f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
-            ) from missing
-        except (subprocess.CalledProcessError, OSError) as refusal:
-            said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
-            raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+    except (subprocess.CalledProcessError, OSError) as refusal:
+        said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
+        raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 9, _INT64, _INT64]
     run.argtypes += [ctypes.c_float, _POINTER]
     run.restype = None

@@ -24,10 +24,10 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 import ppl
+from ppl.posterior.pictures import draw_genealogy
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Searcher
 from ppl.tasks import TASKS, Judge, Problem, problems
 from ppl.verifiers import PRM
-from ppl.view import draw_genealogy
 
 SEARCHERS: dict[str, Callable[[int], Searcher]] = {
     "BestOfN": BestOfN,

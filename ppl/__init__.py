@@ -5,17 +5,17 @@ verifier is a likelihood inside it; the runtime turns every particle's waiting r
 batch.
 """
 
-from ppl.awrs import AWRS
-from ppl.cost import Budget, Cost
 from ppl.errors import PPLError
-from ppl.exact import enumerate_program
+from ppl.language.cost import Budget, Cost
+from ppl.language.primitives import condition, do, twist
+from ppl.language.steps import StepRule
+from ppl.language.text import Continuation, Text, extract_answer
 from ppl.lm import HFModel, LanguageModel, LMDistribution, TableLM, load
-from ppl.posterior import Posterior, Sample
-from ppl.primitives import condition, do, twist
-from ppl.steps import StepRule
-from ppl.text import Continuation, Text, extract_answer
-from ppl.tree import Node, Tree
-from ppl.verdict import JudgeRequest, Verdict, Verifier
+from ppl.posterior.posterior import Posterior, Sample
+from ppl.runtime.awrs import AWRS
+from ppl.runtime.enumeration import enumerate_program
+from ppl.runtime.tree import Node, Tree
+from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
 
 __version__ = "0.1.0"
 

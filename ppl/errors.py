@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ppl.posterior import Posterior
+    from ppl.posterior.posterior import Posterior
 
 
 class PPLError(Exception):

@@ -1,28 +1,28 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
-from ppl.searchers.ab_mcts import ABMCTSA, ABMCTSM
-from ppl.searchers.alive import AliveParticleFilter
-from ppl.searchers.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
-from ppl.searchers.best_first import AStar, BestFirst
-from ppl.searchers.best_of_n import BestOfN
-from ppl.searchers.dvts import DVTS
-from ppl.searchers.greedy import Greedy
-from ppl.searchers.gumbel_mcts import GumbelMCTS
-from ppl.searchers.mcts import MCTS
-from ppl.searchers.multi_perspective import MultiPerspective
-from ppl.searchers.particle_filter import ParticleFilter
-from ppl.searchers.particle_gibbs import ParallelTempering, ParticleGibbs
-from ppl.searchers.phi_decoding import PhiDecoding
-from ppl.searchers.rain import RAIN
-from ppl.searchers.rebase import REBASE
-from ppl.searchers.resample_move import ResampleMove
-from ppl.searchers.rollover import RolloverBudgetForcing
+from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
+from ppl.searchers.beams.best_first import AStar, BestFirst
+from ppl.searchers.beams.dvts import DVTS
+from ppl.searchers.beams.greedy import Greedy
+from ppl.searchers.beams.multi_perspective import MultiPerspective
+from ppl.searchers.beams.phi_decoding import PhiDecoding
+from ppl.searchers.beams.rebase import REBASE
+from ppl.searchers.particles.alive import AliveParticleFilter
+from ppl.searchers.particles.particle_filter import ParticleFilter
+from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.particles.resample_move import ResampleMove
+from ppl.searchers.particles.smc import SMC
+from ppl.searchers.particles.steering import SMCSteering
+from ppl.searchers.particles.temperature import EntropicAnnealing, TargetESS
+from ppl.searchers.particles.vectorized import VectorizedSMC
+from ppl.searchers.sampling.best_of_n import BestOfN
+from ppl.searchers.sampling.rollover import RolloverBudgetForcing
 from ppl.searchers.search import Search, Searcher, run_all
-from ppl.searchers.smc import SMC
-from ppl.searchers.steering import SMCSteering
-from ppl.searchers.temperature import EntropicAnnealing, TargetESS
-from ppl.searchers.tree_refinement import TreeRefinement
-from ppl.searchers.vectorized import VectorizedSMC
+from ppl.searchers.trees.ab_mcts import ABMCTSA, ABMCTSM
+from ppl.searchers.trees.gumbel_mcts import GumbelMCTS
+from ppl.searchers.trees.mcts import MCTS
+from ppl.searchers.trees.rain import RAIN
+from ppl.searchers.trees.tree_refinement import TreeRefinement
 
 __all__ = [
     "ABMCTSA",

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from ppl import storage
-from ppl.cost import Budget
 from ppl.errors import AllParticlesDeadError
-from ppl.posterior import Posterior
-from ppl.program import Program
-from ppl.scheduler import BudgetExhausted, run_searches
-from ppl.tree import Node, Tree
+from ppl.language.cost import Budget
+from ppl.posterior import store as storage
+from ppl.posterior.posterior import Posterior
+from ppl.runtime.particle import Program
+from ppl.runtime.scheduler import BudgetExhausted, run_searches
+from ppl.runtime.tree import Node, Tree
 
 _FORMAT = "ppl-search-1"
 # Pyro's handler stack belongs to the process: one search runs at a time, in whatever thread.

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 
 import ppl
+from ppl.runtime import verdict
 from ppl.searchers import (
     ABMCTSA,
     ABMCTSM,
@@ -110,7 +111,7 @@ def more_a(text: ppl.Text) -> float:
 
 VERIFIERS = {
     aggregate: FunctionVerifier(more_a, name=f"more_a_{aggregate}", aggregate=aggregate)
-    for aggregate in ppl.verdict.AGGREGATES
+    for aggregate in verdict.AGGREGATES
 }
 
 

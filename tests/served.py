@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import ppl
+from ppl.language.randomness import uniforms
 from ppl.lm.sampling import Warp, draw, warped_log_probs
-from ppl.randomness import uniforms
 
 
 class Served:

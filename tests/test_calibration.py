@@ -320,7 +320,7 @@ def test_a_questions_bias_is_shared_by_all_its_texts():
 def test_noise_that_looked_ahead_would_be_caught(monkeypatch, tiny):
     lm, prm = tiny
     text = lm.chat("Calculate 4 - 9 + 6.") + lm.continuation("-5+6\n") + lm.continuation("1")
-    import ppl.verifiers.noise as noise
+    import ppl.verifiers.combine.noise as noise
 
     monkeypatch.setattr(noise, "_ends", lambda request, n: [len(request.text.tokens)] * n)
     with pytest.raises(VerifierError, match="prefix"):

@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ppl
-from ppl.cost import Ledger
 from ppl.errors import UnsupportedModelError
-from ppl.lm import native
-from ppl.lm.attention import Span, _attend_shared, share, split
+from ppl.language.cost import Ledger
+from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
-from ppl.lm.compiled import CompiledStep
-from ppl.lm.engine import Engine
-from ppl.lm.graphs import StepGraphs, keys_bucket, rows_bucket
-from ppl.lm.prefix import PrefixPool, common_prefix
+from ppl.lm.engine import native
+from ppl.lm.engine.attention import Span, _attend_shared, share, split
+from ppl.lm.engine.compiled import CompiledStep
+from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.prefix import PrefixPool, common_prefix
+from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.sampling import Warp
-from ppl.lm.slots import Slots, Window
-from ppl.steps import StepRule
 
 SMALL = {
     "vocab_size": 97,
@@ -466,9 +466,9 @@ def test_recorded_log_probs_equal_teacher_forcing_under_warps(family):
 @pytest.mark.parametrize("shared", [1, 100])
 def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
     """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
-    monkeypatch.setattr("ppl.lm.engine._PREFILL_TOKENS", tokens)
-    monkeypatch.setattr("ppl.lm.engine._CPU_MIN_SHARED", shared)
-    monkeypatch.setattr("ppl.lm.slots._BUCKET", 1)
+    monkeypatch.setattr("ppl.lm.engine.engine._PREFILL_TOKENS", tokens)
+    monkeypatch.setattr("ppl.lm.engine.engine._CPU_MIN_SHARED", shared)
+    monkeypatch.setattr("ppl.lm.engine.slots._BUCKET", 1)
     lm = make("GPTNeoX")
     for repeat in range(2):
         texts = some_texts(repeat)
@@ -581,7 +581,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
             seen.append(weakref.ref(self))
 
     lm = make(family)
-    monkeypatch.setattr("ppl.lm.engine.Window", Watched)
+    monkeypatch.setattr("ppl.lm.engine.engine.Window", Watched)
     gc.disable()
     try:
         text = tuple(range(3, 40))
@@ -636,7 +636,7 @@ def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
 
     handles = iter(range(9))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
-    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", capture)
+    monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", capture)
     graphs = StepGraphs(lambda *_: None, torch.device("cuda"))
     for memory in (0, 0, 1, 2):
         for low in (0, 1):
@@ -652,18 +652,18 @@ def test_graphs_need_a_gpu():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captured_steps_are_checked_at_loading(family, monkeypatch):
-    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", emulated)
+    monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", emulated)
     model = make(family).model
     engine = Engine(model, name="small", capacity=1 << 20, graphs=True)
     assert engine.graphs.captured == 1
-    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", lambda step, device: lambda: 2 * step())
+    monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", lambda step, device: lambda: 2 * step())
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
 
     def fails(step, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("ppl.lm.graphs.cuda_graph", fails)
+    monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", fails)
     with pytest.raises(UnsupportedModelError, match=r"not permitted.*graphs=False"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
 
@@ -713,7 +713,7 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
 def test_compiled_steps_run_with_attention_of_the_library(family, monkeypatch):
     """As on a GPU, where there is none of our own."""
-    monkeypatch.setattr("ppl.lm.native.attend", None)
+    monkeypatch.setattr("ppl.lm.engine.native.attend", None)
     never = property(lambda _: False, lambda *_: None)
     monkeypatch.setattr(CompiledStep, "_native", never, raising=False)
     lm = make(family, compile=True)
@@ -776,11 +776,11 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
     model.set_attn_implementation("sdpa")
 
     attend = native.attend
-    monkeypatch.setattr("ppl.lm.native.attend", lambda *args: 2 * attend(*args))
+    monkeypatch.setattr("ppl.lm.engine.native.attend", lambda *args: 2 * attend(*args))
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, compile=True)
 
-    monkeypatch.setattr("ppl.lm.native.attend", attend)
+    monkeypatch.setattr("ppl.lm.engine.native.attend", attend)
     for compiler, said in (
         ("g+++", r"no C\+\+ compiler 'g\+\+\+'.*CXX"),
         ("g++ -nothing", "nothing"),
@@ -865,7 +865,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     monkeypatch.setattr(lm.engine, "_price", 0)
     called = []
     monkeypatch.setattr(
-        "ppl.lm.attention._attend_shared",
+        "ppl.lm.engine.attention._attend_shared",
         lambda *args: called.append(args[-1].shape[1]) or _attend_shared(*args),
     )
     start = tuple(3 + i % 90 for i in range(20))
@@ -896,7 +896,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     texts = [tuple(3 + (i * j) % 90 for j in range(1, n)) for i, n in enumerate((9, 100, 7, 12), 1)]
     seen = []
     monkeypatch.setattr(
-        "ppl.lm.engine.split", lambda reach: seen.append(split(reach)) or split(reach)
+        "ppl.lm.engine.engine.split", lambda reach: seen.append(split(reach)) or split(reach)
     )
     slots, _ = lm.engine.open(texts)
     longer = [(*text, token) for text, token in zip(texts, [4, 5, 6, 7], strict=True)]

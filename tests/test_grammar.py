@@ -129,7 +129,7 @@ def test_a_language_left_by_the_text_allows_nothing():
 
 
 def test_states_are_forgotten_without_changing_anything(monkeypatch):
-    from ppl.verifiers import grammar
+    from ppl.verifiers.exact import grammar
 
     before = ppl.enumerate_program(masked).marginal()
     monkeypatch.setattr(grammar, "_STATES", 2)

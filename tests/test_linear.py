@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppl.lm.linear import JoinedPart, PackedLinear, pack_linears
+from ppl.lm.engine.linear import JoinedPart, PackedLinear, pack_linears
 
 
 class Block(nn.Module):

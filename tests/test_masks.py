@@ -10,11 +10,11 @@ from programs import TOY
 
 import ppl
 from ppl.errors import NoAllowedTokenError
+from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.masks import as_mask
 from ppl.lm.sampling import Warp, draw
 from ppl.searchers import SMC
-from ppl.steps import StepRule
 
 
 def told_every_way(ids: set[int], size: int) -> list:

@@ -81,7 +81,7 @@ def test_hanging_is_unknown_and_the_next_answer_is_known():
 
 
 def test_a_hanging_worker_is_replaced(monkeypatch):
-    from ppl.verifiers import math_answer
+    from ppl.verifiers.exact import math_answer
 
     hang = "print('ready', flush=True); import time; time.sleep(99)"
     with MathComparer(limit=0.3) as comparer:

@@ -13,7 +13,7 @@ from programs import TOY, VERIFIERS, branching, toy
 import ppl
 from ppl.errors import SearchStateError, VerifierError
 from ppl.searchers import BestFirst, MultiPerspective
-from ppl.searchers.beam import distinct, log_prior
+from ppl.searchers.beams.beam import distinct, log_prior
 from ppl.verifiers import ranker, verifier
 
 

@@ -7,7 +7,7 @@ import torch
 from compiler import needs_compiler
 from torch.nn.functional import scaled_dot_product_attention
 
-from ppl.lm.native import attend
+from ppl.lm.engine.native import attend
 
 pytestmark = needs_compiler
 

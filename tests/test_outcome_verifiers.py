@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import ppl
 from ppl.errors import ObservationError, PRMFormatError, VerifierError
+from ppl.language.cost import Ledger
 from ppl.searchers import SMC
 from ppl.verifiers import (
     FOBAR,
@@ -26,7 +27,7 @@ from ppl.verifiers import (
     check_verifier,
     forward_backward,
 )
-from ppl.verifiers.fobar import same_number
+from ppl.verifiers.generative.fobar import same_number
 
 TOY = programs.TOY
 
@@ -201,7 +202,7 @@ def test_self_evaluation_continues_the_kept_tokens(tiny):
     # Priced, and cheap: only the question's tokens are computed.
     lm.engine.pool.clear()
     lm.score_batch([lm_score(lm, texts[0])])
-    ledger = ppl.cost.Ledger()
+    ledger = Ledger()
     judge.judge([ppl.JudgeRequest(judge, texts[0], ledger=ledger)])
     assert ledger.cost.verifier_tokens <= len(judge._turn) + 4
     assert ledger.cost.lm_tokens == 0
@@ -287,7 +288,7 @@ def test_fobar_counts_how_often_the_number_comes_back():
         p = [math.exp(s[0]) for s in fobar.judge_checked(requests)]
         assert abs(np.mean(p) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / 3200)
     assert {round(4 * v) for v in p} <= {0, 1, 2, 3, 4}
-    ledger = ppl.cost.Ledger()
+    ledger = Ledger()
     fobar.judge([ppl.JudgeRequest(fobar, answered("5"), ledger=ledger)])
     assert ledger.cost.verifier_tokens >= 4
     unfinished = SOLVER.prompt("3+2?") + SOLVER.continuation("5")

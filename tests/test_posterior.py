@@ -67,7 +67,7 @@ def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
 
 
 def test_genealogies_are_drawn(tmp_path):
-    from ppl.view import draw_genealogy
+    from ppl.posterior.pictures import draw_genealogy
 
     posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
     draw_genealogy(posterior, tmp_path / "g.png")

@@ -14,7 +14,7 @@ import ppl
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.huggingface import HFCodec
 from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check_verifier, tagged
-from ppl.verifiers.formats import format_of
+from ppl.verifiers.models.formats import format_of
 
 BUILD = {
     "qwen2.5-math-prm": (prm_models.qwen, "Qwen2.5-Math-PRM-7B"),

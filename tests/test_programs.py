@@ -12,8 +12,8 @@ import torch
 from programs import TOY, VERIFIERS, contents, difference, toy
 
 import ppl
+from ppl.runtime.verdict import AGGREGATES
 from ppl.searchers import SMC, BestOfN
-from ppl.verdict import AGGREGATES
 from ppl.verifiers import Verifier, log_potential
 
 

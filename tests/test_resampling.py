@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ppl.randomness import generator
+from ppl.language.randomness import generator
 from ppl.searchers.resampling import SCHEMES, ess, normalised, optimal
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
+from ppl.language.randomness import generator, key, uniforms
 from ppl.lm.masks import as_mask
 from ppl.lm.sampling import Warp, draw, inverse_cdf, warped_log_probs
-from ppl.randomness import generator, key, uniforms
 
 
 def indices(probs: torch.Tensor, u: np.ndarray) -> torch.Tensor:

@@ -17,9 +17,10 @@ from hostile import HOSTILE
 import ppl
 from ppl.errors import SandboxError
 from ppl.searchers import BestOfN
-from ppl.verifiers import Check, Sandbox, UnitTests, sandbox
-from ppl.verifiers.sandbox import Outcome
-from ppl.verifiers.unit_tests import Pool, code_of
+from ppl.verifiers import Check, Sandbox, UnitTests
+from ppl.verifiers.exact import sandbox
+from ppl.verifiers.exact.sandbox import Outcome
+from ppl.verifiers.exact.unit_tests import Pool, code_of
 
 SECONDS = 1.0
 DOCS = Path(__file__).parent.parent / "docs" / "sandbox.md"
@@ -302,7 +303,7 @@ def test_what_does_not_pass_is_run_again_and_counted(monkeypatch):
             ends = [fate[c.source].pop(0) for c in checks]
             return [Outcome("passed" if e == "passed" else "failed", passed[e]) for e in ends]
 
-    monkeypatch.setattr("ppl.verifiers.unit_tests.shared_pool", lambda _: Scripted())
+    monkeypatch.setattr("ppl.verifiers.exact.unit_tests.shared_pool", lambda _: Scripted())
     tests = UnitTests(["assert f()", "assert g()"], names=["f", "g"], partial=True, runs=3)
     outcomes = tests.outcomes(["good", "flaky", "bad", "flaky"])
     assert asked == [["good", "flaky", "bad"], ["flaky", "bad"], ["flaky", "bad"]]

@@ -14,7 +14,7 @@ from programs import TOY, VERIFIERS, contents, toy, toy_guide
 
 import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
-from ppl.searchers.mcts import puct, uct
+from ppl.searchers.trees.mcts import puct, uct
 from ppl.verifiers import FunctionVerifier
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from ppl import tasks
 from ppl.errors import TaskError
 from ppl.tasks import (
     TASKS,
@@ -25,6 +24,7 @@ from ppl.tasks import (
     is_correct,
     problems,
 )
+from ppl.tasks import reasoning_gym as tasks
 
 pytest.importorskip("reasoning_gym")
 

@@ -1,6 +1,6 @@
 """Verifiers: likelihoods of "correct so far", one file per kind."""
 
-from ppl.verdict import (
+from ppl.runtime.verdict import (
     Aggregate,
     JudgeRequest,
     Meaning,
@@ -10,8 +10,8 @@ from ppl.verdict import (
     Verifier,
     log_potential,
 )
-from ppl.verifiers.cache import Cached
-from ppl.verifiers.calibration import (
+from ppl.verifiers.combine.cache import Cached
+from ppl.verifiers.combine.calibration import (
     Calibrated,
     Isotonic,
     Platt,
@@ -19,32 +19,32 @@ from ppl.verifiers.calibration import (
     log_odds,
     step_scores,
 )
-from ppl.verifiers.ensemble import DawidSkene, Ensemble, Votes
-from ppl.verifiers.fobar import FOBAR, forward_backward
-from ppl.verifiers.formats import FORMATS, PRMFormat, tagged
+from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
+from ppl.verifiers.combine.imperfect import ImperfectVerifier
+from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
+from ppl.verifiers.combine.reliability import Reliability, reliability
+from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
+from ppl.verifiers.exact.lean import LeanProof, LeanRepl
+from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
+from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
+from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
+from ppl.verifiers.exact.unit_tests import UnitTests
 from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
-from ppl.verifiers.generative import GenRM, Judge, SelfEvaluation, chat
-from ppl.verifiers.grammar import Grammar, JsonSchema, Regex
-from ppl.verifiers.heads import Labels, Layers, Words
-from ppl.verifiers.imperfect import ImperfectVerifier
+from ppl.verifiers.generative.fobar import FOBAR, forward_backward
+from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
+from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
-from ppl.verifiers.lean import LeanProof, LeanRepl
-from ppl.verifiers.math_answer import MathAnswer, MathComparer
-from ppl.verifiers.math_prompter import Agreement, MathPrompter, agreement
-from ppl.verifiers.noise import Channel, Flipped, LogitNoise, QuestionBias
-from ppl.verifiers.outcome import OutcomeModel, Potential, RewardModel
-from ppl.verifiers.prm import PRM
-from ppl.verifiers.quantile import (
+from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
+from ppl.verifiers.models.heads import Labels, Layers, Words
+from ppl.verifiers.models.outcome import OutcomeModel, Potential, RewardModel
+from ppl.verifiers.models.prm import PRM
+from ppl.verifiers.models.quantile import (
     fit_quantiles,
     pinball,
     quantile_head,
     quantile_head_of,
     samples_needed,
 )
-from ppl.verifiers.reliability import Reliability, reliability
-from ppl.verifiers.sandbox import Check, Outcome, Sandbox
-from ppl.verifiers.similarity import Embedder, Similarity, clusters, semantic_entropy
-from ppl.verifiers.unit_tests import UnitTests
 
 __all__ = [
     "FOBAR",

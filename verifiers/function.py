@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from ppl.errors import VerifierError
-from ppl.text import Text
-from ppl.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
+from ppl.language.text import Text
+from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
 
 
 class FunctionVerifier(Verifier):

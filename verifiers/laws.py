@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 
 from ppl.errors import ObservationError, VerifierError
-from ppl.text import Text
-from ppl.verdict import AGGREGATES, MEANINGS, JudgeRequest, Ranker, Scorer, Verifier
+from ppl.language.text import Text
+from ppl.runtime.verdict import AGGREGATES, MEANINGS, JudgeRequest, Ranker, Scorer, Verifier
 
 Scores = tuple[float, ...]
 

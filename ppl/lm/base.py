@@ -16,12 +16,12 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.cost import Ledger
 from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.language.cost import Ledger
+from ppl.language.steps import StepRule, Until
+from ppl.language.text import Codec, Continuation, StopReason, Text
 from ppl.lm.masks import Allowed, as_mask
 from ppl.lm.sampling import Warp
-from ppl.steps import StepRule, Until
-from ppl.text import Codec, Continuation, StopReason, Text
 
 Tokens = tuple[int, ...]
 
@@ -74,7 +74,7 @@ class ContinueRequest:
     Attributes:
         model: the language model.
         spec: what to draw from.
-        key: 64-bit key of the uniforms (see `ppl.randomness`).
+        key: 64-bit key of the uniforms (see `ppl.language.randomness`).
         label: who asks, for error messages ("site 'step_3' of particle 17").
         ledger: the account that pays, or None.
         under: another distribution of the same model after the same text, under which the

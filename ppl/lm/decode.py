@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.cost import Ledger
 from ppl.errors import ProgramError, StepNeverEndedError, WeightError
+from ppl.language.cost import Ledger
+from ppl.language.randomness import uniforms
+from ppl.language.steps import StepRule
+from ppl.language.text import Codec, Continuation, StopReason
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.sampling import warped_log_probs
-from ppl.randomness import uniforms
-from ppl.steps import StepRule
-from ppl.text import Codec, Continuation, StopReason
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256

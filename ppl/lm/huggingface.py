@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl.cost import Ledger
 from ppl.errors import PromptError, UnsupportedModelError
+from ppl.language.cost import Ledger
 from ppl.lm.base import LanguageModel, Tokens
-from ppl.lm.engine import Account, Engine
-from ppl.lm.slots import Slot
+from ppl.lm.engine.engine import Account, Engine
+from ppl.lm.engine.slots import Slot
 
 
 class HFCodec:

@@ -21,11 +21,11 @@ from transformers.utils import logging as transformers_logging
 
 from ppl.errors import ModelNotFoundError
 from ppl.lm.base import LanguageModel
+from ppl.lm.engine.linear import pack_linears
 from ppl.lm.huggingface import HFModel
-from ppl.lm.linear import pack_linears
-from ppl.lm.server import ServerModel
+from ppl.lm.server.model import ServerModel
 
-TINY = Path(__file__).resolve().parent.parent / "tiny"
+TINY = Path(__file__).resolve().parents[1] / "tiny"
 
 
 def load(
@@ -63,7 +63,7 @@ def load(
             `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
             GPU yet.
         server: for a server only, and all that counts there: the settings of
-            `ppl.lm.server.ServerModel` (`model`, `tokenizer`, `api_key`, ...).
+            `ppl.lm.server.model.ServerModel` (`model`, `tokenizer`, `api_key`, ...).
 
     Returns:
         An `HFModel`, or a `ServerModel` for an address.

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ppl.cost import Ledger
+from ppl.language.cost import Ledger
+from ppl.language.text import Continuation
 from ppl.lm.base import LanguageModel, LMDistribution, Tokens
 from ppl.lm.sampling import warped_log_probs
-from ppl.text import Continuation
 
 Probabilities = Mapping[str, float]
 

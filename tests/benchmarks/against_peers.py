@@ -30,8 +30,8 @@ from scipy.stats import chi2_contingency, mannwhitneyu, norm
 
 import ppl
 from ppl.searchers import ABMCTSA, SMC, ParticleFilter, ParticleGibbs, SMCSteering
-from ppl.searchers.arms import Floats, draw_mixed
 from ppl.searchers.search import Searcher
+from ppl.searchers.trees.arms import Floats, draw_mixed
 
 sys.path.append(str(Path(__file__).parents[1]))
 from peers import GROUPS, PROBABILITIES, first_two, more_a

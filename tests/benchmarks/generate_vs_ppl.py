@@ -26,7 +26,7 @@ from machine import machine
 
 import ppl
 from ppl.lm.base import ContinueRequest
-from ppl.lm.linear import PackedLinear
+from ppl.lm.engine.linear import PackedLinear
 
 PROMPT_TOKENS, NEW_TOKENS = 60, 64
 STORY = (

@@ -41,7 +41,7 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 
 import ppl
 from ppl.lm.base import ContinueRequest
-from ppl.lm.slots import bucket
+from ppl.lm.engine.slots import bucket
 
 # From the config.json of Qwen/Qwen2.5-1.5B-Instruct and Qwen/Qwen2.5-7B-Instruct.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -22,10 +22,10 @@ import torch
 from machine import machine
 
 import ppl
-from ppl.lm.engine import Engine
+from ppl.lm.engine.engine import Engine
+from ppl.runtime.tree import Tree
 from ppl.searchers import MCTS, SMC, Searcher
 from ppl.tasks import problems
-from ppl.tree import Tree
 from ppl.verifiers import PRM
 
 

@@ -22,7 +22,7 @@ import ppl
 from ppl.lm.base import ContinueRequest, Decoder, Drawn, ScoreRequest
 from ppl.lm.decode import Session
 from ppl.lm.table import SymbolCodec
-from ppl.tree import Node, Tree
+from ppl.runtime.tree import Node, Tree
 
 PARTICLES = 16
 HALF = torch.tensor(0.5)

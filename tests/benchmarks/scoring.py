@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import ppl
+from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, ScoreRequest
-from ppl.lm.engine import Engine
+from ppl.lm.engine.engine import Engine
 from ppl.lm.load import TINY
+from ppl.runtime.verdict import JudgeRequest
 from ppl.tasks import TASKS, problems
-from ppl.text import Continuation
-from ppl.verdict import JudgeRequest
 from ppl.verifiers import PRM
 from ppl.verifiers.laws import prefix
 

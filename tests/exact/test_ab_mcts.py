@@ -18,8 +18,8 @@ from scipy.stats import norm
 import ppl
 from ppl.errors import WeightError
 from ppl.searchers import ABMCTSA, ABMCTSM
-from ppl.searchers.ab_mcts import CONT, GEN
-from ppl.searchers.arms import (
+from ppl.searchers.trees.ab_mcts import CONT, GEN
+from ppl.searchers.trees.arms import (
     _S_A,
     _S_Y,
     Arms,

@@ -15,10 +15,10 @@ from scipy.stats import t as student
 
 import ppl
 from ppl.errors import ProgramError
-from ppl.exact import enumerate_program
+from ppl.runtime.enumeration import enumerate_program
+from ppl.runtime.tree import Tree
 from ppl.searchers import ABMCTSA, ABMCTSM
-from ppl.searchers.actions import Actions
-from ppl.tree import Tree
+from ppl.searchers.trees.actions import Actions
 from ppl.verifiers import verifier
 
 GOOD, BAD = (

@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ppl.randomness import generator
+from ppl.language.randomness import generator
 from ppl.searchers import (
     SMC,
     BestOfN,

@@ -14,6 +14,7 @@ from programs import toy
 from scipy.stats import chisquare
 
 import ppl
+from ppl.runtime.tree import Tree
 from ppl.searchers import (
     ABMCTSA,
     DVTS,
@@ -29,7 +30,6 @@ from ppl.searchers import (
     MultiPerspective,
     RolloverBudgetForcing,
 )
-from ppl.tree import Tree
 from ppl.verifiers import FunctionVerifier
 
 LETTERS = ppl.TableLM({"a": 0.6, "b": 0.4}, symbols="^ab$", end="$")

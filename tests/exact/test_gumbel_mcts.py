@@ -15,8 +15,9 @@ from scipy import stats
 
 import ppl
 from ppl.errors import AllParticlesDeadError
+from ppl.language import randomness
 from ppl.searchers import GumbelMCTS
-from ppl.searchers.gumbel_mcts import (
+from ppl.searchers.trees.gumbel_mcts import (
     interior,
     mixed_value,
     perturbed,
@@ -95,7 +96,7 @@ def test_considered_steps_are_the_distinct_draws_with_their_arrivals():
     expected = [k for k, step in enumerate(steps) if step not in steps[:k]]
     assert search.state.actions == [drawn[k] for k in expected]
     assert 1 < len(expected) < 12
-    everything = perturbed(12, ppl.randomness.generator(5, "gumbel"))
+    everything = perturbed(12, randomness.generator(5, "gumbel"))
     assert search.state.gumbels == pytest.approx(everything[expected])
 
 

@@ -18,9 +18,10 @@ from programs import TOY, VERIFIERS, toy
 from scipy import stats
 
 import ppl
-from ppl.randomness import generator
-from ppl.searchers import ParallelTempering, ParticleGibbs, conditional_smc
-from ppl.searchers.resample_move import move_last
+from ppl.language.randomness import generator
+from ppl.searchers import ParallelTempering, ParticleGibbs
+from ppl.searchers.particles import conditional_smc
+from ppl.searchers.particles.resample_move import move_last
 from ppl.searchers.resampling import systematic
 
 

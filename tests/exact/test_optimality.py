@@ -24,8 +24,8 @@ from ppl.searchers import (
     LookaheadSearch,
     StochasticBeamSearch,
 )
-from ppl.searchers.beam import without_replacement
-from ppl.searchers.rebase import allocate
+from ppl.searchers.beams.beam import without_replacement
+from ppl.searchers.beams.rebase import allocate
 
 PROBABILITY = {"a": 0.5, "b": 0.3, "$": 0.2}
 # With this many samples of a node, all of its three successors are among them.
@@ -199,7 +199,7 @@ def test_stochastic_beams_cool_down(monkeypatch):
         seen.append(list(log_weights))
         return list(range(min(count, len(log_weights))))
 
-    monkeypatch.setattr("ppl.searchers.beam.without_replacement", spy)
+    monkeypatch.setattr("ppl.searchers.beams.beam.without_replacement", spy)
     for decay in (1.0, 0.5):
         StochasticBeamSearch(2, 3, temperature=0.8, decay=decay).run(toy, "prod", seed=0)
     half = len(seen) // 2

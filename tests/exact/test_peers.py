@@ -11,7 +11,8 @@ import pytest
 import torch
 from programs import toy
 
-from ppl.searchers import ParticleGibbs, SMCSteering, conditional_smc, steering
+from ppl.searchers import ParticleGibbs, SMCSteering
+from ppl.searchers.particles import conditional_smc, steering
 from ppl.searchers.resampling import systematic
 
 

@@ -11,12 +11,12 @@ import pytest
 from scipy.special import softmax
 
 import ppl
-from ppl.randomness import generator
-from ppl.record import Record
+from ppl.language.randomness import generator
+from ppl.runtime.record import Record
+from ppl.runtime.tree import Node, Tree
 from ppl.searchers import PhiDecoding
-from ppl.searchers.beam import confidence, without_replacement
-from ppl.searchers.phi_decoding import Beam, clusters, log_foresight_weights
-from ppl.tree import Node, Tree
+from ppl.searchers.beams.beam import confidence, without_replacement
+from ppl.searchers.beams.phi_decoding import Beam, clusters, log_foresight_weights
 
 
 def test_weights_are_the_mean_of_both_softmaxes():

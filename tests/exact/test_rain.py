@@ -12,7 +12,7 @@ from programs import toy
 
 import ppl
 from ppl.searchers import RAIN
-from ppl.searchers.rain import Belief, scores, step_priors
+from ppl.searchers.trees.rain import Belief, scores, step_priors
 from ppl.verifiers import FunctionVerifier
 
 LETTERS = ppl.TableLM({"a": 0.4, "b": 0.35, "c": 0.25}, symbols="^abc$", end="$")

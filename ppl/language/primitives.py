@@ -1,0 +1,98 @@
+"""The words that this library adds to Pyro's own: `twist`, `condition` and `do`."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Unit
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
+
+_FRESH = itertools.count()
+
+
+class TwistUnit(Unit):  # type: ignore[misc]
+    """The empty observation of a twist: probability one in the model, `log_value` in the search."""
+
+    def __init__(self, log_value: float) -> None:
+        super().__init__(torch.zeros(()), validate_args=False)
+        self.log_value = log_value
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        return ("twist", self.log_value)
+
+
+def twist(name: str, log_value: float | torch.Tensor) -> None:
+    """Guides the search without changing what it targets.
+
+    At this checkpoint the particle's log-weight includes `log_value`; it is taken out again at the
+    next checkpoint and when the program ends, so evidence and posterior stay what they were for
+    every finite twist. A good twist is the log of the expected future likelihood (Zhao et al.
+    2024, "Probabilistic inference in language models via twisted SMC").
+
+    Args:
+        name: site name, unique in the program.
+        log_value: finite log of a positive number. (To rule a particle out, use `condition`.)
+    """
+    number = float(log_value)
+    if not math.isfinite(number):
+        raise ValueError(
+            f"twist {name!r}: log_value={number}; a twist is finite, use ppl.condition to exclude"
+        )
+    if am_i_wrapped():
+        pyro.sample(name, TwistUnit(number), obs=torch.empty(0))
+
+
+def condition(value: bool, name: str | None = None) -> None:
+    """Requires `value` to be true: the particle's weight becomes zero otherwise.
+
+    Args:
+        value: the requirement.
+        name: site name; numbered automatically if left out.
+    """
+    if not am_i_wrapped():
+        return
+    from ppl.runtime.particle import current_particle  # program imports this module
+
+    if name is None:
+        particle = current_particle()
+        number = next(_FRESH) if particle is None else particle.next_number("condition")
+        name = f"condition_{number}"
+    pyro.factor(name, torch.tensor(0.0 if value else -math.inf))
+
+
+def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:
+    """The program with some sites set from outside (an intervention, not an observation).
+
+    `pyro.poutine.do` does this for tensors and numbers; this one takes values of any kind, such as
+    continuations. A site that is set costs no probability and draws nothing.
+
+    Args:
+        program: the program.
+        data: values by site name.
+    """
+
+    @functools.wraps(program)
+    def intervened(*args: Any, **kwargs: Any) -> Any:
+        with _Intervention(data):
+            return program(*args, **kwargs)
+
+    return intervened
+
+
+class _Intervention(Messenger):  # type: ignore[misc]
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._data = data
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._data:
+            msg["value"] = self._data[msg["name"]]
+            msg["done"] = msg["stop"] = True

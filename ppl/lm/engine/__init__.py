@@ -1,0 +1,1 @@
+"""The in-process engine: batched, ragged, prefix-sharing passes through a decoder."""

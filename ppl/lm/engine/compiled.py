@@ -1,0 +1,208 @@
+"""Decode steps through `torch.compile`.
+
+Of a step of few rows a third is small operations: norms, rotations, activations, and Python between
+them. Compiled, these are some generated loops and one flat list of calls. Products with packed
+weights (`ppl.lm.engine.linear`) and attention over slots stay what they are, as operators into
+which the compiler does not look: it sees neither the cache nor its lengths, so one program serves
+texts of all lengths and any number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.decorators import mark_unbacked
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.masking_utils import sdpa_mask
+
+from ppl.errors import UnsupportedModelError
+from ppl.lm.engine import native
+from ppl.lm.engine.attention import Span, grouped_attention
+from ppl.lm.engine.slots import Window
+
+NAME = "ppl_compiled"
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What attention needs to know of the running pass.
+
+    Attributes:
+        window: where keys and values are.
+        positions: `[B, 1]` the last position that each row looks at.
+        sources, shared: `[B]`, as in `ppl.lm.engine.native.attend`.
+        mask: `[B, 1, 1, L]`, True where a query may look; None where attention is our own.
+    """
+
+    window: Window
+    positions: Tensor
+    sources: Tensor
+    shared: Tensor
+    mask: Tensor | None
+
+
+# Each thread has its own.
+_running: ContextVar[_Running] = ContextVar("_running")
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+    running = _running.get()
+    window = running.window
+    if running.mask is None:
+        keys, values = window.layer(layer)
+        of_rows = window.columns, running.positions, running.sources, running.shared
+        return native.attend(query, key, value, keys, values, *of_rows, scaling)
+    keys, values = window.write(layer, key, value)
+    attended, _ = grouped_attention(None, query, keys, values, running.mask, scaling=scaling)
+    return attended.contiguous()
+
+
+def _attend_shape(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None
+) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+_library: Any = torch.library.Library("ppl_attention", "DEF")  # type: ignore[no-untyped-call]
+_library.define(
+    "attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor"
+)
+_library.impl("attend", _attend, "CompositeExplicitAutograd")
+torch.library.register_fake("ppl_attention::attend", _attend_shape, lib=_library)
+
+
+def compiled_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the form that transformers calls; writes keys and values to the window first."""
+    attended: Tensor = torch.ops.ppl_attention.attend(query, key, value, module.layer_idx, scaling)
+    return attended, None
+
+
+AttentionInterface.register(NAME, compiled_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+class _Through(CacheLayerMixin):
+    """A cache layer that keeps nothing: the operator of attention does."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class CompiledStep:
+    """Passes of one token a row, compiled when the first of them runs.
+
+    Args:
+        base: the decoder without its head, with `sdpa` attention. In float32 or bfloat16 on a CPU
+            its attention is replaced by our own (`ppl.lm.engine.native`).
+        config: its configuration.
+        layers: how many attention layers it has.
+
+    Raises:
+        UnsupportedModelError: the model runs another kind of attention, or torch is too old.
+    """
+
+    def __init__(self, base: nn.Module, config: Any, layers: int, name: str) -> None:
+        if config._attn_implementation != "sdpa":
+            raise UnsupportedModelError(
+                f"{name}: compile=True needs a model with attn_implementation='sdpa', it has "
+                f"{config._attn_implementation!r}"
+            )
+        cache = Cache(layers=[_Through() for _ in range(layers)])
+
+        def step(ids: Tensor, positions: Tensor) -> Tensor:
+            states: Tensor = base(
+                input_ids=ids,
+                attention_mask=positions[:, None, :, None] >= 0,  # the operator has the real one
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            return states
+
+        # The model does not change, and checking that it has not costs half of what is gained.
+        # Without these checks the programs of different models must be kept apart.
+        compile: Any = torch.compile  # its overloads lack an argument that it has
+        try:
+            self._step = compile(
+                step,
+                fullgraph=True,
+                isolate_recompiles=True,
+                recompile_limit=1 << 20,  # each number of threads has a program of its own
+                options={"guard_filter_fn": _of_the_process},
+            )
+        except TypeError as missing:
+            raise UnsupportedModelError(
+                f"{name}: compile=True needs torch 2.13 or newer, this is {torch.__version__}"
+            ) from missing
+        self._config = config
+        weight = next(base.parameters())
+        kinds = torch.float32, torch.bfloat16
+        self._native = weight.device.type == "cpu" and weight.dtype in kinds
+
+    def __call__(
+        self, ids: Tensor, positions: Tensor, window: Window, spans: Sequence[Span]
+    ) -> Tensor:
+        """Last hidden states `[B, 1, hidden]` of one pass.
+
+        Args:
+            ids, positions: `[B, 1]`.
+            window: where keys and values are read and written.
+            spans: which rows begin alike.
+        """
+        given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases
+        for tensor in given:
+            mark_unbacked(tensor, 0)  # any number of rows, one included
+        before = self._config._attn_implementation
+        self._config._attn_implementation = NAME
+        token = _running.set(self._about(given[1], window, spans))
+        try:
+            states: Tensor = self._step(*given)
+        finally:
+            _running.reset(token)
+            self._config._attn_implementation = before
+        return states
+
+    def _about(self, positions: Tensor, window: Window, spans: Sequence[Span]) -> _Running:
+        if not self._native:
+            keys = torch.arange(window.visible, device=positions.device)
+            nobody = positions.new_zeros(0)
+            return _Running(window, positions, nobody, nobody, keys <= positions[:, None, :, None])
+        sources, shared = positions.new_zeros(2, len(positions))
+        for span in spans:
+            sources[span.start : span.stop] = span.source
+            shared[span.start : span.stop] = span.shared
+        return _Running(window, positions, sources, shared, None)
+
+
+def _of_the_process(guards: Any) -> list[bool]:
+    """Keeps the checks of numbers of rows, threads and the like."""
+    return [guard.guard_type in ("SHAPE_ENV", "GLOBAL_STATE") for guard in guards]

@@ -1,0 +1,285 @@
+"""Prefix tree: which tokens are computed, and where what was computed is.
+
+A radix tree over token sequences. A run of tokens has its keys, values and last hidden states
+either in the slot of the row that computed it (see `ppl.lm.engine.slots`) or, once that slot was
+needed, in memory of its own. A fork shares its ancestors' runs; a prompt is stored once however
+many particles grow from it; a text that goes on in its slot makes its run longer, so that texts
+grown token by token stay few runs. Eviction is least-recently-used, leaves first, under a byte
+budget.
+(The structure is that of SGLang's RadixAttention, Zheng et al. 2024, arXiv:2312.07104.)
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ppl.lm.engine.slots import Slot
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a model computed for `T` neighbouring tokens of a text.
+
+    Attributes:
+        kv: `[layers, 2, heads, T, head_dim]` keys and values.
+        states: `[T, hidden_size]` last hidden states.
+    """
+
+    kv: Tensor
+    states: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes + self.states.nbytes
+
+    def __getitem__(self, tokens: slice) -> Piece:
+        """A view."""
+        return Piece(self.kv[:, :, :, tokens], self.states[tokens])
+
+    def clone(self) -> Piece:
+        return Piece(self.kv.clone(), self.states.clone())
+
+    def copy_(self, other: Piece) -> None:
+        self.kv.copy_(other.kv)
+        self.states.copy_(other.states)
+
+
+# What a slot holds from one position to another.
+View = Callable[["Slot", int, int], Piece]
+
+
+@dataclass(eq=False, slots=True)
+class Edge:
+    """A run of tokens below a parent.
+
+    Attributes:
+        tokens: the run, `T` tokens.
+        start: number of tokens before the run.
+        piece: what was computed for them, None while in a slot.
+        slot: where that is instead, at the positions from `start` on.
+    """
+
+    tokens: Tokens
+    start: int
+    piece: Piece | None
+    slot: Slot | None
+    parent: Edge | None
+    children: dict[int, Edge] = field(default_factory=dict)
+    used: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.piece is None else self.piece.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest stored prefix of a text.
+
+    Attributes:
+        length: tokens covered.
+        runs: the edges that cover them, in order.
+    """
+
+    length: int
+    runs: tuple[Edge, ...]
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot that holds all of the covered tokens, if one does."""
+        return self.runs[-1].slot if self.runs else None
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """Number of leading tokens that `a` and `b` share."""
+    size = min(len(a), len(b))
+    if a[:size] == b[:size]:
+        return size
+    return next(i for i in range(size) if a[i] != b[i])
+
+
+class PrefixPool:
+    """The tree and the memory that its runs own.
+
+    Args:
+        capacity: bytes to keep outside slots.
+
+    Attributes:
+        view: reads a run out of a slot; set by whoever owns the slots.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.nbytes = 0
+        self.view: View | None = None
+        self._clock = 0
+        self._root = _root()
+
+    def match(self, tokens: Tokens) -> Match:
+        """The longest stored prefix of `tokens`."""
+        runs: list[Edge] = []
+        length = 0
+        for edge, shared in self._walk(tokens):
+            runs.append(edge)
+            length += shared
+        return Match(length, tuple(runs))
+
+    def read(self, edge: Edge, size: int) -> Piece:
+        """A view of the first `size` tokens of a run, wherever they are."""
+        if edge.piece is not None:
+            return edge.piece[:size]
+        assert edge.slot is not None
+        assert self.view is not None
+        return self.view(edge.slot, edge.start, edge.start + size)
+
+    def pieces(self, match: Match) -> Iterator[tuple[int, Piece]]:
+        """Views that together hold all that was matched, each with the position it begins at.
+
+        Whatever slot holds a run holds everything before it, too: few large pieces instead of one
+        for every run.
+        """
+        in_slots = [i for i, edge in enumerate(match.runs) if edge.slot is not None]
+        at = 0
+        if in_slots:
+            edge = match.runs[in_slots[-1]]
+            at = min(edge.start + len(edge.tokens), match.length)
+            assert edge.slot is not None
+            assert self.view is not None
+            yield 0, self.view(edge.slot, 0, at)
+        for edge in match.runs:
+            if edge.start >= at:
+                yield edge.start, self.read(edge, min(len(edge.tokens), match.length - edge.start))
+
+    def states(self, match: Match, start: int) -> Tensor:
+        """A copy of the last hidden states `[n, hidden_size]` from position `start` to the end of
+        what was matched."""
+        parts = []
+        for edge in match.runs:
+            size = min(len(edge.tokens), match.length - edge.start)
+            if edge.start + size > start:
+                parts.append(self.read(edge, size).states[max(start - edge.start, 0) :])
+        return torch.cat(parts)
+
+    def insert(self, tokens: Tokens, slot: Slot) -> None:
+        """Makes known what a slot holds: everything about `tokens`, from position 0 on."""
+        parent, length = self._root, 0
+        for edge, shared in self._walk(tokens):
+            parent = edge if shared == len(edge.tokens) else self._split(edge, shared)
+            length += shared
+        if length == len(tokens):
+            return
+        if parent.slot is slot and not parent.children:
+            parent.tokens += tokens[length:]
+            return
+        edge = Edge(tokens[length:], length, None, slot, parent, used=self._clock)
+        parent.children[edge.tokens[0]] = edge
+        slot.edges.add(edge)
+
+    def cut(self, tokens: Tokens) -> int:
+        """Lets a run end where the longest stored prefix of `tokens` ends; returns its length.
+
+        What goes on from there may take the slot over; then only the rest need be copied out of it.
+        """
+        length = 0
+        for edge, shared in self._walk(tokens):
+            length += shared
+            if shared < len(edge.tokens):
+                self._split(edge, shared)
+        return length
+
+    def settle(self, edge: Edge) -> None:
+        """Copies a run out of its slot into memory of its own."""
+        assert edge.slot is not None
+        piece = self.read(edge, len(edge.tokens)).clone()
+        edge.slot.edges.discard(edge)
+        edge.piece, edge.slot = piece, None
+        self.nbytes += piece.nbytes
+
+    def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
+        """Edges along `tokens` with the number of their tokens that agree; touches them."""
+        self._clock += 1
+        edge, position = self._root, 0
+        while position < len(tokens):
+            child = edge.children.get(tokens[position])
+            if child is None:
+                return
+            child.used = self._clock
+            end = position + len(child.tokens)
+            shared = common_prefix(child.tokens, tokens[position:end])
+            whole = shared == len(child.tokens)  # asked now: the caller may split the edge
+            yield child, shared
+            if not whole:
+                return
+            edge, position = child, end
+
+    def _split(self, edge: Edge, at: int) -> Edge:
+        """Cuts `edge` after `at` tokens; returns the new upper half."""
+        assert edge.parent is not None
+        upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, edge.parent)
+        upper.used = edge.used
+        if edge.piece is not None:
+            # Cloned, not sliced: a view would keep the whole run's memory alive.
+            upper.piece, edge.piece = edge.piece[:at].clone(), edge.piece[at:].clone()
+        elif edge.slot is not None:
+            edge.slot.edges.add(upper)
+        edge.parent.children[upper.tokens[0]] = upper
+        edge.tokens, edge.start, edge.parent = edge.tokens[at:], edge.start + at, upper
+        upper.children[edge.tokens[0]] = edge
+        return upper
+
+    def trim(self, spare: int = 0) -> None:
+        """Evicts least recently used leaves until the runs' own memory fits the capacity.
+
+        A leaf in a slot takes no memory here; it goes only where its parents must.
+
+        Args:
+            spare: bytes of the capacity to leave free.
+        """
+        limit = max(0, self.capacity - spare)
+        if self.nbytes <= limit:
+            return
+        queue = [(leaf.slot is not None, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
+        heapq.heapify(queue)
+        while self.nbytes > limit and queue:
+            *_, leaf = heapq.heappop(queue)
+            parent = leaf.parent
+            assert parent is not None
+            del parent.children[leaf.tokens[0]]
+            self.nbytes -= leaf.nbytes
+            if leaf.slot is not None:
+                leaf.slot.edges.discard(leaf)
+            if not parent.children and parent.parent is not None:
+                heapq.heappush(queue, (parent.slot is not None, parent.used, id(parent), parent))
+
+    def _leaves(self) -> Iterator[Edge]:
+        for edge in self._edges():
+            if not edge.children:
+                yield edge
+
+    def _edges(self) -> Iterator[Edge]:
+        stack = list(self._root.children.values())
+        while stack:
+            edge = stack.pop()
+            yield edge
+            stack.extend(edge.children.values())
+
+    def clear(self) -> None:
+        """Forgets everything, also what is in slots."""
+        for edge in self._edges():
+            if edge.slot is not None:
+                edge.slot.edges.discard(edge)
+        self._root = _root()
+        self.nbytes = 0
+
+
+def _root() -> Edge:
+    return Edge((), 0, None, None, None)

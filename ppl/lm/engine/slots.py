@@ -1,0 +1,241 @@
+"""Slots: the memory in which rows keep what was computed for them while, and after, they run.
+
+One tensor holds all slots; a row writes each token at its own position of its own slot, so rows of
+different lengths need neither padding nor concatenation. A slot whose row has stopped keeps its
+content: the prefix tree points to it, and a text that goes on from there takes the slot over
+without copying anything. Besides keys and values a slot keeps last hidden states (some tenth of the
+memory), from which logits and scores are read again without a pass.
+
+Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from ppl.lm.engine.prefix import Edge, Piece, PrefixPool
+
+# Slot lengths are multiples of this.
+_BUCKET = 64
+
+
+def bucket(length: int) -> int:
+    """The slot length that a text of so many tokens gets."""
+    return -(-max(length, 1) // _BUCKET) * _BUCKET
+
+
+class Slot:
+    """The place of one row.
+
+    Attributes:
+        index: where in the tensor; rows that run side by side are moved side by side.
+        length: positions, from 0 on, that are filled.
+        edges: runs of the prefix tree that live here and nowhere else.
+        busy: True while a row runs here.
+        used: when it was last taken or left, for eviction.
+    """
+
+    __slots__ = ("busy", "edges", "index", "length", "used")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.length, self.used = index, 0, 0
+        self.busy = False
+        self.edges: set[Edge] = set()
+
+
+class Slots:
+    """All slots of one engine.
+
+    Args:
+        shape: layers, key-value heads, head size and hidden size.
+        pool: the prefix tree; what it has in a slot is moved out before the slot is written over.
+
+    Attributes:
+        kv: `[layers, 2, R, H, L + 1, D]` keys and values; padding writes to the last position,
+            which nobody reads.
+        states: `[R, L + 1, hidden_size]` last hidden states.
+        swaps: slots exchanged so far, for tests and profiles.
+        generation: how often the memory was allocated.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        pool: PrefixPool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        layers, heads, dim, hidden = shape
+        self.kv = torch.zeros(layers, 2, 0, heads, 1, dim, dtype=dtype, device=device)
+        self.states = torch.zeros(0, 1, hidden, dtype=dtype, device=device)
+        self.all: list[Slot] = []
+        self.pool = pool
+        self.swaps = self.generation = 0
+        self._clock = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens that every slot can hold."""
+        return self.kv.shape[4] - 1
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes + self.states.nbytes
+
+    @property
+    def busy(self) -> list[Slot]:
+        """Slots in which a row runs, in their order."""
+        return [s for s in self.all if s.busy]
+
+    def view(self, slot: Slot, start: int, stop: int) -> Piece:
+        """What the slot holds from one position to another."""
+        return Piece(self.kv[:, :, slot.index, :, start:stop], self.states[slot.index, start:stop])
+
+    def rebuild(self, rows: int, length: int) -> None:
+        """Allocates anew: `rows` slots of `length` tokens.
+
+        Old and new memory never exist side by side: what running rows hold is set aside, what
+        others have left goes to the tree, which forgets what exceeds its capacity.
+        """
+        for slot in sorted(self.all, key=lambda s: s.used):
+            if not slot.busy:
+                self.empty(slot)
+                self.pool.trim()
+        self.generation += 1
+        busy = self.busy
+        contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
+        layers, two, _, heads, _, dim = self.kv.shape
+        hidden, like = self.states.shape[2], self.kv.new_zeros(0)
+        self.kv = self.states = like  # freed before the next lines allocate
+        self.kv = like.new_zeros(layers, two, rows, heads, bucket(length) + 1, dim)
+        self.states = like.new_zeros(rows, bucket(length) + 1, hidden)
+        for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
+            slot.index = index
+            self.view(slot, 0, slot.length).copy_(content)
+        self.all = busy + [Slot(i) for i in range(len(busy), rows)]
+
+    def empty(self, slot: Slot, keep: int = 0) -> None:
+        """Frees a slot from position `keep` on; what the tree has only there is copied out."""
+        for edge in [e for e in slot.edges if e.start + len(e.tokens) > keep]:
+            self.pool.settle(edge)
+        slot.length = min(slot.length, keep)
+
+    def take(self, slot: Slot, keep: int = 0) -> Slot:
+        """Gives a slot to a row that goes on after the first `keep` tokens of its content."""
+        self.empty(slot, keep)
+        self._clock += 1
+        slot.busy, slot.used = True, self._clock
+        return slot
+
+    def leave(self, slot: Slot) -> None:
+        """The row is over; its content stays until the slot is needed."""
+        self._clock += 1
+        slot.busy, slot.used = False, self._clock
+
+    def idle(self, but: set[Slot]) -> list[Slot]:
+        """Slots that can be taken: empty ones first, then the least recently used."""
+        free = [s for s in self.all if not s.busy and s not in but]
+        return sorted(free, key=lambda s: (s.length > 0, s.used))
+
+    def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
+        """The range `[low, high)` of indices that a pass over the given slots covers.
+
+        Slots inside the range that are not asked for compute along, unseen by anyone; where they
+        would be more than `spread` times as many as the others, slots are exchanged first.
+        """
+        low, high = min(s.index for s in slots), max(s.index for s in slots) + 1
+        if high - low <= (1 + spread) * len(slots):
+            return low, high
+        wanted = set(slots)
+        # Next to the rows that run on but take no part: they need not move again afterwards.
+        others = sum(s.busy for s in self.all if s not in wanted)
+        low = min(others, len(self.all) - len(slots))
+        high = low + len(slots)
+        inside = [s for s in self.all[low:high] if s not in wanted]
+        outside = [s for s in slots if not low <= s.index < high]
+        for a, b in zip(inside, outside, strict=True):
+            self._swap(a, b)
+        return low, high
+
+    def _swap(self, a: Slot, b: Slot) -> None:
+        size = max(a.length, b.length)
+        if size:
+            first, second = self.view(a, 0, size), self.view(b, 0, size)
+            copy = first.clone()
+            first.copy_(second)
+            second.copy_(copy)
+        self.all[a.index], self.all[b.index] = b, a
+        a.index, b.index = b.index, a.index
+        self.swaps += 1
+
+
+class Window:
+    """What one forward pass sees of the slots, in the form in which transformers asks for it.
+
+    Args:
+        slots: the memory.
+        low, high: the range of slots that the pass covers, `B` of them.
+        columns: `[B, Q]` positions to which the pass writes.
+        visible: positions that its queries may look at.
+
+    Attributes:
+        columns, visible: as given.
+    """
+
+    def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
+        self._kv, self._states = slots.kv[:, :, low:high], slots.states[low:high]
+        self._rows = torch.arange(high - low, device=columns.device)[:, None]
+        self.columns = columns
+        self.visible = visible
+
+    def cache(self) -> Cache:
+        """What is handed to the model. Not kept here: in a cycle of references the memory would
+        outlive its pass, and old slots their successors, until Python's collector comes by."""
+        return Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, H, L + 1, D]` of all positions of a layer."""
+        return self._kv[number, 0], self._kv[number, 1]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        own, other = self.layer(layer)
+        # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
+        own[self._rows, :, self.columns] = keys.transpose(1, 2)
+        other[self._rows, :, self.columns] = values.transpose(1, 2)
+        return own[:, :, : self.visible], other[:, :, : self.visible]
+
+    def keep(self, states: Tensor) -> None:
+        """Writes the pass's last hidden states `[B, Q, hidden]`."""
+        self._states[self._rows, self.columns] = states
+
+
+class WindowLayer(CacheLayerMixin):
+    """One layer of a `Window`."""
+
+    def __init__(self, window: Window, index: int) -> None:
+        super().__init__()
+        self._window, self._index = window, index
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes `[B, H, Q, D]` at each row's columns; returns `[B, H, visible, D]` views."""
+        return self._window.write(self._index, key_states, value_states)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the memory is there before the first pass."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._window.visible, 0
+
+    def get_seq_length(self) -> int:
+        return self._window.visible
+
+    def get_max_length(self) -> int:
+        return self._window.visible

@@ -1,0 +1,158 @@
+"""Requests in flight to a server, with the interface of `ppl.lm.decode.Session`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec
+from ppl.lm.decode import Row
+from ppl.lm.server.endpoint import Answer
+
+if TYPE_CHECKING:
+    from ppl.lm.server.model import ServerModel
+
+# Tokens asked for at once where only we can see the end of a step (regex, callable).
+CHUNK = 32
+# Seconds after which a waiting session looks at its time limits.
+_GLANCE = 0.1
+
+
+class ServerSession:
+    """Requests in flight, with the interface of `ppl.lm.decode.Session`.
+
+    Every request reserves the tokens that it may draw, so a token budget is kept as long as the
+    server keeps `max_tokens`; all that the server drew is booked, also what is cut off behind the
+    end of a step or nobody waits for any more. A time limit is looked at between answers: what is
+    in flight then is still paid for.
+
+    Args:
+        model: what draws.
+
+    Attributes:
+        joined: most requests that were in flight at a time.
+    """
+
+    def __init__(self, model: ServerModel) -> None:
+        self.model = model
+        self.joined = 0
+        self._waiting: deque[Row] = deque()
+        self._flying: dict[Future[Answer], tuple[Row, int]] = {}  # with the tokens reserved
+        self._pool = ThreadPoolExecutor(model.concurrency)
+        self._tickets = 0
+
+    @property
+    def running(self) -> bool:
+        """True while a request has no answer."""
+        return bool(self._waiting or self._flying)
+
+    def submit(self, request: ContinueRequest) -> int:
+        """Takes a request in; its answer will come under the returned ticket."""
+        self.model.check_draws(request.spec, request.label)
+        if request.under is not None and not _same_law(request.spec, request.under):
+            self.model.check_scores(request.under, request.label)
+        self._tickets += 1
+        self._waiting.append(Row(self.model, request, self._tickets))
+        return self._tickets
+
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Nobody waits for these any more."""
+        self._waiting = deque(row for row in self._waiting if row.ticket not in tickets)
+        for row, _ in self._flying.values():
+            row.unwanted = row.unwanted or row.ticket in tickets
+
+    def step(self) -> dict[int, Drawn | None]:
+        """Waits a moment for answers; those that are done, by ticket."""
+        done = self._send()
+        if not self._flying:
+            return done
+        arrived, _ = wait(self._flying, _GLANCE, FIRST_COMPLETED)
+        for future in arrived:
+            row, _ = self._flying.pop(future)
+            answer = future.result()
+            self._book(row, answer)
+            if row.unwanted:
+                continue
+            drawn = self._extended(row, answer)
+            if drawn is None:
+                self._waiting.append(row)
+            else:
+                done[row.ticket] = drawn
+        return done
+
+    def close(self) -> None:
+        """Waits for what is in flight, books it and ends the threads."""
+        self._waiting.clear()
+        self._pool.shutdown(cancel_futures=True)
+        for future, (row, _) in self._flying.items():
+            if not future.cancelled() and future.exception() is None:
+                self._book(row, future.result())
+        self._flying.clear()
+
+    def _send(self) -> dict[int, Drawn | None]:
+        """Sends what may be sent; gives up all rows of a ledger that is spent."""
+        rows = [*(row for row, _ in self._flying.values()), *self._waiting]
+        ledgers = {id(r.request.ledger): r.request.ledger for r in rows if r.request.ledger}
+        reserved = dict.fromkeys(ledgers, 0)
+        for row, tokens in self._flying.values():
+            if row.request.ledger is not None:
+                reserved[id(row.request.ledger)] += tokens
+        broke = {
+            which
+            for which, ledger in ledgers.items()
+            if ledger.out_of_time or (ledger.tokens_left < 1 and not reserved[which])
+        }
+        done: dict[int, Drawn | None] = {}
+        for row in rows:
+            if id(row.request.ledger) in broke and not row.unwanted:
+                done[row.ticket], row.unwanted = None, True
+        waiting = [row for row in self._waiting if not row.unwanted]
+        self._waiting.clear()
+        sharing = Counter(id(row.request.ledger) for row in waiting)
+        for row in waiting:
+            which, ledger = id(row.request.ledger), row.request.ledger
+            left = math.inf if ledger is None else ledger.tokens_left - reserved[which]
+            if left < 1 or len(self._flying) >= self.model.concurrency:
+                self._waiting.append(row)  # until others have given back what they reserved
+                continue
+            rule = row.request.spec.rule
+            hidden = rule.pattern is not None or rule.predicate is not None
+            # A fair share, or one long request would keep all others of a budget waiting.
+            share = max(1, left / sharing[which])
+            sharing[which] -= 1
+            most = int(min(row.limit - len(row.new), CHUNK if hidden else math.inf, share))
+            if ledger is not None:
+                reserved[which] += most
+            self._flying[self._pool.submit(self.model.draw, row, most)] = (row, most)
+        self.joined = max(self.joined, len(self._flying))
+        return done
+
+    def _extended(self, row: Row, answer: Answer) -> Drawn | None:
+        """Appends tokens up to where the step ends; returns the draw if it does."""
+        for token, log_prob in zip(answer.tokens, answer.log_probs, strict=True):
+            row.under += log_prob
+            drawn = row.push(self.model, token, log_prob)
+            if drawn is not None:
+                return self._with_under(row.request, drawn)
+        return None
+
+    def _with_under(self, request: ContinueRequest, drawn: Drawn) -> Drawn:
+        other = request.under
+        if other is None or _same_law(request.spec, other):
+            return drawn
+        asked = ScoreRequest(self.model, other, drawn.value, request.label, request.ledger)
+        return replace(drawn, log_prob_under=self.model.score_batch([asked])[0])
+
+    def _book(self, row: Row, answer: Answer) -> None:
+        if row.request.ledger is not None:
+            row.request.ledger.add(lm_tokens=len(answer.tokens))
+        answer.book_prompt(row.request.ledger)
+
+
+def _same_law(spec: Spec, other: Spec) -> bool:
+    """True if each token has the same probability under both (their ends may differ)."""
+    return (spec.tokens, spec.warp, other.allowed) == (other.tokens, other.warp, None)

@@ -1,0 +1,348 @@
+"""What a search returns: weighted results, decision rules, diagnostics, cost, genealogy."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import networkx as nx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.poutine import Trace
+from scipy.special import logsumexp
+
+from ppl.errors import SearchStateError
+from ppl.language.cost import Cost
+from ppl.language.randomness import generator
+from ppl.language.text import Text
+from ppl.posterior import store as storage
+from ppl.runtime.record import Record
+from ppl.runtime.tree import Node, Tree
+
+_FORMAT = "ppl-posterior-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One particle of a posterior.
+
+    Attributes:
+        value: what the program returned; None if it had not finished.
+        log_weight: unnormalised log-weight.
+        log_likelihood: sum of the observed log-probabilities; with verifiers the log of their
+            potential A.
+        finished: False if the search stopped before the program returned.
+        node: number of the particle's last node in the genealogy.
+        text: what the language model last extended, or None.
+        records: everything that happened in the particle.
+    """
+
+    value: Any
+    log_weight: float
+    log_likelihood: float
+    finished: bool
+    node: int
+    text: Text | None
+    records: Sequence[Record] = field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """exp(log_likelihood): with verifiers, the probability they give the whole text."""
+        return math.exp(min(self.log_likelihood, 700.0))
+
+    @property
+    def log_joint(self) -> float:
+        """log p(choices) + log p(observations), the unnormalised posterior density."""
+        return self.log_likelihood + math.fsum(
+            r.prior() for r in self.records if r.kind == "choice"
+        )
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The particle as a Pyro trace: a node per site with `value` and `log_prob_sum`."""
+        trace = Trace()
+        for r in self.records:
+            observed = r.kind != "choice"
+            log_prob = r.log_likelihood if observed else r.prior()
+            trace.add_node(
+                r.name,
+                type="sample",
+                name=r.name,
+                fn=None,
+                value=r.value,
+                is_observed=observed,
+                log_prob_sum=torch.tensor(log_prob, dtype=torch.float64),
+                infer={"_deterministic": True} if r.kind == "deterministic" else {},
+                args=(),
+                kwargs={},
+                scale=1.0,
+                mask=None,
+                cond_indep_stack=(),
+            )
+        trace.add_node("_RETURN", name="_RETURN", type="return", value=self.value)
+        return trace
+
+
+class Posterior:
+    """Weighted particles and everything one may want to know about the search.
+
+    Attributes:
+        samples: the particles.
+        log_evidence: log of an unbiased estimate of the evidence (also known as log marginal
+            likelihood, log_ml, logZ), or None from searchers that do not give one.
+        cost: everything the search spent.
+        stopped: why it ended: `"done"` or `"budget"`.
+        searcher: the searcher's settings, as text that can be pasted back.
+        history: per round what the searcher noted (for people and plots).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        log_evidence: float | None,
+        cost: Cost,
+        nodes: Sequence[Mapping[str, Any]] = (),
+        searcher: str = "",
+        stopped: Literal["done", "budget"] = "done",
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.samples = list(samples)
+        self.log_evidence = log_evidence
+        self.cost = cost
+        self.searcher = searcher
+        self.stopped = stopped
+        self.history = list(history)
+        self._nodes = list(nodes)
+
+    @classmethod
+    def of(
+        cls,
+        tree: Tree,
+        nodes: Sequence[Node],
+        log_weights: Iterable[float],
+        *,
+        log_evidence: float | None,
+        searcher: str = "",
+        stopped: Literal["done", "budget"] = "done",
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> Posterior:
+        """The posterior of a weighted set of the tree's nodes."""
+        samples = [
+            Sample(
+                node.result,
+                float(log_weight),
+                node.log_likelihood,
+                node.finished,
+                node.identity,
+                node.text,
+                tuple(node.history),
+            )
+            for node, log_weight in zip(nodes, log_weights, strict=True)
+        ]
+        return cls(
+            samples,
+            log_evidence=log_evidence,
+            cost=tree.cost,
+            nodes=[_node_row(node) for node in tree.nodes],
+            searcher=searcher,
+            stopped=stopped,
+            history=history,
+        )
+
+    # -- weights ------------------------------------------------------------------------------
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """`[N]` normalised weights; all zero if every particle is dead."""
+        log_weights = np.array([s.log_weight for s in self.samples], dtype=np.float64)
+        if not len(log_weights) or log_weights.max() == -np.inf:
+            return np.zeros(len(log_weights))
+        return np.exp(log_weights - logsumexp(log_weights))
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the weights, 1 / sum of squared probabilities; 0 if empty."""
+        total = float(np.sum(self.probabilities**2))
+        return 1.0 / total if total > 0 else 0.0
+
+    # -- decision rules -----------------------------------------------------------------------
+
+    @property
+    def best_sample(self) -> Sample | None:
+        """The finished sample of highest score; the first among equals, None if none finished."""
+        finished = [s for s in self.samples if s.finished and s.log_weight > -math.inf]
+        return max(finished, key=lambda s: s.log_likelihood, default=None)
+
+    @property
+    def best(self) -> Any:
+        """The result the verifiers (and other observations) like best; None if none finished."""
+        sample = self.best_sample
+        return None if sample is None else sample.value
+
+    @property
+    def map(self) -> Any:
+        """The result of the particle with the highest joint density of choices and observations."""
+        finished = [s for s in self.samples if s.finished and s.log_weight > -math.inf]
+        sample = max(finished, key=lambda s: s.log_joint, default=None)
+        return None if sample is None else sample.value
+
+    def vote(
+        self,
+        key: Callable[[Any], Hashable] | None = None,
+        *,
+        weights: Literal["posterior", "flat"] = "posterior",
+    ) -> Any:
+        """The result with the largest total weight: the mode of the posterior marginal.
+
+        Flat weights over independent samples make this self-consistency (Wang et al. 2022);
+        importance weights make it weighted best-of-N. The weights already contain the verifier.
+
+        Args:
+            key: maps a result to its answer class. Equal keys vote together; the first result of
+                the winning class is returned. None (no answer) never wins while another class
+                has weight.
+            weights: `"flat"` counts every finished particle once.
+
+        Returns:
+            A result, or None if there is no answer.
+        """
+        classes: dict[Hashable, tuple[float, Any]] = {}
+        for sample, probability in zip(self.samples, self.probabilities, strict=True):
+            if not sample.finished or sample.value is None or probability == 0:
+                continue
+            answer = sample.value if key is None else key(sample.value)
+            if answer is None:
+                continue
+            weight, first = classes.get(answer, (0.0, sample.value))
+            classes[answer] = (weight + (1.0 if weights == "flat" else float(probability)), first)
+        return max(classes.values(), key=lambda entry: entry[0], default=(0.0, None))[1]
+
+    def sample(self, seed: int) -> Any:
+        """One result drawn with the particles' probabilities."""
+        finished = np.array([s.finished for s in self.samples], dtype=bool)
+        p = np.where(finished, self.probabilities, 0.0) if len(finished) else np.zeros(0)
+        if p.sum() == 0:
+            raise SearchStateError("there is no finished particle to draw from")
+        index = generator(seed, "posterior").choice(len(p), p=p / p.sum())
+        return self.samples[int(index)].value
+
+    def expectation(self, f: Callable[[Any], float]) -> float:
+        """The weighted mean of `f(value)` over finished particles."""
+        pairs = [
+            (p, s.value)
+            for p, s in zip(self.probabilities, self.samples, strict=True)
+            if s.finished and p > 0
+        ]
+        if not pairs:
+            raise SearchStateError("there is no finished particle to average over")
+        return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
+
+    def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
+        """Posterior probability of every value of `f` (of the result itself by default)."""
+        totals: dict[Any, float] = {}
+        for p, s in zip(self.probabilities, self.samples, strict=True):
+            if s.finished and p > 0:
+                value = s.value if f is None else f(s.value)
+                totals[value] = totals.get(value, 0.0) + float(p)
+        mass = math.fsum(totals.values())
+        ordered = sorted(totals.items(), key=lambda item: -item[1])
+        return {value: p / mass for value, p in ordered}
+
+    # -- genealogy, storage, display ----------------------------------------------------------
+
+    @property
+    def genealogy(self) -> nx.DiGraph[int]:
+        """All nodes of the search with their attributes; edges go from parent to child."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        for row in self._nodes:
+            attributes = {k: v for k, v in row.items() if k not in ("node", "parent")}
+            graph.add_node(row["node"], **attributes)
+        for row in self._nodes:
+            if row["parent"] is not None:
+                graph.add_edge(row["parent"], row["node"])
+        for sample, p in zip(self.samples, self.probabilities, strict=True):
+            if sample.node in graph:
+                attributes = graph.nodes[sample.node]
+                attributes["probability"] = attributes.get("probability", 0.0) + float(p)
+        return graph
+
+    def save(self, path: str | Path) -> None:
+        """Writes the posterior to a file, whole or not at all.
+
+        The format is Python's pickle: load only files you trust.
+        """
+        remedy = "let the program return values that can be pickled"
+        storage.save(path, _FORMAT, self, remedy=remedy)
+
+    @staticmethod
+    def load(path: str | Path) -> Posterior:
+        """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
+        return storage.load(path, _FORMAT, Posterior)
+
+    def __getstate__(self) -> dict[str, Any]:
+        cached = ("probabilities",)
+        return {k: v for k, v in self.__dict__.items() if k not in cached}
+
+    def _rows(self, most: int = 10) -> list[tuple[float, Sample]]:
+        pairs = list(zip(self.probabilities.tolist(), self.samples, strict=True))
+        return sorted(pairs, key=lambda pair: (-pair[0], -pair[1].log_likelihood))[:most]
+
+    def __str__(self) -> str:
+        evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.4f}"
+        c = self.cost
+        lines = [
+            f"Posterior of {self.searcher or 'a search'}: {len(self.samples)} particles, "
+            f"ESS {self.ess:.1f}{evidence}",
+            f"  cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
+            f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
+            f"{c.calls} calls, {c.seconds:.2f} s"
+            + ("; stopped by the budget" if self.stopped == "budget" else ""),
+        ]
+        if not self.samples:
+            lines.append("  nothing was finished")
+        else:
+            lines.append("  probability     score  result")
+        for p, s in self._rows():
+            result = repr(s.value) if s.finished else "(unfinished)"
+            lines.append(f"  {p:11.4f}  {s.score:8.4f}  {result[:80]}")
+        if len(self.samples) > 10:
+            lines.append(f"  ... and {len(self.samples) - 10} more")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        head, cost = str(self).splitlines()[:2]
+        rows = "".join(
+            f"<tr><td>{p:.4f}</td><td>{s.score:.4f}</td><td style='text-align:left'>"
+            f"{html.escape(repr(s.value) if s.finished else '(unfinished)')}</td></tr>"
+            for p, s in self._rows()
+        )
+        return (
+            f"<b>{html.escape(head)}</b><br><small>{html.escape(cost)}</small>"
+            "<table><thead><tr><th>probability</th><th>score</th><th>result</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+
+def _node_row(node: Node) -> dict[str, Any]:
+    return {
+        "node": node.identity,
+        "parent": None if node.parent is None else node.parent.identity,
+        "depth": node.depth,
+        "step": node.step,
+        "log_weight": node.log_weight,
+        "value": node.value,
+        "finished": node.finished,
+        "dead_at": node.dead_at,
+        "simulated": node.simulated,
+        "result": node.result if node.finished else None,
+    }

@@ -1,0 +1,1 @@
+"""How programs run: particles, requests in batches, the tree."""

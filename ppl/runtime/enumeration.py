@@ -1,0 +1,120 @@
+"""Exact answers by enumeration: runs a program once for every possible choice sequence.
+
+The oracle for tests. It shares nothing with the particle runtime but the program: it is a Pyro
+messenger that answers the program's choices from a list and notes where it has to branch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from scipy.special import logsumexp
+
+from ppl.errors import PPLError
+from ppl.lm.base import LMDistribution
+from ppl.lm.table import TableLM
+from ppl.runtime.verdict import own_verdicts
+
+
+@dataclass(frozen=True)
+class ExactResult:
+    """Everything there is to know about an enumerable program.
+
+    Attributes:
+        values: what the program returns, one entry per choice sequence of positive weight.
+        log_weights: log joint of choices and observations, aligned with `values`.
+    """
+
+    values: list[Any]
+    log_weights: list[float]
+
+    @property
+    def log_evidence(self) -> float:
+        """Log of the total mass; minus infinity if nothing is possible."""
+        return float(logsumexp(self.log_weights)) if self.log_weights else -math.inf
+
+    def marginal(self, f: Callable[[Any], Any] = lambda value: value) -> dict[Any, float]:
+        """Exact posterior probability of every value of `f`."""
+        totals: dict[Any, float] = {}
+        for value, log_weight in zip(self.values, self.log_weights, strict=True):
+            key = f(value)
+            totals[key] = totals.get(key, 0.0) + math.exp(log_weight - self.log_evidence)
+        return totals
+
+
+def enumerate_program(
+    program: Callable[..., Any], *args: Any, most: int = 100_000, **kwargs: Any
+) -> ExactResult:
+    """Runs `program` for every sequence of choices.
+
+    Args:
+        program: its choices must come from a `TableLM` or from Pyro distributions with finite
+            support and scalar values (`Bernoulli`, `Categorical`, ...).
+        most: give up beyond this many runs.
+
+    Raises:
+        PPLError: a choice cannot be enumerated, or there are too many.
+    """
+    values, log_weights = [], []
+    pending: list[list[Any]] = [[]]
+    runs = 0
+    while pending:
+        choices = pending.pop()
+        runs += 1
+        if runs > most:
+            raise PPLError(f"the program has more than {most} choice sequences; raise most=")
+        messenger = _Enumerator(choices)
+        try:
+            with messenger, own_verdicts():
+                value = program(*args, **kwargs)
+        except _Branch as branch:
+            pending += [[*choices, choice] for choice in branch.support]
+            continue
+        if messenger.log_weight > -math.inf:
+            values.append(value)
+            log_weights.append(messenger.log_weight)
+    return ExactResult(values, log_weights)
+
+
+class _Branch(Exception):  # noqa: N818 (carries the support out of the program, no error)
+    def __init__(self, support: list[tuple[Any, float]]) -> None:
+        super().__init__()
+        self.support = support
+
+
+class _Enumerator(Messenger):  # type: ignore[misc]
+    def __init__(self, choices: list[tuple[Any, float]]) -> None:
+        super().__init__()
+        self._choices, self._next, self.log_weight = choices, 0, 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if msg["infer"].get("_deterministic"):
+            return
+        if msg["is_observed"]:
+            if self.log_weight > -math.inf:
+                log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+                self.log_weight += float(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
+            return
+        if self._next == len(self._choices):
+            raise _Branch(_support(msg["name"], fn))
+        msg["value"], log_prob = self._choices[self._next]
+        self._next += 1
+        self.log_weight += log_prob
+        msg["done"] = True
+
+
+def _support(name: str, fn: Any) -> list[tuple[Any, float]]:
+    if isinstance(fn, LMDistribution):
+        if not isinstance(fn.model, TableLM):
+            raise PPLError(f"site {name!r}: only a TableLM can be enumerated, not {fn.model!r}")
+        return list(fn.model.support(fn))
+    if not getattr(fn, "has_enumerate_support", False) or fn.batch_shape != torch.Size():
+        raise PPLError(f"site {name!r}: {type(fn).__name__} has no finite scalar support")
+    return [(value, float(fn.log_prob(value))) for value in fn.enumerate_support()]

@@ -1,0 +1,347 @@
+"""The search tree: nodes are particles at checkpoints, and `expand` is the one primitive.
+
+A node knows the segment of its particle's record since its parent's checkpoint; the path from the
+root is the particle. The tree keeps the program, the seed, the account and the genealogy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ppl.errors import SearchStateError
+from ppl.language.cost import Budget, Cost, Ledger
+from ppl.language.randomness import key
+from ppl.language.text import Continuation, Text
+from ppl.runtime.particle import Checkpoint, Decide, Particle, Program, Task
+from ppl.runtime.record import Record
+from ppl.runtime.scheduler import BudgetExhausted, run_to_checkpoints
+from ppl.runtime.verdict import JudgeRequest, Scorer, log_potential
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A particle at a checkpoint.
+
+    Attributes:
+        identity: number of the node in its tree; with the seed it keys the randomness of the
+            segment that leads to it.
+        parent: the node it continues, None for the root.
+        records: what happened between the parent's checkpoint and this one.
+        log_increment: log-weight gained in the segment: observed log-probabilities, plus log model
+            minus log proposal, plus the new twist, minus the parent's twist.
+        log_weight: sum of the increments from the root.
+        log_likelihood: sum of the observed log-probabilities from the root; with verifiers this is
+            the log of their current potential A.
+        log_twist: the twist that `log_weight` includes for now.
+        finished: True if the program has returned.
+        result: what it returned.
+        dead_at: the site that made the weight zero, or None.
+        text: the text that a language model last extended, None before the first.
+        simulated: True for nodes made by `Tree.rollout`.
+        forced: True for nodes made by `Tree.force`: their choices were given, not drawn.
+    """
+
+    identity: int
+    parent: Node | None
+    records: tuple[Record, ...] = ()
+    log_increment: float = 0.0
+    log_weight: float = 0.0
+    log_likelihood: float = 0.0
+    log_twist: float = 0.0
+    finished: bool = False
+    result: Any = None
+    dead_at: str | None = None
+    text: Text | None = None
+    simulated: bool = False
+    forced: bool = False
+    depth: int = 0
+    _particle: Particle | None = None
+
+    @property
+    def dead(self) -> bool:
+        """True if the weight is zero: nothing can come of this particle."""
+        return self.log_weight == -math.inf
+
+    @property
+    def open(self) -> bool:
+        """True if the particle can be expanded."""
+        return not self.finished and not self.dead
+
+    @property
+    def log_promise(self) -> float:
+        """What searchers that rank go by: the log-likelihood and the twist of the moment."""
+        return self.log_likelihood + self.log_twist
+
+    @property
+    def value(self) -> float:
+        """exp(log_likelihood): with verifiers, the probability they give the text so far."""
+        return math.exp(min(self.log_likelihood, 700.0))
+
+    @property
+    def step(self) -> str:
+        """What language models wrote in this segment."""
+        values = (r.value for r in self.records if r.kind == "choice")
+        return "".join(v.text for v in values if isinstance(v, Continuation))
+
+    @property
+    def path(self) -> list[Node]:
+        """The nodes from the root to this one."""
+        nodes: list[Node] = [self]
+        while nodes[-1].parent is not None:
+            nodes.append(nodes[-1].parent)
+        return nodes[::-1]
+
+    @property
+    def history(self) -> list[Record]:
+        """All records on the path."""
+        return [record for node in self.path for record in node.records]
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values chosen in this segment; equal for children that are duplicates."""
+        return tuple(r.value for r in self.records if r.kind == "choice")
+
+    @property
+    def cost(self) -> Cost:
+        """What the segment generated (shared costs such as prompts belong to the tree)."""
+        drawn = [v for v in self.choices if isinstance(v, Continuation) and not self.forced]
+        return Cost(lm_tokens=sum(len(v.tokens) for v in drawn), lm_calls=len(drawn))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__[:-1])
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        for name, value in zip(self.__slots__[:-1], state, strict=True):
+            setattr(self, name, value)
+        self._particle = None
+
+    def __repr__(self) -> str:
+        kind = "dead" if self.dead else "finished" if self.finished else "open"
+        return f"Node({self.identity}, {kind}, log_weight={self.log_weight:.4g}, {self.step!r})"
+
+
+@dataclass
+class Tree:
+    """Everything one search has grown.
+
+    Args:
+        program: the model; a plain callable that uses Pyro's primitives.
+        args, kwargs: its arguments.
+        guide: a program with the same site names that proposes instead of the model.
+        seed: keys all randomness of the search.
+        budget: hard limits.
+    """
+
+    program: Program
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    guide: Program | None = None
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.budget)
+        self.root = Node(0, None)
+        self.nodes: list[Node] = [self.root]
+        self._next = 1
+
+    @property
+    def cost(self) -> Cost:
+        """All that the search has spent."""
+        return self.ledger.cost
+
+    def expand(
+        self,
+        nodes: Sequence[Node],
+        counts: int | Sequence[int] = 1,
+        decide: Decide | None = None,
+    ) -> list[Node]:
+        """Forks every node and runs all forks to their next checkpoint, as one batch.
+
+        Args:
+            nodes: open nodes of this tree.
+            counts: forks per node, or one number for all.
+            decide: is asked, with a site's name and the model's distribution there, for every
+                choice that no language model makes: the value to take, or None to draw one. A value
+                that is taken has proposal probability 1, so that its log-probability under the
+                model goes into the weight: over all values that could be taken, weights sum to what
+                drawing would give on average.
+
+        Returns:
+            The children, in the order of `nodes`, those of one node side by side.
+
+        Raises:
+            BudgetExhausted: the budget does not pay for it; the tree is as before.
+            PPLError: a particle failed.
+        """
+        return self._grow(nodes, counts, simulated=False, decide=decide)
+
+    def rollout(
+        self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
+    ) -> list[Node]:
+        """Simulates one particle ahead from every node; one leaf per node, in order.
+
+        Args:
+            nodes: where to start; nodes that cannot be expanded are returned as they are.
+            horizon: most checkpoints to pass, None to run to the end.
+            greedy: language models give their most likely tokens (temperature 0); other choices
+                are drawn.
+        """
+        leaves = list(nodes)
+        steps = 0
+        while horizon is None or steps < horizon:
+            going = [i for i, leaf in enumerate(leaves) if leaf.open]
+            if not going:
+                break
+            children = self._grow([leaves[i] for i in going], 1, simulated=True, greedy=greedy)
+            for i, child in zip(going, children, strict=True):
+                leaves[i] = child
+            steps += 1
+        return leaves
+
+    def force(self, nodes: Sequence[Node], examples: Sequence[Node]) -> list[Node]:
+        """The child that each node would have with the choices of another node's segment.
+
+        Costs what scoring the choices and judging the new text costs; nothing is drawn.
+
+        Args:
+            nodes: open nodes of this tree.
+            examples: for each the node whose choices to take.
+
+        Returns:
+            A child per node, weighed as if what proposes had proposed these choices. It is dead if
+            the segment could not have happened here: other sites, an impossible value, another end.
+        """
+        choices = [{r.name: r.value for r in e.records if r.kind == "choice"} for e in examples]
+        children = self._grow(nodes, 1, simulated=False, forced=choices)
+        for child, example, chosen in zip(children, examples, choices, strict=True):
+            names = [r.name for r in child.records if r.kind == "choice"]
+            if not child.dead and (names != list(chosen) or child.finished != example.finished):
+                child.log_increment = child.log_weight = child.log_likelihood = -math.inf
+                child.dead_at = names[-1] if names else "the start"
+        return children
+
+    def score(self, nodes: Sequence[Node], verifier: Scorer) -> list[float]:
+        """Judges nodes with a verifier or ranker that the program does not observe.
+
+        Returns:
+            Per node log A(s_1 .. s_t) of its text; a ranker's own number.
+
+        Raises:
+            BudgetExhausted: the budget does not pay for it; nothing is asked.
+            SearchStateError: a node has no text yet.
+        """
+        requests = []
+        for node in nodes:
+            if node.text is None:
+                raise SearchStateError(
+                    f"node {node.identity} has no text to score: its program has not called a "
+                    "language model yet"
+                )
+            requests.append(
+                JudgeRequest(
+                    verifier,
+                    node.text,
+                    0,
+                    f"node {node.identity}",
+                    self.ledger,
+                    key(self.seed, node.identity, verifier.name, "score"),
+                )
+            )
+        if self.ledger.calls_left < len(requests):
+            raise BudgetExhausted
+        self.ledger.add(verifier_calls=len(requests))
+        scores = verifier.judge_checked(requests)
+        return [log_potential(s, verifier.aggregate) for s in scores]
+
+    def _grow(
+        self,
+        nodes: Sequence[Node],
+        counts: int | Sequence[int],
+        *,
+        simulated: bool,
+        forced: Sequence[Mapping[str, Any]] | None = None,
+        greedy: bool = False,
+        decide: Decide | None = None,
+    ) -> list[Node]:
+        numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
+        if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
+            raise ValueError(f"counts {numbers} do not fit {len(nodes)} nodes")
+        parents: list[Node] = []
+        for node, number in zip(nodes, numbers, strict=True):
+            if number and not node.open:
+                state = "finished" if node.finished else "dead"
+                raise ValueError(f"node {node.identity} is {state} and cannot be expanded")
+            parents += [node] * number
+        first = self._next
+        particles = [self._particle(p, first + i) for i, p in enumerate(parents)]
+        for particle in particles:
+            particle.greedy, particle.decide = greedy, decide
+        if forced is not None:
+            for particle, values in zip(particles, forced, strict=True):
+                particle.forced = values
+        arrived = run_to_checkpoints(particles)
+        self._next += len(parents)
+        children = [
+            _child(parent, particle, checkpoint, simulated, forced is not None)
+            for parent, particle, checkpoint in zip(parents, particles, arrived, strict=True)
+        ]
+        self.nodes += children
+        return children
+
+    def _particle(self, node: Node, identity: int) -> Particle:
+        """A particle that stands at `node`: its own, still running, the first time; then forks."""
+        particle, node._particle = node._particle, None
+        if particle is None:
+            task = Task(self.program, self.args, self.kwargs, self.guide)
+            particle = Particle(
+                task, node.history, seed=self.seed, identity=identity, ledger=self.ledger
+            )
+        else:
+            particle.begin(identity)
+        return particle
+
+    def close(self) -> None:
+        """Ends all particles that still run; the tree stays usable, forks will replay."""
+        for node in self.nodes:
+            if node._particle is not None:
+                node._particle.close()
+                node._particle = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Nodes in order, so that pickling never recurses along a path.
+        return {**self.__dict__, "nodes": list(self.nodes)}
+
+
+def _child(
+    parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool, forced: bool
+) -> Node:
+    records = tuple(particle.records)
+    likelihood = math.fsum(r.log_likelihood for r in records)
+    ratio = math.fsum(r.log_ratio for r in records)
+    increment = likelihood + ratio + particle.log_twist - parent.log_twist
+    dead = checkpoint.dead_at is not None
+    child = Node(
+        identity=particle.identity,
+        parent=parent,
+        records=records,
+        log_increment=-math.inf if dead else increment,
+        log_weight=-math.inf if dead else parent.log_weight + increment,
+        log_likelihood=-math.inf if dead else parent.log_likelihood + likelihood,
+        log_twist=0.0 if dead else particle.log_twist,
+        finished=checkpoint.finished,
+        result=checkpoint.result,
+        dead_at=checkpoint.dead_at,
+        text=particle.text,
+        simulated=simulated,
+        forced=forced,
+        depth=parent.depth + 1,
+    )
+    if child.open:
+        child._particle = particle
+    else:
+        particle.close()
+    return child

@@ -1,0 +1,378 @@
+"""Verifiers as likelihoods: the contract, and the distribution that a verifier call returns.
+
+`pyro.sample("ok_3", prm(text), obs=True)` multiplies a particle's weight by
+
+    A(s_1 .. s_t) / A(s_1 .. s_u)
+
+where the s are the verifier's step probabilities, A is the aggregation (see `Aggregate`) and u is
+where this verifier was last observed along this text. The factors telescope: at the end the target
+is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever the searcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ppl.errors import ObservationError, VerifierError
+from ppl.language.cost import Ledger
+from ppl.language.text import Text
+
+Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
+"""How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
+(s_1 ... s_t)^(1/t), a product that does not punish length."""
+AGGREGATES: tuple[Aggregate, ...] = ("prod", "last", "min", "mean", "geomean")
+
+Meaning = Literal["step", "value", "outcome", "reward", "rank"]
+"""What a number says. `step`: P(this step is correct). `value`: P(a completion from here is right).
+`outcome`: P(the whole text is right). `reward`: a log-potential, which may be positive and has no
+opposite. `rank`: only an order within a batch or a question; not a likelihood."""
+MEANINGS: tuple[Meaning, ...] = ("step", "value", "outcome", "reward", "rank")
+
+
+def check_declared(name: str, meaning: Meaning, aggregate: Aggregate) -> None:
+    """Raises ValueError if a likelihood is declared wrongly.
+
+    Warns if it multiplies numbers that are no factors: a value or an outcome already speaks about
+    the whole text, and its product over steps counts the same evidence again and again (Zhang et
+    al. 2025, arXiv 2501.07301).
+    """
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate={aggregate!r}: one of {', '.join(AGGREGATES)}")
+    if meaning not in MEANINGS or meaning == "rank":
+        raise ValueError(
+            f"{name}: meaning={meaning!r}: a likelihood is one of {', '.join(MEANINGS[:-1])}; what "
+            "only ranks is a Ranker"
+        )
+    if meaning == "reward" and aggregate != "last":
+        raise ValueError(f"{name}: a reward is a potential of the whole text; aggregate='last'")
+    if meaning in ("value", "outcome") and aggregate == "prod":
+        warnings.warn(
+            f"{name}: aggregate='prod' multiplies numbers that mean {meaning!r}, each of which "
+            "already speaks about the whole text; aggregate='last' is natural",
+            stacklevel=3,
+        )
+
+
+def log_potential(log_scores: Sequence[float], aggregate: Aggregate) -> float:
+    """log A(s_1 .. s_t) for step log-probabilities log s; 0 for no steps (A of nothing is 1)."""
+    if not log_scores:
+        return 0.0
+    match aggregate:
+        case "prod":
+            return math.fsum(log_scores)
+        case "last":
+            return log_scores[-1]
+        case "min":
+            return min(log_scores)
+        case "mean":
+            total = math.fsum(math.exp(s) for s in log_scores)
+            return math.log(total / len(log_scores)) if total > 0 else -math.inf
+        case "geomean":
+            return math.fsum(log_scores) / len(log_scores)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """Ask a verifier about a text.
+
+    Attributes:
+        verifier: the verifier, or whatever else scores texts.
+        text: the text.
+        since: number of its steps that this verifier has judged before.
+        label: who asks, for error messages.
+        ledger: the account that pays, or None.
+        key: 64-bit key of the randomness of a pseudo-marginal verifier; others ignore it.
+    """
+
+    verifier: Scorer
+    text: Text
+    since: int = 0
+    label: str = "a call outside a search"
+    ledger: Ledger | None = None
+    key: int = 0
+
+
+class Scorer(ABC):
+    """Puts a number on texts. Implement `judge`, as a `Verifier` or as a `Ranker`.
+
+    Attributes:
+        name: shown in messages; observations of verifiers with the same name telescope together.
+        meaning: what the number says.
+        aggregate: how step scores combine.
+        pseudo_marginal: True if the probability is an unbiased positive estimate, drawn anew for
+            every request from `request.key` (Andrieu and Roberts 2009); False promises that the
+            number is a function of the tokens alone.
+    """
+
+    name: str
+    meaning: Meaning
+    aggregate: Aggregate = "last"
+    pseudo_marginal: bool = False
+
+    @abstractmethod
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Numbers, one sequence per request: for verifiers log-probabilities.
+
+        For each request: one entry for every step after `request.since` (steps whose string is
+        blank may be left out); or a single entry that stands for all of them, if the text is read
+        as a whole or there is no new step.
+        """
+
+    def judge_checked(self, requests: Sequence[JudgeRequest]) -> list[tuple[float, ...]]:
+        """`judge`, with every number checked.
+
+        Raises:
+            VerifierError: naming this verifier, the site and the text (or the floor).
+        """
+        answers = self.judge(requests)
+        if len(answers) != len(requests):
+            raise VerifierError(
+                f"verifier {self.name} returned {len(answers)} results for {len(requests)} texts; "
+                "judge() must return one sequence per request"
+            )
+        return [self._checked(r, a) for r, a in zip(requests, answers, strict=True)]
+
+    def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
+        where = f"verifier {self.name} at {request.label}"
+        new_steps = len(request.text.step_ends) - request.since
+        if len(scores) not in (1, new_steps):
+            blank = sum(not step.strip() for step in request.text.steps[request.since :])
+            if len(scores) != new_steps - blank:
+                raise VerifierError(
+                    f"{where} returned {len(scores)} scores for {new_steps} new steps of "
+                    f"{request.text.text!r}; return one per new step, or one for the text"
+                )
+        for number in scores:
+            self._check_number(float(number), f"{where} returned", request.text)
+        return tuple(map(float, scores))
+
+    def _check_number(self, number: float, said: str, text: Text) -> None:
+        if math.isnan(number) or number == math.inf:
+            raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
+
+
+class Ranker(Scorer):
+    """Says which text is better, not how likely any of them is to be right.
+
+    Unnormalised rewards, numbers normalised over a batch, positions in a list. A searcher may rank
+    by them (`tree.score`); a program cannot observe them, and what asks for a `Verifier` takes no
+    `Ranker`. Calibrate one (`ppl.verifiers.Calibrated`) or state a temperature to make a likelihood
+    of it.
+    """
+
+    meaning: Meaning = "rank"
+
+    def __call__(self, text: Text) -> NoReturn:
+        raise ObservationError(
+            f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
+            "Rank with it (tree.score), or calibrate it on labels: "
+            "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
+        )
+
+
+class Verifier(Scorer):
+    """Says how likely it is that a text is correct so far.
+
+    Implement `judge`. It must be deterministic given the tokens (or declare itself
+    `pseudo_marginal`), and a text's score must not depend on what else is in the batch.
+
+    Attributes:
+        floor: probabilities are raised to this and lowered to one minus this before use; a
+            verifier that may rule a text out for good has floor 0. It is part of the target.
+    """
+
+    meaning: Meaning = "step"
+    floor: float = 0.0
+
+    def __call__(self, text: Text) -> Verdict:
+        """The distribution over "correct so far" of `text`; observe it `True`."""
+        if not isinstance(text, Text):
+            raise TypeError(f"verifier {self.name} judges a Text, got {type(text).__name__}")
+        return Verdict(self, text)
+
+    def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
+        numbers = super()._checked(request, scores)
+        if self.meaning == "reward":
+            return numbers
+        if not 0 <= self.floor < 0.5:  # also catches NaN
+            raise VerifierError(
+                f"verifier {self.name} at {request.label} has floor={self.floor}: probabilities "
+                "are clipped to [floor, 1 - floor], so it must be in [0, 0.5)"
+            )
+        low = math.log(self.floor) if self.floor else -math.inf
+        high = math.log1p(-self.floor)
+        return tuple(min(max(s, low), high) for s in numbers)
+
+    def _check_number(self, number: float, said: str, text: Text) -> None:
+        if math.isnan(number) or number > (math.inf if self.meaning == "reward" else 1e-6):
+            raise VerifierError(
+                f"{said} {'NaN' if math.isnan(number) else f'{number:.6g}'} as a "
+                f"log-probability for {text.text!r}; a probability lies in [0, 1] and "
+                "its logarithm in [-inf, 0]"
+            )
+        super()._check_number(number, said, text)
+
+
+# The verdicts of the run of a program that is under way here, by text and name. A Text made outside
+# is shared by all runs; what one particle observes about it says nothing to others.
+_run: ContextVar[dict[tuple[int, Hashable], list[Verdict]] | None] = ContextVar(
+    "_run", default=None
+)
+
+
+@contextlib.contextmanager
+def own_verdicts() -> Iterator[None]:
+    """One run of a program: verdicts telescope within it only."""
+    token = _run.set({})
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+class Verdict(TorchDistribution):  # type: ignore[misc]
+    """What a verifier says about a text: a distribution over {True, False}.
+
+    Unobserved, it is Bernoulli with the latest step probability. Observed, `log_prob(True)` is the
+    increment log A_t - log A_u of the module docstring (which may be positive), and
+    `log_prob(False)` is log(1 - A_t) - log A_u. A reward can only be observed True.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
+    has_rsample = False
+
+    def __init__(self, verifier: Verifier, text: Text) -> None:
+        self.verifier, self.text = verifier, text
+        self._log_scores: tuple[float, ...] | None = None
+        # Set when this verdict enters the target: its potential, and all scores that made it.
+        self._observed: float | None = None
+        self._increment: float | None = None
+        self._chain: tuple[float, ...] = ()
+        self._run = _run.get()
+        self._along(text).append(self)
+        super().__init__(validate_args=False)
+
+    def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
+        """What has to be asked to know this verdict.
+
+        Raises:
+            ObservationError: another verifier of the same name was observed along this text.
+        """
+        previous = self._previous()
+        if previous is not None and previous.verifier is not self.verifier:
+            raise ObservationError(
+                f"{label}: two verifiers named {self.verifier.name!r} judge the same text, or one "
+                "its beginning; verifiers of one name telescope, so the second would replace what "
+                "the first said: give them different names (name=), or make one verifier and use "
+                "it for all steps"
+            )
+        since = 0 if previous is None else len(previous.text.step_ends)
+        return JudgeRequest(self.verifier, self.text, since, label, ledger, key)
+
+    def _along(self, text: Text) -> list[Verdict]:
+        """Verdicts of this name on this very text, in the same run."""
+        if self._run is None:
+            of_text: list[Verdict] = text.verdicts.setdefault(self.verifier.name, [])
+            return of_text
+        return self._run.setdefault((id(text), self.verifier.name), [])
+
+    def _previous(self) -> Verdict | None:
+        """The verdict of this name that was last observed along this text."""
+        text: Text | None = self.text
+        while text is not None:
+            for verdict in reversed(self._along(text)):
+                if verdict is not self and verdict._observed is not None:
+                    found: Verdict = verdict
+                    return found
+            text = text.parent
+        return None
+
+    @property
+    def log_scores(self) -> tuple[float, ...]:
+        """Log-probabilities of the steps that are new in this verdict."""
+        if self._log_scores is None:
+            request = self.request("a call outside a search", None)
+            self._log_scores = self.verifier.judge_checked([request])[0]
+        return self._log_scores
+
+    def settle(self, log_scores: tuple[float, ...]) -> None:
+        """Provides the scores from a batch or from a record, so that nothing is asked again."""
+        self._log_scores = log_scores
+
+    @property
+    def log_probability(self) -> float:
+        """The verifier's latest step log-probability, before any aggregation."""
+        if self.log_scores:
+            return self.log_scores[-1]
+        previous = self._previous()  # only blank steps since then
+        return 0.0 if previous is None else previous.log_probability
+
+    def observe(self, value: bool) -> float:
+        """Makes `value` part of the target; returns the log-weight increment (once and for all)."""
+        if not value:
+            self._refuse_reward("observed False")
+        if self._increment is None:
+            previous = self._previous()
+            before = 0.0 if previous is None else previous._observed or 0.0
+            self._chain = (() if previous is None else previous._chain) + self.log_scores
+            potential = log_potential(self._chain, self.verifier.aggregate)
+            self._observed = potential if value else _log1mexp(potential)
+            dead = before == -math.inf
+            self._increment = -math.inf if dead else self._observed - before
+        return self._increment
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> bool:  # type: ignore[override]
+        """True with the latest step probability."""
+        self._refuse_reward("sampled")
+        return bool(torch.rand((), dtype=torch.float64) < math.exp(self.log_probability))
+
+    def _refuse_reward(self, what: str) -> None:
+        if self.verifier.meaning == "reward":
+            raise ObservationError(
+                f"verifier {self.verifier.name} gives a reward, which is no probability: it cannot "
+                f"be {what}, only observed True"
+            )
+
+    def log_prob(self, value: object) -> Tensor:
+        """Scalar float64 tensor, see the class."""
+        return torch.tensor(self.observe(self.check(value)), dtype=torch.float64)
+
+    @staticmethod
+    def check(value: object, label: str = "a verdict") -> bool:
+        """`value` as a bool. Raises ObservationError if it is no truth value."""
+        if isinstance(value, Tensor) and value.numel() == 1 and value.dtype == torch.bool:
+            return bool(value)
+        if not isinstance(value, bool):
+            raise ObservationError(
+                f"{label}: a verifier is observed with True or False, got {value!r}"
+            )
+        return value
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Verdict:
+        if len(batch_shape):
+            raise ValueError("a verdict cannot be used inside a vectorised pyro.plate")
+        return self
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """What identifies the distribution when a program is replayed."""
+        return (self.verifier.name, self.verifier.aggregate, self.text.tokens, self.text.step_ends)
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.verifier.name}, {self.text.text!r})"
+
+
+def _log1mexp(log_p: float) -> float:
+    """log(1 - p) from log p."""
+    return math.log1p(-math.exp(log_p)) if log_p < 0 else -math.inf

@@ -1,0 +1,1 @@
+"""Searches that keep the best."""

@@ -1,0 +1,170 @@
+"""Best-first search over checkpoints, and A* with a cost-to-go (A*-decoding: Chatziveroglou 2025,
+arXiv:2505.13672; the algorithm: Hart, Nilsson, Raphael 1968).
+
+    queue = {root}
+    repeat  pop the node of least f, expand it k times, push the children
+
+Best-first has f = -score and runs for a number of expansions; A* has f = cost so far + weight *
+bound on the cost to go, and stops when a finished node is popped. With a bound that is never too
+high, and all successors of a node among its k children, that node is optimal. Successors are
+samples: children that chose the same are one. Ties go to the node that was pushed first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ppl.errors import SearchStateError
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.beams.beam import distinct, log_prior
+from ppl.searchers.search import Searcher, State, all_dead
+
+# A node in the queue: its f under each of the orders, and when it was pushed, which settles ties.
+Entry = tuple[tuple[float, ...], int, Node]
+
+
+@dataclass
+class Queue(State):
+    """The nodes are those that have finished; the others wait."""
+
+    waiting: list[Entry] = field(default_factory=list)
+    pushed: int = 0
+    expanded: int = 0
+
+
+@dataclass(frozen=True)
+class QueueSearch(Searcher):
+    """What all searches with a queue share. One round pops a node for every order.
+
+    Attributes:
+        max_expansions: most nodes that are expanded.
+        expansions: k, samples drawn at every node.
+    """
+
+    max_expansions: int
+    expansions: int = 4
+
+    def __post_init__(self) -> None:
+        if self.max_expansions < 1 or self.expansions < 1:
+            raise ValueError(f"{self!r}: max_expansions and expansions are at least 1")
+
+    @abstractmethod
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        """f of every node under every order; of each order the least is popped."""
+
+    def fresh(self, tree: Tree, children: list[Node]) -> list[Node]:
+        """Those of the new nodes that are no duplicates."""
+        return distinct(children)
+
+    def start(self, tree: Tree) -> Queue:
+        return Queue([], np.zeros(0), waiting=[((), 0, tree.root)], pushed=1)
+
+    def step(self, tree: Tree, state: Queue) -> Queue:
+        popped, waiting = self._pop(state)
+        nodes = [node for *_, node in popped]
+        if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
+            return Queue(nodes, np.zeros(1), over=True, info=state.info)
+        children = tree.expand(nodes, self.expansions)
+        alive = [child for child in self.fresh(tree, children) if not child.dead]
+        found = state.nodes + [child for child in alive if child.finished]
+        queued = [child for child in alive if child.open or self.queues_finished]
+        pushed = state.pushed + len(queued)
+        order = range(state.pushed, pushed)
+        waiting += zip(self.priorities(tree, queued), order, queued, strict=True)
+        if not found and not waiting:
+            if all(child.dead for child in children):
+                raise all_dead(tree, children, self)
+            raise SearchStateError(
+                f"nothing is left to expand and nothing has finished: all {len(children)} new "
+                "nodes are dead or equal to earlier ones; let normal_form tell more states apart"
+            )
+        expanded = state.expanded + len(nodes)
+        over = not waiting or expanded >= self.max_expansions
+        log_weights = np.array([n.log_likelihood for n in found])
+        note = {"f": [f for f, *_ in popped], "nodes": [n.identity for n in nodes]}
+        info = [*state.info, note]
+        return Queue(found, log_weights, None, over, info, waiting, pushed, expanded)
+
+    def _pop(self, state: Queue) -> tuple[list[Entry], list[Entry]]:
+        """Of each order the least that no order before it has taken; and those left over."""
+        if not state.expanded:  # the root, which nobody has to judge
+            return state.waiting, []
+        popped, left = [], state.waiting[:]
+        orders = len(left[0][0])
+        for k in range(min(orders, len(left), self.max_expansions - state.expanded)):
+            popped.append(min(left, key=lambda entry: (entry[0][k], entry[1])))
+            left.remove(popped[-1])
+        return popped, left
+
+    queues_finished = False
+
+    def result(
+        self, tree: Tree, state: Queue
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        nodes = state.nodes or [node for *_, node in sorted(state.waiting)]
+        return nodes, [node.log_likelihood for node in nodes], None
+
+
+@dataclass(frozen=True)
+class BestFirst(QueueSearch):
+    """Always expands the open node that is liked most.
+
+    The score is the observed log-likelihood with its twist. Under products deeper nodes score
+    lower and the search goes wide; under `last`, `min` or `mean` it goes deep.
+    """
+
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        return [(-node.log_promise,) for node in nodes]
+
+
+@dataclass(frozen=True)
+class AStar(QueueSearch):
+    """A* on the cost of steps.
+
+    Attributes:
+        cost: `"likelihood"`: minus the observed log-likelihood; `"joint"`: that plus minus the
+            log-probability of the choices, so that the answer is the posterior mode; `"value"`:
+            1 - v as the cost to go of a value v = exp(log-likelihood), with the increases of that
+            as the cost so far, which makes f never fall along a path.
+        cost_to_go: bound on the cost that is still to come, from a node; None for 0, which makes
+            this uniform-cost search. A module-level function if the search is to be saved. Not
+            together with `cost="value"`, which has its own.
+        weight: of the cost to go; above 1 is quicker and no longer optimal.
+    """
+
+    cost: Literal["likelihood", "joint", "value"] = "likelihood"
+    cost_to_go: Callable[[Node], float] | None = None
+    weight: float = 1.0
+
+    queues_finished = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cost not in ("likelihood", "joint", "value"):
+            raise ValueError(f"cost={self.cost!r}: 'likelihood', 'joint' or 'value'")
+        if self.cost == "value" and self.cost_to_go is not None:
+            raise ValueError("cost='value' has its own cost_to_go: give one or the other")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight={self.weight}: zero or more")
+
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        return [(self._f(node),) for node in nodes]
+
+    def _f(self, node: Node) -> float:
+        if self.cost == "value":
+            to_go = [1.0 - n.value for n in node.path[1:]]
+            rises = [max(0.0, b - a) for a, b in itertools.pairwise(to_go)]
+            return math.fsum(rises) + self.weight * to_go[-1]
+        spent = -node.log_likelihood
+        if self.cost == "joint":
+            spent -= log_prior(node)
+        if self.cost_to_go is None or node.finished:
+            return spent
+        return spent + self.weight * self.cost_to_go(node)

@@ -1,0 +1,71 @@
+"""Diverse verifier tree search (Beeching, Tunstall, Rush 2024, "Scaling test-time compute with open
+models"; code in search-and-learn).
+
+    n independent subtrees, each a greedy beam of its own:
+    repeat  sample M next steps from the subtree's node, go on from the best of them
+    finally the finished candidates of every subtree's last step
+
+Beams that compete end up as variations of one answer; subtrees never meet, so the answers stay
+diverse. The published code also exports the unfinished siblings of the last step, which have no
+answer; here only what has finished is an answer. Not a sampler: there is no evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.search import Searcher, State, all_dead
+
+
+@dataclass
+class Subtrees(State):
+    """The nodes are those that subtrees stand at; `answers` what has finished in each."""
+
+    answers: tuple[tuple[Node, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class DVTS(Searcher):
+    """Diverse verifier tree search.
+
+    Attributes:
+        subtrees: n; the published setting for a budget of N samples is N / expansions.
+        expansions: M, steps sampled at every node.
+    """
+
+    subtrees: int
+    expansions: int = 4
+
+    def __post_init__(self) -> None:
+        if self.subtrees < 1 or self.expansions < 1:
+            raise ValueError(f"{self!r}: subtrees and expansions are at least 1")
+
+    def start(self, tree: Tree) -> Subtrees:
+        n = self.subtrees
+        return Subtrees([tree.root] * n, np.zeros(n), answers=((),) * n)
+
+    def step(self, tree: Tree, state: Subtrees) -> Subtrees:
+        nodes, answers = list(state.nodes), list(state.answers)
+        going = [i for i, node in enumerate(nodes) if node.open]
+        children = tree.expand([nodes[i] for i in going], self.expansions)
+        for number, i in enumerate(going):
+            own = children[number * self.expansions : (number + 1) * self.expansions]
+            # The first of equals: max keeps the order in which they were drawn.
+            nodes[i] = max(own, key=lambda node: node.log_promise)
+            if nodes[i].finished:
+                answers[i] = tuple(node for node in own if node.finished and not node.dead)
+        if all(node.dead for node in nodes):
+            raise all_dead(tree, nodes, self)
+        over = not any(node.open for node in nodes)
+        return Subtrees(nodes, state.log_weights, None, over, state.info, tuple(answers))
+
+    def result(
+        self, tree: Tree, state: Subtrees
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        pairs = zip(state.nodes, state.answers, strict=True)
+        nodes = [node for at, found in pairs for node in found or (at,)]
+        return nodes, [node.log_likelihood for node in nodes], None

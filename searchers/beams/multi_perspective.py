@@ -1,0 +1,114 @@
+"""Best-first search under several rankings at once (MPS-Prover: Liang, Song, Li, Yang, Zhang, Mi,
+Yu 2025, arXiv:2505.10962).
+
+    queue = {root}
+    repeat  pop, under each perspective, the best node that none before it has popped
+            expand all of them k times, as one batch; push the children that are new
+
+One perspective alone is best-first search. Several keep one bad critic from trapping the search: a
+node that any of them likes gets its turn. A state is new if no earlier one has its normal form. The
+paper ranks proof states by a learned critic and by rules (few cases, short states); here a
+perspective is a rule by name, a function of the node, or a verifier. Not a sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from ppl.errors import VerifierError
+from ppl.runtime.tree import Node, Tree
+from ppl.runtime.verdict import Scorer
+from ppl.searchers.beams.beam import log_prior
+from ppl.searchers.beams.best_first import QueueSearch
+
+Perspective = str | Callable[[Node], float] | Scorer
+
+
+def _log_promise(node: Node) -> float:
+    return node.log_promise
+
+
+def _brevity(node: Node) -> float:
+    return 0.0 if node.text is None else -float(len(node.text))
+
+
+RULES: dict[str, Callable[[Node], float]] = {
+    "likelihood": _log_promise,
+    "prior": log_prior,
+    "shortest": _brevity,
+}
+
+
+@dataclass(frozen=True)
+class MultiPerspective(QueueSearch):
+    """Expands in every round the best open node under each perspective.
+
+    The last round is cut so that `max_expansions` holds. What ranks first under two perspectives is
+    expanded once, and the later one takes its next best.
+
+    Attributes:
+        perspectives: what ranks nodes, higher is better. `"likelihood"`: the observed
+            log-likelihood with its twist, by which `BestFirst` goes; `"prior"`: log-probability of
+            the choices under the model; `"shortest"`: fewest tokens. Or a function of the node; or
+            a verifier or ranker, which judges every open node's text once (`tree.score`).
+        normal_form: equal for nodes that stand for the same state; an open node whose state some
+            earlier one had, an ancestor or any other, is dropped. Asked again in every round: give
+            it a cache if it is dear. None drops only siblings that chose the same.
+
+    Raises:
+        VerifierError: a perspective gives NaN.
+        SearchStateError: a verifier is to judge a node without a text; or every state left is a
+            duplicate although nothing has finished.
+    """
+
+    perspectives: tuple[Perspective, ...] = ("likelihood", "prior", "shortest")
+    normal_form: Callable[[Node], Hashable] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.perspectives, tuple) or not self.perspectives:
+            raise ValueError(f"perspectives={self.perspectives!r}: a tuple of at least one")
+        for ranking in self.perspectives:
+            named = isinstance(ranking, str) and ranking in RULES
+            if not (named or isinstance(ranking, Scorer) or callable(ranking)):
+                raise ValueError(
+                    f"perspective {ranking!r}: one of {', '.join(RULES)}, a function of the node, "
+                    "a verifier or a ranker"
+                )
+
+    def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        if not nodes:
+            return []
+        columns = [self._ranked(tree, nodes, ranking) for ranking in self.perspectives]
+        return [tuple(-score for score in row) for row in zip(*columns, strict=True)]
+
+    def _ranked(self, tree: Tree, nodes: Sequence[Node], ranking: Perspective) -> list[float]:
+        if isinstance(ranking, Scorer):
+            return tree.score(nodes, ranking)
+        rule = RULES[ranking] if isinstance(ranking, str) else ranking
+        scores = [float(rule(node)) for node in nodes]
+        for node, score in zip(nodes, scores, strict=True):
+            if math.isnan(score):
+                raise VerifierError(
+                    f"perspective {ranking!r} gave NaN for node {node.identity}, {node.step!r}; "
+                    "return a number that ranks it"
+                )
+        return scores
+
+    def fresh(self, tree: Tree, children: list[Node]) -> list[Node]:
+        new = super().fresh(tree, children)
+        if self.normal_form is None:
+            return new
+        before = tree.nodes[1 : -len(children)]
+        known = {self.normal_form(node) for node in before if node.open}
+        kept = []
+        for child in new:
+            if child.open:
+                form = self.normal_form(child)
+                if form in known:
+                    continue
+                known.add(form)
+            kept.append(child)
+        return kept

@@ -1,0 +1,111 @@
+"""The alive particle filter for hard constraints (Del Moral, Jasra, Lee, Yau, Zhang 2015,
+arXiv:1304.0151; in probabilistic programs, Kudlicka, Murray, Ronquist, Schon 2019).
+
+    repeat  until N + 1 proposals are alive:
+                draw an ancestor by the weights of the last round, advance it to its next checkpoint
+            K = number of proposals;  keep the first N that are alive, with their weights
+            log Z += log(sum of the N weights / (K - 1))
+
+No particle is ever dead, however rare survival is: the work grows instead. The (N + 1)-th survivor
+and the -1 make the evidence unbiased (stopping at the N-th overestimates it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ppl.errors import AllParticlesDeadError
+from ppl.language.randomness import generator
+from ppl.posterior.posterior import Posterior
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.resampling import ess, normalised
+from ppl.searchers.search import Searcher, State
+
+
+@dataclass(frozen=True)
+class AliveParticleFilter(Searcher):
+    """SMC that proposes until enough particles are alive.
+
+    Attributes:
+        num_particles: N.
+        max_proposals: most proposals in one round. A round that would need more is a failure
+            (`AllParticlesDeadError` with an evidence of NaN): to go on with fewer would be biased.
+    """
+
+    num_particles: int
+    max_proposals: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.num_particles < 1:
+            raise ValueError(f"num_particles={self.num_particles}: at least 1")
+        if self.max_proposals <= self.num_particles:
+            raise ValueError(
+                f"max_proposals={self.max_proposals}: more than num_particles={self.num_particles}"
+            )
+
+    def start(self, tree: Tree) -> State:
+        return State([tree.root] * self.num_particles, np.zeros(self.num_particles), 0.0)
+
+    def step(self, tree: Tree, state: State) -> State:
+        alive, proposals = self._propose(tree, state)
+        kept = alive[: self.num_particles]
+        nodes = [node for node, _ in kept]
+        log_weights = np.array([increment for _, increment in kept])
+        assert state.log_evidence is not None
+        log_evidence = state.log_evidence + float(logsumexp(log_weights)) - np.log(proposals - 1)
+        note = {"proposals": proposals, "ess": ess(normalised(log_weights))}
+        over = not any(node.open for node in nodes)
+        return State(nodes, log_weights, log_evidence, over, [*state.info, note])
+
+    def _propose(self, tree: Tree, state: State) -> tuple[list[tuple[Node, float]], int]:
+        """The first N + 1 survivors with their log-increments, and the proposals it took.
+
+        A batch is never larger than the number of survivors still wanted, so the last survivor is
+        always the last proposal, as if they were made one by one."""
+        n, t = self.num_particles, len(state.info)
+        probabilities = normalised(state.log_weights)
+        alive: list[tuple[Node, float]] = []
+        dead: list[Node] = []
+        proposals = 0
+        while len(alive) <= n:
+            wanted = n + 1 - len(alive)
+            if proposals + wanted > self.max_proposals:
+                raise self._failure(tree, state, dead, proposals)
+            rng = generator(tree.seed, "ancestors", t, proposals)
+            # In random order: the last survivor is left out, whoever its ancestor is.
+            drawn = rng.choice(n, wanted, p=probabilities)
+            ancestors = [state.nodes[a] for a in drawn]
+            children = iter(tree.expand([node for node in ancestors if node.open]))
+            for ancestor in ancestors:  # a finished particle is its own next step, with weight one
+                node = next(children) if ancestor.open else ancestor
+                if node.dead:
+                    dead.append(node)
+                else:
+                    alive.append((node, node.log_increment if ancestor.open else 0.0))
+            proposals += wanted
+        return alive, proposals
+
+    def _failure(
+        self, tree: Tree, state: State, dead: Sequence[Node], proposals: int
+    ) -> AllParticlesDeadError:
+        sites = sorted({node.dead_at or "a weight of zero" for node in dead})
+        error = AllParticlesDeadError(
+            f"{len(dead)} of {proposals} proposals are dead, killed at "
+            f"{', '.join(map(repr, sites))}; raise max_proposals={self.max_proposals}, soften the "
+            "condition, or give a guide that proposes what it wants",
+            Posterior.of(
+                tree, state.nodes, state.log_weights, log_evidence=None, searcher=repr(self)
+            ),
+        )
+        error.log_evidence = math.nan  # not zero: unknown
+        return error
+
+    def result(
+        self, tree: Tree, state: State
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        return state.nodes, state.log_weights.tolist(), state.log_evidence

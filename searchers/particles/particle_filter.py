@@ -1,0 +1,107 @@
+"""The particle filter of Puri et al. 2025 (arXiv:2502.01618, "Rollout Roulette"), as published.
+
+    repeat  advance every unfinished particle to its next checkpoint
+            r = the verifier's score of every particle, finished ones included
+            draw N ancestors from softmax(r / T), r the reward (paper, Algorithm 1), or
+            from softmax(logit(r) / T), the odds of r (released code)
+
+This is not a sampler from p(x) * prod r. Two things differ from `SMC`: the weight is exp(r) or the
+odds r / (1 - r), where the state-space model of the paper's own section 3 asks for r; and finished
+particles are weighed again with their last score in every round that others still need, which
+favours those who finish early with a high score. So there is no evidence, and the limit for many
+particles depends on both. For the paper's model, properly weighted, use
+
+    SMC(n, ess_threshold=1.0, resampling="multinomial")
+
+docs/particles.md shows the difference in numbers. The set returned is the one after the last
+resampling, as in the released code; its two decision rules are `posterior.best` (the default there)
+and `posterior.sample(seed)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl.errors import WeightError
+from ppl.language.randomness import generator
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.particles.smc import advance
+from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at
+from ppl.searchers.resampling import SCHEMES, Scheme, normalised
+from ppl.searchers.search import Searcher, State, all_dead
+
+
+@dataclass(frozen=True)
+class ParticleFilter(Searcher):
+    """Particle filtering with rewards as published; for a properly weighted filter take `SMC`.
+
+    Attributes:
+        num_particles: N.
+        weight: `"exp"`, softmax of the rewards as in Algorithm 1, or `"odds"`, softmax of their
+            logits as in the released code.
+        temperature: T of the softmax, or a rule for it. Towards 0 it is greedy, towards infinity
+            plain sampling.
+        resampling: how ancestors are drawn.
+
+    Entropic particle filtering as released (Giannone et al. 2025, arXiv:2510.05825) is
+    `ParticleFilter(n, "odds", EntropicAnnealing(max_steps), "systematic")`.
+
+    The reward is the observed likelihood of a particle: with a verifier that aggregates by `"last"`
+    its score of the text so far.
+    """
+
+    num_particles: int
+    weight: Literal["exp", "odds"] = "exp"
+    temperature: float | Temperature = 1.0
+    resampling: Scheme = "multinomial"
+
+    def __post_init__(self) -> None:
+        if self.num_particles < 1:
+            raise ValueError(f"num_particles={self.num_particles}: at least 1")
+        if self.weight not in ("exp", "odds"):
+            raise ValueError(f"weight={self.weight!r}: 'exp' or 'odds'")
+        check_temperature("temperature", self.temperature)
+        if self.resampling not in SCHEMES:
+            raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
+
+    def start(self, tree: Tree) -> State:
+        n = self.num_particles
+        return State([tree.root] * n, np.zeros(n))
+
+    def step(self, tree: Tree, state: State) -> State:
+        nodes, _ = advance(tree, state.nodes, state.log_weights)
+        if all(node.dead for node in nodes):
+            raise all_dead(tree, nodes, self)
+        log_weights, t = self._log_weights(nodes), len(state.info)
+        temperature = temperature_at(self.temperature, log_weights, t + 1)
+        probabilities = normalised(log_weights / temperature)
+        over = not any(node.open for node in nodes)
+        rng = generator(tree.seed, "resample", t)
+        ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
+        nodes = [nodes[a] for a in ancestors]
+        over = over or not any(node.open for node in nodes)
+        note = {"probabilities": probabilities.tolist(), "temperature": temperature}
+        return State(nodes, state.log_weights, over=over, info=[*state.info, note])
+
+    def _log_weights(self, nodes: Sequence[Node]) -> NDArray[np.float64]:
+        """`[N]` rewards or their logits; minus infinity for the dead."""
+        rewards = np.array([node.value for node in nodes])
+        if self.weight == "odds":
+            if (rewards >= 1).any():
+                raise WeightError(
+                    f"{self!r}: a particle has the reward {rewards.max():.6g}, whose odds are not "
+                    "finite; give the verifier a floor, or use weight='exp'"
+                )
+            with np.errstate(divide="ignore"):
+                return np.asarray(np.log(rewards) - np.log1p(-rewards))
+        return np.where([node.dead for node in nodes], -np.inf, rewards)
+
+    def result(
+        self, tree: Tree, state: State
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        return state.nodes, state.log_weights.tolist(), None

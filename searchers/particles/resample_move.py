@@ -1,0 +1,83 @@
+"""Resample-move: SMC whose copies are moved apart (Gilks and Berzuini 2001, JRSS-B 63(1)).
+
+    after every resampling, for every particle
+        forget its last L steps and propose new ones: let the program run on (or the guide propose)
+        accept with probability min(1, w' / w),
+            w = the weight gained in those steps, w' in the new ones
+
+Because the steps are proposed by what SMC itself proposes with, the ratio of target times proposal
+is the ratio of weights, exactly; the move leaves the target of the round invariant, and evidence
+and posterior are those of SMC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl.language.randomness import generator
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.particles.smc import SMC
+from ppl.searchers.search import State
+
+
+@dataclass(frozen=True)
+class ResampleMove(SMC):
+    """SMC with Metropolis moves of the last steps.
+
+    Attributes:
+        last: L, steps (checkpoints) redrawn by a move.
+        moves: moves per particle after each resampling; each costs L steps.
+    """
+
+    last: int = 1
+    moves: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last < 1 or self.moves < 1:
+            raise ValueError(f"{self!r}: last and moves are at least 1")
+
+    def step(self, tree: Tree, state: State) -> State:
+        state = super().step(tree, state)
+        if not state.info[-1]["resampled"]:
+            return state
+        nodes, accepted, rounds = state.nodes, 0, len(state.info)
+        for move in range(self.moves):
+            uniforms = generator(tree.seed, "move", rounds, move).random(len(nodes))
+            nodes, count = move_last(tree, nodes, rounds, self.last, uniforms)
+            accepted += count
+        note = {**state.info[-1], "accepted": accepted / (self.moves * len(nodes))}
+        return replace(state, nodes=nodes, info=[*state.info[:-1], note])
+
+
+def move_last(
+    tree: Tree,
+    nodes: list[Node],
+    rounds: int,
+    last: int,
+    uniforms: NDArray[np.float64],
+) -> tuple[list[Node], int]:
+    """One Metropolis move of every particle, as one batch per step.
+
+    Args:
+        nodes: particles after `rounds` rounds; a finished one may have arrived earlier.
+        last: steps to redraw, of those rounds.
+        uniforms: `[N]` decide on acceptance.
+
+    Returns:
+        The particles and how many of them moved.
+    """
+    start = max(rounds - last, 0)
+    # A particle that finished before keeps all it has: its path is no longer than that.
+    proposed = [node.path[: start + 1][-1] for node in nodes]
+    for _ in range(rounds - start):
+        going = [i for i, node in enumerate(proposed) if node.open]
+        for i, child in zip(going, tree.expand([proposed[i] for i in going]), strict=True):
+            proposed[i] = child
+    pairs = list(zip(nodes, proposed, strict=True))
+    moved = np.log(uniforms) < [new.log_weight - old.log_weight for old, new in pairs]
+    count = sum(new is not old for (old, new), move in zip(pairs, moved, strict=True) if move)
+    return [new if move else old for (old, new), move in zip(pairs, moved, strict=True)], count

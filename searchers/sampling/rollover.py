@@ -1,0 +1,124 @@
+"""Rollover budget forcing for texts (Kim, Yoon, Hwang, Sung 2025, arXiv:2503.19385, there for flow
+models): take the first step that is an improvement, and save the tries it left for later steps.
+
+    quota = tries / steps, bar = nothing
+    repeat  draw a next step
+            if it is worth more than the bar: go there, quota = tries / steps + what is left of it
+            if the quota is used up: go to the best step drawn here, quota = tries / steps
+
+The paper's bar is the best reward ever seen; its last two steps, which are without forcing, have no
+counterpart in a text whose length is not known. Not a sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.search import Searcher, all_dead
+
+# Scores are sums of telescoping logarithms: an equal one may come out a little above the bar.
+_ROUNDING = 1e-9
+
+
+@dataclass
+class Tries:
+    """What the next round needs.
+
+    Attributes:
+        node: where the text stands.
+        quota: tries left for its next step.
+        bar: log-score that a try has to beat.
+        best: the best next step drawn here, None before the first.
+        answers: all that have finished.
+        spent: tries of the whole search.
+    """
+
+    node: Node
+    quota: int
+    bar: float = -math.inf
+    best: Node | None = None
+    answers: list[Node] = field(default_factory=list)
+    spent: int = 0
+    over: bool = False
+    info: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RolloverBudgetForcing(Searcher):
+    """Draws one step at a time and goes on with the first that beats the bar.
+
+    Scores are the observed likelihood with its twist. With a product of scores later steps are
+    worth less than earlier ones, and none beats the bar: use `last`. A step whose tries have all
+    died gets another quota. If the tries end before the text does, the best is run on to its end
+    by plain sampling; nobody chooses there, and it is not counted.
+
+    Attributes:
+        tries: steps to draw and judge in the whole search.
+        steps: how many steps a text is expected to have; a step's quota is `tries // steps`.
+        bar: `"ever"`: the best score seen so far, as published; `"parent"`: the score of the text
+            as it stands, which with `last` is easier to beat later on.
+    """
+
+    tries: int
+    steps: int = 10
+    bar: Literal["ever", "parent"] = "ever"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= self.tries:
+            raise ValueError(f"{self!r}: at least one step, and a try for each of the steps")
+        if self.bar not in ("ever", "parent"):
+            raise ValueError(f"bar={self.bar!r}: 'ever' or 'parent'")
+
+    @property
+    def quota(self) -> int:
+        """Tries for one step, before what rolls over."""
+        return self.tries // self.steps
+
+    def start(self, tree: Tree) -> Tries:
+        return Tries(tree.root, self.quota)
+
+    def step(self, tree: Tree, state: Tries) -> Tries:
+        if state.spent == self.tries:
+            return self._run_on(tree, state)
+        (child,) = tree.expand([state.node])
+        beats = not child.dead and child.log_promise > state.bar + _ROUNDING
+        left, best = state.quota - 1, state.best
+        if not child.dead and (best is None or child.log_promise > best.log_promise):
+            best = child
+        state = replace(
+            state,
+            bar=max(state.bar, child.log_promise) if self.bar == "ever" else state.bar,
+            answers=state.answers + [child] * (child.finished and not child.dead),
+            spent=state.spent + 1,
+            info=[*state.info, {"node": child.identity, "quota": state.quota, "beats": beats}],
+        )
+        if beats:
+            return self._go_to(state, child, self.quota + left)
+        if left:
+            return replace(state, best=best, quota=left)
+        if best is None:
+            return replace(state, quota=self.quota)
+        return self._go_to(state, best, self.quota)
+
+    def _go_to(self, state: Tries, node: Node, quota: int) -> Tries:
+        bar = state.bar if self.bar == "ever" else node.log_promise
+        return replace(state, node=node, quota=quota, bar=bar, best=None, over=node.finished)
+
+    def _run_on(self, tree: Tree, state: Tries) -> Tries:
+        """The tries are spent: what has finished is the answer, or else the best becomes it."""
+        if state.answers:
+            return replace(state, over=True)
+        (end,) = tree.rollout([state.best or state.node])
+        if end.dead:
+            raise all_dead(tree, [end], self)
+        return replace(state, answers=[end], over=True)
+
+    def result(
+        self, tree: Tree, state: Tries
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        nodes = state.answers or [state.best or state.node]
+        return nodes, [node.log_likelihood for node in nodes], None

@@ -1,0 +1,1 @@
+"""Tree searches that go back to earlier nodes."""

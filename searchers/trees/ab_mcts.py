@@ -1,0 +1,233 @@
+"""Adaptive branching Monte Carlo tree search (Inoue, Misaki, Imajuku, Kuroki, Nakamura, Akiba 2025,
+arXiv:2503.04412): how wide and how deep to go is itself sampled.
+
+    from the root: draw a score for "a new child here" (GEN) and for going on below (Thompson)
+                   take the largest; stop at GEN, or at a node without open children
+    expand         one new child; its score r is what it has observed
+    back up        r to the arms on the path
+
+Variant A (node aggregation) has two arms at every node, GEN and CONT, and an arm per child, each
+with a conjugate posterior: the direct children's scores belong to GEN, those of deeper ones to
+CONT. Variant M (mixed model) has a group per child, r = alpha_j + s_y e, alpha_j = mu + s_a e_j;
+GEN is a new group. Mean and group effects are integrated analytically, and a grid over the two
+scales does the rest, so a decision takes no Markov chain. Not samplers: there is no evidence.
+
+With several language models (multi-LLM AB-MCTS) GEN or CONT is decided as with one, and at GEN then
+who writes: by the posteriors of A, or a mixed model whose groups are the language models.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ppl.errors import WeightError
+from ppl.language.randomness import generator
+from ppl.runtime.particle import Decide
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.trees.actions import Actions
+from ppl.searchers.trees.arms import Arms, Floats, draw_beta, draw_gaussian, draw_mixed
+
+GEN, CONT = 0, 1
+
+
+@dataclass
+class Branch:
+    """A node's memory: scores of its direct children, of deeper ones, and of each child's subtree.
+
+    Attributes:
+        ways: the arms GEN and CONT.
+        children: in the order in which they were made.
+        below: an arm per child: all scores of its subtree.
+        open: numbers of the children that can be gone on with.
+        rounded: how often child i's subtree has the score k / 100, by (i, k).
+        commonest: the largest of these counts of each child.
+    """
+
+    ways: Arms = field(default_factory=Arms)
+    children: list[Node] = field(default_factory=list)
+    below: Arms = field(default_factory=Arms)
+    open: array[int] = field(default_factory=lambda: array("q"))
+    rounded: Counter[tuple[int, int]] = field(default_factory=Counter)
+    commonest: array[int] = field(default_factory=lambda: array("q"))
+
+    def __post_init__(self) -> None:
+        self.ways.append()
+        self.ways.append()
+
+    def append(self, child: Node) -> int:
+        """A new child, its own score not yet backed up; its number."""
+        number = len(self.children)
+        if child.open:
+            self.open.append(number)
+        self.children.append(child)
+        self.below.append()
+        self.commonest.append(0)
+        return number
+
+    def back_up(self, way: int, child: int, score: float) -> None:
+        """A score of the subtree of a child, to GEN if it is the child's own."""
+        self.ways.add(way, score)
+        self.below.add(child, score)
+        place = child, round(100 * score)
+        self.rounded[place] += 1
+        self.commonest[child] = max(self.commonest[child], self.rounded[place])
+
+
+@dataclass
+class BranchState:
+    """What the next round needs."""
+
+    branches: dict[int, Branch] = field(default_factory=dict)
+    actions: Actions | None = None
+    answers: list[Node] = field(default_factory=list)
+    seen: list[Node] = field(default_factory=list)
+    simulations: int = 0
+    over: bool = False
+    info: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _AdaptiveBranching(Searcher):
+    simulations: int
+    actions: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.simulations < 1:
+            raise ValueError(f"simulations={self.simulations}: at least 1")
+
+    @abstractmethod
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        """The open child to go on with (there is one), or None for GEN."""
+
+    @abstractmethod
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        """A draw for each arm, from `[3, K]` sums of its scores."""
+
+    def start(self, tree: Tree) -> BranchState:
+        return BranchState(actions=None if self.actions is None else Actions(self.actions))
+
+    def step(self, tree: Tree, state: BranchState) -> BranchState:
+        rng = generator(tree.seed, "branching", state.simulations)
+        node, path = tree.root, []
+        while (here := state.branches.get(node.identity)) is not None and here.open:
+            choice = self.choose(here, rng)
+            if choice is None:
+                break
+            path.append((here, choice))
+            node = here.children[choice]
+        (child,) = tree.expand([node], decide=self._decide(tree, state))
+        score = self._score(child)
+        parent = state.branches.setdefault(node.identity, Branch())
+        parent.back_up(GEN, parent.append(child), score)
+        for here, number in path:
+            here.back_up(CONT, number, score)
+        if state.actions is not None:
+            state.actions.back_up(child, score)
+        state.seen.append(child)
+        if child.finished and not child.dead:
+            state.answers.append(child)
+        done = state.simulations + 1
+        over = done == self.simulations
+        if over and not state.answers:
+            state.answers.extend(self._run_on(tree, state.seen))
+        return replace(state, simulations=done, over=over)
+
+    def _run_on(self, tree: Tree, seen: Sequence[Node]) -> list[Node]:
+        """Nothing has finished: the best node to its program's end, or the next best."""
+        for node in sorted(seen, key=lambda node: -node.log_likelihood):
+            (end,) = tree.rollout([node])
+            if end.finished and not end.dead:
+                return [end]
+        raise all_dead(tree, seen, self)
+
+    def _decide(self, tree: Tree, state: BranchState) -> Decide | None:
+        if state.actions is None:
+            return None
+        rng = generator(tree.seed, "action", state.simulations)
+        return state.actions.decide(self.draw, rng)
+
+    def _score(self, node: Node) -> float:
+        return node.value
+
+    def result(
+        self, tree: Tree, state: BranchState
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        nodes = state.answers or [node for node in state.seen if node.open]
+        return nodes, [node.log_likelihood for node in nodes], None
+
+
+@dataclass(frozen=True)
+class ABMCTSA(_AdaptiveBranching):
+    """AB-MCTS with node aggregation.
+
+    Attributes:
+        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        prior: `"gaussian"`: normal-inverse-chi-squared (0, 1, 1, 0.1); `"beta"`: (0.5, 0.5). What
+            is drawn is an arm's mean.
+        actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
+            makes the next step, such as a language model. They are not drawn from the program's
+            distribution, which only says what is possible.
+    """
+
+    prior: Literal["gaussian", "beta"] = "gaussian"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior not in ("gaussian", "beta"):
+            raise ValueError(f"prior={self.prior!r}: 'gaussian' or 'beta'")
+
+    def _score(self, node: Node) -> float:
+        if self.prior == "beta" and not 0 <= node.value <= 1:
+            raise WeightError(
+                f"node {node.identity} has the score {node.value:.4g}; prior='beta' needs scores "
+                "in [0, 1], as those of a verifier; take prior='gaussian'"
+            )
+        return node.value
+
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        gen, cont = self.draw(here.ways.sums, rng)
+        if gen >= cont:
+            return None
+        means = self.draw(here.below.sums.take(here.open, axis=1), rng)
+        return here.open[means.argmax()]
+
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        return (draw_gaussian if self.prior == "gaussian" else draw_beta)(sums, rng)
+
+
+@dataclass(frozen=True)
+class ABMCTSM(_AdaptiveBranching):
+    """AB-MCTS with a mixed model. Priors as published: mu ~ N(0.5, 0.2^2), s_a ~ HalfNormal(0.2),
+    s_y ~ HalfNormal(0.3); what is drawn is a new score.
+
+    A child is passed over once its subtree has four scores of which three quarters are equal to two
+    digits, as in the published code: then the next best child, and GEN only if none is left.
+
+    Attributes:
+        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
+            makes the next step, such as a language model. They are not drawn from the program's
+            distribution, which only says what is possible.
+    """
+
+    def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        sums = here.below.sums
+        scores, new = draw_mixed(sums, rng)
+        number = sums[0, here.open]
+        settled = (number >= 4) & (np.array(here.commonest)[here.open] >= 0.75 * number)
+        scores = scores[here.open]
+        if new >= scores.max():
+            return None
+        scores[settled] = -np.inf
+        return None if settled.all() else here.open[scores.argmax()]
+
+    def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        return draw_mixed(sums, rng)[0]

@@ -1,0 +1,143 @@
+"""Tree search over refinements of whole answers (SPaR: Cheng, Liu, Wang, Gu, Lu, Zhang, Dong, Tang,
+Wang, Huang 2024, arXiv:2412.11605).
+
+    queue = {nothing}
+    repeat  take a node; draw `branch` refinements of it (of nothing: drafts), and judge them
+            stop if one is worth more than `threshold`
+            bfs: when a level is through, its `keep` best are the queue
+            dfs: the `keep` best of the node's children go first
+
+A node is an answer, a checkpoint of a program that writes an answer, observes a judge and, as long
+as it is not content, writes a critique, refines the answer, and observes the judge again. The
+judge's potentials telescope, so that a node's value is that of its latest answer. Not a sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ppl.language.randomness import generator
+from ppl.runtime.tree import Node, Tree
+from ppl.searchers.beams.beam import distinct, without_replacement
+from ppl.searchers.search import Searcher, all_dead
+
+# A value is a sum of telescoping logarithms: one equal to the threshold may come out above it.
+_ROUNDING = 1e-9
+
+
+@dataclass
+class Refinements:
+    """What the next round needs.
+
+    Attributes:
+        queue: nodes to refine, the next one first.
+        level: bfs: what has grown in the level below the queue.
+        answers: all that has grown and is not dead.
+        grown: number of nodes that refining has made.
+        settled: nothing is left to refine.
+    """
+
+    queue: list[Node]
+    level: list[Node] = field(default_factory=list)
+    answers: list[Node] = field(default_factory=list)
+    grown: int = 0
+    settled: bool = False
+    over: bool = False
+    info: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TreeRefinement(Searcher):
+    """Refines answers until one is good enough.
+
+    The best answer is what counts. If its program has not returned, because it would refine the
+    answer once more, the search ends by running that particle on to the program's own end; so let
+    the program return as soon as it is content. A search stopped by its budget gives all answers,
+    the best first, as the texts of its samples. Children that chose the same are one. A dead child,
+    of a failed condition, is dropped; a judge that gives zero kills what could be refined, so give
+    it a floor.
+
+    Attributes:
+        max_nodes: most answers to write; running the best one on is not counted.
+        branch: drafts, and refinements of every node that is refined.
+        keep: most nodes of a level (bfs) or of siblings (dfs) that are refined.
+        depth: most refinements of a draft.
+        threshold: a value above it, not one equal to it, ends the search.
+        order: `"bfs"`: level by level; `"dfs"`: the best child first.
+        select: `"greedy"`: the best are kept; `"sample"`: drawn by value, without replacement.
+    """
+
+    max_nodes: int
+    branch: int = 3
+    keep: int = 2
+    depth: int = 3
+    threshold: float = 0.5
+    order: Literal["bfs", "dfs"] = "bfs"
+    select: Literal["greedy", "sample"] = "greedy"
+
+    def __post_init__(self) -> None:
+        if min(self.max_nodes, self.branch, self.keep) < 1 or self.depth < 0:
+            raise ValueError(f"{self!r}: max_nodes, branch and keep at least 1, depth at least 0")
+        if self.order not in ("bfs", "dfs"):
+            raise ValueError(f"order={self.order!r}: 'bfs' or 'dfs'")
+        if self.select not in ("greedy", "sample"):
+            raise ValueError(f"select={self.select!r}: 'greedy' or 'sample'")
+
+    def start(self, tree: Tree) -> Refinements:
+        return Refinements([tree.root])
+
+    def step(self, tree: Tree, state: Refinements) -> Refinements:
+        if state.settled:
+            return self._run_on(tree, state)
+        node, *queue = state.queue
+        children = tree.expand([node], min(self.branch, self.max_nodes - state.grown))
+        grown = state.grown + len(children)
+        alive = [child for child in distinct(children) if not child.dead]
+        answers, level = state.answers + alive, []
+        if self.order == "dfs":
+            queue = self._kept(tree, alive, grown) + queue
+        elif queue:
+            level = state.level + alive
+        else:
+            queue = self._kept(tree, state.level + alive, grown)
+        good = any(child.value > self.threshold + _ROUNDING for child in alive)
+        settled = good or not queue or grown == self.max_nodes
+        if settled and not answers:
+            raise all_dead(tree, children, self)
+        note = {"node": node.identity, "values": [child.value for child in children]}
+        over = settled and _best(answers).finished
+        return Refinements(queue, level, answers, grown, settled, over, [*state.info, note])
+
+    def _kept(self, tree: Tree, nodes: Sequence[Node], grown: int) -> list[Node]:
+        """Those of the nodes that are refined, the best (or the first drawn) first."""
+        nodes = [node for node in nodes if node.open and node.depth <= self.depth]
+        if self.select == "greedy":
+            return sorted(nodes, key=lambda node: -node.log_likelihood)[: self.keep]
+        rng = generator(tree.seed, "refinements", grown)
+        log_values = [node.log_likelihood for node in nodes]
+        return [nodes[i] for i in without_replacement(log_values, self.keep, rng)]
+
+    def _run_on(self, tree: Tree, state: Refinements) -> Refinements:
+        """The best answer to its program's end; if that is a dead one, the next best is next."""
+        best = _best(state.answers)
+        (end,) = tree.rollout([best])
+        if not end.dead:
+            return replace(state, answers=[*state.answers, end], over=True)
+        answers = [node for node in state.answers if node is not best]
+        if not answers:
+            raise all_dead(tree, [end], self)
+        return replace(state, answers=answers, over=_best(answers).finished)
+
+    def result(
+        self, tree: Tree, state: Refinements
+    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+        nodes = [node for node in state.answers if node.finished or not state.over]
+        nodes.sort(key=lambda node: -node.log_likelihood)
+        return nodes, [node.log_likelihood for node in nodes], None
+
+
+def _best(nodes: Sequence[Node]) -> Node:
+    """The node of highest value; among equals one that has finished, then the first."""
+    return max(nodes, key=lambda node: (node.log_likelihood, node.finished))

@@ -1,0 +1,1 @@
+"""Verifiers made of verifiers: calibration, ensembles, noise."""

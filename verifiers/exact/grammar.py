@@ -1,0 +1,196 @@
+"""Formal languages in two roles: as a verifier of texts, and as a mask of the next token.
+
+A mask (`allowed=grammar.mask(text)`) makes every draw obey, but renormalising token by token bends
+the distribution: it draws from
+
+    q(x) = prod_t p(x_t | x_<t) / Z_t,    Z_t = mass of the tokens allowed after x_<t,
+
+which is not the model's own distribution given that the text obeys, p(x | x in L), because a
+beginning that leaves little mass to go on (small Z_t) is not punished for it. The importance weight
+p(x) / q(x) = prod_t Z_t straightens it. In a program: let the *model* draw freely and observe the
+grammar, and let the *guide* draw with the mask; the library weighs by p / q.
+
+Parsing and masks: llguidance (extra `grammar`). See also Park et al. 2024, "Grammar-aligned
+decoding"; Loula et al. 2025, "Syntactic and semantic control of large language models via SMC".
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl.errors import GrammarError
+from ppl.language.text import Codec, Text
+from ppl.runtime.verdict import JudgeRequest, Verifier
+
+Tokens = tuple[int, ...]
+_STATES = 4096  # parser states kept, the least recently used go first
+
+
+class Grammar(Verifier):
+    """Texts of a context-free language, written in llguidance's dialect of Lark.
+
+    As a verifier it says 1 or 0: an unfinished text must be the beginning of a text of the
+    language, a finished one must belong to it. The language speaks of what follows the prompt.
+
+    Args:
+        lark: the grammar; its start rule is `start`.
+        name: shown in messages.
+
+    Raises:
+        GrammarError: the grammar does not compile, or llguidance is not installed.
+
+    Example:
+        >>> from ppl.verifiers import Grammar
+        >>> sums = Grammar('start: NUMBER ("+" NUMBER)*' + chr(10) + 'NUMBER: /[0-9]+/')
+    """
+
+    aggregate = "last"
+    floor = 0.0
+
+    def __init__(self, lark: str, *, name: str | None = None) -> None:
+        matcher = _llguidance().LLMatcher
+        self._compile(matcher.grammar_from_lark(lark), name or f"Grammar({lark!r})")
+
+    def _compile(self, grammar: str, name: str) -> None:
+        self.name, self._grammar = name, grammar
+        complaint = _llguidance().LLMatcher.validate_grammar(grammar)
+        if complaint:
+            raise GrammarError(f"{name} does not compile: {complaint}")
+        self._states: OrderedDict[tuple[Codec, Tokens], Any] = OrderedDict()
+
+    def mask(self, text: Text) -> Callable[[Tokens], Tensor]:
+        """What may follow `text`, for `lm(text, allowed=...)`: from the new tokens to a mask `[V]`.
+
+        The end of the text is allowed exactly where the text belongs to the language.
+        """
+        begun, codec = text.tokens[text.prompt_length :], text.codec
+
+        def allowed(new: Tokens) -> Tensor:
+            state = self._state(codec, begun + tuple(new))
+            if state is None:
+                return torch.zeros(codec.size, dtype=torch.bool)
+            bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
+            flags = np.unpackbits(bits, bitorder="little", count=codec.size)
+            return torch.from_numpy(flags.view(np.bool_))
+
+        return allowed
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [[0.0 if self._obeys(request.text) else -np.inf] for request in requests]
+
+    def _obeys(self, text: Text) -> bool:
+        tokens = text.tokens[text.prompt_length :]
+        if text.finished and tokens and tokens[-1] in text.codec.end_tokens:
+            tokens = tokens[:-1]
+        state = self._state(text.codec, tokens)
+        return state is not None and (not text.finished or bool(state.is_accepting()))
+
+    def _state(self, codec: Codec, tokens: Tokens) -> Any:
+        """The parser after `tokens`, None if they leave the language; shared, never changed."""
+        known = next(
+            (n for n in range(len(tokens), -1, -1) if (codec, tokens[:n]) in self._states), -1
+        )
+        if known < 0:
+            start = _llguidance().LLMatcher(_tokenizer(codec), self._grammar, log_level=0)
+            self._remember((codec, ()), start)
+            known = 0
+        state = self._remember((codec, tokens[:known]), self._states[codec, tokens[:known]])
+        for n in range(known, len(tokens)):
+            if state is not None:
+                state = state.deep_copy()
+                legal = state.validate_tokens([tokens[n]]) == 1
+                state = state if legal and state.consume_token(tokens[n]) else None
+            self._remember((codec, tokens[: n + 1]), state)
+        return state
+
+    def _remember(self, key: tuple[Codec, Tokens], state: Any) -> Any:
+        self._states[key] = state
+        self._states.move_to_end(key)
+        if len(self._states) > _STATES:
+            self._states.popitem(last=False)
+        return state
+
+
+class Regex(Grammar):
+    """Texts that a regular expression matches as a whole (Rust's syntax, no look-around).
+
+    Args:
+        pattern: the expression.
+        name: shown in messages.
+    """
+
+    def __init__(self, pattern: str, *, name: str | None = None) -> None:
+        matcher = _llguidance().LLMatcher
+        self._compile(matcher.grammar_from_regex(pattern), name or f"Regex({pattern!r})")
+
+
+class JsonSchema(Grammar):
+    """JSON texts that a schema accepts.
+
+    Args:
+        schema: a JSON schema, as a mapping or a string.
+        whitespace: whether blanks between the parts of the JSON text are allowed; without them
+            every value has fewer spellings.
+        name: shown in messages.
+    """
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | str,
+        *,
+        whitespace: bool = False,
+        name: str | None = None,
+    ) -> None:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        try:
+            grammar = _llguidance().LLMatcher.grammar_from_json_schema(
+                text, overrides={"whitespace_flexible": whitespace}
+            )
+        except ValueError as error:
+            raise GrammarError(f"the JSON schema cannot be read: {error}") from error
+        self._compile(grammar, name or f"JsonSchema({text})")
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise GrammarError(
+            "grammars need the package llguidance: pip install 'ppl-search[grammar]'"
+        ) from error
+    return llguidance
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(codec: Codec) -> Any:
+    """llguidance's view of a tokenizer; takes about a second for a large vocabulary."""
+    inner = getattr(codec, "tokenizer", None)
+    if inner is not None:
+        from llguidance.hf import from_tokenizer
+
+        return from_tokenizer(inner, n_vocab=codec.size, eos_token=sorted(codec.end_tokens))
+    return _llguidance().LLTokenizer(_llguidance().TokenizerWrapper(_Pieces(codec)))
+
+
+class _Pieces:
+    """A codec without a Hugging Face tokenizer, spelled out token by token."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self.eos_token_id = min(codec.end_tokens)
+        self.bos_token_id = None
+        self.tokens = [codec.decode((i,)).encode() for i in range(codec.size)]
+        self.tokens[self.eos_token_id] = b"<end>"
+        self.special_token_ids = sorted(codec.end_tokens)
+
+    def __call__(self, string: str) -> list[int]:
+        # llguidance asks on its own initiative for strings outside the alphabet.
+        return list(self._codec.encode("".join(c for c in string if c.encode() in self.tokens)))

@@ -1,0 +1,310 @@
+"""A sandbox for model-written Python: one fresh interpreter under bubblewrap for each program.
+
+Each program gets a *pair* of interpreters, each in namespaces of its own (user, process, network,
+mount, IPC): one holds the program, the other the tests. The verdict comes from the second, as one
+line that begins with a nonce which the first never sees; between them runs a pipe of plain data.
+So a program can lie about the values that its functions return, and about nothing else.
+
+Both see a read-only system (`/usr` and this interpreter's own installation), a private small
+`/tmp`, an empty environment, no descriptor but the pipe, and hard limits on processor time,
+memory, processes, files. At the end the whole process namespace is killed. As root, the sandbox is
+entered as an unused user id, because the kernel puts no limit on the number of root's processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from ppl.errors import SandboxError
+from ppl.verifiers.exact.inside import decode
+
+Status = Literal["passed", "failed", "error", "timeout", "oom"]
+_INSIDE = Path(__file__).with_name("inside.py")
+_REMEDY = (
+    "install bubblewrap (apt-get install bubblewrap) and allow unprivileged user namespaces, or "
+    "accept by name that the code runs with your own rights: Sandbox(isolation='process')"
+)
+_FIRST_UID = 700_000_000  # far from any user of the system
+
+
+@dataclass(frozen=True)
+class Check:
+    """A program and what it has to do.
+
+    Attributes:
+        source: the program.
+        names: its functions that the tests call.
+        tests: each is Python code in which the functions go by their names; it fails by raising.
+            Arguments and results are plain data: numbers, strings, bytes, None, and lists, tuples,
+            sets and dicts of them. They are copies: a change of an argument in place is not seen.
+        setup: executed before each test, on the tests' side.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    tests: tuple[str, ...]
+    setup: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program did.
+
+    Attributes:
+        status: `"passed"` (every test), `"failed"` (a test raised), `"error"` (the program does not
+            load, or its process ended), `"timeout"`, or `"oom"` (it ran into its memory limit).
+        passed: one entry per test; all False unless the run came to its end.
+        why: a line about the first failure.
+        seconds: wall time.
+        results: for each test, what it left in its variable `result`: plain data, None if it failed
+            or left nothing. Empty unless the run came to its end; 64 KiB in all.
+    """
+
+    status: Status
+    passed: tuple[bool, ...]
+    why: str = ""
+    seconds: float = 0.0
+    results: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The limits under which a program runs.
+
+    Args:
+        seconds: wall time from the moment the program is handed over; the same processor time.
+        memory: bytes of address space of each process.
+        processes: processes and threads at a time, with the sandbox's own two.
+        file_bytes: size of one file; `/tmp` holds four times as much in all.
+        isolation: `"bubblewrap"`, or the weaker `"process"`: limits and a kill of the process
+            group only, no namespaces. The code then runs with the caller's rights, can read and
+            delete the caller's files, use the network, and leave a process behind.
+    """
+
+    seconds: float = 3.0
+    memory: int = 512 << 20
+    processes: int = 16
+    file_bytes: int = 16 << 20
+    isolation: Literal["bubblewrap", "process"] = "bubblewrap"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds={self.seconds}: must be positive and finite")
+        if self.isolation not in ("bubblewrap", "process"):
+            raise ValueError(f"isolation={self.isolation!r}: bubblewrap or process")
+
+    def require(self) -> None:
+        """Raises SandboxError, with the remedy, unless the isolation is available here."""
+        if self.isolation == "bubblewrap":
+            complaint = _complaint()
+            if complaint:
+                raise SandboxError(f"model-written code is not run: {complaint}; {_REMEDY}")
+
+    def command(self, role: str, read: int, write: int, folder: str | None) -> list[str]:
+        """The command line of one interpreter."""
+        limits = [math.ceil(self.seconds) + 1, self.memory, self.processes, self.file_bytes]
+        inside = [_PYTHON, "-I", "-S", "-c", _source(), role, str(read), str(write)]
+        inside += [str(limit) for limit in limits]
+        if folder is not None:
+            # Without a namespace the kernel counts all of the user's processes together.
+            inside[-2] = str(1 << 20)
+            return inside
+        return [*_bubblewrap(4 * self.file_bytes), *inside]
+
+    def start(self) -> Pair:
+        """A pair of interpreters that waits for its program.
+
+        Raises:
+            SandboxError: the isolation is not available.
+        """
+        self.require()
+        return Pair(self)
+
+    def run(self, check: Check) -> Outcome:
+        """Runs one program; its verdict comes within `seconds` and a small change."""
+        return self.start().run(check)
+
+
+class Pair:
+    """Two fresh interpreters for one program. Serves once."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.nonce = secrets.token_hex(16)
+        self.folder = None if sandbox.isolation == "bubblewrap" else tempfile.mkdtemp()
+        calls, replies = os.pipe(), os.pipe()
+        self.processes: list[subprocess.Popen[bytes]] = []
+        try:
+            self._start("program", calls[0], replies[1])
+            self._start("checker", replies[0], calls[1])
+        except OSError as error:
+            self.stop()
+            raise SandboxError(f"the sandbox does not start: {error}; {_REMEDY}") from error
+        finally:
+            for fd in (*calls, *replies):
+                os.close(fd)
+        self.checker = self.processes[1]
+        self.begun = self.deadline = 0.0
+        self.heard = b""
+        self.tests = 0
+
+    def _start(self, role: str, read: int, write: int) -> None:
+        self.processes.append(
+            subprocess.Popen(
+                self.sandbox.command(role, read, write, self.folder),
+                stdin=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(read, write),
+                env={"PATH": "/usr/bin:/bin"} if self.folder is None else {},
+                cwd=self.folder or "/",
+                start_new_session=True,
+            )
+        )
+
+    def fileno(self) -> int:
+        """Readable when there is something to `listen` to."""
+        assert self.checker.stdout is not None
+        return self.checker.stdout.fileno()
+
+    @property
+    def alive(self) -> bool:
+        """True while both interpreters run."""
+        return all(process.poll() is None for process in self.processes)
+
+    def submit(self, check: Check) -> None:
+        """Hands the program over; from here on the clock runs."""
+        self.begun = time.monotonic()
+        self.deadline = self.begun + self.sandbox.seconds
+        self.tests = len(check.tests)
+        order = json.dumps({"nonce": self.nonce, **asdict(check)}).encode()
+        assert self.checker.stdin is not None
+        with suppress(BrokenPipeError), self.checker.stdin:
+            self.checker.stdin.write(order)
+
+    def listen(self) -> Outcome | None:
+        """Reads what is there; the outcome once it is known. Then the pair is gone.
+
+        Raises:
+            SandboxError: an interpreter ended before the program was handed over to it.
+        """
+        chunk = os.read(self.fileno(), 1 << 16)
+        self.heard += chunk
+        ready, started, verdict = self.heard.partition(b"\n")
+        line, newline, _ = verdict.partition(b"\n")
+        if not newline and chunk and len(self.heard) < 1 << 16:
+            return None
+        seconds = time.monotonic() - self.begun
+        self.stop()
+        if not started or ready != b"ready":
+            raise SandboxError(
+                "an interpreter of the sandbox did not start, so the program was not run: memory, "
+                "processes or user namespaces may have run out here"
+            )
+        nonce, _, content = line.partition(b" ")
+        if not newline or nonce.decode(errors="replace") != self.nonce:
+            # The tests' own interpreter ended: by its limits, or the tests made it.
+            return Outcome(
+                "error", (False,) * self.tests, "the tests ended without a verdict", seconds
+            )
+        found = json.loads(content)
+        results = tuple(map(decode, found.get("results", ())))
+        return Outcome(found["status"], tuple(found["passed"]), found["why"], seconds, results)
+
+    def expire(self) -> Outcome:
+        """Ends a pair whose time is over."""
+        self.stop()
+        why = f"not done after {self.sandbox.seconds} s"
+        return Outcome("timeout", (False,) * self.tests, why, time.monotonic() - self.begun)
+
+    def run(self, check: Check) -> Outcome:
+        """`submit`, then wait."""
+        self.submit(check)
+        outcome = None
+        while outcome is None:
+            left = self.deadline - time.monotonic()
+            ready = select.select([self], [], [], max(left, 0))[0]
+            outcome = self.listen() if ready else self.expire()
+        return outcome
+
+    def stop(self) -> None:
+        """Kills all there is; may be called twice."""
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_PYTHON = str(Path(sys.executable).resolve())
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    return _INSIDE.read_text(encoding="utf-8")
+
+
+def _bubblewrap(tmp_bytes: int) -> list[str]:
+    """The command that enters the sandbox. The innermost user is nobody, whoever calls."""
+    prefix = sysconfig.get_config_var("installed_base")
+    seen, outer = prefix, []
+    if os.getuid() == 0:
+        # First as root: bring the interpreter where any user may read it, then become nobody known.
+        uid = str(_FIRST_UID + secrets.randbelow(1 << 30))
+        seen = "/mnt/python"
+        outer = ["bwrap", "--dev-bind", "/", "/", "--tmpfs", "/mnt", "--dir", seen]
+        outer += ["--ro-bind", prefix, seen, "--"]
+        outer += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    inner = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"]
+    inner += ["--new-session", "--clearenv", "--cap-drop", "ALL", "--uid", "65534"]
+    inner += ["--gid", "65534", "--ro-bind", "/usr", "/usr"]
+    for name in ("lib", "lib64", "bin"):
+        inner += ["--symlink", f"usr/{name}", f"/{name}"]
+    if not Path(prefix).is_relative_to("/usr"):
+        inner += ["--ro-bind", seen, prefix]
+    inner += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    inner += ["--size", str(tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
+    return [*outer, *inner, "--"]
+
+
+@lru_cache(maxsize=1)
+def _complaint() -> str | None:
+    """What keeps bubblewrap from working here; None if it works (tried once)."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed"
+    if os.getuid() == 0 and shutil.which("setpriv") is None:
+        return "setpriv (util-linux) is not installed"
+    try:
+        done = subprocess.run(
+            [*_bubblewrap(1 << 20), _PYTHON, "-I", "-S", "-c", "pass"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+    except subprocess.TimeoutExpired:
+        return "bubblewrap does not start within 20 s"
+    return None if done.returncode == 0 else f"bubblewrap fails here ({done.stderr.strip()[-200:]})"

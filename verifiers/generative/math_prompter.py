@@ -1,0 +1,149 @@
+"""MathPrompter: several forms of one calculation, believed where they agree on random numbers.
+
+Reference: Imani, Du, Shrivastava 2023, "MathPrompter: Mathematical Reasoning using Large Language
+Models". A model writes a question's calculation several times over, as expressions or functions of
+variables. Forms that agree on every random draw are taken for equal: two different polynomials of
+degree d agree on m draws from S integers with probability (d / S)^m at most (Schwartz-Zippel).
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl.language.text import Text
+from ppl.runtime.verdict import JudgeRequest, Verifier
+from ppl.verifiers.exact.sandbox import Check, Sandbox
+from ppl.verifiers.exact.unit_tests import shared_pool
+
+_LARGEST = 1000  # the S of the module's docstring
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the forms say.
+
+    Attributes:
+        value: the calculation's value for the question's own numbers, by the largest group of at
+            least two different forms that agree; None if there is none.
+        agreeing: the forms of that group.
+    """
+
+    value: float | None
+    agreeing: tuple[str, ...] = ()
+
+
+def agreement(
+    forms: Sequence[str],
+    values: Mapping[str, float],
+    *,
+    draws: int = 5,
+    seed: int = 0,
+    sandbox: Sandbox | None = None,
+) -> Agreement:
+    """Runs the forms, each in a sandbox of its own, on random numbers and on the question's.
+
+    Args:
+        forms: Python expressions in the variables, or functions whose arguments are the variables
+            in order. Equal texts count once. A form that fails agrees with none.
+        values: the question's number for each variable.
+        draws: random draws on which forms must agree.
+        seed: of the draws.
+        sandbox: the limits.
+
+    Raises:
+        SandboxError: the isolation is not available.
+        ValueError: there are no draws.
+    """
+    if draws < 1:
+        raise ValueError(f"draws={draws}: forms must agree on at least one random draw")
+    distinct = list(dict.fromkeys(form.strip() for form in forms if form.strip()))
+    random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
+    points = [*random.tolist(), list(values.values())]
+    tests = tuple(f"result = form(*{point!r})" for point in points)
+    checks = [Check(_source(form, tuple(values)), ("form",), tests) for form in distinct]
+    outcomes = shared_pool(sandbox or Sandbox()).run(checks) if checks else []
+    groups: list[list[tuple[str, list[float]]]] = []
+    for form, outcome in zip(distinct, outcomes, strict=True):
+        if outcome.status != "passed" or not all(map(_number, outcome.results)):
+            continue
+        row = [float(r) for r in outcome.results]  # type: ignore[arg-type]
+        near = (g for g in groups if all(map(_close, g[0][1], row)))
+        group = next(near, None)
+        if group is None:
+            groups.append([(form, row)])
+        else:
+            group.append((form, row))
+    largest = max(groups, key=len, default=[])
+    if len(largest) < 2:
+        return Agreement(None)
+    return Agreement(largest[0][1][-1], tuple(form for form, _ in largest))
+
+
+class MathPrompter(Verifier):
+    """Probability one if two different forms in a text agree, else zero; moved by `floor`.
+
+    Args:
+        values: the question's number for each variable.
+        extract: finds the forms in a text; its steps by default.
+        draws, seed, sandbox: as in `agreement`.
+        floor: scores are clipped to [floor, 1 - floor].
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        *,
+        extract: Callable[[Text], Sequence[str]] = lambda text: text.steps,
+        draws: int = 5,
+        seed: int = 0,
+        sandbox: Sandbox | None = None,
+        floor: float = 1e-6,
+    ) -> None:
+        self.values, self.extract, self.draws, self.seed = dict(values), extract, draws, seed
+        self.sandbox, self.floor = sandbox, floor
+        self.name, self.meaning = f"MathPrompter({', '.join(values)})", "outcome"
+
+    def agreement(self, text: Text) -> Agreement:
+        """What the forms of a text say."""
+        return agreement(
+            self.extract(text),
+            self.values,
+            draws=self.draws,
+            seed=self.seed,
+            sandbox=self.sandbox,
+        )
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        found = [self.agreement(request.text) for request in requests]
+        return [[-math.inf if f.value is None else 0.0] for f in found]
+
+
+def _source(form: str, names: tuple[str, ...]) -> str:
+    if form.startswith("def "):
+        try:  # parsed and never run
+            tree = ast.parse(form)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return form
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        return f"{form}\nform = {functions[-1]}\n"
+    return f"def form({', '.join(names)}):\n    return ({form})\n"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,0 +1,1 @@
+"""Verifiers that are models: reward models and their heads."""

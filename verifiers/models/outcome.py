@@ -1,0 +1,191 @@
+"""Outcome models: one number for a whole text, from a sequence-classification head.
+
+A scalar reward (Bradley-Terry) only ranks: P(y1 better than y2) = sigmoid(z1 - z2), and z itself is
+no probability of anything. So `RewardModel` is a `Ranker`. `RewardModel.potential(temperature)`
+makes the target p_LM(x) exp(z(x) / temperature), which is the optimum of KL-regularised
+reinforcement learning with that temperature (Korbak et al. 2022, arXiv 2205.11275);
+`Calibrated(reward_model, Platt.fit(...), meaning="outcome")` makes a probability of it. Best-of-N
+is the same for every monotone map of z; votes and SMC are not, so the choice has to be stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from ppl.errors import PRMFormatError, PromptError
+from ppl.lm.engine.engine import Engine
+from ppl.lm.huggingface import HFCodec
+from ppl.lm.load import load_pretrained
+from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
+from ppl.verifiers.models.formats import escaped
+
+
+class _WholeText:
+    """A sequence-classification model read at the last token of the rendered conversation
+    that is no padding.
+
+    The text is rendered anew, with the model's chat template: prompt as the user's turn, the rest
+    as the assistant's. A special token that the text itself spells out is broken by a space.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int) -> None:
+        self.name, self.model = name, model.eval()
+        if getattr(model, "score", None) is None:
+            raise PRMFormatError(f"{name} is a {type(model).__name__} without a head called score")
+        self.engine = Engine(model, name=name, capacity=kv_bytes)
+        self.codec = HFCodec(tokenizer, frozenset(), name)
+
+    def _tokens(self, request: JudgeRequest) -> tuple[int, ...]:
+        text, tokenizer = request.text, self.codec.tokenizer
+        rendered = tokenizer.apply_chat_template(
+            [
+                {"role": "user", "content": escaped(text.prompt, tokenizer, "")},
+                {"role": "assistant", "content": escaped(text.text, tokenizer, "")},
+            ],
+            tokenize=False,
+        )
+        tokens = self.codec.encode(rendered)
+        # As transformers pools: where the end token is also the padding, the one before is read.
+        while len(tokens) > 1 and tokens[-1] == self.model.config.pad_token_id:
+            tokens = tokens[:-1]
+        if len(tokens) > self.engine.context_length:
+            raise PromptError(
+                f"{request.label}: the text has {len(tokens)} tokens, {self.name} holds "
+                f"{self.engine.context_length}"
+            )
+        return tokens
+
+    @torch.inference_mode()
+    def logits(self, requests: Sequence[JudgeRequest]) -> Tensor:
+        """`[requests, labels]` float32 outputs of the head."""
+        texts = [self._tokens(request) for request in requests]
+        hidden = self.engine.hidden(
+            texts,
+            [len(tokens) - 1 for tokens in texts],
+            [
+                None
+                if r.ledger is None
+                else (r.ledger, "verifier_tokens", "verifier_reused_tokens")
+                for r in requests
+            ],
+        )
+        out: Tensor = self.model.score(torch.stack([states[-1] for states in hidden])).float()
+        return out
+
+
+class RewardModel(Ranker):
+    """A scalar reward model: higher is better, and that is all it says.
+
+    Args:
+        model: a sequence-classification model with one output.
+        tokenizer: its tokenizer, with a chat template.
+        name: shown in messages.
+        kv_bytes: memory for cached keys and values.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int = 2 << 30) -> None:
+        if model.config.num_labels != 1:
+            raise PRMFormatError(
+                f"{name} has {model.config.num_labels} outputs; a reward model has one, for a "
+                "classifier use OutcomeModel"
+            )
+        self.name = name
+        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+
+    @staticmethod
+    def load(source: str | Path, *, kv_bytes: int = 2 << 30, **options: Any) -> RewardModel:
+        """A folder or a Hub id; further options as in `ppl.load`."""
+        model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
+        name = f"RewardModel({str(source)!r})"
+        return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [[z] for z in self._model.logits(requests)[:, 0].tolist()]
+
+    def potential(self, temperature: float) -> Potential:
+        """The likelihood exp(reward / temperature)."""
+        return Potential(self, temperature)
+
+
+class Potential(Verifier):
+    """exp(number / temperature) of a ranker, as a factor of the target.
+
+    The target is p_LM(x) exp(z(x) / temperature); the evidence is its normaliser, not a
+    probability. Asked along the text, earlier numbers telescope away and only guide.
+
+    Args:
+        ranker: whose number.
+        temperature: in units of the number; small ones trust it much.
+    """
+
+    meaning: Meaning = "reward"
+
+    def __init__(self, ranker: Ranker, temperature: float) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: must be positive")
+        self.ranker, self.temperature = ranker, temperature
+        self.name = f"{ranker.name} / {temperature:g}"
+        self.pseudo_marginal = ranker.pseudo_marginal
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [[scores[-1] / self.temperature] for scores in self.ranker.judge(requests)]
+
+
+class OutcomeModel(Verifier):
+    """A classifier of whole texts: P(label `good`), softmax over all its labels.
+
+    Args:
+        model: a sequence-classification model.
+        tokenizer: its tokenizer, with a chat template.
+        name: shown in messages.
+        good: the label that means "correct", as the model's configuration calls it.
+        floor: probabilities are clipped to [floor, 1 - floor].
+        kv_bytes: memory for cached keys and values.
+
+    Raises:
+        PRMFormatError: the model has no such label.
+    """
+
+    meaning: Meaning = "outcome"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        good: str,
+        floor: float = 1e-6,
+        kv_bytes: int = 2 << 30,
+    ) -> None:
+        labels = {str(label): int(i) for i, label in model.config.id2label.items()}
+        if good not in labels or len(labels) < 2:
+            raise PRMFormatError(
+                f"{name} has the labels {sorted(labels)}, not {good!r}: pass good="
+            )
+        self.name, self.floor, self._good = name, floor, labels[good]
+        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+
+    @staticmethod
+    def load(
+        source: str | Path,
+        *,
+        good: str = "LABEL_1",
+        floor: float = 1e-6,
+        kv_bytes: int = 2 << 30,
+        **options: Any,
+    ) -> OutcomeModel:
+        """A folder or a Hub id; further options as in `ppl.load`."""
+        model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
+        name = f"OutcomeModel({str(source)!r})"
+        return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        log_probs = torch.log_softmax(self._model.logits(requests).double(), dim=-1)
+        return [[p] for p in log_probs[:, self._good].tolist()]

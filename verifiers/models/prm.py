@@ -1,0 +1,253 @@
+"""Process reward models: a head that says, at the end of each step, how good it was.
+
+Runs on the same engine as language models: a step's score costs the step's tokens, the prefix is
+reused. Probabilities come from log-odds in float32, never from a rounded probability.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
+from ppl.language.text import Codec, Text
+from ppl.lm.engine.engine import Engine
+from ppl.lm.huggingface import HFCodec
+from ppl.lm.load import TINY
+from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
+from ppl.verifiers.models.formats import (
+    FORMATS,
+    TOKEN_CLASSIFICATION,
+    PRMFormat,
+    escaped,
+    format_of,
+    self_check,
+)
+from ppl.verifiers.models.heads import Labels, LogOdds, log_sigmoid
+
+Tokens = tuple[int, ...]
+
+
+class PRM(Verifier):
+    """A process reward model of a declared format.
+
+    Plain token-classification models read the text's own token ids where language model and reward
+    model share a vocabulary; otherwise prompt and steps are encoded one by one with the reward
+    model's tokenizer, so that a step's tokens never depend on what follows. All other formats
+    render the text anew from its strings: steps are stripped, blank ones have no score, and a tag
+    or special token that the text itself contains is broken by a space.
+
+    Args:
+        model: the model in evaluation mode, as its format's head loads it.
+        tokenizer: its tokenizer.
+        name: shown in messages.
+        format: how it wants to be asked.
+        meaning, aggregate: what its number says and how step scores form the potential; the
+            format's own unless given. Where neither gives an aggregate, it is the product of steps
+            (`"step"`) and the latest of anything else.
+        good, bad: names of the two labels of a token-classification model.
+        floor: scores are clipped to [floor, 1 - floor].
+        kv_bytes: memory for cached keys and values.
+        context_length: most tokens of a text; None takes it from the model's configuration.
+
+    Attributes:
+        log_odds: the head, from `states` `[n, hidden]` to log-odds `[n]`.
+
+    Raises:
+        PRMFormatError: the model or its tokenizer are not of the declared format.
+        UnsupportedModelError: the model cannot be forked exactly.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        format: PRMFormat = TOKEN_CLASSIFICATION,
+        meaning: Meaning | None = None,
+        aggregate: Aggregate | None = None,
+        good: str | None = None,
+        bad: str | None = None,
+        floor: float = 1e-6,
+        kv_bytes: int = 2 << 30,
+        context_length: int | None = None,
+    ) -> None:
+        self.name, self.floor = name, floor
+        self.meaning = meaning or format.meaning
+        natural: Aggregate = "prod" if self.meaning == "step" else "last"
+        self.aggregate = aggregate or format.aggregate or natural
+        check_declared(name, self.meaning, self.aggregate)
+        if not 0 <= floor < 0.5:
+            raise ValueError(f"floor={floor}: must be in [0, 0.5)")
+        self.format = _with_labels(format, good, bad)
+        self_check(self.format, tokenizer, name)
+        self.log_odds: LogOdds = self.format.head.log_odds(model, tokenizer, name)
+        self.engine = Engine(
+            model.eval(), name=name, capacity=kv_bytes, context_length=context_length
+        )
+        self.codec = HFCodec(tokenizer, frozenset(), name)
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self._same: dict[Codec, bool] = {}
+
+    @staticmethod
+    def load(
+        source: str | Path,
+        *,
+        format: PRMFormat | str | None = None,
+        meaning: Meaning | None = None,
+        aggregate: Aggregate | None = None,
+        good: str | None = None,
+        bad: str | None = None,
+        floor: float = 1e-6,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        kv_bytes: int = 2 << 30,
+        context_length: int | None = None,
+    ) -> PRM:
+        """A reward model by name: `"tiny"`, a folder, or a Hugging Face Hub id.
+
+        Args:
+            format: a format, or its name in `FORMATS`; None goes by the model's name and
+                configuration, see `format_of`. Other arguments as in the class and `ppl.load`.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            PRMFormatError: it is not of the declared format.
+        """
+        if isinstance(format, str):
+            if format not in FORMATS:
+                raise PRMFormatError(f"no format {format!r}: known are {', '.join(FORMATS)}")
+            format = FORMATS[format]
+        guessed = format is None
+        format = format or format_of(source)
+        try:
+            model, tokenizer = format.head.load(
+                TINY / "prm" if str(source) == "tiny" else source,
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                token=token,
+            )
+        except ModelNotFoundError as error:
+            if guessed and "lack the weights" in str(error):
+                raise PRMFormatError(
+                    f"{error}; its name and configuration were taken to mean the format "
+                    f"{format.name!r}: if it is of another, pass format=, one of "
+                    f"{', '.join(FORMATS)} or a PRMFormat"
+                ) from error
+            raise
+        return PRM(
+            model,
+            tokenizer,
+            name=f"PRM({str(source)!r})",
+            format=format,
+            meaning=meaning,
+            aggregate=aggregate,
+            good=good,
+            bad=bad,
+            floor=floor,
+            kv_bytes=kv_bytes,
+            context_length=context_length,
+        )
+
+    @torch.inference_mode()
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        return [
+            log_sigmoid(self.log_odds(states)) if len(states) else []
+            for states in self.states(requests)
+        ]
+
+    @torch.inference_mode()
+    def states(self, requests: Sequence[JudgeRequest]) -> list[Tensor]:
+        """Per request the hidden states `[n, hidden]` where its n new scores are read.
+
+        They know no gradients: `clone()` them for a head that is trained.
+        """
+        results = [torch.zeros(0)] * len(requests)
+        # Texts that only gained blank steps have nothing new to be read.
+        asked = [
+            (i, tokens, positions)
+            for i, request in enumerate(requests)
+            for tokens, positions in [self._render(request)]
+            if positions
+        ]
+        rows = self.engine.batch_rows(max((len(tokens) for _, tokens, _ in asked), default=1))
+        for begin in range(0, len(asked), rows):
+            part = asked[begin : begin + rows]
+            ledgers = [requests[i].ledger for i, _, _ in part]
+            hidden = self.engine.hidden(
+                [tokens for _, tokens, _ in part],
+                [positions[0] for _, _, positions in part],
+                [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
+            )
+            for states, (i, _, positions) in zip(hidden, part, strict=True):
+                results[i] = states[[p - positions[0] for p in positions]]
+        return results
+
+    def _render(self, request: JudgeRequest) -> tuple[Tokens, list[int]]:
+        """Token ids up to the last score, and the positions of the new scores."""
+        text, since = request.text, request.since
+        if self.format.render is not None:
+            tokens, wanted = self._formatted(text, since)
+        else:
+            same = self._shares_vocabulary(text)
+            tokens, ends = (text.tokens, text.step_ends) if same else self._encode(text)
+            wanted = ends[since:] or (len(tokens),)
+        if wanted and wanted[-1] > self.engine.context_length:
+            # Truncation would silently drop steps.
+            raise PromptError(
+                f"{request.label}: the text has {wanted[-1]} tokens, verifier {self.name} holds "
+                f"{self.engine.context_length}: take fewer or shorter steps"
+            )
+        return tokens[: wanted[-1] if wanted else 0], [end - 1 for end in wanted]
+
+    def _formatted(self, text: Text, since: int) -> tuple[Tokens, tuple[int, ...]]:
+        """The rendered tokens, and the ends of the new steps that are not blank."""
+        assert self.format.render is not None
+        tokenizer, tag = self.codec.tokenizer, self.format.tag
+        stripped = [step.strip() for step in text.steps]
+        steps = [escaped(step, tokenizer, tag) for step in stripped if step]
+        if not any(stripped[since:]):
+            return (), ()
+        pieces = self.format.render(tokenizer, escaped(text.prompt, tokenizer, tag), steps)
+        tokens: Tokens = ()
+        ends: list[int] = []
+        for piece in pieces:
+            tokens += piece
+            ends.append(len(tokens))
+        return tokens, tuple(ends[sum(map(bool, stripped[:since])) :])
+
+    def _encode(self, text: Text) -> tuple[Tokens, tuple[int, ...]]:
+        tokens = self.codec.chat([{"role": "user", "content": text.prompt}])
+        ends = []
+        for step in text.steps:
+            tokens += self.codec.encode(step)
+            ends.append(len(tokens))
+        return tokens, tuple(ends)
+
+    def _shares_vocabulary(self, text: Text) -> bool:
+        codec = text.codec
+        if codec not in self._same:
+            tokenizer = getattr(codec, "tokenizer", None)
+            self._same[codec] = tokenizer is not None and tokenizer.get_vocab() == self._vocabulary
+        return self._same[codec]
+
+
+_REUSED = "verifier_reused_tokens"
+
+
+def _with_labels(format: PRMFormat, good: str | None, bad: str | None) -> PRMFormat:
+    if good is None and bad is None:
+        return format
+    if not isinstance(format.head, Labels):
+        raise PRMFormatError(f"good= and bad= are for labels; format {format.name!r} has none")
+    head = Labels(bad=bad or format.head.bad, good=good or format.head.good)
+    return dataclasses.replace(format, head=head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -29,6 +30,10 @@ from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.prefix import PrefixPool, common_prefix
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.sampling import Warp
+
+# Where the engine runs: `cuda` puts the exactness tests on a GPU (tests/benchmarks/gpu.sh does).
+DEVICE = torch.device(os.environ.get("PPL_TEST_DEVICE", "cpu"))
+ON_GPU = DEVICE.type == "cuda"
 
 SMALL = {
     "vocab_size": 97,
@@ -96,7 +101,7 @@ def _one_thread():
 
 def random_model(config) -> object:
     torch.manual_seed(0)
-    return tf.AutoModelForCausalLM.from_config(config).eval()
+    return tf.AutoModelForCausalLM.from_config(config).eval().to(DEVICE)
 
 
 def make(name: str = "Llama", **options) -> ppl.HFModel:
@@ -113,11 +118,11 @@ def some_texts(seed: int = 0) -> list[tuple[int, ...]]:
 
 
 def plain_log_probs(model, text: tuple[int, ...], new: tuple[int, ...]) -> float:
-    ids = torch.tensor([text + new])
+    ids = torch.tensor([text + new], device=DEVICE)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0].double()
     picked = torch.log_softmax(logits, -1)[len(text) - 1 : -1]
-    return float(picked.gather(1, torch.tensor(new)[:, None]).sum())
+    return float(picked.gather(1, torch.tensor(new, device=DEVICE)[:, None]).sum())
 
 
 def request(lm, text, seed=0, max_tokens=6, ledger=None, **warp) -> ContinueRequest:
@@ -245,7 +250,9 @@ def test_positions_that_change_with_the_length_are_refused_by_name_or_exact():
         Engine(model, name="phi", capacity=1 << 20)
     text = tuple(range(3, 67))
     (states,) = Engine(model, name="phi", capacity=1 << 20, context_length=64).hidden([text], [0])
-    plain = model.base_model(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+    plain = model.base_model(
+        torch.tensor([text], device=DEVICE), use_cache=False
+    ).last_hidden_state[0]
     assert_close(states, plain)
 
 
@@ -275,7 +282,7 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
     engine = _engine(kv_bytes, compile=way == "compiled")
     engine._price = 0 if way in ("sharing", "compiled") else 10**9
-    engine.graphs = emulated_graphs(engine) if way == "graphs" else None
+    engine.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
@@ -340,6 +347,13 @@ def emulated(step, device):
     return lambda: output.copy_(step())
 
 
+def step_graphs(engine) -> StepGraphs:
+    """Captured for good on a GPU, emulated elsewhere."""
+    if ON_GPU:
+        return StepGraphs(engine._captured_pass, engine.device)
+    return emulated_graphs(engine)
+
+
 def emulated_graphs(engine) -> StepGraphs:
     def on_this_memory(step, device):
         replay, kv = emulated(step, device), engine.slots.kv
@@ -360,7 +374,9 @@ def _engine(kv_bytes: int, compile: bool = False):
 
 @functools.cache
 def plain_states(text: tuple[int, ...]) -> torch.Tensor:
-    return _engine(1).base(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+    return (
+        _engine(1).base(torch.tensor([text], device=DEVICE), use_cache=False).last_hidden_state[0]
+    )
 
 
 @torch.inference_mode()
@@ -482,7 +498,9 @@ def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
 def test_hidden_states_equal_a_plain_forward_from_any_position():
     lm = make("Qwen2")
     texts = some_texts(9)
-    plain = [lm.model.base_model(torch.tensor([t])).last_hidden_state[0] for t in texts]
+    plain = [
+        lm.model.base_model(torch.tensor([t], device=DEVICE)).last_hidden_state[0] for t in texts
+    ]
     for first in ([0] * 7, [len(t) - 1 for t in texts], [len(t) // 2 for t in texts], [0] * 7):
         for states, whole, at in zip(lm.engine.hidden(texts, first), plain, first, strict=True):
             assert states.shape == whole[at:].shape
@@ -596,7 +614,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
 @torch.inference_mode()
 def test_captured_steps_are_replayed_for_other_rows_and_lengths():
     lm, plain = make(), make()
-    lm.engine.graphs = emulated_graphs(lm.engine)
+    lm.engine.graphs = step_graphs(lm.engine)
     texts = [tuple(3 + (i * j) % 90 for j in range(1, 6 + i)) for i in range(1, 6)]
     slots = [list(m.engine.open(texts)[0].values()) for m in (lm, plain)]
     for t in range(60):
@@ -884,7 +902,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     longer += [(*text, 5) for text in others]
     states = [*states, *lm.engine.step([slots[text] for text in others], longer[3:])]
     for text, mine in zip(longer, states, strict=True):
-        ids = torch.tensor([text])
+        ids = torch.tensor([text], device=DEVICE)
         plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
@@ -904,7 +922,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     assert seen[-1] is not None
     assert max(s.keys for s in seen[-1]) == 100
     for text, mine in zip(longer, states, strict=True):
-        ids = torch.tensor([text])
+        ids = torch.tensor([text], device=DEVICE)
         plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
@@ -924,7 +942,9 @@ def test_texts_grown_token_by_token_stay_one_run_and_keep_every_state():
     states = lm.engine.hidden(inner, [len(t) - 1 for t in inner])
     assert lm.engine.tokens_computed == computed  # every place where a text ended is remembered
     for known, state in zip(inner, states, strict=True):
-        assert_close(state, lm.engine.base(torch.tensor([known])).last_hidden_state[0, -1:])
+        assert_close(
+            state, lm.engine.base(torch.tensor([known], device=DEVICE)).last_hidden_state[0, -1:]
+        )
     # Forks inside the run: what both share stays, what differs is computed once.
     forks = [(*text[:10], 90), (*text[:20], 91), (*text, 92)]
     lm.engine.hidden(forks, [len(t) - 1 for t in forks])

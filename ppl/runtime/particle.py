@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ from ppl.lm.base import (
 )
 from ppl.lm.sampling import Warp
 from ppl.runtime.awrs import AWRS
-from ppl.runtime.coroutine import Coroutine, park
+from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.guide import Guide
 from ppl.runtime.record import Record, fingerprint, site_log_prob
 from ppl.runtime.verdict import JudgeRequest, Verdict, own_verdicts
@@ -89,6 +91,7 @@ class Particle:
         self, task: Task, history: list[Record], *, seed: int, identity: int, ledger: Ledger
     ) -> None:
         self.task, self.seed, self.ledger = task, seed, ledger
+        self.thread = get_ident()  # greenlets belong to it
         self._replay = history
         self._position = 0
         self._names: dict[str, Any] = {}
@@ -402,6 +405,8 @@ class _ModelMessenger(Messenger):  # type: ignore[misc]
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["done"]:  # an inner handler (replay) may have decided already
+            if perf_counter() > Slice.ends:  # programs without a model let others go on here
+                park(PAUSE)
             self.particle.visit(msg)
 
 

@@ -42,11 +42,11 @@ from ppl.language.randomness import generator, key
 from ppl.lm.base import LMDistribution
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
+from ppl.runtime.loop import turn
 from ppl.runtime.particle import Program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
 from ppl.searchers.resampling import SCHEMES, Scheme, ess, normalised
-from ppl.searchers.search import _LOCK
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class VectorizedSMC:
         """
         started = time.perf_counter()
         rows = _Rows(self, seed)
-        with _LOCK, torch.random.fork_rng(devices=[]):
+        with turn(), torch.random.fork_rng(devices=[]):
             while True:
                 try:
                     with rows:

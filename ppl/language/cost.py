@@ -176,9 +176,10 @@ class Account:
     Attributes:
         book: one object for all pages: accounts of one search have the same.
         model: whose page this is, or None.
+        verifying: True if a verifier uses it, see `for_verifier`.
     """
 
-    __slots__ = ("_page", "_verifying", "book", "model")
+    __slots__ = ("_page", "book", "model", "verifying")
 
     def __init__(
         self, budget: Budget | None = None, spent: Cost | None = None, elapsed: float = 0.0
@@ -186,7 +187,7 @@ class Account:
         self.book = _Book(budget or Budget(), spent or Cost(), elapsed)
         self.model: object | None = None
         self._page: Counter[str] = Counter()
-        self._verifying = False
+        self.verifying = False
 
     @property
     def budget(self) -> Budget:
@@ -195,7 +196,7 @@ class Account:
 
     def of(self, model: Any) -> Account:
         """This account at the page of `model`, which has a `name`, and `parameters` if known."""
-        return self._opened(model, self._verifying)
+        return self._opened(model, self.verifying)
 
     def for_verifier(self) -> Account:
         """This account as a verifier uses it that asks language models: all that they compute and
@@ -207,7 +208,7 @@ class Account:
         found = self.book.opened.get((model, verifying))
         if found is None:
             found = self.book.opened[model, verifying] = Account.__new__(Account)
-            found.book, found.model, found._verifying = self.book, model, verifying
+            found.book, found.model, found.verifying = self.book, model, verifying
             name = getattr(model, "name", "")
             found._page = self.book.pages.setdefault(name, Counter())
             if getattr(model, "parameters", None) is not None:
@@ -218,7 +219,7 @@ class Account:
         """Book `amounts`, named as in `ModelCost`."""
         page, totals = self._page, self.book.totals
         for name, amount in amounts.items():
-            booked = _FOR_VERIFIERS.get(name) if self._verifying else name
+            booked = _FOR_VERIFIERS.get(name) if self.verifying else name
             if booked is not None:
                 page[booked] += amount
                 totals[booked] += amount
@@ -251,7 +252,7 @@ class Account:
     def tokens_left(self) -> float:
         """LM tokens that may still be generated (infinite without a limit)."""
         limit = self.book.budget.tokens
-        if limit is None or self._verifying:
+        if limit is None or self.verifying:
             return math.inf
         return limit - self.book.totals["lm_tokens"]
 
@@ -259,7 +260,7 @@ class Account:
     def calls_left(self) -> float:
         """Requests that may still be made (infinite without a limit)."""
         limit = self.book.budget.calls
-        if limit is None or self._verifying:
+        if limit is None or self.verifying:
             return math.inf
         return limit - self.book.totals["lm_calls"] - self.book.totals["verifier_calls"]
 

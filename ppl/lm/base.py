@@ -16,7 +16,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language.cost import Ledger
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Codec, Continuation, StopReason, Text
@@ -131,7 +131,13 @@ class Decoder(Protocol):
 
 
 class RunningBatch(Protocol):
-    """Requests that a model is drawing: the interface of `ppl.lm.decode.Session`."""
+    """Requests that a model is drawing: the interface of `ppl.lm.decode.Session`.
+
+    `step` answers what is drawn, by ticket: None for rows whose account is spent, an error for a
+    row that failed by itself; if it raises, the batch is lost. Where work is done elsewhere, the
+    batch has `in_flight`, the futures of what is asked there, and `step(patience)` waits at most
+    that many seconds for one of them.
+    """
 
     joined: int
 
@@ -142,7 +148,7 @@ class RunningBatch(Protocol):
 
     def cancel(self, tickets: Collection[int]) -> None: ...
 
-    def step(self) -> dict[int, Drawn | None]: ...
+    def step(self) -> dict[int, Drawn | PPLError | None]: ...
 
     def close(self) -> None: ...
 
@@ -154,11 +160,13 @@ class LanguageModel(ABC):
         name: shown in messages and used to tell models apart.
         codec: the tokenizer.
         context_length: most tokens of prompt and continuation together.
+        parameters: how many it has, None where that is not known; for the price of a token.
     """
 
     name: str
     codec: Codec
     context_length: int
+    parameters: int | None = None
 
     def __call__(
         self,
@@ -291,7 +299,10 @@ class LanguageModel(ABC):
         results: dict[int, Drawn | None] = {}
         try:
             while session.running:
-                results.update(session.step())
+                for ticket, drawn in session.step().items():
+                    if isinstance(drawn, PPLError):
+                        raise drawn
+                    results[ticket] = drawn
         finally:
             session.close()
         return [results[ticket] for ticket in tickets]

@@ -11,6 +11,7 @@ several searches share it, it is asked again search by search, as draws depend o
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -312,6 +313,9 @@ class Batches:
 
     def _close(self, key: _Key, error: BaseException | None = None) -> None:
         session = self._running.pop(key).session
+        if getattr(session, "in_flight", ()):  # of those who have gone; nobody waits for servers
+            threading.Thread(target=session.close, name="ppl close", daemon=True).start()
+            return
         try:
             session.close()
         except Exception as second:
@@ -361,7 +365,8 @@ def _where(labels: Sequence[str]) -> str:
 
 def _stop_the_broke(waiting: Collection[Waiting]) -> None:
     """Fails the groups whose accounts cannot pay for all that they ask together."""
-    asked = Counter(r.ledger.book for _, _, r in waiting if r.ledger is not None)
+    accounts = [r.ledger for _, _, r in waiting if r.ledger is not None]
+    asked = Counter(account.book for account in accounts if not account.verifying)
     for group, _, request in waiting:
         account: Account | None = request.ledger
         if account is None or group.failure is not None:

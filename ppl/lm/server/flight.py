@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ppl.errors import PPLError
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec
 from ppl.lm.decode import Row
 from ppl.lm.server.endpoint import Answer
@@ -65,19 +66,33 @@ class ServerSession:
         for row, _ in self._flying.values():
             row.unwanted = row.unwanted or row.ticket in tickets
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Waits a moment for answers; those that are done, by ticket."""
+    @property
+    def in_flight(self) -> Collection[Future[Answer]]:
+        """What the server is working on: a loop with nothing else to do waits for these."""
+        return list(self._flying)
+
+    def step(self, patience: float = _GLANCE) -> dict[int, Drawn | PPLError | None]:
+        """Sends what may be sent and looks for answers; those that are done, by ticket.
+
+        Args:
+            patience: most seconds to wait for an answer.
+        """
         done = self._send()
         if not self._flying:
             return done
-        arrived, _ = wait(self._flying, _GLANCE, FIRST_COMPLETED)
+        arrived, _ = wait(self._flying, patience, FIRST_COMPLETED)
         for future in arrived:
             row, _ = self._flying.pop(future)
-            answer = future.result()
-            self._book(row, answer)
+            try:
+                answer = future.result()
+                self._book(row, answer)
+                drawn = None if row.unwanted else self._extended(row, answer)
+            except PPLError as error:  # of this request alone
+                if not row.unwanted:
+                    done[row.ticket] = error
+                continue
             if row.unwanted:
                 continue
-            drawn = self._extended(row, answer)
             if drawn is None:
                 self._waiting.append(row)
             else:
@@ -93,7 +108,7 @@ class ServerSession:
                 self._book(row, future.result())
         self._flying.clear()
 
-    def _send(self) -> dict[int, Drawn | None]:
+    def _send(self) -> dict[int, Drawn | PPLError | None]:
         """Sends what may be sent; gives up all rows of a ledger that is spent."""
         rows = [*(row for row, _ in self._flying.values()), *self._waiting]
         ledgers = {id(r.request.ledger): r.request.ledger for r in rows if r.request.ledger}
@@ -106,7 +121,7 @@ class ServerSession:
             for which, ledger in ledgers.items()
             if ledger.out_of_time or (ledger.tokens_left < 1 and not reserved[which])
         }
-        done: dict[int, Drawn | None] = {}
+        done: dict[int, Drawn | PPLError | None] = {}
         for row in rows:
             if id(row.request.ledger) in broke and not row.unwanted:
                 done[row.ticket], row.unwanted = None, True

@@ -34,12 +34,13 @@ class Seat:
         self.inbox: deque[Callable[[], None]] = deque()
         self.background = background
         self.interrupted: BaseException | None = None
+        self.arriving = False
         self.turn = threading.Event()
 
     @property
     def eager(self) -> bool:
         """True if the seat needs a turn to go on."""
-        return bool(self.queue or self.news or self.inbox or self.interrupted)
+        return bool(self.queue or self.news or self.inbox or self.arriving or self.interrupted)
 
 
 class Turns:
@@ -59,6 +60,7 @@ class Turns:
             if free:
                 self._holder = seat
             else:
+                seat.arriving = True
                 self._waiting.append(seat)
         if free:
             self._generator = torch.random.get_rng_state()
@@ -121,6 +123,7 @@ class Turns:
                 seat.interrupted = interrupt
                 self.knock()
         seat.turn.clear()
+        seat.arriving = False
         # Particles seed torch's generator for their draws; between turns it is the user's.
         self._generator = torch.random.get_rng_state()
         interrupted, seat.interrupted = seat.interrupted, None

@@ -8,6 +8,7 @@ while others go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 from ppl.language.cost import Account
@@ -65,12 +66,12 @@ class Wave(Group):
 
     def move(self, host: Host, thread: int) -> bool:
         """Lets another host of the same loop and thread wait for the wave; False if it cannot."""
-        if host is self.host:
-            return True
-        old = self.host.seat
         if host.loop is not self.host.loop or any(p.thread != thread for p in self.particles):
             self.host.loop.drop(self)
             return False
+        if host is self.host:
+            return True
+        old = self.host.seat
         self.host = host
         if old is not host.seat:
             host.seat.queue += [entry for entry in old.queue if entry[0] is self]
@@ -82,7 +83,8 @@ class Wave(Group):
     def close(self) -> None:
         """Ends the particles that the search does not have."""
         for index, particle in enumerate(self.particles):
-            if index not in self.delivered:
+            # Greenlets of another thread cannot be unwound here; they end with their thread.
+            if index not in self.delivered and particle.thread == get_ident():
                 particle.close()
 
 

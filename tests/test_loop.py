@@ -1,4 +1,4 @@
-"""One loop for all searches: they share batches, and whatever happens to one happens to it alone."""
+"""One loop for all searches: batches are shared, and what happens to one happens to it alone."""
 
 from __future__ import annotations
 
@@ -709,7 +709,7 @@ def test_a_ranker_that_raises_is_named_by_tree_score():
 
     tree = ppl.Tree(forever, (TOY, 2), seed=0)
     nodes = tree.expand([tree.root], 2)
-    with pytest.raises(VerifierError, match="boom raised at node 1 .*server down"):
+    with pytest.raises(VerifierError, match=r"boom raised at node 1 .*server down"):
         tree.score(nodes, Boom())
 
 

@@ -8,18 +8,15 @@ refused by name; what it says of itself is tested once, when the model is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Never
+from typing import Any
 
-from torch import Tensor
-
-from ppl.errors import ServerError, UnsupportedModelError
-from ppl.language.cost import Ledger
+from ppl.errors import ServerError
 from ppl.language.randomness import key
 from ppl.language.text import Codec
-from ppl.lm.base import Decoder, LanguageModel, ScoreRequest, Spec, Tokens
+from ppl.lm.base import LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import Row, could_be_drawn
 from ppl.lm.huggingface import HFCodec
 from ppl.lm.sampling import Warp
@@ -267,22 +264,6 @@ class ServerModel(LanguageModel):
         if isinstance(self.codec, HFCodec):
             return self.codec.chat(messages)
         return super()._chat_tokens(messages)
-
-    def decoder(self) -> Decoder:
-        self._no_logits()
-
-    def logits_along(
-        self,
-        prefixes: Sequence[Tokens],
-        continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
-    ) -> Iterator[Tensor]:
-        self._no_logits()
-
-    def _no_logits(self) -> Never:
-        raise UnsupportedModelError(
-            f"{self.name} runs behind a server, which hands out no logits; use ppl.load on a folder"
-        )
 
 
 def _certain(warp: Warp) -> bool:

@@ -11,6 +11,7 @@ with 1 if fewer than 95% are noticed, or if a fault no longer fits the code.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import shutil
@@ -24,14 +25,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fault import Fault
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WANTED = 0.95
 # Plugins of packages that are imported already cannot be rewritten, which pytest warns about.
 _PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
-
-sys.path.insert(0, str(HERE))
-from fault import Fault
 
 
 @dataclass
@@ -161,15 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     todo = faults(options.areas, options.k)
 
     # What every test needs and no fault changes; the library itself is imported in the forks.
-    import hypothesis
-    import pyro.distributions
-    import scipy.special
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
+    for name in ("torch", "transformers", "pyro.distributions", "scipy.special", "hypothesis"):
+        importlib.import_module(name)
     os.environ["OMP_NUM_THREADS"] = "1"
-    assert hypothesis and pyro and scipy and transformers
     assert "ppl" not in sys.modules
 
     counts = {"noticed": 0, "late": 0, "missed": 0, "broken": 0, "equivalent": 0}

@@ -818,9 +818,21 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
         patch.setattr(native.tempfile, "TemporaryDirectory", read_only)
         with pytest.raises(UnsupportedModelError, match=r"Read-only.*compile=False"):
             Engine(model, name="small", capacity=1 << 20, compile=True)
-    monkeypatch.setattr(torch, "compile", lambda step, *, fullgraph, options: step)
-    with pytest.raises(UnsupportedModelError, match=r"needs torch 2\.13"):
-        Engine(model, name="small", capacity=1 << 20, compile=True)
+
+
+@needs_compiler
+def test_compiled_steps_need_no_argument_that_older_releases_of_torch_lack(monkeypatch):
+    compile = torch.compile
+    given = []
+
+    def older(step, *, fullgraph, options):
+        given.append(step.__code__)
+        return compile(step, fullgraph=fullgraph, options=options)
+
+    monkeypatch.setattr(torch, "compile", older)
+    for _ in range(2):
+        Engine(make().model, name="small", capacity=1 << 20, compile=True)
+    assert given[0] is not given[1]  # programs are kept with the code
 
 
 @pytest.mark.parametrize(

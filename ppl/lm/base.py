@@ -17,6 +17,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.language import checks
 from ppl.language.cost import Ledger
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Codec, Continuation, StopReason, Text
@@ -207,8 +208,8 @@ class LanguageModel(ABC):
                 f"the text has {len(text.tokens)} tokens, {self.name} holds "
                 f"{self.context_length}: shorten the prompt or take fewer steps"
             )
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
+        if max_tokens is not None:
+            checks.count(max_tokens=max_tokens)
         rule = StepRule.of(until)
         spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k, min_p), allowed)
         return LMDistribution(self, text, spec)

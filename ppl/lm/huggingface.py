@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ppl.errors import PromptError, UnsupportedModelError
+from ppl.language import checks
 from ppl.language.cost import Ledger
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
+from ppl.lm.engine.admission import not_finite, refuse_adapters
 from ppl.lm.engine.decoder import EngineDecoder, accounts_of
 from ppl.lm.engine.engine import Engine
 
@@ -95,6 +97,8 @@ class HFModel(LogitsModel):
         graphs: bool = False,
         compile: bool = False,
     ) -> None:
+        checks.count(kv_bytes=kv_bytes)
+        refuse_adapters(model, name)
         self.name = name
         self.model = model.eval()
         self.engine = Engine(
@@ -172,6 +176,8 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
     with torch.inference_mode():
         own = model(input_ids=ids, use_cache=False).logits[0].float()
         ours = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
+    if not own.isfinite().all():
+        raise UnsupportedModelError(f"{name}: {not_finite(model, 'logits')}")
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     if not torch.allclose(own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())):
         raise UnsupportedModelError(

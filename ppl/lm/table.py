@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl.errors import PromptError
+from ppl.language import checks
 from ppl.language.cost import Ledger
 from ppl.language.text import Continuation
 from ppl.lm.base import LMDistribution, Tokens
@@ -83,6 +84,7 @@ class TableLM(LogitsModel):
         context_length: int = 64,
         name: str = "table",
     ) -> None:
+        checks.count(least=2, context_length=context_length)
         self.name, self.context_length = name, context_length
         self.codec: SymbolCodec = SymbolCodec(symbols, end)
         self._probabilities = probabilities

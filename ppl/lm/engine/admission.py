@@ -4,6 +4,7 @@ name when they are loaded, rather than run wrongly."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Never
 
 import torch
@@ -26,12 +27,16 @@ def context_length(config: Any, wanted: int | None, name: str) -> int:
         if isinstance(most, int) and most > 0:
             break
     else:
-        most = wanted or 2048
-    if wanted is not None and not 2 <= wanted <= most:
+        most = 2048 if wanted is None else max(2, int(wanted))
+    if wanted is None:
+        return most
+    whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+    if not whole or not 2 <= wanted <= most:
         raise ValueError(
-            f"context_length={wanted}: {name} takes 2 (a prompt and one token) to {most}"
+            f"context_length={wanted!r}: {name} has the positions 1 to {most}; give a whole number "
+            "of them, at least 2 (a prompt and a token)"
         )
-    return wanted or most
+    return int(wanted)
 
 
 def refuse_adapters(model: Any, name: str) -> None:
@@ -43,15 +48,19 @@ def refuse_adapters(model: Any, name: str) -> None:
         )
 
 
-def vocabulary(base: nn.Module, name: str) -> int:
+def refuse_halves(base: nn.Module, name: str) -> Never:
+    """For a model that belongs to an encoder."""
+    raise UnsupportedModelError(
+        f"{name}: a {type(base).__name__} is half of an encoder-decoder; use a decoder-only model"
+    )
+
+
+def vocabulary(base: nn.Module, config: Any) -> int:
     """How many token ids the model has."""
     try:
         return int(base.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    except (NotImplementedError, AttributeError) as error:
-        raise UnsupportedModelError(
-            f"{name}: a {type(base).__name__} does not say how many token ids it has "
-            f"({said(error)}); use a plain decoder"
-        ) from error
+    except (NotImplementedError, AttributeError):  # some hide their embeddings
+        return int(config.vocab_size)
 
 
 def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.device) -> Shape:
@@ -65,10 +74,6 @@ def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.d
         UnsupportedModelError: texts cannot be forked from such a cache.
     """
     kind = type(base).__name__
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{name}: a {kind} is half of an encoder-decoder; use a decoder-only model"
-        )
     ids = torch.zeros((1, 1), dtype=torch.long, device=device)
     try:
         output = base(input_ids=ids, use_cache=True)
@@ -86,9 +91,7 @@ def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.d
             f"{name}: a {kind} gives no last hidden states; use a decoder whose base model does"
         )
     if isinstance(cache, EncoderDecoderCache):
-        raise UnsupportedModelError(
-            f"{name}: a {kind} is half of an encoder-decoder; use a decoder-only model"
-        )
+        refuse_halves(base, name)
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
         raise UnsupportedModelError(
             f"{name}: a {kind} keeps no keys and values per token in every layer, its state cannot "

@@ -96,7 +96,9 @@ class Engine:
         self.context_length = admission.context_length(config, context_length, name)
         self.capacity = capacity
         self.lock: Any = _locks.setdefault(self.base, threading.RLock())
-        self._vocabulary = admission.vocabulary(self.base, name)
+        if getattr(model.config, "is_encoder_decoder", False):
+            admission.refuse_halves(self.base, name)
+        self._vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
             shape = admission.shape_of(self.base, config, name, self.context_length, self.device)
             self._memory = Memory(

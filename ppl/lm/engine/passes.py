@@ -68,6 +68,7 @@ class Passes:
         self._vocabulary, self._name = vocabulary, name
         self.device, self.dtype = slots.kv.device, slots.kv.dtype
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
+        self._exchangeable = bool(getattr(base, "_supports_attention_backend", False))
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
         layers, heads, dim = slots.kv.shape[0], slots.kv.shape[3], slots.kv.shape[5]
         self.compiled = CompiledStep(base, config, layers, name) if compile else None
@@ -201,7 +202,7 @@ class Passes:
             spans: rows that attend apart.
         """
         self._count(inputs, real)
-        with grouped(self._config, spans):
+        with grouped(self._config, spans, self._exchangeable):
             return self._pass(inputs.to(self.device), low, visible)
 
     def _count(self, inputs: Tensor, real: int) -> None:
@@ -211,7 +212,7 @@ class Passes:
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""
-        with grouped(self._config, None):
+        with grouped(self._config, None, self._exchangeable):
             return self._pass(inputs, low, visible)
 
     def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:

@@ -19,6 +19,7 @@ from ppl.language.text import Codec
 from ppl.lm.base import LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import Row, could_be_drawn
 from ppl.lm.huggingface import HFCodec
+from ppl.lm.quiet import quiet_transformers
 from ppl.lm.sampling import Warp
 from ppl.lm.server.endpoint import Answer, Endpoint
 from ppl.lm.server.flight import ServerSession
@@ -288,8 +289,6 @@ def _listed(endpoint: Endpoint, model: str | None) -> Any:
 
 def _tokenizer(source: str) -> HFCodec:
     from transformers import AutoTokenizer
-
-    from ppl.lm.load import quiet_transformers
 
     try:
         with quiet_transformers():

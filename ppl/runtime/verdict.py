@@ -26,7 +26,9 @@ from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
 from ppl.language.cost import Ledger
+from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
+from ppl.runtime import keyed
 
 Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
 """How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
@@ -241,12 +243,13 @@ def own_verdicts() -> Iterator[None]:
         _run.reset(token)
 
 
-class Verdict(TorchDistribution):  # type: ignore[misc]
+class Verdict(Site, TorchDistribution):  # type: ignore[misc]
     """What a verifier says about a text: a distribution over {True, False}.
 
-    Unobserved, it is Bernoulli with the latest step probability. Observed, `log_prob(True)` is the
-    increment log A_t - log A_u of the module docstring (which may be positive), and
-    `log_prob(False)` is log(1 - A_t) - log A_u. A reward can only be observed True.
+    Drawn, it is Bernoulli with the latest step probability, which is its `log_prob` from then on,
+    and no part of what telescopes. Observed, `log_prob(True)` is the increment log A_t - log A_u of
+    the module docstring (which may be positive), and `log_prob(False)` is log(1 - A_t) - log A_u. A
+    reward can only be observed True.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
@@ -259,6 +262,7 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         self._observed: float | None = None
         self._increment: float | None = None
         self._chain: tuple[float, ...] = ()
+        self._drawn = False
         self._run = _run.get()
         self._along(text).append(self)
         super().__init__(validate_args=False)
@@ -335,7 +339,51 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> bool:  # type: ignore[override]
         """True with the latest step probability."""
         self._refuse_reward("sampled")
+        self._drawn = True
         return bool(torch.rand((), dtype=torch.float64) < math.exp(self.log_probability))
+
+    # -- as a site of a particle --------------------------------------------------------------
+
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        self._judge(visit)
+        keyed.seed(key)
+        value = self.sample()
+        return value, self._log_bernoulli(value), None
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        value = self.check(value, visit.label)
+        self._refuse_reward("proposed")
+        self._judge(visit)
+        self._drawn = True
+        return self._log_bernoulli(value)
+
+    def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        entry.value = self.check(entry.value, visit.label)
+        self._judge(visit)
+        return share(self.observe(entry.value), msg)
+
+    def passed(self, visit: Visit, entry: Entry) -> None:
+        entry.log_scores = self._log_scores
+
+    def repeat(self, visit: Visit, entry: Entry) -> None:
+        if entry.log_scores is not None:
+            self.settle(entry.log_scores)
+        if entry.kind == "observed":
+            self.observe(entry.value)
+        else:
+            self._drawn = True
+
+    def support(self) -> list[tuple[Any, float]]:
+        self._refuse_reward("enumerated")
+        self._drawn = True
+        return [(value, self._log_bernoulli(value)) for value in (True, False)]
+
+    def _judge(self, visit: Visit) -> None:
+        key = visit.key(visit.site, "judge")
+        self.settle(visit.ask(self.request(visit.label, visit.ledger, key)))
+
+    def _log_bernoulli(self, value: bool) -> float:
+        return self.log_probability if value else _log1mexp(self.log_probability)
 
     def _refuse_reward(self, what: str) -> None:
         if self.verifier.meaning == "reward":
@@ -346,7 +394,9 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
 
     def log_prob(self, value: object) -> Tensor:
         """Scalar float64 tensor, see the class."""
-        return torch.tensor(self.observe(self.check(value)), dtype=torch.float64)
+        value = self.check(value)
+        log_prob = self._log_bernoulli(value) if self._drawn else self.observe(value)
+        return torch.tensor(log_prob, dtype=torch.float64)
 
     @staticmethod
     def check(value: object, label: str = "a verdict") -> bool:

@@ -38,7 +38,7 @@ from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
 from ppl.runtime.record import Record, fingerprint, site_log_prob
 from ppl.runtime.site import site_of
-from ppl.runtime.verdict import JudgeRequest, own_verdicts
+from ppl.runtime.verdict import Calls, JudgeRequest, own_verdicts
 
 __all__ = ["Checkpoint", "Decide", "Particle", "Program", "Request", "Segment", "Task"]
 
@@ -85,6 +85,7 @@ class Particle(Messenger):  # type: ignore[misc]
             seed and the site it keys all randomness.
         ledger: the account that pays.
         segment: how the choices of the segment are made.
+        calls: the search's account of which verifiers matter.
     """
 
     def __init__(
@@ -96,10 +97,11 @@ class Particle(Messenger):  # type: ignore[misc]
         identity: int,
         ledger: Ledger,
         segment: Segment = DRAWN,
+        calls: Calls | None = None,
     ) -> None:
         super().__init__()
         self.task, self.seed, self.ledger = task, seed, ledger
-        self._replay = history
+        self._replay, self._calls = history, calls
         self._position = 0
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
@@ -175,7 +177,7 @@ class Particle(Messenger):  # type: ignore[misc]
     # -- sites, as the program comes to them --------------------------------------------------
 
     def _run(self) -> Checkpoint:
-        with own_verdicts():
+        with own_verdicts(self._calls):
             result = self.task.program(*self.task.args, **self.task.kwargs)
         check_result(result, f"the program of particle {self.identity}")
         if self._position < len(self._replay):

@@ -19,7 +19,7 @@ from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
 from ppl.runtime.scheduler import BudgetExhausted, run_to_checkpoints
-from ppl.runtime.verdict import JudgeRequest, Scorer, log_potential
+from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
 
 
 @dataclass(eq=False, slots=True)
@@ -148,6 +148,7 @@ class Tree:
         if self.guide is not None:
             check_program(self.guide, "the guide")
         self.ledger = Ledger(self.budget)
+        self.calls = Calls()
         self.root = Node(0, None)
         self.nodes: list[Node] = [self.root]
         self._next = 1
@@ -309,6 +310,7 @@ class Tree:
                 identity=identity,
                 ledger=self.ledger,
                 segment=segment,
+                calls=self.calls,
             )
         else:
             particle.begin(identity, segment)
@@ -320,6 +322,7 @@ class Tree:
             if node._particle is not None:
                 node._particle.close()
                 node._particle = None
+        self.calls.warn()
 
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.

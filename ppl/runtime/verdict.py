@@ -15,9 +15,9 @@ import contextlib
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -226,19 +226,52 @@ class Verifier(Scorer):
         super()._check_number(number, said, text)
 
 
-# The verdicts of the run of a program that is under way here, by text and name. A Text made outside
-# is shared by all runs; what one particle observes about it says nothing to others.
-_run: ContextVar[dict[tuple[int, Hashable], list[Verdict]] | None] = ContextVar(
-    "_run", default=None
-)
+class Calls:
+    """Which verifiers the finished runs of one search have called, and which any run has used.
+
+    A call alone asks nothing and weighs nothing, which is easily overlooked.
+    """
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+        self.used: set[str] = set()
+
+    def warn(self) -> None:
+        """Warns of verifiers without any influence; once, the count starts again."""
+        for name in sorted(self.called - self.used):
+            warnings.warn(
+                f"verifier {name} was called on texts, but in the whole search nothing that it "
+                "says was observed, so it had no influence: observe it, as in "
+                f'pyro.sample("ok", {name}(text), obs=True)',
+                UserWarning,
+                stacklevel=3,
+            )
+        self.called.clear()
+
+    def __reduce__(self) -> tuple[type[Calls], tuple[()]]:
+        return Calls, ()  # of a search that is continued, the rest counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The verdicts of one run of a program, by text and name. A Text made outside is shared by all
+    runs; what one particle observes about it says nothing to others."""
+
+    calls: Calls
+    verdicts: dict[tuple[int, str], list[Verdict]] = field(default_factory=dict)
+
+
+_run: ContextVar[_Run | None] = ContextVar("_run", default=None)
 
 
 @contextlib.contextmanager
-def own_verdicts() -> Iterator[None]:
+def own_verdicts(calls: Calls | None = None) -> Iterator[None]:
     """One run of a program: verdicts telescope within it only."""
-    token = _run.set({})
+    run = _Run(Calls() if calls is None else calls)
+    token = _run.set(run)
     try:
         yield
+        run.calls.called |= {name for _, name in run.verdicts}
     finally:
         _run.reset(token)
 
@@ -289,7 +322,7 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         if self._run is None:
             of_text: list[Verdict] = text.verdicts.setdefault(self.verifier.name, [])
             return of_text
-        return self._run.setdefault((id(text), self.verifier.name), [])
+        return self._run.verdicts.setdefault((id(text), self.verifier.name), [])
 
     def _previous(self) -> Verdict | None:
         """The verdict of this name that was last observed along this text."""
@@ -307,12 +340,15 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         """Log-probabilities of the steps that are new in this verdict."""
         if self._log_scores is None:
             request = self.request("a call outside a search", None)
-            self._log_scores = self.verifier.judge_checked([request])[0]
+            self.settle(self.verifier.judge_checked([request])[0])
+        assert self._log_scores is not None
         return self._log_scores
 
     def settle(self, log_scores: tuple[float, ...]) -> None:
         """Provides the scores from a batch or from a record, so that nothing is asked again."""
         self._log_scores = log_scores
+        if self._run is not None:
+            self._run.calls.used.add(self.verifier.name)
 
     @property
     def log_probability(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.cost import Ledger
+from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Codec, Continuation, StopReason, Text
 from ppl.lm.masks import Allowed, as_mask
@@ -297,11 +298,19 @@ class LanguageModel(ABC):
         """Exact log-probabilities of given continuations, as one batch; minus infinity for those
         that a draw could not return."""
 
+    def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
+        """Every continuation that `distribution` can draw, with its log-probability.
+
+        Raises:
+            ProgramError: this model has too many; a `TableLM` can.
+        """
+        raise ProgramError(f"only a TableLM can be enumerated, not {self!r}")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
 
-class LMDistribution(TorchDistribution):  # type: ignore[misc]
+class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     """The law of the next continuation of a text.
 
     `log_prob(value)` is the sum of the warped, renormalised token log-probabilities up to and
@@ -335,6 +344,37 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
             self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
             dtype=torch.float64,
         )
+
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        """One row of the batch. A `target` of the same model after the same text costs no pass."""
+        spec = self.spec
+        same = isinstance(target, LMDistribution) and target.model is self.model
+        under = target.spec if same and target.spec.tokens == spec.tokens else None
+        greedy = visit.greedy
+        if greedy:
+            under = spec if target is None else under
+            spec = replace(spec, warp=Warp(temperature=0.0))
+        request = ContinueRequest(self.model, spec, key, visit.label, visit.ledger, under)
+        drawn: Drawn = visit.ask(request)
+        if greedy and target is None:  # the choice is the model's, at its own probability
+            return drawn.value, drawn.log_prob_under, None
+        return drawn.value, drawn.log_prob, drawn.log_prob_under
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        """What `log_prob` gives, in the batch of all particles."""
+        if not isinstance(value, Continuation):
+            whose = "" if msg["is_observed"] else "the guide's value at "
+            self.check(value, whose + visit.label)
+        log_prob: float = visit.ask(
+            ScoreRequest(self.model, self.spec, value, visit.label, visit.ledger)
+        )
+        return log_prob
+
+    def passed(self, visit: Visit, entry: Entry) -> None:
+        visit.text = self.text + entry.value
+
+    def support(self) -> list[tuple[Any, float]]:
+        return list(self.model.support(self))
 
     @staticmethod
     def check(value: object, label: str = "a continuation") -> None:

@@ -59,7 +59,7 @@ class SMCSteering(Searcher):
         if log_weights.max() == -np.inf:
             raise all_dead(tree, nodes, self)
         if self.merge_duplicates:
-            nodes, log_weights = _merged(nodes, log_weights)
+            nodes, log_weights = _merged(nodes, log_weights, tree.seed)
         total = float(logsumexp(log_weights))
         probabilities = normalised(log_weights)
         note = {"atoms": len(nodes), "ess": ess(probabilities), "log_evidence": total}
@@ -91,13 +91,30 @@ class SMCSteering(Searcher):
         return state.nodes, state.log_weights.tolist(), float(logsumexp(state.log_weights))
 
 
-def _merged(nodes: Sequence[Node], log_weights: Floats) -> tuple[list[Node], Floats]:
-    """One atom per group of siblings with equal choices. Choices that cannot be compared by a hash
-    (tensors are compared by identity) count as distinct."""
-    groups: dict[tuple[object, ...], tuple[Node, float]] = {}
-    for node, log_weight in zip(nodes, log_weights.tolist(), strict=True):
+def _merged(nodes: Sequence[Node], log_weights: Floats, seed: int) -> tuple[list[Node], Floats]:
+    """One atom per group of siblings with equal choices, of all their weight. Choices that cannot
+    be compared by a hash (tensors are compared by identity) count as distinct.
+
+    What comes after divides by what the atom's own verifiers have said. Where siblings were told
+    different numbers (pseudo-marginal verifiers), one is therefore drawn in proportion to its
+    weight, which leaves every estimate with the share of the weight that came with it.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, node in enumerate(nodes):
         assert node.parent is not None
-        key = (node.parent.identity, *node.choices)
-        first, mass = groups.get(key, (node, -np.inf))
-        groups[key] = first, float(np.logaddexp(mass, log_weight))
-    return [node for node, _ in groups.values()], np.array([mass for _, mass in groups.values()])
+        groups.setdefault((node.parent.identity, *node.choices), []).append(i)
+    atoms, masses = [], []
+    for group in groups.values():
+        first = nodes[group[0]]
+        shares = log_weights[group]
+        mass = float(np.logaddexp.reduce(shares))
+        if mass > -np.inf and len({_told(nodes[i]) for i in group}) > 1:
+            rng = generator(seed, "merge", first.identity)
+            first = nodes[group[int(rng.choice(len(group), p=np.exp(shares - mass)))]]
+        atoms.append(first)
+        masses.append(mass)
+    return atoms, np.array(masses)
+
+
+def _told(node: Node) -> tuple[object, ...]:
+    return tuple(r.log_scores for r in node.records)

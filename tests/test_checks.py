@@ -31,7 +31,7 @@ def test_what_each_check_takes(check, good, bad):
     for number in good:
         check(x=number)
     for number in [*NO_NUMBERS, *bad]:
-        with pytest.raises(ValueError, match="^x="):
+        with pytest.raises(ValueError, match=r"^x="):
             check(x=number)
 
 

@@ -1,5 +1,5 @@
-"""Numbers from outside, checked where they enter: the error names the argument, what it was and what
-it may be.
+"""Numbers from outside, checked where they enter: the error names the argument, what it was, and
+what it may be.
 
     checks.count(num_particles=4, width=2)        ints, 1 or more; `least=` for another bound
     checks.probability(threshold=0.5)             in [0, 1]
@@ -7,8 +7,8 @@ it may be.
     checks.nonnegative(exploration=0.0)           zero or more, finite
     checks.one_of(("bfs", "dfs"), order="bfs")
 
-`True` is no number, `2.0` is no count, and NaN is nothing: a comparison with NaN is false, so that a
-bound written as `if x < 1: raise` lets it through.
+`True` is no number, `2.0` is no count, and NaN is nothing: comparisons with NaN are false, so that
+a bound written as `if x < 1: raise` lets it through.
 """
 
 from __future__ import annotations

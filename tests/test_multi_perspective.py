@@ -128,7 +128,7 @@ def test_equal_states_are_expanded_once_and_none_returns_to_an_ancestors():
 
     def places(each):
         nodes = {n.identity: n for n in each.tree.nodes}
-        return [position(nodes[i]) for note in each.state.info for i in note["nodes"]][1:]
+        return [position(nodes[i]) for note in each.notes for i in note["nodes"]][1:]
 
     assert len(set(places(plain))) < len(places(plain))
     assert len(set(places(search))) == len(places(search))

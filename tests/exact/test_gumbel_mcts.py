@@ -166,7 +166,7 @@ def test_values_of_completions_improve_the_policy():
     gains = []
     for search in searches:
         steps = {node.identity: node.step for node in search.state.actions}
-        gains.append(worth[steps[search.state.info[-1]["chosen"]]] - 0.46236)
+        gains.append(worth[steps[search.notes[-1]["chosen"]]] - 0.46236)
     assert np.mean(gains) > 4 * np.std(gains) / math.sqrt(150)
     assert np.mean(gains) > 0.1
 

@@ -83,7 +83,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
     if not begun:
         return in_step[:1]
     tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
-    affordable = min(tree.ledger.tokens_left // tokens, tree.ledger.calls_left // calls)
+    affordable = min(tree.ledger.tokens_left / tokens, tree.ledger.calls_left / calls)
     if affordable >= len(everyone):
         return in_step
     if not any(node.finished or node.dead for node in nodes):

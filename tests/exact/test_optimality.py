@@ -24,7 +24,7 @@ from ppl.searchers import (
     LookaheadSearch,
     StochasticBeamSearch,
 )
-from ppl.searchers.beams.beam import without_replacement
+from ppl.searchers.resampling import without_replacement
 from ppl.searchers.beams.rebase import allocate
 
 PROBABILITY = {"a": 0.5, "b": 0.3, "$": 0.2}

@@ -111,6 +111,7 @@ def test_similar_siblings_get_a_fifth():
             for c in children
         }
         search.step()
+        beliefs = search.state.beliefs
         (passed,) = [c for c in children if beliefs[c.identity].visits > before[c][0]]
         v = 2 * passed.value - 1
         for other in (o for o in children if o is not passed and before[o][0]):

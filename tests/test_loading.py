@@ -267,7 +267,9 @@ def test_what_leaves_the_range_of_half_precision_is_told_from_a_broken_file():
     model = random_model(FAMILIES["GPT2"]()).half()
     model.transformer.h[0].mlp.c_proj.weight.data.fill_(6e4)
     model.transformer.h[0].mlp.c_fc.bias.data.fill_(6e4)
-    with pytest.raises(UnsupportedModelError, match=r"range of torch\.float16.*dtype=torch\.bfloat"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"range of torch\.float16.*dtype=torch\.bfloat"
+    ):
         ppl.HFModel(model, Letters(), name="half")
 
 

@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +20,9 @@ from ppl.errors import SandboxError
 from ppl.searchers import BestOfN
 from ppl.verifiers import Check, Sandbox, UnitTests
 from ppl.verifiers.exact import sandbox
+from ppl.verifiers.exact.code import code_of
+from ppl.verifiers.exact.pool import Pool
 from ppl.verifiers.exact.sandbox import Outcome
-from ppl.verifiers.exact.unit_tests import Pool, code_of
 
 SECONDS = 1.0
 DOCS = Path(__file__).parent.parent / "docs" / "sandbox.md"
@@ -186,7 +188,7 @@ def test_where_user_namespaces_are_forbidden_it_refuses(monkeypatch):
 
 
 def test_the_weaker_mode_runs_and_tidies_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     weak = Sandbox(seconds=1, isolation="process")
     good = Check(ADD + "open('left', 'w')", ("add",), ("assert add(1, 2) == 3",))
     assert weak.run(good).status == "passed"
@@ -231,7 +233,7 @@ def test_pool_replaces_waiting_pairs_that_died():
     check = Check(ADD, ("add",), ("assert add(1, 2) == 3",))
     with Pool(Sandbox(), workers=1) as pool:
         assert pool.run([check])[0].status == "passed"
-        for process in pool._warm[0].processes:
+        for process in pool._warm[0].group.processes:
             process.kill()
             process.wait()
         assert pool.run([check])[0].status == "passed"

@@ -2,9 +2,9 @@
 
 `RLIMIT_AS` counts each process for itself; only a control group counts processes, shared pages and
 files in memory together. One can be made where this process may write beside or below its own
-group: version 2 by delegation (a systemd user session, a container with a writable `/sys/fs/cgroup`,
-root), or the memory controller of version 1. Elsewhere there is none, and the sandbox's other
-limits hold.
+group: version 2 by delegation (a systemd user session, a container with a writable
+`/sys/fs/cgroup`, root), or the memory controller of version 1. Elsewhere there is none, and the
+sandbox's other limits hold.
 
 Reference: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
@@ -143,7 +143,10 @@ def _clear(folder: Path) -> None:
 
 
 def _candidates() -> Iterator[Home]:
-    """Own groups by version. In version 2, groups with processes have no limited children: beside."""
+    """This process's own group, and in version 2 the one above it.
+
+    There a group that holds processes has no limited children, unless it is the uppermost.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]

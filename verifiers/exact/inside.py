@@ -115,9 +115,9 @@ class Channel:
         self.writer.write(json.dumps(message).encode() + b"\n")
         self.writer.flush()
 
-    def receive(self) -> dict:  # type: ignore[type-arg]
-        """Reads one line; EOFError if it is missing, unfinished or too long."""
-        line = self.reader.readline(LINE_LIMIT)
+    def receive(self, limit: int = -1) -> dict:  # type: ignore[type-arg]
+        """Reads one line; EOFError if it is missing, unfinished or longer than `limit` bytes."""
+        line = self.reader.readline(limit)
         if not line.endswith(b"\n"):
             raise EOFError
         return json.loads(line)  # type: ignore[no-any-return]
@@ -150,7 +150,9 @@ def answer(namespace: dict[str, object], message: dict) -> dict[str, object]:  #
         return {"fault": f"the program defines no function {message['name']}"}
     value = function(*decode(message["arguments"]), **decode(message["named"]))  # type: ignore
     try:
-        return {"value": encode(value)}
+        reply: dict[str, object] = {"value": encode(value)}
+        long = len(json.dumps(reply)) >= LINE_LIMIT
+        return {"fault": f"the result is longer than {LINE_LIMIT} bytes"} if long else reply
     except MemoryError:
         raise
     except BaseException as error:
@@ -178,14 +180,14 @@ class Caller:
     def begin(self) -> None:
         """A new test."""
         self.calls, self.fault = 0, ""
-        self.raised: list[Exception] = []
+        self.raised: list[tuple[Exception, bool]] = []
 
     def ask(self, message: Plain) -> Plain:
         """The program's reply as a value, or its exception."""
         with self.lock:
             try:
                 self.channel.send(message)
-                reply = self.channel.receive()
+                reply = self.channel.receive(LINE_LIMIT)
                 if "value" in reply:
                     return decode(reply["value"])
                 name, text = str(reply.get("error")), str(reply.get("message"))
@@ -203,7 +205,7 @@ class Caller:
             with suppress(TypeError):  # UnicodeDecodeError and the like want more arguments
                 raised = kind(text)
         if isinstance(raised, ABSENT):
-            self.raised.append(raised)
+            self.raised.append((raised, awaited()))
         raise raised
 
     def function(self, name: str):  # type: ignore[no-untyped-def]
@@ -218,25 +220,39 @@ class Caller:
 
     def complaint(self) -> str:
         """What of the program's answers has not reached the present test."""
-        lost = [error for error in self.raised if not received(error)]
+        lost = [error for error, awaited in self.raised if not received(error, awaited)]
         return self.gone or self.fault or (lost and describe(lost[0])) or ""
 
 
-def received(error: BaseException) -> bool:
+def received(error: Exception, awaited: bool) -> bool:
     """Whether Python code caught an exception that was raised in a stand-in.
 
     A traceback begins with the last frame that the exception reached. Where iteration or attribute
-    look-up ended it, there is no handler around the line where it left that frame.
+    look-up ended it, there is no handler around the line where it left that frame. An exception
+    without a traceback never met a handler (in Python 3.11 only handlers attach it), or one took it
+    off, as unittest does: then it counts whether there was a handler when it was raised.
     """
     trace = error.__traceback__
     if trace is None:
-        return True
-    frame = trace.tb_frame
-    if frame.f_globals.get("__name__") in ("collections.abc", "_collections_abc"):
+        return awaited
+    if trace.tb_frame.f_globals.get("__name__") in ("collections.abc", "_collections_abc"):
         return False  # iteration, spelled in Python
-    return any(
-        start <= trace.tb_lasti < end for start, end in guarded(frame.f_code.co_exceptiontable)
-    )
+    return handles(trace.tb_frame, trace.tb_lasti)
+
+
+def handles(frame, at: int) -> bool:  # type: ignore[no-untyped-def]
+    """Whether the frame's code has a handler around an instruction."""
+    return any(start <= at < end for start, end in guarded(frame.f_code.co_exceptiontable))
+
+
+def awaited() -> bool:
+    """Whether a frame of the tests that are calling has a handler around what it does now."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not check.__code__:
+        if frame.f_globals is not globals() and handles(frame, frame.f_lasti):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def guarded(table: bytes) -> list[tuple[int, int]]:
@@ -332,7 +348,7 @@ def main(role: str, read: int, write: int, limits: list[int], keyctl: int, rules
         serve(channel)
     else:
         # Said before any code has run: without it, the sandbox and not the program has failed.
-        channel.receive()
+        channel.receive(LINE_LIMIT)
         os.write(verdict, b"ready\n")
         with os.fdopen(order) as file:
             job = json.load(file)

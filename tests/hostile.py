@@ -217,7 +217,7 @@ LASTING: list[Program] = [
      "        threading.Thread(target=time.sleep, args=(99,)).start()", ENDED),
     ("endless recursion", "def f(x): return f(x)", FAILED),
     ("endless recursion in C", "def f(x):\n    v = ()\n    for _ in range(10**6): v = (v,)\n"
-     "    return repr(v)", NO),
+     "    return repr(v)", ENDED),
     ("crashes the interpreter", "import ctypes\ndef f(x): return ctypes.string_at(0)", ERROR),
     ("1 GB of output", "import sys\ndef f(x):\n    for _ in range(1024): sys.stdout.write("
      "'a' * (1 << 20))\n    return 5", ENDED),
@@ -292,8 +292,8 @@ ESCAPING: list[Program] = [
     ("reads the descriptions of keys", _deed(_sees("/proc/keys")), STOPPED),
     ("reads who has keys", _deed(_sees("/proc/key-users")), STOPPED),
     ("reads the first process's environment", _deed(
-     "s = open('/proc/1/environ').read()\nif set(s.split(chr(0))) <= {'', 'PATH=/usr/bin:/bin', 'PWD=/'}:"
-     " raise OSError"), STOPPED),
+     "s = open('/proc/1/environ').read().split(chr(0))\n"
+     "if set(s) <= {'', 'PATH=/usr/bin:/bin', 'PWD=/'}: raise OSError"), STOPPED),
     ("reads the first process's memory", _deed("open('/proc/1/mem', 'rb').read(1)"), STOPPED),
     ("reads the machine's memory", _deed("open('/proc/kcore', 'rb').read(1)"), STOPPED),
     ("reads the kernel's log", _deed("open('/dev/kmsg').read(1)"), STOPPED),

@@ -26,8 +26,13 @@ from weakref import WeakSet
 
 from ppl.errors import WorkerError
 
-# The folder goes first: `kill` ends the guard as well.
-_GUARD = 'read -r _; [ -z "$1" ] || rm -rf -- "$1"; kill -9 0'
+# `kill` ends the guard as well, so a last shell outside the group tidies up behind it. The guard
+# waits until that one has left the group, which is when it closes its output.
+_TIDY = (
+    "exec >&-; folder=$1; shift; for wait in 0 .1 .2 .4 .8 1.6; do sleep $wait; "
+    '[ -z "$folder" ] || rm -rf -- "$folder"; [ $# = 0 ] || rmdir -- "$@"; done'
+)
+_GUARD = f"read -r _; _=$(setsid -f /bin/sh -c '{_TIDY}' sh \"$@\"); kill -9 0"
 
 
 class Forgetful(Protocol):
@@ -59,17 +64,18 @@ class Group:
 
     Args:
         folder: whether they get a temporary folder, which goes when they go.
+        leaves: empty folders that nobody else can remove if this process is killed.
 
     Raises:
         WorkerError: no process can be started here.
     """
 
-    def __init__(self, *, folder: bool = False) -> None:
+    def __init__(self, *, folder: bool = False, leaves: Sequence[str] = ()) -> None:
         self.folder = tempfile.mkdtemp(prefix="ppl-") if folder else None
         self.processes: list[subprocess.Popen[bytes]] = []
         try:
             self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "sh", self.folder or ""],
+                ["/bin/sh", "-c", _GUARD, "sh", self.folder or "", *leaves],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ Reference: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/me
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import subprocess
@@ -107,6 +108,9 @@ def sweep(seconds: float = 0.0) -> None:
         if not _dying or time.monotonic() >= deadline:
             return
         time.sleep(0.005)
+
+
+atexit.register(sweep, 2.0)
 
 
 @lru_cache(maxsize=1)

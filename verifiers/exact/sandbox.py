@@ -199,7 +199,13 @@ class Pair:
         self.tests = 0
         calls, replies = os.pipe(), os.pipe()
         try:
-            self.group = Group(folder=sandbox.isolation == "process")
+            place = home()
+            if place is not None:
+                self.cgroups += [Cgroup(place, sandbox.memory) for _ in range(2)]
+            self.group = Group(
+                folder=sandbox.isolation == "process",
+                leaves=[str(cgroup.folder) for cgroup in self.cgroups],
+            )
             try:
                 self.program = self._start("program", calls[0], replies[1])
                 self.checker = self._start("checker", replies[0], calls[1])
@@ -207,6 +213,7 @@ class Pair:
                 self.stop()
                 raise
         except (OSError, WorkerError) as error:
+            self._leave()
             raise SandboxError(f"the sandbox does not start: {error}; {_REMEDY}") from error
         finally:
             for fd in (*calls, *replies):
@@ -214,10 +221,9 @@ class Pair:
 
     def _start(self, role: str, read: int, write: int) -> subprocess.Popen[bytes]:
         command = self.sandbox.command(role, read, write)
-        place = home()
-        if place is not None:
-            self.cgroups.append(Cgroup(place, self.sandbox.memory))
-            command = ["/bin/sh", "-c", ENTER, self.cgroups[-1].entrance, *command]
+        if self.cgroups:
+            entrance = self.cgroups[role == "checker"].entrance
+            command = ["/bin/sh", "-c", ENTER, entrance, *command]
         elif self.sandbox.isolation == "bubblewrap":
             command = ["/bin/sh", "-c", _STAY, "sh", *command]
         return self.group.start(
@@ -318,6 +324,9 @@ class Pair:
     def stop(self) -> None:
         """Kills all there is; may be called twice."""
         self.group.stop()
+        self._leave()
+
+    def _leave(self) -> None:
         while self.cgroups:
             self.cgroups.pop().remove()
 

@@ -48,7 +48,11 @@ def require_tests(tests: Sequence[str], names: Sequence[str], setup: str) -> Non
                 "call a function that the test defines, and remove a test that tests nothing"
             )
         whole = ast.walk(ast.Module([*given, *body], []))
-        known = {node.name for node in whole if isinstance(node, _Definition)}
+        known = {
+            node.arg if isinstance(node, ast.arg) else node.name
+            for node in whole
+            if isinstance(node, _Definition | ast.arg)
+        }
         if not any(_judges(node, known.union(names, _BUILTINS)) for node in reached):
             raise VerifierError(
                 f"{where} passes whatever {' or '.join(names)} returns: write `assert` before what "

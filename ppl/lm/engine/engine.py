@@ -34,7 +34,8 @@ Account = tuple[Ledger, str, str] | None
 # One lock a model, not an engine: a pass sets the attention of the model's configuration.
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[Engine, P], R]:

@@ -69,7 +69,7 @@ def test_the_shortest_contexts(length):
     assert len(draw.value.tokens) <= length - 1
     exact = plain_log_probs(lm.model, (5,), draw.value.tokens)
     assert draw.log_prob == pytest.approx(exact, abs=1e-4)
-    with pytest.raises(ValueError, match="context_length=1.*at least 2"):
+    with pytest.raises(ValueError, match=r"context_length=1.*at least 2"):
         make(context_length=1)
 
 

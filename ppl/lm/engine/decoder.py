@@ -37,7 +37,7 @@ def _whole(
     """One thread at a time; and if the method raises, no row is left and every slot is free."""
 
     @functools.wraps(method)
-    def run(self: EngineDecoder, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: EngineDecoder, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before = self._stems
         with self._engine.lock, torch.inference_mode():
             try:

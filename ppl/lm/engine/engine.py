@@ -42,7 +42,7 @@ def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[E
     """One thread at a time; and if the method raises, the slots that it took are free again."""
 
     @functools.wraps(method)
-    def run(self: Engine, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: Engine, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.lock, torch.inference_mode():
             before = self.slots.clock
             try:
@@ -250,7 +250,8 @@ class Engine:
 
     @alone
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
-        """Computes the last token of each row's text, all others of which its slot holds: last hidden states `[rows, hidden]`."""
+        """Computes the last token of each row's text, all others of which its slot holds: last
+        hidden states `[rows, hidden]`."""
         self._room(max(slot.length for slot in slots) + 1)
         return self.runner.step(slots, texts)
 

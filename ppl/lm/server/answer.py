@@ -101,8 +101,8 @@ def checked(answer: Any, body: Mapping[str, Any], vocabulary: int) -> Answer:
 
 def _is(field: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        names = {dict: "an object", list: "a list", str: "a string"}
-        raise AnswerError(f"{field}: {_short(value)}, not {names[kind]}")
+        name = "an object" if kind is dict else "a list" if kind is list else "a string"
+        raise AnswerError(f"{field}: {_short(value)}, not {name}")
     return value
 
 

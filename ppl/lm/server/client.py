@@ -1,4 +1,4 @@
-"""What a model behind a server is asked: draws and scores, and which of them it can give exactly."""
+"""What a model behind a server is asked: draws and scores, and which it can give exactly."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ class Client:
         return (await self._with_prompt(tokens, label)).prompt_log_probs
 
     async def _with_prompt(self, tokens: Tokens, label: str) -> Answer:
-        answer = await self.complete(
-            self.body(tokens, PLAIN, 1, 1) | {"prompt_logprobs": 1}, label
-        )
+        answer = await self.complete(self.body(tokens, PLAIN, 1, 1) | {"prompt_logprobs": 1}, label)
         if len(answer.prompt_log_probs) != len(tokens):
             raise ServerError(
                 f"{label}: {self.name}'s server scored {len(answer.prompt_log_probs)} of "

@@ -207,7 +207,9 @@ class Endpoint:
         except self._httpx.HTTPError as error:
             raise _AgainError(f"{type(error).__name__}: {error}") from error
         except self._httpx.InvalidURL as error:
-            raise ServerError(f"{where}: {error}; give an address such as http://host:8000/v1") from error
+            raise ServerError(
+                f"{where}: {error}; give an address such as http://host:8000/v1"
+            ) from error
         status = reply.status_code
         problem = f"answered {status}: {self._redacted(reply.text)[:500]}"
         if status in _LATER or status >= 500:

@@ -85,7 +85,9 @@ class ServerModel(LanguageModel):
                     f"{url} does not say how long a text may be; pass context_length="
                 )
             if isinstance(longest, bool) or not isinstance(longest, int) or longest < 3:
-                raise ServerError(f"{url}/models: max_model_len: {longest!r} is no number of tokens")
+                raise ServerError(
+                    f"{url}/models: max_model_len: {longest!r} is no number of tokens"
+                )
             # Servers want room for one new token even where they only score.
             self.context_length = longest - 1
             if tokenizer is None or isinstance(tokenizer, str):

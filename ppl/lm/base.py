@@ -16,7 +16,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.cost import Ledger
 from ppl.language.site import Draw, Entry, Site, Visit
@@ -134,8 +134,9 @@ class RunningBatch(Protocol):
         """Nobody waits for these any more: they get no answer."""
         ...
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Does some work; answers what is done, by ticket: None where a ledger ran out."""
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Does some work; answers what is done, by ticket: None where a ledger ran out, an error
+        for a row that failed by itself. If it raises, the batch is lost."""
         ...
 
     def close(self) -> None:
@@ -288,7 +289,10 @@ class LanguageModel(ABC):
         results: dict[int, Drawn | None] = {}
         try:
             while session.running:
-                results.update(session.step())
+                for ticket, drawn in session.step().items():
+                    if isinstance(drawn, PPLError):
+                        raise drawn
+                    results[ticket] = drawn
         finally:
             session.close()
         return [results[ticket] for ticket in tickets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -26,9 +27,14 @@ from ppl.lm.engine.attention import Span, _attend_shared, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
-from ppl.lm.engine.prefix import PrefixPool, common_prefix
+from ppl.lm.engine.prefix import PrefixPool
+from ppl.lm.engine.runs import common_prefix
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.sampling import Warp
+
+# Where the engine runs: `cuda` puts the exactness tests on a GPU (tests/benchmarks/gpu.sh does).
+DEVICE = torch.device(os.environ.get("PPL_TEST_DEVICE", "cpu"))
+ON_GPU = DEVICE.type == "cuda"
 
 SMALL = {
     "vocab_size": 97,
@@ -96,7 +102,7 @@ def _one_thread():
 
 def random_model(config) -> object:
     torch.manual_seed(0)
-    return tf.AutoModelForCausalLM.from_config(config).eval()
+    return tf.AutoModelForCausalLM.from_config(config).eval().to(DEVICE)
 
 
 def make(name: str = "Llama", **options) -> ppl.HFModel:
@@ -113,11 +119,11 @@ def some_texts(seed: int = 0) -> list[tuple[int, ...]]:
 
 
 def plain_log_probs(model, text: tuple[int, ...], new: tuple[int, ...]) -> float:
-    ids = torch.tensor([text + new])
+    ids = torch.tensor([text + new], device=DEVICE)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0].double()
     picked = torch.log_softmax(logits, -1)[len(text) - 1 : -1]
-    return float(picked.gather(1, torch.tensor(new)[:, None]).sum())
+    return float(picked.gather(1, torch.tensor(new, device=DEVICE)[:, None]).sum())
 
 
 def request(lm, text, seed=0, max_tokens=6, ledger=None, **warp) -> ContinueRequest:
@@ -245,7 +251,9 @@ def test_positions_that_change_with_the_length_are_refused_by_name_or_exact():
         Engine(model, name="phi", capacity=1 << 20)
     text = tuple(range(3, 67))
     (states,) = Engine(model, name="phi", capacity=1 << 20, context_length=64).hidden([text], [0])
-    plain = model.base_model(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+    plain = model.base_model(
+        torch.tensor([text], device=DEVICE), use_cache=False
+    ).last_hidden_state[0]
     assert_close(states, plain)
 
 
@@ -274,8 +282,8 @@ OPERATIONS = st.lists(
 def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
     engine = _engine(kv_bytes, compile=way == "compiled")
-    engine._price = 0 if way in ("sharing", "compiled") else 10**9
-    engine.graphs = emulated_graphs(engine) if way == "graphs" else None
+    engine.runner.price = 0 if way in ("sharing", "compiled") else 10**9
+    engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
@@ -340,6 +348,13 @@ def emulated(step, device):
     return lambda: output.copy_(step())
 
 
+def step_graphs(engine) -> StepGraphs:
+    """Captured for good on a GPU, emulated elsewhere."""
+    if ON_GPU:
+        return StepGraphs(engine.runner.captured_pass, engine.device)
+    return emulated_graphs(engine)
+
+
 def emulated_graphs(engine) -> StepGraphs:
     def on_this_memory(step, device):
         replay, kv = emulated(step, device), engine.slots.kv
@@ -350,7 +365,7 @@ def emulated_graphs(engine) -> StepGraphs:
 
         return checked
 
-    return StepGraphs(engine._captured_pass, engine.device, on_this_memory)
+    return StepGraphs(engine.runner.captured_pass, engine.device, on_this_memory)
 
 
 @functools.cache
@@ -360,7 +375,9 @@ def _engine(kv_bytes: int, compile: bool = False):
 
 @functools.cache
 def plain_states(text: tuple[int, ...]) -> torch.Tensor:
-    return _engine(1).base(torch.tensor([text]), use_cache=False).last_hidden_state[0]
+    return (
+        _engine(1).base(torch.tensor([text], device=DEVICE), use_cache=False).last_hidden_state[0]
+    )
 
 
 @torch.inference_mode()
@@ -466,7 +483,7 @@ def test_recorded_log_probs_equal_teacher_forcing_under_warps(family):
 @pytest.mark.parametrize("shared", [1, 100])
 def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
     """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
-    monkeypatch.setattr("ppl.lm.engine.engine._PREFILL_TOKENS", tokens)
+    monkeypatch.setattr("ppl.lm.engine.passes._PREFILL_TOKENS", tokens)
     monkeypatch.setattr("ppl.lm.engine.engine._CPU_MIN_SHARED", shared)
     monkeypatch.setattr("ppl.lm.engine.slots._BUCKET", 1)
     lm = make("GPTNeoX")
@@ -482,7 +499,9 @@ def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
 def test_hidden_states_equal_a_plain_forward_from_any_position():
     lm = make("Qwen2")
     texts = some_texts(9)
-    plain = [lm.model.base_model(torch.tensor([t])).last_hidden_state[0] for t in texts]
+    plain = [
+        lm.model.base_model(torch.tensor([t], device=DEVICE)).last_hidden_state[0] for t in texts
+    ]
     for first in ([0] * 7, [len(t) - 1 for t in texts], [len(t) // 2 for t in texts], [0] * 7):
         for states, whole, at in zip(lm.engine.hidden(texts, first), plain, first, strict=True):
             assert states.shape == whole[at:].shape
@@ -581,7 +600,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
             seen.append(weakref.ref(self))
 
     lm = make(family)
-    monkeypatch.setattr("ppl.lm.engine.engine.Window", Watched)
+    monkeypatch.setattr("ppl.lm.engine.passes.Window", Watched)
     gc.disable()
     try:
         text = tuple(range(3, 40))
@@ -596,7 +615,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
 @torch.inference_mode()
 def test_captured_steps_are_replayed_for_other_rows_and_lengths():
     lm, plain = make(), make()
-    lm.engine.graphs = emulated_graphs(lm.engine)
+    lm.engine.runner.graphs = step_graphs(lm.engine)
     texts = [tuple(3 + (i * j) % 90 for j in range(1, 6 + i)) for i in range(1, 6)]
     slots = [list(m.engine.open(texts)[0].values()) for m in (lm, plain)]
     for t in range(60):
@@ -607,7 +626,7 @@ def test_captured_steps_are_replayed_for_other_rows_and_lengths():
         theirs = plain.engine.step([slots[1][i] for i in rows], asked)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     # 4 and 8 rows, twice: memory is allocated anew when the texts outgrow it.
-    assert lm.engine.graphs.captured <= 4
+    assert lm.engine.runner.graphs.captured <= 4
 
 
 def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
@@ -655,7 +674,7 @@ def test_captured_steps_are_checked_at_loading(family, monkeypatch):
     monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", emulated)
     model = make(family).model
     engine = Engine(model, name="small", capacity=1 << 20, graphs=True)
-    assert engine.graphs.captured == 1
+    assert engine.runner.graphs.captured == 1
     monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", lambda step, device: lambda: 2 * step())
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
@@ -695,7 +714,7 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
         (draw,) = lm.sample_batch([request(lm, text, max_tokens=9)])
         exact = plain_log_probs(lm.model, text, draw.value.tokens)
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
-    assert [c is one.engine._compiled for c in calls] == [True] * 8 + [
+    assert [c is one.engine.runner.compiled for c in calls] == [True] * 8 + [
         False
     ] * 8  # then all was known
     try:
@@ -799,9 +818,21 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
         patch.setattr(native.tempfile, "TemporaryDirectory", read_only)
         with pytest.raises(UnsupportedModelError, match=r"Read-only.*compile=False"):
             Engine(model, name="small", capacity=1 << 20, compile=True)
-    monkeypatch.setattr(torch, "compile", lambda step, *, fullgraph, options: step)
-    with pytest.raises(UnsupportedModelError, match=r"needs torch 2\.13"):
-        Engine(model, name="small", capacity=1 << 20, compile=True)
+
+
+@needs_compiler
+def test_compiled_steps_need_no_argument_that_older_releases_of_torch_lack(monkeypatch):
+    compile = torch.compile
+    given = []
+
+    def older(step, *, fullgraph, options):
+        given.append(step.__code__)
+        return compile(step, fullgraph=fullgraph, options=options)
+
+    monkeypatch.setattr(torch, "compile", older)
+    for _ in range(2):
+        Engine(make().model, name="small", capacity=1 << 20, compile=True)
+    assert given[0] is not given[1]  # programs are kept with the code
 
 
 @pytest.mark.parametrize(
@@ -862,7 +893,7 @@ def test_questions_in_one_pass_share_their_own_beginnings():
 @torch.inference_mode()
 def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatch):
     lm = make(family)
-    monkeypatch.setattr(lm.engine, "_price", 0)
+    monkeypatch.setattr(lm.engine.runner, "price", 0)
     called = []
     monkeypatch.setattr(
         "ppl.lm.engine.attention._attend_shared",
@@ -873,7 +904,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     slots, _ = lm.engine.open(texts)
     longer = [(*text, 5) for text in texts]
     states = lm.engine.step([slots[text] for text in texts], longer)
-    shared = lm.engine._config._attn_implementation == "sdpa"
+    shared = lm.model.config._attn_implementation == "sdpa"
     layers = lm.engine.slots.kv.shape[0]
     assert called == [20] * (2 * layers if shared else 0)  # their own ends, and the step
     # Other rows in the same slots: nothing that was known of the first ones is taken as known.
@@ -884,7 +915,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     longer += [(*text, 5) for text in others]
     states = [*states, *lm.engine.step([slots[text] for text in others], longer[3:])]
     for text, mine in zip(longer, states, strict=True):
-        ids = torch.tensor([text])
+        ids = torch.tensor([text], device=DEVICE)
         plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
@@ -896,7 +927,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     texts = [tuple(3 + (i * j) % 90 for j in range(1, n)) for i, n in enumerate((9, 100, 7, 12), 1)]
     seen = []
     monkeypatch.setattr(
-        "ppl.lm.engine.engine.split", lambda reach: seen.append(split(reach)) or split(reach)
+        "ppl.lm.engine.passes.split", lambda reach: seen.append(split(reach)) or split(reach)
     )
     slots, _ = lm.engine.open(texts)
     longer = [(*text, token) for text, token in zip(texts, [4, 5, 6, 7], strict=True)]
@@ -904,7 +935,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     assert seen[-1] is not None
     assert max(s.keys for s in seen[-1]) == 100
     for text, mine in zip(longer, states, strict=True):
-        ids = torch.tensor([text])
+        ids = torch.tensor([text], device=DEVICE)
         plain = lm.engine.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
@@ -924,7 +955,9 @@ def test_texts_grown_token_by_token_stay_one_run_and_keep_every_state():
     states = lm.engine.hidden(inner, [len(t) - 1 for t in inner])
     assert lm.engine.tokens_computed == computed  # every place where a text ended is remembered
     for known, state in zip(inner, states, strict=True):
-        assert_close(state, lm.engine.base(torch.tensor([known])).last_hidden_state[0, -1:])
+        assert_close(
+            state, lm.engine.base(torch.tensor([known], device=DEVICE)).last_hidden_state[0, -1:]
+        )
     # Forks inside the run: what both share stays, what differs is computed once.
     forks = [(*text[:10], 90), (*text[:20], 91), (*text, 92)]
     lm.engine.hidden(forks, [len(t) - 1 for t in forks])

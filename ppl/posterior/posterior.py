@@ -59,10 +59,10 @@ class Sample:
 
     @property
     def log_joint(self) -> float:
-        """log p(choices) + log p(observations), the unnormalised posterior density."""
-        return self.log_likelihood + math.fsum(
-            r.prior() for r in self.records if r.kind == "choice"
-        )
+        """log p(choices) + log p(observations), the unnormalised posterior density.
+
+        Scaled and masked as the program says, like Pyro's own `Trace.log_prob_sum`."""
+        return math.fsum(r.joint() for r in self.records)
 
     @cached_property
     def trace(self) -> Trace:
@@ -70,7 +70,7 @@ class Sample:
         trace = Trace()
         for r in self.records:
             observed = r.kind != "choice"
-            log_prob = r.log_likelihood if observed else r.prior()
+            log_prob = r.joint()
             trace.add_node(
                 r.name,
                 type="sample",

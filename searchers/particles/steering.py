@@ -59,7 +59,7 @@ class SMCSteering(Searcher[Particles]):
         if weights.dead:
             raise all_dead(tree, nodes, self)
         if self.merge_duplicates:
-            nodes, weights = _merged(nodes, weights)
+            nodes, weights = _merged(nodes, weights, tree.seed)
         total = weights.log_sum
         note = {"atoms": len(nodes), "ess": weights.ess, "log_evidence": total}
         rng = generator(tree.seed, "resample", state.round)
@@ -88,12 +88,29 @@ class SMCSteering(Searcher[Particles]):
         return Result(state.nodes, state.weights.tolist(), state.weights.log_sum)
 
 
-def _merged(nodes: Sequence[Node], weights: Weights) -> tuple[list[Node], Weights]:
-    """One atom per group of siblings with equal choices."""
-    groups: dict[tuple[object, ...], tuple[Node, float]] = {}
-    for node, log_weight in zip(nodes, weights.tolist(), strict=True):
-        first, mass = groups.get(origin(node), (node, -np.inf))
-        groups[origin(node)] = first, float(np.logaddexp(mass, log_weight))
-    return [node for node, _ in groups.values()], Weights(
-        np.array([mass for _, mass in groups.values()])
-    )
+def _merged(nodes: Sequence[Node], weights: Weights, seed: int) -> tuple[list[Node], Weights]:
+    """One atom per group of siblings with equal choices, of all their weight.
+
+    What comes after divides by what the atom's own verifiers have said. Where siblings were told
+    different numbers (pseudo-marginal verifiers), one is therefore drawn in proportion to its
+    weight, which leaves every estimate with the share of the weight that came with it.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, node in enumerate(nodes):
+        groups.setdefault(origin(node), []).append(i)
+    log_weights = np.array(weights.tolist())
+    atoms, masses = [], []
+    for group in groups.values():
+        first = nodes[group[0]]
+        shares = log_weights[group]
+        mass = float(np.logaddexp.reduce(shares))
+        if mass > -np.inf and len({_told(nodes[i]) for i in group}) > 1:
+            rng = generator(seed, "merge", first.identity)
+            first = nodes[group[int(rng.choice(len(group), p=np.exp(shares - mass)))]]
+        atoms.append(first)
+        masses.append(mass)
+    return atoms, Weights(np.array(masses))
+
+
+def _told(node: Node) -> tuple[object, ...]:
+    return tuple(r.log_scores for r in node.records)

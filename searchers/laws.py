@@ -24,7 +24,6 @@ from ppl.lm.table import TableLM
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.tree import Node
-from ppl.searchers.anytime import answers
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.state import State
 
@@ -193,7 +192,7 @@ class _Law:
         return True
 
     def _shows_the_best(self, search: Search, posterior: Posterior, when: str) -> None:
-        found = answers(search.tree)
+        found = [node for node in search.tree.nodes if node.answered]
         best = posterior.best_sample
         self.require("limits", not found or best is not None, f"{when}, it hid its answers")
         claims = search.state is not None and (

@@ -106,6 +106,7 @@ class Particle(Messenger):  # type: ignore[misc]
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self.text: Text | None = None
+        self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
         self._model = Coroutine(self._run, self)
         self._guide: Guide | None = None
         if task.guide is not None:

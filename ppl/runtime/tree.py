@@ -18,9 +18,10 @@ from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
 from ppl.runtime.batch import Cancelled, Host
 from ppl.runtime.loop import SHARED, current_job, loop_here
-from ppl.runtime.particle import Checkpoint, Decide, Particle, Program, Task
+from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
+from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
-from ppl.runtime.verdict import JudgeRequest, Scorer, log_potential
+from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
 from ppl.runtime.wave import Wave, ask, until
 
 
@@ -45,6 +46,8 @@ class Node:
         text: the text that a language model last extended, None before the first.
         simulated: True for nodes made by `Tree.rollout`.
         forced: True for nodes made by `Tree.force`: their choices were given, not drawn.
+        provisional: what the program said last (`ppl.answer`) that its result would be; empty if
+            nothing.
     """
 
     identity: int
@@ -61,6 +64,7 @@ class Node:
     simulated: bool = False
     forced: bool = False
     depth: int = 0
+    provisional: tuple[Any, ...] = ()
     _particle: Particle | None = None
 
     @property
@@ -72,6 +76,16 @@ class Node:
     def open(self) -> bool:
         """True if the particle can be expanded."""
         return not self.finished and not self.dead
+
+    @property
+    def answered(self) -> bool:
+        """True if there is a result, or the program has said what it would be."""
+        return not self.dead and (self.finished or bool(self.provisional))
+
+    @property
+    def answer(self) -> Any:
+        """The result, or what it would be; None without one."""
+        return self.result if self.finished or not self.provisional else self.provisional[0]
 
     @property
     def log_promise(self) -> float:
@@ -146,7 +160,11 @@ class Tree:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        check_program(self.program)
+        if self.guide is not None:
+            check_program(self.guide, "the guide")
         self.account = Account(self.budget)
+        self.calls = Calls()
         self.root = Node(0, None)
         self.nodes: list[Node] = [self.root]
         self._next = 1
@@ -191,7 +209,8 @@ class Tree:
             BudgetExhausted: the budget does not pay for it; the tree is as before.
             PPLError: a particle failed.
         """
-        return self._grow(nodes, counts, simulated=False, decide=decide, quorum=quorum)
+        segment = Segment(decide=decide)
+        return self._grow(nodes, counts, [segment], simulated=False, quorum=quorum)
 
     @property
     def underway(self) -> dict[int, Node]:
@@ -255,7 +274,8 @@ class Tree:
             going = [i for i, leaf in enumerate(leaves) if leaf.open]
             if not going:
                 break
-            children = self._grow([leaves[i] for i in going], 1, simulated=True, greedy=greedy)
+            segment = Segment(greedy=greedy)
+            children = self._grow([leaves[i] for i in going], 1, [segment], simulated=True)
             for i, child in zip(going, children, strict=True):
                 leaves[i] = child
             steps += 1
@@ -275,7 +295,8 @@ class Tree:
             the segment could not have happened here: other sites, an impossible value, another end.
         """
         choices = [{r.name: r.value for r in e.records if r.kind == "choice"} for e in examples]
-        children = self._grow(nodes, 1, simulated=False, forced=choices)
+        segments = [Segment(forced=values) for values in choices]
+        children = self._grow(nodes, 1, segments, simulated=False)
         for child, example, chosen in zip(children, examples, choices, strict=True):
             names = [r.name for r in child.records if r.kind == "choice"]
             if not child.dead and (names != list(chosen) or child.finished != example.finished):
@@ -316,13 +337,12 @@ class Tree:
         self,
         nodes: Sequence[Node],
         counts: int | Sequence[int],
+        segments: Sequence[Segment],
         *,
         simulated: bool,
-        forced: Sequence[Mapping[str, Any]] | None = None,
-        greedy: bool = False,
-        decide: Decide | None = None,
         quorum: int | None = None,
     ) -> list[Node]:
+        """`segments` are for each child, or one for all."""
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
             raise ValueError(f"counts {numbers} do not fit {len(nodes)} nodes")
@@ -336,7 +356,9 @@ class Tree:
             raise ValueError(f"quorum={quorum}: must be from 1 to {len(parents)}, the children")
         if not parents:
             return []
-        flight = _Flight(parents, self._next, simulated, forced, greedy, decide, quorum)
+        if len(segments) == 1:
+            segments = [segments[0]] * len(parents)
+        flight = _Flight(parents, self._next, segments, simulated, quorum)
         wave = self._started(flight)
         until([wave], lambda: wave.over)
         if wave.failure is not None:
@@ -353,11 +375,10 @@ class Tree:
         host = self._waiting()
         if wave is None or not wave.move(host, threading.get_ident()):
             flight.offset = [*flight.missing]
-            particles = [self._particle(flight.parents[i], flight.first + i) for i in flight.offset]
-            for i, particle in zip(flight.offset, particles, strict=True):
-                particle.greedy, particle.decide = flight.greedy, flight.decide
-                if flight.forced is not None:
-                    particle.forced = flight.forced[i]
+            particles = [
+                self._particle(flight.parents[i], flight.first + i, flight.segments[i])
+                for i in flight.offset
+            ]
             wave = Wave(host, particles, self.account, flight.quorum)
             wave.start()
         flight.wave = wave
@@ -381,15 +402,8 @@ class Tree:
         assert wave is not None
         for index in sorted(wave.arrived.keys() - wave.delivered):
             number = flight.offset[index]
-            children.append(
-                _child(
-                    flight.parents[number],
-                    wave.particles[index],
-                    wave.arrived[index],
-                    flight.simulated,
-                    flight.forced is not None,
-                )
-            )
+            particle, checkpoint = wave.particles[index], wave.arrived[index]
+            children.append(_child(flight.parents[number], particle, checkpoint, flight.simulated))
             wave.delivered.add(index)
             flight.missing.remove(number)
         if not flight.missing:
@@ -403,7 +417,7 @@ class Tree:
                 self._flights.remove(flight)
                 raise flight.wave.failure
 
-    def _particle(self, node: Node, identity: int) -> Particle:
+    def _particle(self, node: Node, identity: int, segment: Segment = DRAWN) -> Particle:
         """A particle that stands at `node`: its own, still running, the first time; then forks."""
         particle, node._particle = node._particle, None
         if particle is not None and particle.thread != threading.get_ident():
@@ -411,10 +425,16 @@ class Tree:
         if particle is None:
             task = Task(self.program, self.args, self.kwargs, self.guide)
             particle = Particle(
-                task, node.history, seed=self.seed, identity=identity, ledger=self.account
+                task,
+                node.history,
+                seed=self.seed,
+                identity=identity,
+                ledger=self.account,
+                segment=segment,
+                calls=self.calls,
             )
         else:
-            particle.begin(identity)
+            particle.begin(identity, segment)
         return particle
 
     def close(self) -> None:
@@ -425,6 +445,7 @@ class Tree:
             particle, node._particle = node._particle, None
             if particle is not None and particle.thread == threading.get_ident():
                 particle.close()
+        self.calls.warn()
 
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.
@@ -438,16 +459,15 @@ class _Flight:
     Attributes:
         parents: the node that each continues.
         first: number of the first child; the others follow.
+        segments: how the choices of each are made.
         missing: which of them the tree does not have yet.
         wave: their particles, None where nothing runs; `offset` says which child each is.
     """
 
     parents: list[Node]
     first: int
+    segments: Sequence[Segment]
     simulated: bool
-    forced: Sequence[Mapping[str, Any]] | None
-    greedy: bool
-    decide: Decide | None
     quorum: int | None
     missing: list[int] = field(default_factory=list)
     offset: list[int] = field(default_factory=list)
@@ -466,9 +486,7 @@ class _Flight:
         return {**self.__dict__, "wave": None}
 
 
-def _child(
-    parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool, forced: bool
-) -> Node:
+def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:
     records = tuple(particle.records)
     likelihood = math.fsum(r.log_likelihood for r in records)
     ratio = math.fsum(r.log_ratio for r in records)
@@ -487,8 +505,9 @@ def _child(
         dead_at=checkpoint.dead_at,
         text=particle.text,
         simulated=simulated,
-        forced=forced,
+        forced=particle.segment.forced is not None,
         depth=parent.depth + 1,
+        provisional=particle.provisional,
     )
     if child.open:
         child._particle = particle

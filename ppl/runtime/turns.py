@@ -12,10 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-import torch
+from ppl.runtime.keyed import generators_kept
 
 
 class Seat:
@@ -51,7 +51,7 @@ class Turns:
         self._holder: Seat | None = None
         self._waiting: list[Seat] = []
         self._knock: Future[None] | None = None
-        self._generator = torch.random.get_rng_state()
+        self._kept = ExitStack()  # gives back what particles of this turn seed
 
     def take(self, seat: Seat) -> None:
         """Waits for the first turn. An interrupt while waiting is raised when the turn comes."""
@@ -63,7 +63,7 @@ class Turns:
                 seat.arriving = True
                 self._waiting.append(seat)
         if free:
-            self._generator = torch.random.get_rng_state()
+            self._kept.enter_context(generators_kept())
         else:
             self.knock()
             self._wait(seat)
@@ -74,7 +74,7 @@ class Turns:
 
     def hand(self, seat: Seat, other: Seat) -> None:
         """Gives the turn to `other` and waits until it comes back."""
-        torch.random.set_rng_state(self._generator)
+        self._kept.close()
         with self._lock:
             self._waiting.remove(other)
             self._waiting.append(seat)
@@ -89,7 +89,7 @@ class Turns:
 
     def leave(self, seat: Seat) -> None:
         """Gives the turn away for good."""
-        torch.random.set_rng_state(self._generator)
+        self._kept.close()
         with self._lock:
             if self._holder is not seat:  # a forked child, whose table was cleared
                 return
@@ -124,8 +124,7 @@ class Turns:
                 self.knock()
         seat.turn.clear()
         seat.arriving = False
-        # Particles seed torch's generator for their draws; between turns it is the user's.
-        self._generator = torch.random.get_rng_state()
+        self._kept.enter_context(generators_kept())
         interrupted, seat.interrupted = seat.interrupted, None
         if interrupted is not None:
             raise interrupted
@@ -145,14 +144,13 @@ def seated(seat: Seat, loop: Any) -> Iterator[bool]:
     """
     outer = getattr(inside, "loop", None)
     if outer is not None:
-        state = torch.random.get_rng_state()
         inside.loop = loop
         try:
-            yield True
+            with generators_kept():
+                yield True
         finally:
             inside.loop = outer
             loop.rest()
-            torch.random.set_rng_state(state)
         return
     try:
         TURNS.take(seat)

@@ -18,7 +18,7 @@ from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
 from ppl.language.text import Codec, Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.huggingface import HFCodec
-from ppl.lm.load import TINY
+from ppl.lm.pretrained import TINY
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
     FORMATS,

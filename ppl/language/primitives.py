@@ -85,11 +85,10 @@ def answer(value: Any) -> None:
     Args:
         value: of the kind that the program returns.
     """
-    from ppl.runtime.particle import current_particle  # particles import this module
-
-    particle = current_particle() if am_i_wrapped() else None
-    if particle is not None:
-        particle.provisional = (value,)
+    # Whoever runs the program is at the bottom of Pyro's stack; only a particle takes the word.
+    take = getattr(runtime._PYRO_STACK[0], "take_answer", None) if am_i_wrapped() else None
+    if take is not None:
+        take(value)
 
 
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:

@@ -160,6 +160,10 @@ class Particle(Messenger):  # type: ignore[misc]
         self._numbers[word] = self._numbers.get(word, -1) + 1
         return self._numbers[word]
 
+    def take_answer(self, value: Any) -> None:
+        """What the program's result would be if it ended here (`ppl.answer`)."""
+        self.provisional = (value,)
+
     # -- what a site sees ---------------------------------------------------------------------
 
     @property

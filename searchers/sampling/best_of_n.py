@@ -73,7 +73,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
     then on each open sample is taken to need once more what the dearest has cost so far. If that is
     not there for all of them, one is completed, then as many at a time as the dearest so far says.
     """
-    budget = tree.ledger.budget
+    budget = tree.account.budget
     everyone = [i for i, node in enumerate(nodes) if node.open]
     behind = min(nodes[i].depth for i in everyone)
     in_step = [i for i in everyone if nodes[i].depth == behind]
@@ -83,7 +83,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
     if not begun:
         return in_step[:1]
     tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
-    affordable = min(tree.ledger.tokens_left / tokens, tree.ledger.calls_left / calls)
+    affordable = min(tree.account.tokens_left / tokens, tree.account.calls_left / calls)
     if affordable >= len(everyone):
         return in_step
     if not any(node.finished or node.dead for node in nodes):

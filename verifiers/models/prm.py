@@ -18,7 +18,7 @@ from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
 from ppl.language.text import Codec, Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.huggingface import HFCodec
-from ppl.lm.load import TINY
+from ppl.lm.pretrained import TINY
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
     FORMATS,
@@ -91,6 +91,7 @@ class PRM(Verifier):
         self.engine = Engine(
             model.eval(), name=name, capacity=kv_bytes, context_length=context_length
         )
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
@@ -186,7 +187,7 @@ class PRM(Verifier):
             hidden = self.engine.hidden(
                 [tokens for _, tokens, _ in part],
                 [positions[0] for _, _, positions in part],
-                [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
+                [None if a is None else (a.of(self), "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
                 results[i] = states[[p - positions[0] for p in positions]]

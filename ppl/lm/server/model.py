@@ -8,7 +8,7 @@ refused by name; what it says of itself is tested once, when the model is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Never
@@ -16,15 +16,15 @@ from typing import Any, Never
 from torch import Tensor
 
 from ppl.errors import ServerError, UnsupportedModelError
+from ppl.language.codec import Codec
 from ppl.language.cost import Ledger
 from ppl.language.randomness import key
-from ppl.language.text import Codec
 from ppl.lm.base import Decoder, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import Row, could_be_drawn
-from ppl.lm.huggingface import HFCodec
 from ppl.lm.sampling import Warp
 from ppl.lm.server.endpoint import Answer, Endpoint
 from ppl.lm.server.flight import ServerSession
+from ppl.lm.tokenizer import HFCodec
 
 PLAIN = Warp()
 
@@ -206,7 +206,8 @@ class ServerModel(LanguageModel):
         ends, label = self.codec.end_tokens, row.request.label
         if answer.tokens and answer.tokens[-1] in ends:
             return answer
-        if row.request.spec.rule(self.codec.decode((*row.new, *answer.tokens))):
+        new = (*row.new, *answer.tokens)
+        if row.request.spec.rule(self.codec.decode_after(new, row.request.spec.tokens)):
             return answer
         if self.gives_end is None or len(ends) > 1:
             raise ServerError(
@@ -262,11 +263,6 @@ class ServerModel(LanguageModel):
         except ServerError:
             return None
         return log_probs if len(log_probs) == len(tokens) else None
-
-    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        if isinstance(self.codec, HFCodec):
-            return self.codec.chat(messages)
-        return super()._chat_tokens(messages)
 
     def decoder(self) -> Decoder:
         self._no_logits()

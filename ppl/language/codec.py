@@ -39,14 +39,13 @@ class Identity:
     def __str__(self) -> str:
         return f"{self.name!r} ({self.fingerprint[:8]})"
 
-    def check(self, other: Identity | None, label: str) -> None:
-        """Raises TokenizerError if `other` is another tokenizer; None made no claim."""
-        if other is not None and other != self:
-            raise TokenizerError(
-                f"{label} was made with the tokenizer of {other}, and is to be read with that of "
-                f"{self}, where its ids say something else: take its string instead, "
-                "lm.prompt(str(...)), or lm.retokenize(...)"
-            )
+    def refused(self, made_with: Identity, label: str) -> TokenizerError:
+        """The error for what was made with another tokenizer and is to be read with this one."""
+        return TokenizerError(
+            f"{label} was made with the tokenizer of {made_with}, and is to be read with that of "
+            f"{self}, where its ids say something else: take its string instead, "
+            "lm.prompt(str(...)), or lm.retokenize(...)"
+        )
 
 
 class Codec(ABC):
@@ -187,6 +186,3 @@ def checked_string(value: object, label: str) -> str:
                 "a surrogate pair and no character; decode the string's source as UTF-8 or UTF-16"
             ) from None
     return value
-
-
-__all__ = ["Codec", "Identity", "Reader", "TokenizerError", "Tokens", "checked_string", "digest"]

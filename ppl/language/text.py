@@ -125,7 +125,9 @@ class Text:
                 "step.finished is true, and begin the next turn with lm.chat([...])"
             )
         if isinstance(other, Continuation):
-            self.codec.identity.check(other.made_with, f"the continuation {other.text[:40]!r}")
+            mine = self.codec.identity
+            if other.made_with not in (None, mine):
+                raise mine.refused(other.made_with, f"the continuation {other.text[:40]!r}")
             tokens = self.tokens + other.tokens
             return self._child(tokens, (*self.step_ends, len(tokens)), other.finished)
         return self.extended(self.codec.encode_after(checked_string(other, "text + words")))

@@ -200,7 +200,10 @@ class LanguageModel(ABC):
                 f"lm(...) continues a Text, got {type(text).__name__}: start with "
                 "lm.prompt(string) or lm.chat(question)"
             )
-        self.codec.identity.check(text.codec.identity, f"{self.name}: the text {text.text[:40]!r}")
+        mine, made_with = self.codec.identity, text.codec.identity
+        if made_with != mine:
+            said = (text.text or text.prompt)[:40]
+            raise mine.refused(made_with, f"{self.name}: the text {said!r}")
         if text.finished:
             raise PromptError(
                 f"the text is finished, {self.name} cannot continue it: leave the loop when "
@@ -434,8 +437,9 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
                 f"{label}: a language model is observed with a Continuation, got "
                 f"{type(value).__name__}; make one with lm.continuation(string)"
             )
-        said = f"{label}: the continuation {value.text[:40]!r}"
-        self.model.codec.identity.check(value.made_with, said)
+        mine = self.model.codec.identity
+        if value.made_with not in (None, mine):
+            raise mine.refused(value.made_with, f"{label}: the continuation {value.text[:40]!r}")
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
         """Only the trivial expansion exists: continuations do not live in tensors."""

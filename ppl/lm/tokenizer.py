@@ -76,6 +76,8 @@ class HFCodec(Codec):
         behind = None
         for front in _FRONTS:
             head, whole = self._encode(front), self._encode(front + string)
+            if not head:  # it writes no white space, and sets words apart by itself
+                return alone
             if whole[: len(head)] == head:
                 rest = whole[len(head) :]
                 if self.decode_after(rest) == string:

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutation clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/accuracy_vs_budget.py
@@ -19,7 +20,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -28,6 +29,10 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/generate_vs_ppl.py
+
+# Is every law held by a test? Hours of work, and no part of `make test`.
+mutation: $(VENV)/.test
+	$(BIN)/python tests/mutation/run.py
 
 # torch comes first: it is the large one, and the constraint keeps it to the pinned build.
 $(VENV)/.venv:

@@ -5,10 +5,7 @@ Every message names the place (site, particle, model or verifier) and what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ppl.posterior.posterior import Posterior
+from typing import Any
 
 
 class PPLError(Exception):
@@ -80,12 +77,12 @@ class AllParticlesDeadError(PPLError):
     """Every particle has weight zero.
 
     The evidence estimate is then exactly zero (`log_evidence` is minus infinity), which is what an
-    average over seeds must count; `posterior` holds everything seen until then.
+    average over seeds must count; `posterior` (a `ppl.Posterior`) holds everything seen until then.
     """
 
     log_evidence = float("-inf")
 
-    def __init__(self, message: str, posterior: Posterior | None = None) -> None:
+    def __init__(self, message: str, posterior: Any = None) -> None:
         super().__init__(message)
         self.posterior = posterior
 

@@ -9,63 +9,75 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from ppl.errors import AllParticlesDeadError
 from ppl.language.cost import Budget
+from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior import store as storage
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.particle import Program
+from ppl.runtime.result import Result
 from ppl.runtime.scheduler import BudgetExhausted, run_searches
 from ppl.runtime.tree import Node, Tree
+from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
+from ppl.searchers.state import State
 
 _FORMAT = "ppl-search-1"
 # Pyro's handler stack belongs to the process: one search runs at a time, in whatever thread.
 _LOCK = threading.RLock()
 
 
-@dataclass
-class State:
-    """What the next round needs.
+S = TypeVar("S", bound=State)
+Note = Mapping[str, Any]
+"""What is worth telling of a round, for people and plots; empty for nothing."""
+
+
+class Searcher(ABC, Generic[S]):
+    """An inference engine for programs. Subclasses are frozen dataclasses of their settings.
+
+    `start` and `step` are functions of the tree and the state: a round leaves the state that it was
+    given as it was, and reads no note. `ppl.searchers.check_searcher` holds a searcher to this and
+    to the other laws.
 
     Attributes:
-        nodes: the current set.
-        log_weights: `[N]` their log-weights.
-        log_evidence: log-evidence accumulated at resamplings, None if the searcher has no claim.
-        over: no round is left to do.
-        info: notes for people and plots, one entry per round; never read by a searcher.
+        steers: the searcher acts between the steps of a program, so that one which marks no steps
+            is worth a warning.
     """
 
-    nodes: list[Node]
-    log_weights: np.ndarray[Any, np.dtype[np.float64]]
-    log_evidence: float | None = None
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
+    steers: ClassVar[bool] = True
 
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        if dataclasses.is_dataclass(cls):
+            refuse_unknown(f"{cls.__name__}(...)", settings, cls.settings(), OF_SEARCHERS)
+        return super().__new__(cls)
 
-class Searcher(ABC):
-    """An inference engine for programs. Subclasses are frozen dataclasses of their settings."""
+    @classmethod
+    def settings(cls) -> list[str]:
+        """Names of the settings, in order."""
+        return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with other settings: `SMC(16).with_(ess_threshold=1.0)`."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @abstractmethod
-    def start(self, tree: Tree) -> Any:
+    def start(self, tree: Tree) -> S:
         """The state before the first round."""
 
     @abstractmethod
-    def step(self, tree: Tree, state: Any) -> Any:
-        """One round: the next state, or the same with `over` set."""
+    def step(self, tree: Tree, state: S) -> tuple[S, Note]:
+        """One round: the next state, `state.after(...)`, and what is worth telling of the round."""
 
     @abstractmethod
-    def result(
-        self, tree: Tree, state: Any
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        """Nodes, their log-weights, and the log-evidence (None without a claim)."""
+    def result(self, tree: Tree, state: S) -> Result:
+        """The weighted nodes that a state stands for, at any time; `Result.log_evidence` is for
+        searchers that are properly weighted."""
 
     def run(
         self,
@@ -149,11 +161,13 @@ class Search:
         searcher: the settings.
         tree: what has grown.
         state: what the next round needs, None before the first.
+        notes: what rounds had to tell, for people and plots.
     """
 
-    def __init__(self, searcher: Searcher, tree: Tree) -> None:
+    def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
         self.state: Any = None
+        self.notes: list[Note] = []
         self.exhausted = False
 
     @property
@@ -168,9 +182,17 @@ class Search:
         try:
             if self.state is None:
                 self.state = self.searcher.start(self.tree)
-            self.state = self.searcher.step(self.tree, self.state)
+            self.state, note = self.searcher.step(self.tree, self.state)
+            if note:
+                self.notes.append(note)
+            if self.state.round == 1 and self.searcher.steers:
+                warn_without_steps(self.tree, type(self.searcher).__name__)
+            if self.state.over:
+                self._end()
         except BudgetExhausted:
             self.exhausted = True
+            with contextlib.suppress(BudgetExhausted):  # one answer for what is left
+                run_best_on(self.tree, self._result())
 
     def run(self, on_step: Callable[[Search], None] | None = None) -> Posterior:
         """Steps to the end. `on_step` is called after every round."""
@@ -185,22 +207,27 @@ class Search:
 
     def posterior(self) -> Posterior:
         """What is known now; the evidence only once the search is done."""
-        if self.state is None:
-            nodes: Sequence[Node] = []
-            log_weights: Sequence[float] = []
-            log_evidence = None
-        else:
-            nodes, log_weights, log_evidence = self.searcher.result(self.tree, self.state)
-        stopped_early = self.exhausted or not self.over
+        result = self._result()
+        if self.exhausted or not self.over or not result.answered:
+            result = best_so_far(self.tree, result)
         return Posterior.of(
             self.tree,
-            nodes,
-            log_weights,
-            log_evidence=None if stopped_early else log_evidence,
+            result,
             searcher=repr(self.searcher),
             stopped="budget" if self.exhausted else "done",
-            history=[] if self.state is None else self.state.info,
+            history=self.notes,
         )
+
+    def _end(self) -> None:
+        """No search ends without an answer that it could have had."""
+        result = self._result()
+        if not result.answered:
+            ends = run_best_on(self.tree, result)
+            if ends and ends[-1].dead:
+                raise all_dead(self.tree, ends, self.searcher)
+
+    def _result(self) -> Result:
+        return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
 
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds, whole or not at all (Python's pickle)."""
@@ -217,6 +244,7 @@ class Search:
             "searcher": self.searcher,
             "tree": self.tree,
             "state": self.state,
+            "notes": self.notes,
             "exhausted": self.exhausted,
         }
 
@@ -275,19 +303,12 @@ def _as_tuple(argument: Any) -> tuple[Any, ...]:
     return argument if isinstance(argument, tuple) else (argument,)
 
 
-def answers(tree: Tree) -> list[Node]:
-    """All nodes whose program has returned, and that are worth something."""
-    return [node for node in tree.nodes if node.finished and not node.dead]
-
-
-def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher) -> AllParticlesDeadError:
+def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher[Any]) -> AllParticlesDeadError:
     """The error for a set without weight: names the sites and keeps what was seen."""
     sites = sorted({node.dead_at or "a weight of zero" for node in nodes})
     posterior = Posterior.of(
         tree,
-        nodes,
-        [float("-inf")] * len(nodes),
-        log_evidence=float("-inf"),
+        Result(nodes, [float("-inf")] * len(nodes), float("-inf")),
         searcher=repr(searcher),
     )
     return AllParticlesDeadError(

@@ -104,7 +104,7 @@ def test_ties_in_a_wide_row_keep_the_lowest_ids():
 
 @pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}])
 def test_warps_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=next(iter(bad))):
         Warp(**bad)
 
 

@@ -11,18 +11,26 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Unit
+from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
+
+from ppl.language.site import Entry, Site, Visit
 
 _FRESH = itertools.count()
 
 
-class TwistUnit(Unit):  # type: ignore[misc]
+class TwistUnit(Site, Unit):  # type: ignore[misc]
     """The empty observation of a twist: probability one in the model, `log_value` in the search."""
 
     def __init__(self, log_value: float) -> None:
         super().__init__(torch.zeros(()), validate_args=False)
         self.log_value = log_value
+
+    def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        entry.kind, entry.value = "twist", self.log_value
+        visit.log_twist += self.log_value
+        return 0.0
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
@@ -59,11 +67,10 @@ def condition(value: bool, name: str | None = None) -> None:
     """
     if not am_i_wrapped():
         return
-    from ppl.runtime.particle import current_particle  # program imports this module
-
     if name is None:
-        particle = current_particle()
-        number = next(_FRESH) if particle is None else particle.next_number("condition")
+        # Whoever runs the program is at the bottom of Pyro's stack; a particle numbers from 0.
+        numbered = getattr(runtime._PYRO_STACK[0], "next_number", None)
+        number = next(_FRESH) if numbered is None else numbered("condition")
         name = f"condition_{number}"
     pyro.factor(name, torch.tensor(0.0 if value else -math.inf))
 

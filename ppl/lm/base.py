@@ -1,14 +1,14 @@
 """Language models as distributions.
 
-`lm(text, until=...)` is a Pyro distribution over `Continuation`s. A backend only has to provide
-next-token logits for a batch of prefixes (`LanguageModel.decoder`, `LanguageModel.logits_along`);
-drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
+`lm(text, until=...)` is a Pyro distribution over `Continuation`s. A `LanguageModel` is what a
+search needs: it draws (`session`) and scores (`score_batch`). A model whose logits are at hand is a
+`ppl.lm.decode.LogitsModel`, which needs to provide no more than these.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, Protocol, overload
@@ -18,8 +18,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.language import checks
 from ppl.language.codec import Codec, checked_string
 from ppl.language.cost import Ledger
+from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, StopReason, Text
 from ppl.lm.conversation import checked_messages
@@ -113,45 +115,42 @@ class Drawn:
     log_prob_under: float | None = None
 
 
-class Decoder(Protocol):
-    """A batch of rows being decoded token by token; empty at first, and again at the end."""
-
-    @property
-    def logits(self) -> Tensor:
-        """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
-        ...
-
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
-        """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
-        ...
-
-    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        """Drops all active rows but `keep`, appends one token to each, refreshes `logits`.
-
-        What the dropped rows computed may be kept for later requests.
-        """
-        ...
-
-
 class RunningBatch(Protocol):
-    """Requests that a model is drawing: the interface of `ppl.lm.decode.Session`."""
+    """Requests that a model is drawing; they join and leave it one by one.
+
+    Attributes:
+        joined: most requests that ran side by side.
+    """
 
     joined: int
 
     @property
-    def running(self) -> bool: ...
+    def running(self) -> bool:
+        """True while a request has no answer."""
+        ...
 
-    def submit(self, request: ContinueRequest) -> int: ...
+    def submit(self, request: ContinueRequest) -> int:
+        """Takes a request in; its answer will come under the returned ticket."""
+        ...
 
-    def cancel(self, tickets: Collection[int]) -> None: ...
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Nobody waits for these any more: they get no answer."""
+        ...
 
-    def step(self) -> dict[int, Drawn | None]: ...
+    def step(self) -> dict[int, Drawn | None]:
+        """Does some work; answers what is done, by ticket: None where a ledger ran out."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the batch, whatever is in it."""
+        ...
 
 
 class LanguageModel(ABC):
     """A language model; call it on a `Text` to get a distribution over continuations.
+
+    One of your own sets the attributes and implements `session` and `score_batch`; if it has
+    logits, derive from `ppl.LogitsModel` instead.
 
     Attributes:
         name: shown in messages and used to tell models apart.
@@ -216,8 +215,8 @@ class LanguageModel(ABC):
                 f"the text has {len(text.tokens)} tokens, {self.name} holds "
                 f"{self.context_length}: shorten the prompt or take fewer steps"
             )
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
+        if max_tokens is not None:
+            checks.count(max_tokens=max_tokens)
         rule = StepRule.of(until)
         spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k, min_p), allowed)
         return LMDistribution(self, text, spec)
@@ -349,11 +348,9 @@ class LanguageModel(ABC):
     def _plain(self, string: str) -> Tokens:
         return self.codec.encode_after(string, plain=True)
 
+    @abstractmethod
     def session(self) -> RunningBatch:
-        """A running batch that requests join and leave; see `ppl.lm.decode.Session`."""
-        from ppl.lm.decode import Session  # decode imports this module
-
-        return Session(self)
+        """A running batch that requests join and leave."""
 
     def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
         """Draws all requests as one batch; None where the paying ledger ran out."""
@@ -367,34 +364,24 @@ class LanguageModel(ABC):
             session.close()
         return [results[ticket] for ticket in tickets]
 
+    @abstractmethod
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Exact log-probabilities of given continuations, as one batch."""
-        from ppl.lm import decode
+        """Exact log-probabilities of given continuations, as one batch; minus infinity for those
+        that a draw could not return."""
 
-        return decode.score(self, requests)
+    def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
+        """Every continuation that `distribution` can draw, with its log-probability.
 
-    @abstractmethod
-    def decoder(self) -> Decoder:
-        """An empty batch."""
-
-    @abstractmethod
-    def logits_along(
-        self,
-        prefixes: Sequence[Tokens],
-        continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
-    ) -> Iterator[Tensor]:
-        """For each row, `[T, V]`: the logits from which each continuation token is drawn."""
-
-    def batch_rows(self, length: int) -> int:
-        """Most rows of `length` tokens that one batch may hold."""
-        return 1 << 30
+        Raises:
+            ProgramError: this model has too many; a `TableLM` can.
+        """
+        raise ProgramError(f"only a TableLM can be enumerated, not {self!r}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
 
-class LMDistribution(TorchDistribution):  # type: ignore[misc]
+class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     """The law of the next continuation of a text.
 
     `log_prob(value)` is the sum of the warped, renormalised token log-probabilities up to and
@@ -428,6 +415,36 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
             self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
             dtype=torch.float64,
         )
+
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        """One row of the batch. A `target` of the same model after the same text costs no pass."""
+        spec = self.spec
+        same = isinstance(target, LMDistribution) and target.model is self.model
+        under = target.spec if same and target.spec.tokens == spec.tokens else None
+        greedy = visit.greedy
+        if greedy:
+            under = spec if target is None else under
+            spec = replace(spec, warp=Warp(temperature=0.0))
+        request = ContinueRequest(self.model, spec, key, visit.label, visit.ledger, under)
+        drawn: Drawn = visit.ask(request)
+        if greedy and target is None:  # the choice is the model's, at its own probability
+            return drawn.value, drawn.log_prob_under, None
+        return drawn.value, drawn.log_prob, drawn.log_prob_under
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        """What `log_prob` gives, in the batch of all particles."""
+        whose = "" if msg["is_observed"] else "the guide's value at "
+        self.check(value, whose + visit.label)
+        log_prob: float = visit.ask(
+            ScoreRequest(self.model, self.spec, value, visit.label, visit.ledger)
+        )
+        return log_prob
+
+    def passed(self, visit: Visit, entry: Entry) -> None:
+        visit.text = self.text + entry.value
+
+    def support(self) -> list[tuple[Any, float]]:
+        return list(self.model.support(self))
 
     def check(self, value: object, label: str = "a continuation") -> None:
         """Raises ObservationError unless `value` is something this distribution speaks about, and

@@ -1,10 +1,13 @@
-"""The decode loop shared by all backends: draw, stop, account; and scoring by teacher forcing."""
+"""Models whose logits are at hand, and the loop that they share: draw, stop, account; and scoring
+by teacher forcing."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +25,124 @@ from ppl.lm.stopping import Stop
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
+
+
+class Decoder(Protocol):
+    """A batch of rows being decoded; empty at first, and again at the end."""
+
+    @property
+    def logits(self) -> Tensor:
+        """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
+        ...
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
+        ...
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """Drops all active rows but `keep`, appends one token to each, refreshes `logits`.
+
+        What the dropped rows computed may be kept for later requests.
+        """
+        ...
+
+    def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
+        """As `advance`, with one or more tokens for each row, in one pass.
+
+        Returns:
+            For each row `[T, V]`: the logits after each of its `T` new tokens.
+        """
+        ...
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Takes back the last tokens of each active row, so many (0: none) as are given, but never
+        all of its text; refreshes `logits`."""
+        ...
+
+
+class LogitsModel(LanguageModel):
+    """A language model that gives the logits after any prefix.
+
+    One of your own sets `name`, `codec` and `context_length` and implements `logits_along`. One
+    that can keep what it has computed also has a `decoder` of its own.
+    """
+
+    @abstractmethod
+    def logits_along(
+        self,
+        prefixes: Sequence[Tokens],
+        continuations: Sequence[Tokens],
+        ledgers: Sequence[Ledger | None],
+    ) -> Iterator[Tensor]:
+        """For each row, `[T, V]`: the logits from which each of `T` continuation tokens is drawn.
+
+        The last of them is not read: row `t` depends on the prefix and the `t` tokens before it.
+
+        Args:
+            prefixes, continuations: token ids; none is empty.
+            ledgers: where prefix tokens are booked, computed or reused.
+        """
+
+    def decoder(self) -> Decoder:
+        """An empty batch."""
+        return PlainDecoder(self)
+
+    def batch_rows(self, length: int) -> int:
+        """Most rows of `length` tokens that one batch may hold."""
+        return 1 << 30
+
+    def session(self) -> Session:
+        """A running batch that requests join and leave."""
+        return Session(self)
+
+    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Exact log-probabilities of given continuations, as one batch."""
+        return score(self, requests)
+
+
+class PlainDecoder:
+    """A decoder that keeps texts only, and asks for the logits after them."""
+
+    def __init__(self, model: LogitsModel) -> None:
+        self._model = model
+        self._texts: list[Tokens] = []
+        self.logits = torch.zeros(0, model.codec.size)
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """See `Decoder`."""
+        before = list(range(len(self._texts)))
+        logits = self._after(prefixes, [()] * len(prefixes), ledgers)
+        self._texts += prefixes
+        new = torch.stack([rows[-1] for rows in logits])
+        self.logits = torch.cat([self.logits, new]) if before else new
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self.extend(keep, [(token,) for token in tokens])
+
+    def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
+        """See `Decoder`."""
+        texts = [self._texts[row] for row in keep]
+        begun = [(*text, block[0]) for text, block in zip(texts, blocks, strict=True)]
+        logits = self._after(begun, [block[1:] for block in blocks], [None] * len(blocks))
+        self._texts = [(*text, *block) for text, block in zip(texts, blocks, strict=True)]
+        self.logits = torch.stack([rows[-1] for rows in logits]) if keep else self.logits[:0]
+        return logits
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self._texts = [t[: len(t) - n] for t, n in zip(self._texts, counts, strict=True)]
+        logits = self._after(self._texts, [()] * len(counts), [None] * len(counts))
+        self.logits = torch.stack([rows[-1] for rows in logits]) if logits else self.logits[:0]
+
+    def _after(
+        self, texts: Sequence[Tokens], new: Sequence[Tokens], ledgers: Sequence[Ledger | None]
+    ) -> list[Tensor]:
+        """For each row `[T + 1, V]`: the logits after its text, and after each new token."""
+        if not texts:
+            return []
+        # The last token of a continuation is not read: any will do.
+        return list(self._model.logits_along(texts, [(*block, 0) for block in new], ledgers))
 
 
 class Row:
@@ -98,7 +219,7 @@ class Session:
         joined: most rows that ran side by side.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LogitsModel) -> None:
         self.model = model
         self.joined = 0
         self._decoder = model.decoder()
@@ -240,7 +361,7 @@ def _add_log_probs_under(logits: Tensor, rows: Sequence[Row], tokens: Sequence[i
         row.under += log_prob
 
 
-def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]:
+def score(model: LogitsModel, requests: Sequence[ScoreRequest]) -> list[float]:
     """Log-probability of each given continuation, `-inf` where `draw` could not return it."""
     results = [-math.inf] * len(requests)
     possible = [i for i, request in enumerate(requests) if could_be_drawn(model, request)]

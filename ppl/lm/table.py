@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ppl.errors import PromptError
+from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.language.cost import Ledger
 from ppl.language.text import Continuation, StopReason
-from ppl.lm.base import LanguageModel, LMDistribution, Tokens
+from ppl.lm.base import LMDistribution, Tokens
+from ppl.lm.decode import LogitsModel
 from ppl.lm.sampling import warped_log_probs
 
 Probabilities = Mapping[str, float]
@@ -45,7 +48,7 @@ class SymbolCodec(Codec):
         return self._pieces[token]
 
 
-class TableLM(LanguageModel):
+class TableLM(LogitsModel):
     """A language model over a few symbols with explicit next-token probabilities.
 
     Args:
@@ -74,6 +77,7 @@ class TableLM(LanguageModel):
         context_length: int = 64,
         name: str = "table",
     ) -> None:
+        checks.count(least=2, context_length=context_length)
         self.name, self.context_length = name, context_length
         self.codec: SymbolCodec = SymbolCodec(symbols, end, name)
         self._probabilities = probabilities
@@ -83,15 +87,17 @@ class TableLM(LanguageModel):
     def _logits(self, tokens: Tokens) -> Tensor:
         """`[V]` float64 logits after `tokens`."""
         self.tokens_computed += 1
+        if not all(0 <= t < self.codec.size for t in tokens):
+            raise PromptError(
+                f"{self.name}: {list(tokens)} are not all token ids of this model, which are 0 to "
+                f"{self.codec.size - 1}; make texts with lm.prompt or lm.encode"
+            )
         prefix = "".join(self.codec.symbols[t] for t in tokens)
         p = self._probabilities(prefix) if callable(self._probabilities) else self._probabilities
         row = torch.tensor([p.get(s, 0.0) for s in self.codec.symbols], dtype=torch.float64)
         if not torch.isclose(row.sum(), torch.ones((), dtype=torch.float64)) or (row < 0).any():
             raise ValueError(f"probabilities after {prefix!r} do not form a distribution: {p}")
         return row.log()
-
-    def decoder(self) -> _TableDecoder:
-        return _TableDecoder(self)
 
     def logits_along(
         self,
@@ -100,7 +106,9 @@ class TableLM(LanguageModel):
         ledgers: Sequence[Ledger | None],
     ) -> Iterator[Tensor]:
         self.calls += 1
-        for prefix, new in zip(prefixes, continuations, strict=True):
+        for prefix, new, ledger in zip(prefixes, continuations, ledgers, strict=True):
+            if ledger is not None:
+                ledger.add(reused_tokens=len(prefix))  # a table computes nothing
             yield torch.stack([self._logits(prefix + new[:t]) for t in range(len(new))])
 
     def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
@@ -134,22 +142,3 @@ class TableLM(LanguageModel):
                 value = Continuation(tokens, text, reason, self.codec.identity)
                 found.append((value, total))
         return found
-
-
-class _TableDecoder:
-    def __init__(self, model: TableLM) -> None:
-        self._model, self._prefixes = model, list[Tokens]()
-        self.logits = torch.zeros(0, model.codec.size, dtype=torch.float64)
-
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
-        self._model.calls += 1
-        for prefix, ledger in zip(prefixes, ledgers, strict=True):
-            if ledger is not None:
-                ledger.add(prompt_tokens=0, reused_tokens=len(prefix))
-        self._prefixes += prefixes
-        self.logits = torch.cat([self.logits, *(self._model._logits(p)[None] for p in prefixes)])
-
-    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        self._prefixes = [(*self._prefixes[k], t) for k, t in zip(keep, tokens, strict=True)]
-        rows = [self._model._logits(p)[None] for p in self._prefixes]
-        self.logits = torch.cat([self.logits[:0], *rows])

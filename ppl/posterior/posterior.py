@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro.poutine import Trace
-from scipy.special import logsumexp
 
 from ppl.errors import SearchStateError
 from ppl.language.cost import Cost
@@ -23,7 +22,9 @@ from ppl.language.randomness import generator
 from ppl.language.text import Text
 from ppl.posterior import store as storage
 from ppl.runtime.record import Record
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.runtime.weights import Weights
 
 _FORMAT = "ppl-posterior-1"
 
@@ -58,10 +59,10 @@ class Sample:
 
     @property
     def log_joint(self) -> float:
-        """log p(choices) + log p(observations), the unnormalised posterior density."""
-        return self.log_likelihood + math.fsum(
-            r.prior() for r in self.records if r.kind == "choice"
-        )
+        """log p(choices) + log p(observations), the unnormalised posterior density.
+
+        Scaled and masked as the program says, like Pyro's own `Trace.log_prob_sum`."""
+        return math.fsum(r.joint() for r in self.records)
 
     @cached_property
     def trace(self) -> Trace:
@@ -69,7 +70,7 @@ class Sample:
         trace = Trace()
         for r in self.records:
             observed = r.kind != "choice"
-            log_prob = r.log_likelihood if observed else r.prior()
+            log_prob = r.joint()
             trace.add_node(
                 r.name,
                 type="sample",
@@ -125,15 +126,13 @@ class Posterior:
     def of(
         cls,
         tree: Tree,
-        nodes: Sequence[Node],
-        log_weights: Iterable[float],
+        result: Result,
         *,
-        log_evidence: float | None,
         searcher: str = "",
         stopped: Literal["done", "budget"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
     ) -> Posterior:
-        """The posterior of a weighted set of the tree's nodes."""
+        """The posterior of weighted nodes of a tree."""
         samples = [
             Sample(
                 node.result,
@@ -144,11 +143,11 @@ class Posterior:
                 node.text,
                 tuple(node.history),
             )
-            for node, log_weight in zip(nodes, log_weights, strict=True)
+            for node, log_weight in zip(result.nodes, result.log_weights, strict=True)
         ]
         return cls(
             samples,
-            log_evidence=log_evidence,
+            log_evidence=result.log_evidence,
             cost=tree.cost,
             nodes=[_node_row(node) for node in tree.nodes],
             searcher=searcher,
@@ -161,10 +160,8 @@ class Posterior:
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """`[N]` normalised weights; all zero if every particle is dead."""
-        log_weights = np.array([s.log_weight for s in self.samples], dtype=np.float64)
-        if not len(log_weights) or log_weights.max() == -np.inf:
-            return np.zeros(len(log_weights))
-        return np.exp(log_weights - logsumexp(log_weights))
+        weights = Weights(np.array([s.log_weight for s in self.samples], dtype=np.float64))
+        return np.zeros(len(weights)) if weights.dead else weights.probabilities
 
     @property
     def ess(self) -> float:

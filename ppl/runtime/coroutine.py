@@ -10,6 +10,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
+_PATIENCE = 100  # sites at which a function that is being ended may wait again, in its `finally`s
+
 
 class Coroutine:
     """A function in a greenlet that takes its part of Pyro's handler stack along."""
@@ -19,23 +21,32 @@ class Coroutine:
         self._stack: list[Messenger] = [messenger]
 
     def resume(self, value: Any) -> Any:
+        """Runs on with `value` as the reply, to the next `park` or the end; returns what is said
+        there. Outside, Pyro's stack is as it was, whatever happens."""
+        return self._switched(self._greenlet.switch, value)
+
+    def close(self) -> None:
+        """Unwinds the function where it waits: its `finally` blocks run, and what they raise is
+        raised here.
+
+        Raises:
+            RuntimeError: it does not end, but asks for more and more.
+        """
+        for _ in range(_PATIENCE):
+            if not self._greenlet or self._greenlet.dead:
+                return
+            with contextlib.suppress(GreenletExit):
+                self._switched(self._greenlet.throw, GreenletExit)
+        raise RuntimeError("the program does not end: it catches its own end and goes on")
+
+    def _switched(self, switch: Callable[[Any], Any], value: Any) -> Any:
         outside = runtime._PYRO_STACK[:]
         runtime._PYRO_STACK[:] = self._stack
         self._greenlet.parent = getcurrent()
         try:
-            return self._greenlet.switch(value)
+            return switch(value)
         finally:
             self._stack = runtime._PYRO_STACK[:]
-            runtime._PYRO_STACK[:] = outside
-
-    def close(self) -> None:
-        """Unwinds the function where it waits (its `finally` blocks run)."""
-        if self._greenlet and not self._greenlet.dead:
-            outside = runtime._PYRO_STACK[:]
-            runtime._PYRO_STACK[:] = self._stack
-            self._greenlet.parent = getcurrent()
-            with contextlib.suppress(GreenletExit):
-                self._greenlet.throw(GreenletExit)
             runtime._PYRO_STACK[:] = outside
 
 

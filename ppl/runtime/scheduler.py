@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from greenlet import getcurrent, greenlet
 
 from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.lm.base import ContinueRequest, LanguageModel, RunningBatch
+from ppl.runtime.keyed import generators_kept
 from ppl.runtime.particle import Checkpoint, Particle, Request
 from ppl.runtime.verdict import JudgeRequest, Scorer
 
@@ -107,11 +107,10 @@ class _Loop:
         self._held: list[Waiting] = []
 
     def run(self, waves: list[_Wave], searches: list[greenlet]) -> None:
-        state = torch.random.get_rng_state()  # particles seed torch's generator for their draws
         try:
-            self._run(waves, searches)
+            with generators_kept():
+                self._run(waves, searches)
         finally:
-            torch.random.set_rng_state(state)
             for session in self._sessions.values():
                 session.close()
 

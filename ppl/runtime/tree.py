@@ -15,10 +15,11 @@ from ppl.errors import SearchStateError
 from ppl.language.cost import Budget, Cost, Ledger
 from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
-from ppl.runtime.particle import Checkpoint, Decide, Particle, Program, Task
+from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
+from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
 from ppl.runtime.scheduler import BudgetExhausted, run_to_checkpoints
-from ppl.runtime.verdict import JudgeRequest, Scorer, log_potential
+from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
 
 
 @dataclass(eq=False, slots=True)
@@ -143,7 +144,11 @@ class Tree:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        check_program(self.program)
+        if self.guide is not None:
+            check_program(self.guide, "the guide")
         self.ledger = Ledger(self.budget)
+        self.calls = Calls()
         self.root = Node(0, None)
         self.nodes: list[Node] = [self.root]
         self._next = 1
@@ -177,7 +182,7 @@ class Tree:
             BudgetExhausted: the budget does not pay for it; the tree is as before.
             PPLError: a particle failed.
         """
-        return self._grow(nodes, counts, simulated=False, decide=decide)
+        return self._grow(nodes, counts, [Segment(decide=decide)], simulated=False)
 
     def rollout(
         self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
@@ -196,7 +201,8 @@ class Tree:
             going = [i for i, leaf in enumerate(leaves) if leaf.open]
             if not going:
                 break
-            children = self._grow([leaves[i] for i in going], 1, simulated=True, greedy=greedy)
+            segment = Segment(greedy=greedy)
+            children = self._grow([leaves[i] for i in going], 1, [segment], simulated=True)
             for i, child in zip(going, children, strict=True):
                 leaves[i] = child
             steps += 1
@@ -216,7 +222,8 @@ class Tree:
             the segment could not have happened here: other sites, an impossible value, another end.
         """
         choices = [{r.name: r.value for r in e.records if r.kind == "choice"} for e in examples]
-        children = self._grow(nodes, 1, simulated=False, forced=choices)
+        segments = [Segment(forced=values) for values in choices]
+        children = self._grow(nodes, 1, segments, simulated=False)
         for child, example, chosen in zip(children, examples, choices, strict=True):
             names = [r.name for r in child.records if r.kind == "choice"]
             if not child.dead and (names != list(chosen) or child.finished != example.finished):
@@ -261,12 +268,11 @@ class Tree:
         self,
         nodes: Sequence[Node],
         counts: int | Sequence[int],
+        segments: Sequence[Segment],
         *,
         simulated: bool,
-        forced: Sequence[Mapping[str, Any]] | None = None,
-        greedy: bool = False,
-        decide: Decide | None = None,
     ) -> list[Node]:
+        """`segments` are for each child, or one for all."""
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
             raise ValueError(f"counts {numbers} do not fit {len(nodes)} nodes")
@@ -277,31 +283,37 @@ class Tree:
                 raise ValueError(f"node {node.identity} is {state} and cannot be expanded")
             parents += [node] * number
         first = self._next
-        particles = [self._particle(p, first + i) for i, p in enumerate(parents)]
-        for particle in particles:
-            particle.greedy, particle.decide = greedy, decide
-        if forced is not None:
-            for particle, values in zip(particles, forced, strict=True):
-                particle.forced = values
+        if len(segments) == 1:
+            segments = [segments[0]] * len(parents)
+        particles = [
+            self._particle(parent, first + i, segment)
+            for i, (parent, segment) in enumerate(zip(parents, segments, strict=True))
+        ]
         arrived = run_to_checkpoints(particles)
         self._next += len(parents)
         children = [
-            _child(parent, particle, checkpoint, simulated, forced is not None)
+            _child(parent, particle, checkpoint, simulated)
             for parent, particle, checkpoint in zip(parents, particles, arrived, strict=True)
         ]
         self.nodes += children
         return children
 
-    def _particle(self, node: Node, identity: int) -> Particle:
+    def _particle(self, node: Node, identity: int, segment: Segment = DRAWN) -> Particle:
         """A particle that stands at `node`: its own, still running, the first time; then forks."""
         particle, node._particle = node._particle, None
         if particle is None:
             task = Task(self.program, self.args, self.kwargs, self.guide)
             particle = Particle(
-                task, node.history, seed=self.seed, identity=identity, ledger=self.ledger
+                task,
+                node.history,
+                seed=self.seed,
+                identity=identity,
+                ledger=self.ledger,
+                segment=segment,
+                calls=self.calls,
             )
         else:
-            particle.begin(identity)
+            particle.begin(identity, segment)
         return particle
 
     def close(self) -> None:
@@ -310,15 +322,14 @@ class Tree:
             if node._particle is not None:
                 node._particle.close()
                 node._particle = None
+        self.calls.warn()
 
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.
         return {**self.__dict__, "nodes": list(self.nodes)}
 
 
-def _child(
-    parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool, forced: bool
-) -> Node:
+def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:
     records = tuple(particle.records)
     likelihood = math.fsum(r.log_likelihood for r in records)
     ratio = math.fsum(r.log_ratio for r in records)
@@ -337,7 +348,7 @@ def _child(
         dead_at=checkpoint.dead_at,
         text=particle.text,
         simulated=simulated,
-        forced=forced,
+        forced=particle.segment.forced is not None,
         depth=parent.depth + 1,
     )
     if child.open:

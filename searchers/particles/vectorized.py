@@ -45,7 +45,8 @@ from ppl.runtime.awrs import AWRS
 from ppl.runtime.particle import Program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
-from ppl.searchers.resampling import SCHEMES, Scheme, ess, normalised
+from ppl.runtime.weights import ess, normalised
+from ppl.searchers.resampling import SCHEMES, Scheme
 from ppl.searchers.search import _LOCK
 
 

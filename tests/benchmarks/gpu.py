@@ -8,8 +8,8 @@ Models have the published shapes and random weights, made on the device in bfloa
 downloaded, and no row ends early, because the stand-in tokenizer's end token is outside of the
 vocabulary. All sides draw the same number of tokens by plain sampling, `shared` from one prompt or
 `separate` from a prompt a row: `generate()` with its own cache, continuous batching (with flash
-attention where transformers finds it, and never), and ours without and with CUDA graphs. Every run
-has new prompts, so that no side remembers one.
+attention where transformers finds it, and never), and ours: plain, with CUDA graphs, and with
+graphs of compiled steps. Every run has new prompts, so that no side remembers one.
 
 Each is timed with one new token and with `--new-tokens` more. The first is the prompt's time; the
 difference is decoding, whose bound is the memory: a step reads all weights once, and the keys and
@@ -215,8 +215,8 @@ def by_batching(model: Any, setting: Setting, flash: bool) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def by_ppl(model: Any, setting: Setting, graphs: bool) -> Iterator[Run]:
-    lm = _language_model(model, setting, graphs)
+def by_ppl(model: Any, setting: Setting, graphs: bool, compile: bool = False) -> Iterator[Run]:
+    lm = _language_model(model, setting, graphs, compile)
 
     def run(prompts: Prompts, new: int) -> list[int]:
         lm.engine.pool.clear()
@@ -232,6 +232,7 @@ SIDES: dict[str, Callable[[Any, Setting], contextlib.AbstractContextManager[Run]
     "batching-sdpa": lambda model, setting: by_batching(model, setting, flash=False),
     "ppl": lambda model, setting: by_ppl(model, setting, graphs=False),
     "ppl-graphs": lambda model, setting: by_ppl(model, setting, graphs=True),
+    "ppl-compiled": lambda model, setting: by_ppl(model, setting, graphs=True, compile=True),
 }
 
 
@@ -246,10 +247,16 @@ def _sampling(new: int) -> GenerationConfig:
     )
 
 
-def _language_model(model: Any, setting: Setting, graphs: bool) -> ppl.HFModel:
-    tokenizer = Numbers(model.config.vocab_size)
+def _language_model(
+    model: Any, setting: Setting, graphs: bool, compile: bool = False
+) -> ppl.HFModel:
     return ppl.HFModel(
-        model, tokenizer, name="random", kv_bytes=budget(model, setting), graphs=graphs
+        model,
+        Numbers(model.config.vocab_size),
+        name="random",
+        kv_bytes=budget(model, setting),
+        graphs=graphs,
+        compile=compile,
     )
 
 
@@ -331,12 +338,12 @@ def measure(model: Any, side: str, setting: Setting, repeats: int) -> Measured |
     return Measured(first, whole, peak)
 
 
-def profile_step(model: Any, setting: Setting, graphs: bool) -> None:
+def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool) -> None:
     """Prints where the time of one decode step goes, and how long the device waits."""
     device = model.device
     free(device)
     try:
-        lm = _language_model(model, setting, graphs)
+        lm = _language_model(model, setting, graphs, compile)
     except Exception as refusal:
         print(f"refused: {' '.join(str(refusal).split())[:90]}")
         return
@@ -437,10 +444,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     if options.profile:
         for setting in settings:
-            for graphs in (False, True):
+            for graphs, compile in ((False, False), (True, False), (True, True)):
                 how = "shared" if setting.shared else "separate"
-                print(f"\none decode step, {setting.rows} rows, {how}, graphs={graphs}")
-                profile_step(model, setting, graphs)
+                which = f"graphs={graphs}, compile={compile}"
+                print(f"\none decode step, {setting.rows} rows, {how}, {which}")
+                profile_step(model, setting, graphs, compile)
     print(f"\nload at the end: {machine().split('load ')[1].split(';')[0]}")
 
 

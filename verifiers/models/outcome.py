@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine.engine import Engine
-from ppl.lm.load import load_pretrained
+from ppl.lm.pretrained import load_pretrained
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
 from ppl.verifiers.models.formats import escaped

@@ -18,7 +18,7 @@ from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
-from ppl.lm.load import TINY
+from ppl.lm.pretrained import TINY
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (

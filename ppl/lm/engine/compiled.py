@@ -9,9 +9,12 @@ texts of all lengths and any number of rows.
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ from ppl.lm.engine.attention import Span, grouped_attention
 from ppl.lm.engine.slots import Window
 
 NAME = "ppl_compiled"
+_MODELS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class CompiledStep:
         layers: how many attention layers it has.
 
     Raises:
-        UnsupportedModelError: the model runs another kind of attention, or torch is too old.
+        UnsupportedModelError: the model runs another kind of attention.
     """
 
     def __init__(self, base: nn.Module, config: Any, layers: int, name: str) -> None:
@@ -149,20 +153,19 @@ class CompiledStep:
             return states
 
         # The model does not change, and checking that it has not costs half of what is gained.
-        # Without these checks the programs of different models must be kept apart.
-        compile: Any = torch.compile  # its overloads lack an argument that it has
-        try:
-            self._step = compile(
-                step,
-                fullgraph=True,
-                isolate_recompiles=True,
-                recompile_limit=1 << 20,  # each number of threads has a program of its own
-                options={"guard_filter_fn": _of_the_process},
-            )
-        except TypeError as missing:
-            raise UnsupportedModelError(
-                f"{name}: compile=True needs torch 2.13 or newer, this is {torch.__version__}"
-            ) from missing
+        # Without these checks the programs of different models must be kept apart: torch keeps them
+        # with the code of the function, so each model gets a code of its own.
+        code = step.__code__.replace(co_name=f"step_of_model_{next(_MODELS)}")
+        own = FunctionType(code, step.__globals__, code.co_name, None, step.__closure__)
+        # Each number of threads has a program of its own; before torch 2.13, eight of them.
+        compile: Any = torch.compile
+        many = "recompile_limit" in inspect.signature(compile).parameters
+        self._step = compile(
+            own,
+            fullgraph=True,
+            options={"guard_filter_fn": _of_the_process},
+            **({"recompile_limit": 1 << 20} if many else {}),
+        )
         self._config = config
         weight = next(base.parameters())
         kinds = torch.float32, torch.bfloat16

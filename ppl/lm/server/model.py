@@ -8,19 +8,17 @@ refused by name; what it says of itself is tested once, when the model is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Never
+from typing import Any
 
-from torch import Tensor
-
-from ppl.errors import ServerError, UnsupportedModelError
+from ppl.errors import ServerError
 from ppl.language.codec import Codec
-from ppl.language.cost import Ledger
 from ppl.language.randomness import key
-from ppl.lm.base import Decoder, LanguageModel, ScoreRequest, Spec, Tokens
+from ppl.lm.base import LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import Row, could_be_drawn
+from ppl.lm.quiet import quiet_transformers
 from ppl.lm.sampling import Warp
 from ppl.lm.server.endpoint import Answer, Endpoint
 from ppl.lm.server.flight import ServerSession
@@ -264,22 +262,6 @@ class ServerModel(LanguageModel):
             return None
         return log_probs if len(log_probs) == len(tokens) else None
 
-    def decoder(self) -> Decoder:
-        self._no_logits()
-
-    def logits_along(
-        self,
-        prefixes: Sequence[Tokens],
-        continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
-    ) -> Iterator[Tensor]:
-        self._no_logits()
-
-    def _no_logits(self) -> Never:
-        raise UnsupportedModelError(
-            f"{self.name} runs behind a server, which hands out no logits; use ppl.load on a folder"
-        )
-
 
 def _certain(warp: Warp) -> bool:
     """True if only the likeliest token can be drawn: its log-probability is zero."""
@@ -303,8 +285,6 @@ def _listed(endpoint: Endpoint, model: str | None) -> Any:
 
 def _tokenizer(source: str) -> HFCodec:
     from transformers import AutoTokenizer
-
-    from ppl.lm.load import quiet_transformers
 
     try:
         with quiet_transformers():

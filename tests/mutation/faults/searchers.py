@@ -1,0 +1,13 @@
+"""Faults in searchers."""
+
+from fault import Fault
+
+FAULTS = [
+    Fault(
+        "searchers/resampling.py",
+        'side="right"',
+        'side="left"',
+        "tests/test_resampling.py",
+        equivalent="differs only where a uniform number meets an edge exactly",
+    ),
+]

@@ -1,0 +1,183 @@
+"""Puts faults into a copy of the library, one at a time, and counts those that the tests notice.
+
+    python tests/mutation/run.py                  # all of them
+    python tests/mutation/run.py searchers -k smc # files of faults, and words of their names
+
+A fault is noticed if one of its tests fails, or does not come to an end. Torch and the other large
+packages are imported once: every fault runs in a fork, on a copy of the project of its own. Exits
+with 1 if fewer than 95% are noticed, or if a fault no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fault import Fault
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WANTED = 0.95
+# Plugins of packages that are imported already cannot be rewritten, which pytest warns about.
+_PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+
+
+@dataclass
+class Running:
+    """A fault whose tests run in a child process."""
+
+    fault: Fault
+    tree: Path
+    log: Path
+    deadline: float
+    original: str
+
+
+def faults(areas: Sequence[str], word: str) -> list[Fault]:
+    """The faults of `faults/AREA.py`, of all areas if none is named."""
+    found: list[Fault] = []
+    for path in sorted((HERE / "faults").glob("*.py")):
+        if areas and path.stem not in areas:
+            continue
+        spec = importlib.util.spec_from_file_location(f"faults_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found += [f for f in module.FAULTS if word in f.name]
+    return found
+
+
+def copied(into: Path) -> Path:
+    """The project's files, as they stand in the working tree, links as links."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        source = ROOT / name
+        if source.is_symlink() or source.exists():
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    return into
+
+
+def start(fault: Fault, tree: Path, seconds: float) -> tuple[int, Running]:
+    """Changes the copy and runs the fault's tests in a fork."""
+    path = tree / fault.file
+    original = path.read_text(encoding="utf-8")
+    if original.count(fault.old) != 1:
+        raise SystemExit(f"{fault.name}\n  occurs {original.count(fault.old)} times, not once")
+    path.write_text(original.replace(fault.old, fault.new), encoding="utf-8")
+    log = tree.with_suffix(".log")
+    pid = os.fork()
+    if pid == 0:
+        _test(fault, tree, log)
+    return pid, Running(fault, tree, log, time.monotonic() + seconds, original)
+
+
+def _test(fault: Fault, tree: Path, log: Path) -> None:
+    """In the child: pytest over the copy, then out."""
+    os.setsid()
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.path[:] = [str(tree), *(p for p in sys.path if p not in (str(HERE), str(ROOT)))]
+    code = 3
+    try:
+        import pytest
+
+        code = int(pytest.main([*fault.tests.split(), *_PYTEST]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def judged(pid: int, running: Running) -> str | None:
+    """`noticed`, `late` or `missed`, None while the tests run; 'broken' if pytest found none."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if not done:
+        if time.monotonic() < running.deadline:
+            return None
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return "late"
+    code = os.waitstatus_to_exitcode(status)
+    return {0: "missed", 1: "noticed", 2: "noticed"}.get(code, "noticed" if code < 0 else "broken")
+
+
+def run(todo: list[Fault], workers: int, seconds: float) -> Iterator[tuple[Fault, str, str]]:
+    """Each fault with its verdict and the end of its tests' output."""
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [copied(Path(folder) / str(i)) for i in range(workers)]
+        going: dict[int, Running] = {}
+        waiting = list(reversed(todo))
+        while waiting or going:
+            while waiting and trees:
+                pid, running = start(waiting.pop(), trees.pop(), seconds)
+                going[pid] = running
+            for pid, running in list(going.items()):
+                verdict = judged(pid, running)
+                if verdict is None:
+                    continue
+                del going[pid]
+                path = running.tree / running.fault.file
+                path.write_text(running.original, encoding="utf-8")
+                trees.append(running.tree)
+                yield running.fault, verdict, running.log.read_text(errors="replace")[-600:]
+            time.sleep(0.05)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("areas", nargs="*", help="files of faults, without .py; default: all")
+    parser.add_argument("-k", default="", metavar="WORD", help="only faults with this in the name")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=240, help="limit of one fault's tests")
+    options = parser.parse_args(arguments)
+    todo = faults(options.areas, options.k)
+
+    # What every test needs and no fault changes; the library itself is imported in the forks.
+    for name in ("torch", "transformers", "pyro.distributions", "scipy.special", "hypothesis"):
+        importlib.import_module(name)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    assert "ppl" not in sys.modules
+
+    counts = {"noticed": 0, "late": 0, "missed": 0, "broken": 0, "equivalent": 0}
+    for fault, verdict, said in run(todo, options.workers, options.seconds):
+        counted = "equivalent" if fault.equivalent and verdict == "missed" else verdict
+        counts[counted] += 1
+        print(f"{counted:<11}{fault.name}", flush=True)
+        if counted in ("missed", "broken"):
+            print("    " + "\n    ".join(said.splitlines()[-6:]), flush=True)
+    real = sum(counts.values()) - counts["equivalent"]
+    noticed = counts["noticed"] + counts["late"]
+    print(f"{noticed} of {real} faults noticed ({noticed / max(real, 1):.1%}); {counts}")
+    return 0 if noticed >= WANTED * real and not counts["broken"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

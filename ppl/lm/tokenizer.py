@@ -135,15 +135,11 @@ class HFCodec(Codec):
     @cached_property
     def _front(self) -> tuple[int, str]:
         """A token that says something, and what it says at the start of a text."""
-        usual = [token for front in ("a", "0", ".", "e") for token in self._usual(front)]
-        for token in (*usual, *range(self.size)):
+        for token in range(self.size):
             said = self.decode((token,))
-            if said.strip() and _REPLACED not in said and self.decode((token,) * 2) != said:
+            if said.isascii() and said.isalnum() and self.decode((token,) * 2) != said:
                 return token, said
         return 0, ""
-
-    def _usual(self, string: str) -> Tokens:
-        return tuple(t for t in self._encode(string)[-1:] if 0 <= t < self.size)
 
     @cached_property
     def _word_end(self) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import ppl
 from ppl.errors import PromptError
+from ppl.lm.conversation import _divided
 
 LM = made.language_model(made.byte_level(), "chat")
 LLAMA = made.language_model(made.llama2(), "llama")
@@ -74,6 +75,14 @@ def test_no_question_becomes_control(question):
     turns = [t for t in text.tokens if t in CONTROL]
     assert len(turns) == 3
     assert shown(text) == rendered([user(question)])
+
+
+def test_words_that_overlap_are_all_divided():
+    divided = _divided("a<><><", ["<><"], "|")
+    assert "<><" not in divided
+    assert divided.replace("|", "") == "a<><><"
+    with pytest.raises(PromptError, match="control character '#'"):
+        _divided("a#", ["#"], "|")
 
 
 def test_words_of_the_template_are_characters_in_a_question_only():

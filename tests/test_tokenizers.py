@@ -19,13 +19,14 @@ from ppl.lm.base import ContinueRequest, ScoreRequest
 from ppl.lm.decode import could_be_drawn
 from ppl.lm.stopping import Stop
 from ppl.lm.tokenizer import HFCodec, without
-from ppl.verifiers import PRM, Regex
+from ppl.verifiers import PRM, Grammar, Regex
 
 FAMILY = st.sampled_from(sorted(made.FAMILIES))
 EXACT = st.sampled_from(sorted(made.EXACT))
 # No tokenizer of sentence pieces can tell U+2581 from a space: it writes spaces with it.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=24)
-LIKELY = st.text(st.sampled_from("the quick brown 5\n é🙂日.<s>"), max_size=24)
+PARTS = [*"the quick brown 5\n é🙂日.<s>", "<s>", "</s>", " fox", "<think>"]
+LIKELY = st.lists(st.sampled_from(PARTS), max_size=16).map("".join)
 STRING = TEXT | LIKELY
 quick = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -112,7 +113,7 @@ def _complete(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-@pytest.mark.parametrize("family", ["byte_level", "llama2", "gemma", "gaps"])
+@pytest.mark.parametrize("family", made.EXACT)
 def test_a_character_is_there_when_it_is_complete(family):
     model = lm(family)
     ids = model.codec.encode_after("é 🙂日")
@@ -246,7 +247,21 @@ def test_a_rule_fires_exactly_where_the_text_first_obeys_it(family, data, stop):
                 break
 
 
-@pytest.mark.parametrize("family", ["byte_level", "llama2", "gemma", "gaps"])
+@pytest.mark.parametrize("family", made.EXACT)
+@pytest.mark.parametrize("stops", [["wn f"], ["wn f", "!"], ["never", "k brow"], [" over the l"]])
+def test_a_stop_string_may_lie_across_tokens(family, stops):
+    c = codec(family)
+    words = "the quick brown fox jumps over the lazy dog"
+    stop, said = Stop(c, ppl.StepRule.of(stops), (), "a test"), ""
+    for t in c.encode_after(words):
+        said += c.piece(t).decode()
+        if stop.after(t):
+            break
+    assert any(s in said for s in stops)
+    assert not any(s in said[: -len(c.piece(t).decode())] for s in stops)
+
+
+@pytest.mark.parametrize("family", made.EXACT)
 def test_no_rule_sees_half_a_character(family):
     model = lm(family)
     smile = model.codec.encode_after("🙂")
@@ -262,6 +277,7 @@ def test_no_rule_sees_half_a_character(family):
         text = ppl.Text((*model.prompt("q").tokens, *smile[:-1]), model.codec)
         law = model(text, until="🙂", max_tokens=3)
         assert math.isfinite(float(law.log_prob(model.continuation(smile[-1:]))))
+        assert (text + model.continuation(smile[-1:])).text == "🙂"
 
 
 @settings(quick, max_examples=24)
@@ -343,6 +359,16 @@ def test_a_number_after_a_word_is_one_with_its_space(family):
     assert Regex("[0-9]+")(text + model.continuation("5")).log_probability == 0
     drawn = model(text, allowed=Regex(" [0-9]").mask(text), max_tokens=3).sample()
     assert re.fullmatch(" [0-9]?", drawn.text)
+
+
+def test_grammars_may_name_special_tokens():
+    pytest.importorskip("llguidance")
+    model = lm("byte_level")
+    start = model.codec.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    mask = Grammar('start: "the" <|im_start|> "a"').mask(model.prompt("q"))
+    the = model.codec.encode_after("the")
+    assert mask(the).nonzero().flatten().tolist() == [start]
+    assert not mask((*the, *model.codec.encode_after("<")))[start]
 
 
 # -- reward models -------------------------------------------------------------------------------

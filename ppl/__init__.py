@@ -7,7 +7,7 @@ batch.
 
 from ppl.errors import PPLError
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import condition, do, twist
+from ppl.language.primitives import answer, condition, do, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text, extract_answer
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
@@ -39,6 +39,7 @@ __all__ = [
     "Tree",
     "Verdict",
     "Verifier",
+    "answer",
     "condition",
     "do",
     "enumerate_program",

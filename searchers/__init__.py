@@ -9,6 +9,7 @@ from ppl.searchers.beams.greedy import Greedy
 from ppl.searchers.beams.multi_perspective import MultiPerspective
 from ppl.searchers.beams.phi_decoding import PhiDecoding
 from ppl.searchers.beams.rebase import REBASE
+from ppl.searchers.laws import check_searcher
 from ppl.searchers.particles.alive import AliveParticleFilter
 from ppl.searchers.particles.particle_filter import ParticleFilter
 from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
@@ -63,5 +64,6 @@ __all__ = [
     "TreeRefinement",
     "VectorizedSMC",
     "Weights",
+    "check_searcher",
     "run_all",
 ]

@@ -31,7 +31,7 @@ def run_best_on(tree: Tree, result: Result) -> list[Node]:
     Raises:
         BudgetExhausted: it is not paid for. What was run of it stays in the tree.
     """
-    if answers(tree):
+    if any(node.answered for node in tree.nodes):
         return []
     ends: list[Node] = []
     standing = [node for node in result.nodes if node.open] or [tree.root]
@@ -44,11 +44,12 @@ def run_best_on(tree: Tree, result: Result) -> list[Node]:
 
 def best_so_far(tree: Tree, result: Result) -> Result:
     """What a search that is stopped has to show: it claims no evidence and hides no answer."""
-    found, nodes, log_weights = answers(tree), list(result.nodes), list(result.log_weights)
+    found = [node for node in tree.nodes if node.answered]
+    nodes, log_weights = list(result.nodes), list(result.log_weights)
     held = [
         node.log_likelihood
         for node, log_weight in zip(nodes, log_weights, strict=True)
-        if node.finished and log_weight > -math.inf
+        if node.answered and log_weight > -math.inf
     ]
     if found and not held:
         return Result.by_likelihood(found)

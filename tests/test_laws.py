@@ -129,7 +129,7 @@ def test_budgets_are_never_exceeded_and_return_the_best_so_far(searcher, limit):
 
 @each
 def test_one_token_more_of_budget_changes_nothing_already_found(searcher):
-    """A smaller budget gives a prefix of the same search, and one node that is run on to its end."""
+    """A smaller budget gives a prefix of the same search, and a node that is run on to its end."""
     if isinstance(searcher, BestOfN):  # draws the same samples in another order
         pytest.skip("a limit decides how many samples go on side by side")
     whole = searcher.run(toy, "prod", seed=5).genealogy

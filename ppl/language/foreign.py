@@ -34,22 +34,6 @@ OF_CALLS: Mapping[str, str] = {
 }
 """Of `lm(text, ...)`."""
 
-OF_LOADING: Mapping[str, str] = {
-    "torch_dtype": "dtype=",
-    "device_map": "device=",
-    "max_model_len": "context_length=",
-    "max_length": "context_length=",
-    "max_position_embeddings": "context_length=",
-    "gpu_memory_utilization": "kv_bytes=",
-    "use_auth_token": "token=",
-    "hf_token": "token=",
-    "cache_dir": "the environment variable HF_HOME",
-    "local_files_only": "the environment variable HF_HUB_OFFLINE",
-    "model_name": "the first argument, source",
-    "base_url": "the first argument, source",
-}
-"""Of `ppl.load(source, ...)`."""
-
 OF_SEARCHERS: Mapping[str, str] = {
     "num_return_sequences": "n= of BestOfN",
     "num_samples": "n= of BestOfN",

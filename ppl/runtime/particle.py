@@ -106,6 +106,7 @@ class Particle(Messenger):  # type: ignore[misc]
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self.text: Text | None = None
+        self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
         self._model = Coroutine(self._run, self)
         self._guide: Guide | None = None
         if task.guide is not None:
@@ -155,6 +156,10 @@ class Particle(Messenger):  # type: ignore[misc]
         """0, 1, 2, ... for sites that are numbered automatically."""
         self._numbers[word] = self._numbers.get(word, -1) + 1
         return self._numbers[word]
+
+    def take_answer(self, value: Any) -> None:
+        """What the program's result would be if it ended here (`ppl.answer`)."""
+        self.provisional = (value,)
 
     # -- what a site sees ---------------------------------------------------------------------
 

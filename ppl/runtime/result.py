@@ -35,4 +35,4 @@ class Result:
     @property
     def answered(self) -> bool:
         """True if one of the nodes with weight is an answer."""
-        return any(node.finished and not node.dead for node in self.nodes)
+        return any(node.answered for node in self.nodes)

@@ -178,7 +178,11 @@ class _Loop:
             for ticket, drawn in _named(model, rows, session.step).items():
                 wave, index = self._drawing.pop((model, ticket))
                 wave.drawing -= 1
-                if drawn is not None:
+                if isinstance(drawn, PPLError):
+                    if wave.failure is None:
+                        _fail(wave, drawn)
+                        touched[wave] = None
+                elif drawn is not None:
                     queue.append((wave, index, drawn))
                 elif wave.failure is None:
                     _fail(wave, BudgetExhausted())

@@ -43,6 +43,8 @@ class Node:
         text: the text that a language model last extended, None before the first.
         simulated: True for nodes made by `Tree.rollout`.
         forced: True for nodes made by `Tree.force`: their choices were given, not drawn.
+        provisional: what the program said last (`ppl.answer`) that its result would be; empty if
+            nothing.
     """
 
     identity: int
@@ -59,6 +61,7 @@ class Node:
     simulated: bool = False
     forced: bool = False
     depth: int = 0
+    provisional: tuple[Any, ...] = ()
     _particle: Particle | None = None
 
     @property
@@ -70,6 +73,16 @@ class Node:
     def open(self) -> bool:
         """True if the particle can be expanded."""
         return not self.finished and not self.dead
+
+    @property
+    def answered(self) -> bool:
+        """True if there is a result, or the program has said what it would be."""
+        return not self.dead and (self.finished or bool(self.provisional))
+
+    @property
+    def answer(self) -> Any:
+        """The result, or what it would be; None without one."""
+        return self.result if self.finished or not self.provisional else self.provisional[0]
 
     @property
     def log_promise(self) -> float:
@@ -350,6 +363,7 @@ def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: 
         simulated=simulated,
         forced=particle.segment.forced is not None,
         depth=parent.depth + 1,
+        provisional=particle.provisional,
     )
     if child.open:
         child._particle = particle

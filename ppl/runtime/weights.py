@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,9 @@ class Weights:
         """`w^(1/T)`: to draw by, not to weigh with."""
         return Weights(self.log_weights / temperature, self.log_carried)
 
-    def resample(self, ancestors: Sequence[int], log_offspring: Floats | None = None) -> Weights:
+    def resample(
+        self, ancestors: Sequence[int] | Ints, log_offspring: Floats | None = None
+    ) -> Weights:
         """The weights of copies; their mean goes into the evidence.
 
         Args:

@@ -95,7 +95,8 @@ class BranchState(State):
         branches: by number of node.
         actions: what is known of the actions, None without.
         seen: all nodes that have grown.
-        answers: those whose program has returned.
+        answers: those that are answers: whose program has returned, or has said what it would
+            return.
         simulations: how many have grown.
     """
 
@@ -142,7 +143,7 @@ class _AdaptiveBranching(Searcher[BranchState]):
         for number, choice in path:
             branches = branches.set(number, branches[number].back_up(CONT, choice, score))
         seen, answers = state.seen.append(child), state.answers
-        if child.finished and not child.dead:
+        if child.answered:
             answers = answers.append(child)
         done = state.simulations + 1
         over = done == self.simulations
@@ -183,7 +184,10 @@ class ABMCTSA(_AdaptiveBranching):
     """AB-MCTS with node aggregation.
 
     Attributes:
-        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        simulations: nodes to grow. Every node that is an answer is a candidate: one whose program
+            has returned, or has said with `ppl.answer` what it would return (in a program that
+            refines whole answers, every node). If there is none by then, the best is run on to its
+            end.
         prior: `"gaussian"`: normal-inverse-chi-squared (0, 1, 1, 0.1); `"beta"`: (0.5, 0.5). What
             is drawn is an arm's mean.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
@@ -225,7 +229,10 @@ class ABMCTSM(_AdaptiveBranching):
     digits, as in the published code: then the next best child, and GEN only if none is left.
 
     Attributes:
-        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        simulations: nodes to grow. Every node that is an answer is a candidate: one whose program
+            has returned, or has said with `ppl.answer` what it would return (in a program that
+            refines whole answers, every node). If there is none by then, the best is run on to its
+            end.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
             makes the next step, such as a language model. They are not drawn from the program's
             distribution, which only says what is possible.

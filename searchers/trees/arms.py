@@ -34,7 +34,7 @@ class Arms:
         return cls(np.zeros((3, arms)))
 
     def __len__(self) -> int:
-        return self.sums.shape[1]
+        return int(self.sums.shape[1])
 
     def append(self) -> Arms:
         """One arm more, without scores."""

@@ -54,12 +54,12 @@ class Refinements(State):
 class TreeRefinement(Searcher[Refinements]):
     """Refines answers until one is good enough.
 
-    The best answer is what counts. If its program has not returned, because it would refine the
-    answer once more, the search ends by running that particle on to the program's own end; so let
-    the program return as soon as it is content. A search stopped by its budget gives all answers,
-    the best first, as the texts of its samples. Children that chose the same are one. A dead child,
-    of a failed condition, is dropped; a judge that gives zero kills what could be refined, so give
-    it a floor.
+    The best answer is what counts: let the program say with `ppl.answer` what it has so far. Where
+    it does not, and would refine the best once more, the search ends by running that particle on to
+    the program's own end, which may be worse than what it comes from; then let it return as soon as
+    it is content. A search stopped by its budget gives all nodes, the best first. Children that
+    chose the same are one. A dead child, of a failed condition, is dropped; a judge that gives zero
+    kills what could be refined, so give it a floor.
 
     Attributes:
         simulations: most answers to write; running the best one on is not counted.
@@ -106,7 +106,7 @@ class TreeRefinement(Searcher[Refinements]):
         if settled and not answers:
             raise all_dead(tree, children, self)
         note = {"node": node.identity, "values": [child.value for child in children]}
-        over = settled and _best(answers).finished
+        over = settled and _best(answers).answered
         return state.after(
             queue=tuple(queue),
             level=level,
@@ -134,14 +134,14 @@ class TreeRefinement(Searcher[Refinements]):
         answers = tuple(node for node in state.answers if node is not best)
         if not answers:
             raise all_dead(tree, [end], self)
-        return state.after(answers=answers, over=_best(answers).finished)
+        return state.after(answers=answers, over=_best(answers).answered)
 
     def result(self, tree: Tree, state: Refinements) -> Result:
-        nodes = [node for node in state.answers if node.finished or not state.over]
+        nodes = [node for node in state.answers if node.answered or not state.over]
         nodes.sort(key=lambda node: -node.log_likelihood)
         return Result.by_likelihood(nodes)
 
 
 def _best(nodes: Sequence[Node]) -> Node:
-    """The node of highest value; among equals one that has finished, then the first."""
-    return max(nodes, key=lambda node: (node.log_likelihood, node.finished))
+    """The node of highest value; among equals one that is an answer, then the first."""
+    return max(nodes, key=lambda node: (node.log_likelihood, node.answered))

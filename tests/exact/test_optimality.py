@@ -24,8 +24,8 @@ from ppl.searchers import (
     LookaheadSearch,
     StochasticBeamSearch,
 )
-from ppl.searchers.resampling import without_replacement
 from ppl.searchers.beams.rebase import allocate
+from ppl.searchers.resampling import without_replacement
 
 PROBABILITY = {"a": 0.5, "b": 0.3, "$": 0.2}
 # With this many samples of a node, all of its three successors are among them.

@@ -15,9 +15,9 @@ from ppl.language.randomness import generator
 from ppl.runtime.record import Record
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers import PhiDecoding
+from ppl.searchers.beams.phi_decoding import Beam, clusters, log_foresight_weights
 from ppl.searchers.likelihood import confidence
 from ppl.searchers.resampling import without_replacement
-from ppl.searchers.beams.phi_decoding import Beam, clusters, log_foresight_weights
 
 
 def test_weights_are_the_mean_of_both_softmaxes():

@@ -10,8 +10,8 @@ import pytest
 from programs import kalman, toy
 
 import ppl
-from ppl.searchers import SMC, EntropicAnnealing, ParticleFilter, TargetESS
 from ppl.runtime.weights import ess, normalised
+from ppl.searchers import SMC, EntropicAnnealing, ParticleFilter, TargetESS
 
 
 def evidence_error(searcher, program, arguments, exact, seeds) -> float:

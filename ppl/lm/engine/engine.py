@@ -34,14 +34,15 @@ Account = tuple[Ledger, str, str] | None
 # One lock a model, not an engine: a pass sets the attention of the model's configuration.
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[Engine, P], R]:
     """One thread at a time; and if the method raises, the slots that it took are free again."""
 
     @functools.wraps(method)
-    def run(self: Engine, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: Engine, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.lock, torch.inference_mode():
             before = self.slots.clock
             try:
@@ -249,7 +250,8 @@ class Engine:
 
     @alone
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
-        """Computes the last token of each row's text, all others of which its slot holds: last hidden states `[rows, hidden]`."""
+        """Computes the last token of each row's text, all others of which its slot holds: last
+        hidden states `[rows, hidden]`."""
         self._room(max(slot.length for slot in slots) + 1)
         return self.runner.step(slots, texts)
 

@@ -85,11 +85,10 @@ def answer(value: Any) -> None:
     Args:
         value: of the kind that the program returns.
     """
-    from ppl.runtime.particle import current_particle  # particles import this module
-
-    particle = current_particle() if am_i_wrapped() else None
-    if particle is not None:
-        particle.provisional = (value,)
+    # As for `condition`: only a particle, at the bottom of Pyro's stack, listens.
+    say = getattr(runtime._PYRO_STACK[0], "say", None) if am_i_wrapped() else None
+    if say is not None:
+        say(value)
 
 
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:

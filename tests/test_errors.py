@@ -73,6 +73,7 @@ def fails_on_one(n: int) -> int:
     return 0 // (1 - n)
 
 
+@pytest.mark.filterwarnings("ignore:the program marks no steps")
 @pytest.mark.parametrize(
     ("program", "questions"),
     [(lambda u: one_step(max_tokens=2, until=u)(), ["b", boom]), (fails_on_one, [0, 1])],
@@ -225,6 +226,7 @@ def endless(max_tokens):
     return pyro.sample("s", ENDLESS(ENDLESS.prompt("^"), until="b", max_tokens=max_tokens))
 
 
+@pytest.mark.filterwarnings("ignore:the program marks no steps")
 def test_steps_that_never_end():
     with pytest.raises(errors.StepNeverEndedError, match=r"site 's' of particle \d.*max_tokens"):
         run(lambda: endless(None))

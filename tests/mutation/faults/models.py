@@ -19,7 +19,12 @@ FAULTS = [
     Fault(f"{ENGINE}/attention.py", " or not exchangeable:", ":", LOADING),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
-    Fault(f"{SERVER}/answer.py", "isinstance(value, bool) or not isinstance(value, int) or not 0", "not isinstance(value, int) or not 0", FLAKY),
+    Fault(
+        f"{SERVER}/answer.py",
+        "isinstance(value, bool) or not isinstance(value, int) or not 0",
+        "not isinstance(value, int) or not 0",
+        FLAKY,
+    ),
     Fault(f"{SERVER}/answer.py", "not value <= _ROUNDING", "value > _ROUNDING", FLAKY),
     Fault(f"{SERVER}/answer.py", "if reused > length:", "if reused < 0:", FLAKY),
     Fault(f"{SERVER}/client.py", "if -math.inf in answer.log_probs:", "if False:", FLAKY),

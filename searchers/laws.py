@@ -225,7 +225,10 @@ class _Law:
         except PPLError:
             return False
         found = self.searcher.run_many(self.program, [()] * runs, seed=range(runs))
-        claimed = [f.log_evidence for f in found]
+        for one in found:
+            if isinstance(one, PPLError) and not isinstance(one, AllParticlesDeadError):
+                raise one
+        claimed: list[float | None] = [getattr(one, "log_evidence", None) for one in found]
         self.require("evidence", None not in claimed, "it is claimed with some seeds only")
         estimates = np.exp(np.array(claimed, dtype=np.float64))
         error = float(estimates.std(ddof=1)) / math.sqrt(runs)
@@ -238,8 +241,8 @@ class _Law:
         return True
 
 
-def _outcome(found: Posterior | AllParticlesDeadError) -> Any:
-    if isinstance(found, AllParticlesDeadError):
+def _outcome(found: Posterior | PPLError) -> Any:
+    if isinstance(found, PPLError):
         return str(found)
     samples = [(s.node, repr(s.value), s.log_weight, str(s.text)) for s in found.samples]
     return samples, found.log_evidence

@@ -7,31 +7,28 @@ several questions, and saves a search between two rounds.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from ppl.errors import AllParticlesDeadError
-from ppl.language.cost import Budget
+from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior import store as storage
 from ppl.posterior.posterior import Posterior
+from ppl.runtime.batch import BudgetExhausted
+from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.particle import Program
 from ppl.runtime.result import Result
-from ppl.runtime.scheduler import BudgetExhausted, run_searches
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.state import State
 
 _FORMAT = "ppl-search-1"
-# Pyro's handler stack belongs to the process: one search runs at a time, in whatever thread.
-_LOCK = threading.RLock()
-
 
 S = TypeVar("S", bound=State)
 Note = Mapping[str, Any]
@@ -87,9 +84,13 @@ class Searcher(ABC, Generic[S]):
         seed: int = 0,
         budget: Budget | None = None,
         progress: bool = False,
+        on_step: OnStep | None = None,
         **kwargs: Any,
     ) -> Posterior:
         """Searches one program.
+
+        It runs in this thread; searches of other threads and event loops run beside it and share
+        its models' batches. Ctrl-C ends this search alone.
 
         Args:
             program: the model; `args` and `kwargs` are handed to it (and to the guide).
@@ -97,12 +98,13 @@ class Searcher(ABC, Generic[S]):
             seed: one seed, one result.
             budget: hard limits; the best found so far is returned when one is met.
             progress: show a line while searching.
+            on_step: called with the running `Search` after every round.
 
         Raises:
             PPLError: naming the site, the particle and the remedy.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
-        posterior: Posterior = run_all([search], progress=progress)[0]
+        posterior: Posterior = run_all([search], progress=progress, on_step=on_step)[0]
         return posterior
 
     def run_many(
@@ -114,8 +116,9 @@ class Searcher(ABC, Generic[S]):
         seed: int | Sequence[int] = 0,
         budget: Budget | None = None,
         progress: bool = False,
+        on_step: OnStep | None = None,
         **kwargs: Any,
-    ) -> list[Posterior | AllParticlesDeadError]:
+    ) -> list[Posterior | PPLError]:
         """Searches the program for many questions, their model calls batched together.
 
         Args:
@@ -123,10 +126,17 @@ class Searcher(ABC, Generic[S]):
             seed: one seed for all, or one per question. Question i gives what
                 `run(program, *arguments[i], seed=seed[i])` gives.
             budget: limits for each question on its own.
+            on_step: called after every round of a question, with its running `Search`.
 
         Returns:
-            A posterior per question; where all particles died, the error itself, so that the other
-            questions are not lost (it carries what was found until then).
+            A posterior per question; where one failed, the error itself, so that the other
+            questions are not lost: an `AllParticlesDeadError` (it carries what was found until
+            then), or any other `PPLError`. Their seconds add up to the time that passed.
+
+        Raises:
+            KeyboardInterrupt: with the questions' searches, in order, as its `searches`: those that
+                are `over` give their `posterior()`, and `run_all` goes on with all. So does
+                whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
         seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(arguments):
@@ -135,11 +145,29 @@ class Searcher(ABC, Generic[S]):
             self.begin(program, *_as_tuple(a), guide=guide, seed=s, budget=budget, **kwargs)
             for a, s in zip(arguments, seeds, strict=True)
         ]
-        return run_all(searches, progress=progress, collect=True)
+        return run_all(searches, progress=progress, collect=True, on_step=on_step)
 
-    async def arun(self, program: Program, *args: Any, **options: Any) -> Posterior:
-        """`run` for callers in an event loop, in a thread; takes what `run` takes."""
-        return await asyncio.to_thread(lambda: self.run(program, *args, **options))
+    async def arun(
+        self,
+        program: Program,
+        *args: Any,
+        guide: Program | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+        progress: bool = False,
+        on_step: OnStep | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """`run` for callers in an event loop; many at once share batches as in `run_many`.
+
+        The program runs in a thread of the library's own (`ppl.runtime.loop`), all awaited ones in
+        the same. Cancelling the task that awaits it ends this search alone.
+        """
+        search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
+        with _progress_line([search], progress) as shown:
+            search.on_step = _both(shown, on_step)
+            posterior: Posterior = await SHARED.wait_for(search)
+        return posterior
 
     def begin(
         self,
@@ -162,6 +190,7 @@ class Search:
         tree: what has grown.
         state: what the next round needs, None before the first.
         notes: what rounds had to tell, for people and plots.
+        on_step: called with the search after every round of a run; not saved.
     """
 
     def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
@@ -169,6 +198,12 @@ class Search:
         self.state: Any = None
         self.notes: list[Note] = []
         self.exhausted = False
+        self.on_step: OnStep | None = None
+
+    @property
+    def account(self) -> Account:
+        """Who pays."""
+        return self.tree.account
 
     @property
     def over(self) -> bool:
@@ -178,6 +213,9 @@ class Search:
     def step(self) -> None:
         """One round of the searcher. Does nothing once the search is over."""
         if self.over:
+            return
+        if current_job() is None:
+            loop_here().run([(self.step, self.account)])
             return
         try:
             if self.state is None:
@@ -194,13 +232,18 @@ class Search:
             with contextlib.suppress(BudgetExhausted):  # one answer for what is left
                 run_best_on(self.tree, self._result())
 
-    def run(self, on_step: Callable[[Search], None] | None = None) -> Posterior:
+    def run(self, on_step: OnStep | None = None) -> Posterior:
         """Steps to the end. `on_step` is called after every round."""
+        posterior: Posterior = run_all([self], on_step=on_step)[0]
+        return posterior
+
+    def rounds(self) -> Posterior:
+        """What a loop runs: all rounds. Call `run`, or `ppl.runtime.loop.SHARED.submit(search)`."""
         try:
             while not self.over:
                 self.step()
-                if on_step is not None:
-                    on_step(self)
+                if self.on_step is not None:
+                    self.on_step(self)
         finally:
             self.tree.close()
         return self.posterior()
@@ -248,34 +291,74 @@ class Search:
             "exhausted": self.exhausted,
         }
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, on_step=None)
+
+
+OnStep = Callable[[Search], None]
+
 
 def run_all(
-    searches: Sequence[Search], *, progress: bool = False, collect: bool = False
+    searches: Sequence[Search],
+    *,
+    progress: bool = False,
+    collect: bool = False,
+    on_step: OnStep | None = None,
 ) -> list[Any]:
     """Runs searches side by side, their requests in shared batches; searchers may differ.
 
     Args:
         searches: from `Searcher.begin`; each gives what it gives alone.
         progress: show a line with rounds done and tokens spent.
-        collect: return an `AllParticlesDeadError` in its place instead of raising it.
+        collect: return a `PPLError` in its place instead of raising it.
+        on_step: called after every round of a search, with it.
+
+    Raises:
+        PPLError: of the first that fails, unless they are collected; the others are abandoned.
+        KeyboardInterrupt: with `searches` as its attribute, see `Searcher.run_many`.
     """
-    with _LOCK, _progress_line(searches, progress) as on_step:
 
-        def job(search: Search) -> Posterior | AllParticlesDeadError:
-            try:
-                return search.run(on_step)
-            except AllParticlesDeadError as error:
-                if not collect:
-                    raise
-                return error
+    def job(search: Search) -> Posterior | PPLError:
+        try:
+            return search.rounds()
+        except PPLError as error:
+            if not collect:
+                raise
+            return error
 
-        return run_searches([lambda s=s: job(s) for s in searches])  # type: ignore[misc]
+    with _progress_line(searches, progress) as shown:
+        for search in searches:
+            search.on_step = _both(shown, on_step)
+        try:
+            return loop_here().run([(partial(job, search), search.account) for search in searches])
+        except BaseException as error:
+            if not isinstance(error, PPLError):
+                over = sum(search.over for search in searches)
+                error.searches = list(searches)  # type: ignore[attr-defined]
+                error.add_note(
+                    f"{over} of {len(searches)} searches were over; they are in this exception's "
+                    "`searches`: search.posterior() is what each has found, and "
+                    "ppl.searchers.run_all(searches) goes on"
+                )
+            raise
+        finally:
+            for search in searches:
+                search.on_step = None
+
+
+def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
+    if first is None or second is None:
+        return first or second
+
+    def both(search: Search) -> None:
+        first(search)
+        second(search)
+
+    return both
 
 
 @contextlib.contextmanager
-def _progress_line(
-    searches: Sequence[Search], shown: bool
-) -> Iterator[Callable[[Search], None] | None]:
+def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
     if not shown:
         yield None
         return

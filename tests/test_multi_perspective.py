@@ -37,7 +37,9 @@ def walk(steps: int, goal: int) -> int:
     return x
 
 
-@pytest.mark.parametrize("program", [(toy, "prod"), (toy, "last"), (branching,)], ids=str)
+@pytest.mark.parametrize(
+    "program", [(toy, "prod"), (toy, "last"), (branching,)], ids=["prod", "last", "branching"]
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_one_perspective_is_best_first(program, seed):
     """The likelihood alone, by name or as a function: node by node what BestFirst grows."""
@@ -71,7 +73,9 @@ SCORES = {
 }
 
 
-@pytest.mark.parametrize("perspectives", [tuple(SCORES), (few_b, "likelihood", few_b)], ids=repr)
+@pytest.mark.parametrize(
+    "perspectives", [tuple(SCORES), (few_b, "likelihood", few_b)], ids=["names", "functions"]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_round_takes_the_best_of_each_perspective_in_one_batch(
     perspectives, seed, monkeypatch

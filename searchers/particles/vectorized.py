@@ -42,12 +42,12 @@ from ppl.language.randomness import generator, key
 from ppl.lm.base import LMDistribution
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
+from ppl.runtime.loop import turn
 from ppl.runtime.particle import Program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
 from ppl.runtime.weights import Weights
 from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
-from ppl.searchers.search import _LOCK
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class VectorizedSearch:
         if self.over:
             return
         started, rows, n = time.perf_counter(), self._rows, self.searcher.num_particles
-        with _LOCK, torch.random.fork_rng(devices=[]):
+        with turn(), torch.random.fork_rng(devices=[]):
             try:
                 with rows:
                     result = self._program(*self._args, **self._kwargs)

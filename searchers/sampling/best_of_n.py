@@ -76,7 +76,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
     the limits do not pay for all, it is completed, and then others, twice as many each time and no
     more than the dearest so far says.
     """
-    budget = tree.ledger.budget
+    budget = tree.account.budget
     everyone = [i for i, node in enumerate(nodes) if node.open]
     behind = min(nodes[i].depth for i in everyone)
     in_step = [i for i in everyone if nodes[i].depth == behind]
@@ -86,7 +86,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
     if not begun:
         return in_step[:1]
     tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
-    affordable = min(tree.ledger.tokens_left / tokens, tree.ledger.calls_left / calls)
+    affordable = min(tree.account.tokens_left / tokens, tree.account.calls_left / calls)
     ended = len(nodes) - len(everyone)
     if affordable >= _AMPLE * len(everyone):
         return in_step

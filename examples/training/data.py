@@ -1,8 +1,8 @@
 """What the two networks learn from: fresh problems in every batch, made by worker processes.
 
-The decoder sees whole responses of the careless solver. The reward model sees trees: a right response
-as the trunk, and at every step branches with other next lines, most of them wrong, so that a
-question is seen right and wrong up to the very divergence. A tree is one row: a token of a branch
+The decoder sees whole responses of the careless solver. The reward model sees trees: a right
+response as the trunk, and at every step branches with other next lines, most of them wrong, so that
+a question is seen right and wrong up to the very divergence. A tree is one row: a token of a branch
 attends to the trunk before it and to its own branch, and has the position it would have there.
 
 Batch `i` depends on the seed and on `i` alone, however many workers there are, so that training can
@@ -83,7 +83,7 @@ def response_batch(task: str, rng: Random, rows: int) -> dict[str, Array]:
         answer = [t for line in careless_response(problem, rng) for t in line_ids(line)]
         made.append((prompt(problem.question), answer))
     ids = _padded([p + a for p, a in made], PAD_ID)
-    # Position p predicts token p + 1: the last token of the prompt predicts the first of the answer.
+    # Position p predicts token p + 1: the prompt's last token predicts the first of the answer.
     targets = _padded([[UNKNOWN] * (len(p) - 1) + a for p, a in made], UNKNOWN, ids.shape[1])
     return {"ids": ids, "targets": targets}
 

@@ -6,9 +6,9 @@
 For every task:
 
 * single-sample accuracy at temperature 1 (Wilson interval);
-* AUC among siblings: lines that the decoder samples after one right prefix, right against wrong, pairs
-  of one prefix only, counted as often as they are sampled; of the reward model at the line's end, and
-  of the decoder's own log-probability of the line (interval: bootstrap over problems);
+* AUC among siblings: lines that the decoder samples after one right prefix, right against wrong,
+  pairs of one prefix only, counted as often as they are sampled; of the reward model at the line's
+  end, and of the decoder's own log-probability of the line (interval: bootstrap over problems);
 * AUC within a problem: whole answers, right against wrong, by the last score, averaged over the
   problems that have both; of the reward model, and of the decoder's log-probability;
 * expected calibration error at line ends (15 bins), and the mean score and share of right by step.

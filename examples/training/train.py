@@ -12,10 +12,12 @@ Stages, each resumed from its checkpoint when the command is given again:
    what would be right.
 3. `own`: the same, and half of every step on responses that the decoder itself samples, in their
    natural frequencies, at a lower learning rate.
-4. `calibrate`: slope and intercept of the log-odds on fresh own responses, folded into the last layer.
+4. `calibrate`: slope and intercept of the log-odds on fresh own responses, folded into the last
+   layer.
 
-Batch `i` of a stage depends on `--seed` and `i` only. The length is set by steps; with `--minutes` a
-slow machine takes fewer (the learning rate follows whichever is spent first).
+Batch `i` of a stage depends on `--seed` and `i` only. The length is set by steps (`--scale` for
+more of them); with `--minutes` a slow machine takes fewer (the learning rate follows whichever is
+spent first).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.pool import Pool
 from pathlib import Path
 from random import Random
@@ -86,6 +88,10 @@ class Recipe:
     own_rate: float = 4e-4
     calibration_responses: int = 2000  # per task
     minutes: tuple[float, float, float] = (0.2, 0.62, 0.18)  # shares of decoder, reward, own
+
+    def scaled(self, factor: float) -> Recipe:
+        names = ("decoder_steps", "reward_steps", "own_steps")
+        return replace(self, **{n: round(factor * getattr(self, n)) for n in names})
 
 
 SMOKE = Recipe(
@@ -308,7 +314,7 @@ def train_on_own(run: Run, recipe: Recipe) -> None:
 
 
 def calibrate(run: Run, recipe: Recipe) -> None:
-    """Logistic regression of the labels on the log-odds at line ends, every task counting equally."""
+    """Logistic regression of labels on log-odds at line ends, every task counting equally."""
     model: Any = load_reward(run.out / "prm", run.device)
     odds, labels, weights = [], [], []
     for task in LINE_TASKS:
@@ -364,10 +370,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="no bfloat16 autocast (for a CPU without AVX512-BF16)",
     )
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many steps")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    recipe = SMOKE if args.smoke else Recipe()
+    recipe = (SMOKE if args.smoke else Recipe()).scaled(args.scale)
     (args.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     # Forked before anything has threads or a CUDA context: the workers start at once.
     with multiprocessing.get_context("fork").Pool(args.workers) as pool:

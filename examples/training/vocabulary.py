@@ -1,9 +1,8 @@
-"""One vocabulary for all tasks: numbers, half rows of a sudoku and the words of questions are tokens.
+"""One vocabulary for all tasks: numbers, half rows of a sudoku, words of questions are tokens.
 
-A lossless byte-level tokenizer in Hugging Face format whose pieces are cut by one regular expression;
-a piece that is in the vocabulary is one token, any other falls into its bytes. Numbers up to 99 are
-single tokens, so that arithmetic on them needs no carrying inside the network, copies are
-one token each, and a search step costs few tokens.
+A lossless byte-level tokenizer in Hugging Face format whose pieces are cut by one regular
+expression; a piece that is in the vocabulary is one token, any other falls into its bytes. Numbers
+up to 99 are single tokens, so that copies are one token each and a search step costs few tokens.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Chain:
         for _ in range(terms - 1):
             choices = [("+", n) for n in range(2, min(40, TOP - value) + 1)]
             choices += [("-", n) for n in range(2, min(40, value) + 1)]
-            factors = [("*", n) for n in range(2, 10) if 1 < value and value * n <= TOP]
+            factors = [("*", n) for n in range(2, 10) if value > 1 and value * n <= TOP]
             sign, other = rng.choice(factors if factors and rng.random() < 0.3 else choices)
             value = operate(value, sign, other)
             text += f"{sign}{other}"
@@ -111,6 +111,7 @@ def write(value: int, rest: Sequence[tuple[str, int]]) -> str:
 
 
 def operate(value: int, sign: str, other: int) -> int:
+    """The right result of one operation."""
     return value + other if sign == "+" else value - other if sign == "-" else value * other
 
 

@@ -3,8 +3,8 @@
     Add and subtract 6,9,20,7 to make 30        20+9=29;6,7 / 20+9+7=36;6 / 20+9+7-6=30
 
 Every line is the sum so far, its value and the numbers that remain; the last line has none. Values
-stay within 0 and 99. The hand that makes the mistakes, `Countdown.careless_line`, often guesses: it goes
-towards the target and looks ahead by one number only, so a locally legal prefix can be lost.
+stay within 0 and 99. The hand that makes the mistakes, `Countdown.careless_line`, often guesses: it
+goes towards the target and looks ahead by one number only, so a locally legal prefix can be lost.
 """
 
 from __future__ import annotations

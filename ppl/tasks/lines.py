@@ -1,9 +1,9 @@
 """Problems that are solved line by line, each line with the state it leaves.
 
-Three tasks share one form, so that one decoder and one reward model serve them all: chain arithmetic,
-countdown, mini sudoku. A response is a list of lines; every line but the last ends with a newline,
-and the last is the answer. `right_lines` is an exact oracle: after right lines a line is right
-exactly if it is one of these few.
+Three tasks share one form, so that one decoder and one reward model serve them all: chain
+arithmetic, countdown, mini sudoku. A response is a list of lines; every line but the last ends with
+a newline, and the last is the answer. `right_lines` is an exact oracle: after right lines a line is
+right exactly if it is one of these few.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ppl.tasks.sudoku import Sudoku
 
 
 class LineProblem(Protocol):
-    """A question, its exact checker, the oracle of right lines, and a solver that makes mistakes."""
+    """A question, its exact checker, its oracle of right lines, a solver that makes mistakes."""
 
     task: ClassVar[str]
 

@@ -2,9 +2,9 @@
 
     Solve this mini sudoku: 2..3/..1./1.3./3.21        21.3/..1./1.3./3.21 and so on
 
-Every line is the grid with the next blank in reading order filled. The hand that makes the mistakes,
-`Sudoku.careless_line`, takes any digit that its row, column and box do not have yet: it never looks
-ahead. A locally legal prefix can therefore be lost long before it shows.
+Every line is the grid with the next blank in reading order filled. The hand that makes the
+mistakes, `Sudoku.careless_line`, takes any digit that its row, column and box do not have yet: it
+never looks ahead. A locally legal prefix can therefore be lost long before it shows.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def parse(line: str) -> str:
 
 
 def write(grid: str) -> str:
+    """The line for 16 characters: four rows with slashes between them."""
     return "/".join(grid[i : i + 4] for i in range(0, 16, 4))
 
 

@@ -12,9 +12,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
 
 from ppl.errors import AllParticlesDeadError, PPLError
 from ppl.language.cost import Account, Budget
@@ -139,7 +140,7 @@ class Searcher(ABC, Generic[S]):
                 are `over` give their `posterior()`, and `run_all` goes on with all. So does
                 whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, Integral) else list(seed)
+        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         searches = [

@@ -266,3 +266,11 @@ def test_ledgers_of_a_model_of_ones_own():
     lm, ledger = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$"), Ledger()
     lm.sample_batch([request(lm, (0, 1), ledger=ledger, max_tokens=1)])
     assert (ledger.cost.reused_tokens, ledger.cost.prompt_tokens) == (2, 0)
+
+
+def test_a_row_is_remembered_as_far_as_it_was_computed():
+    engine, text = make().engine, (3, 4, 5)
+    slots, _ = engine.open([text])
+    engine.close(slots[text], (*text, 6))
+    assert engine.known(text) is not None
+    assert engine.known((*text, 6)) is None

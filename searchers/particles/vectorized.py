@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +103,7 @@ class VectorizedSMC:
         Returns:
             A posterior per question, or the error where all particles died.
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, Integral) else list(seed)
+        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         found: list[Posterior | AllParticlesDeadError] = []

@@ -7,10 +7,10 @@ batch.
 
 from ppl.errors import PPLError
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import condition, do, twist
+from ppl.language.primitives import answer, condition, do, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text, extract_answer
-from ppl.lm import HFModel, LanguageModel, LMDistribution, TableLM, load
+from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
 from ppl.runtime.enumeration import enumerate_program
@@ -28,6 +28,7 @@ __all__ = [
     "JudgeRequest",
     "LMDistribution",
     "LanguageModel",
+    "LogitsModel",
     "Node",
     "PPLError",
     "Posterior",
@@ -38,10 +39,12 @@ __all__ = [
     "Tree",
     "Verdict",
     "Verifier",
+    "answer",
     "condition",
     "do",
     "enumerate_program",
     "extract_answer",
     "load",
+    "register",
     "twist",
 ]

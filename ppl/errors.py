@@ -5,10 +5,7 @@ Every message names the place (site, particle, model or verifier) and what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ppl.posterior.posterior import Posterior
+from typing import Any
 
 
 class PPLError(Exception):
@@ -24,7 +21,12 @@ class UnsupportedModelError(PPLError):
 
 
 class PromptError(PPLError):
-    """An empty prompt, or one that leaves no room in the model's context."""
+    """A prompt, question or literal that cannot be asked: empty, too long, no text, refused or
+    dropped by the chat template, or put after the end of a text."""
+
+
+class TokenizerError(PPLError, TypeError):
+    """Something made with one tokenizer meets another (both are named in the message)."""
 
 
 class StepNeverEndedError(PPLError):
@@ -75,12 +77,12 @@ class AllParticlesDeadError(PPLError):
     """Every particle has weight zero.
 
     The evidence estimate is then exactly zero (`log_evidence` is minus infinity), which is what an
-    average over seeds must count; `posterior` holds everything seen until then.
+    average over seeds must count; `posterior` (a `ppl.Posterior`) holds everything seen until then.
     """
 
     log_evidence = float("-inf")
 
-    def __init__(self, message: str, posterior: Posterior | None = None) -> None:
+    def __init__(self, message: str, posterior: Any = None) -> None:
         super().__init__(message)
         self.posterior = posterior
 

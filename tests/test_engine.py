@@ -27,7 +27,8 @@ from ppl.lm.engine.attention import Span, _attend_shared, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
-from ppl.lm.engine.prefix import PrefixPool, common_prefix
+from ppl.lm.engine.prefix import PrefixPool
+from ppl.lm.engine.runs import common_prefix
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.sampling import Warp
 
@@ -281,8 +282,8 @@ OPERATIONS = st.lists(
 def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
     engine = _engine(kv_bytes, compile=way == "compiled")
-    engine._price = 0 if way in ("sharing", "compiled") else 10**9
-    engine.graphs = step_graphs(engine) if way == "graphs" else None
+    engine.runner.price = 0 if way in ("sharing", "compiled") else 10**9
+    engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
@@ -350,7 +351,7 @@ def emulated(step, device):
 def step_graphs(engine) -> StepGraphs:
     """Captured for good on a GPU, emulated elsewhere."""
     if ON_GPU:
-        return StepGraphs(engine._captured_pass, engine.device)
+        return StepGraphs(engine.runner.captured_pass, engine.device)
     return emulated_graphs(engine)
 
 
@@ -364,7 +365,7 @@ def emulated_graphs(engine) -> StepGraphs:
 
         return checked
 
-    return StepGraphs(engine._captured_pass, engine.device, on_this_memory)
+    return StepGraphs(engine.runner.captured_pass, engine.device, on_this_memory)
 
 
 @functools.cache
@@ -482,7 +483,7 @@ def test_recorded_log_probs_equal_teacher_forcing_under_warps(family):
 @pytest.mark.parametrize("shared", [1, 100])
 def test_long_prompts_in_chunks(tokens, shared, monkeypatch):
     """Chunks of columns, groups of rows, narrow buffers: all equal a plain forward."""
-    monkeypatch.setattr("ppl.lm.engine.engine._PREFILL_TOKENS", tokens)
+    monkeypatch.setattr("ppl.lm.engine.passes._PREFILL_TOKENS", tokens)
     monkeypatch.setattr("ppl.lm.engine.engine._CPU_MIN_SHARED", shared)
     monkeypatch.setattr("ppl.lm.engine.slots._BUCKET", 1)
     lm = make("GPTNeoX")
@@ -599,7 +600,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
             seen.append(weakref.ref(self))
 
     lm = make(family)
-    monkeypatch.setattr("ppl.lm.engine.engine.Window", Watched)
+    monkeypatch.setattr("ppl.lm.engine.passes.Window", Watched)
     gc.disable()
     try:
         text = tuple(range(3, 40))
@@ -614,7 +615,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
 @torch.inference_mode()
 def test_captured_steps_are_replayed_for_other_rows_and_lengths():
     lm, plain = make(), make()
-    lm.engine.graphs = step_graphs(lm.engine)
+    lm.engine.runner.graphs = step_graphs(lm.engine)
     texts = [tuple(3 + (i * j) % 90 for j in range(1, 6 + i)) for i in range(1, 6)]
     slots = [list(m.engine.open(texts)[0].values()) for m in (lm, plain)]
     for t in range(60):
@@ -625,7 +626,7 @@ def test_captured_steps_are_replayed_for_other_rows_and_lengths():
         theirs = plain.engine.step([slots[1][i] for i in rows], asked)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     # 4 and 8 rows, twice: memory is allocated anew when the texts outgrow it.
-    assert lm.engine.graphs.captured <= 4
+    assert lm.engine.runner.graphs.captured <= 4
 
 
 def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
@@ -673,7 +674,7 @@ def test_captured_steps_are_checked_at_loading(family, monkeypatch):
     monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", emulated)
     model = make(family).model
     engine = Engine(model, name="small", capacity=1 << 20, graphs=True)
-    assert engine.graphs.captured == 1
+    assert engine.runner.graphs.captured == 1
     monkeypatch.setattr("ppl.lm.engine.graphs.cuda_graph", lambda step, device: lambda: 2 * step())
     with pytest.raises(UnsupportedModelError, match="differ"):
         Engine(model, name="small", capacity=1 << 20, graphs=True)
@@ -713,7 +714,7 @@ def test_compiled_steps_are_those_of_their_own_model(monkeypatch):
         (draw,) = lm.sample_batch([request(lm, text, max_tokens=9)])
         exact = plain_log_probs(lm.model, text, draw.value.tokens)
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
-    assert [c is one.engine._compiled for c in calls] == [True] * 8 + [
+    assert [c is one.engine.runner.compiled for c in calls] == [True] * 8 + [
         False
     ] * 8  # then all was known
     try:
@@ -892,7 +893,7 @@ def test_questions_in_one_pass_share_their_own_beginnings():
 @torch.inference_mode()
 def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatch):
     lm = make(family)
-    monkeypatch.setattr(lm.engine, "_price", 0)
+    monkeypatch.setattr(lm.engine.runner, "price", 0)
     called = []
     monkeypatch.setattr(
         "ppl.lm.engine.attention._attend_shared",
@@ -903,7 +904,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     slots, _ = lm.engine.open(texts)
     longer = [(*text, 5) for text in texts]
     states = lm.engine.step([slots[text] for text in texts], longer)
-    shared = lm.engine._config._attn_implementation == "sdpa"
+    shared = lm.model.config._attn_implementation == "sdpa"
     layers = lm.engine.slots.kv.shape[0]
     assert called == [20] * (2 * layers if shared else 0)  # their own ends, and the step
     # Other rows in the same slots: nothing that was known of the first ones is taken as known.
@@ -926,7 +927,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     texts = [tuple(3 + (i * j) % 90 for j in range(1, n)) for i, n in enumerate((9, 100, 7, 12), 1)]
     seen = []
     monkeypatch.setattr(
-        "ppl.lm.engine.engine.split", lambda reach: seen.append(split(reach)) or split(reach)
+        "ppl.lm.engine.passes.split", lambda reach: seen.append(split(reach)) or split(reach)
     )
     slots, _ = lm.engine.open(texts)
     longer = [(*text, token) for text, token in zip(texts, [4, 5, 6, 7], strict=True)]

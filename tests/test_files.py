@@ -15,7 +15,7 @@ from programs import toy
 
 import ppl
 from ppl import errors
-from ppl.lm.load import TINY
+from ppl.lm.pretrained import TINY
 from ppl.searchers import SMC, Search
 from ppl.verifiers import PRM
 

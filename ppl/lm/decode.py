@@ -1,34 +1,154 @@
-"""The decode loop shared by all backends: draw, stop, account; and scoring by teacher forcing."""
+"""Models whose logits are at hand, and the loop that they share: draw, stop, account; and scoring
+by teacher forcing."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import ProgramError, StepNeverEndedError, WeightError
+from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Ledger
 from ppl.language.randomness import uniforms
-from ppl.language.steps import StepRule
-from ppl.language.text import Codec, Continuation, StopReason
+from ppl.language.text import Continuation
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.sampling import warped_log_probs
+from ppl.lm.stopping import Stop
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
 
 
+class Decoder(Protocol):
+    """A batch of rows being decoded; empty at first, and again at the end."""
+
+    @property
+    def logits(self) -> Tensor:
+        """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
+        ...
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
+        ...
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """Drops all active rows but `keep`, appends one token to each, refreshes `logits`.
+
+        What the dropped rows computed may be kept for later requests.
+        """
+        ...
+
+    def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
+        """As `advance`, with one or more tokens for each row, in one pass.
+
+        Returns:
+            For each row `[T, V]`: the logits after each of its `T` new tokens.
+        """
+        ...
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Takes back the last tokens of each active row, so many (0: none) as are given, but never
+        all of its text; refreshes `logits`."""
+        ...
+
+
+class LogitsModel(LanguageModel):
+    """A language model that gives the logits after any prefix.
+
+    One of your own sets `name`, `codec` and `context_length` and implements `logits_along`. One
+    that can keep what it has computed also has a `decoder` of its own.
+    """
+
+    @abstractmethod
+    def logits_along(
+        self,
+        prefixes: Sequence[Tokens],
+        continuations: Sequence[Tokens],
+        ledgers: Sequence[Ledger | None],
+    ) -> Iterator[Tensor]:
+        """For each row, `[T, V]`: the logits from which each of `T` continuation tokens is drawn.
+
+        The last of them is not read: row `t` depends on the prefix and the `t` tokens before it.
+
+        Args:
+            prefixes, continuations: token ids; none is empty.
+            ledgers: where prefix tokens are booked, computed or reused.
+        """
+
+    def decoder(self) -> Decoder:
+        """An empty batch."""
+        return PlainDecoder(self)
+
+    def batch_rows(self, length: int) -> int:
+        """Most rows of `length` tokens that one batch may hold."""
+        return 1 << 30
+
+    def session(self) -> Session:
+        """A running batch that requests join and leave."""
+        return Session(self)
+
+    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Exact log-probabilities of given continuations, as one batch."""
+        return score(self, requests)
+
+
+class PlainDecoder:
+    """A decoder that keeps texts only, and asks for the logits after them."""
+
+    def __init__(self, model: LogitsModel) -> None:
+        self._model = model
+        self._texts: list[Tokens] = []
+        self.logits = torch.zeros(0, model.codec.size)
+
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """See `Decoder`."""
+        before = list(range(len(self._texts)))
+        logits = self._after(prefixes, [()] * len(prefixes), ledgers)
+        self._texts += prefixes
+        new = torch.stack([rows[-1] for rows in logits])
+        self.logits = torch.cat([self.logits, new]) if before else new
+
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self.extend(keep, [(token,) for token in tokens])
+
+    def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
+        """See `Decoder`."""
+        texts = [self._texts[row] for row in keep]
+        begun = [(*text, block[0]) for text, block in zip(texts, blocks, strict=True)]
+        logits = self._after(begun, [block[1:] for block in blocks], [None] * len(blocks))
+        self._texts = [(*text, *block) for text, block in zip(texts, blocks, strict=True)]
+        self.logits = torch.stack([rows[-1] for rows in logits]) if keep else self.logits[:0]
+        return logits
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """See `Decoder`."""
+        self._texts = [t[: len(t) - n] for t, n in zip(self._texts, counts, strict=True)]
+        logits = self._after(self._texts, [()] * len(counts), [None] * len(counts))
+        self.logits = torch.stack([rows[-1] for rows in logits]) if logits else self.logits[:0]
+
+    def _after(
+        self, texts: Sequence[Tokens], new: Sequence[Tokens], ledgers: Sequence[Ledger | None]
+    ) -> list[Tensor]:
+        """For each row `[T + 1, V]`: the logits after its text, and after each new token."""
+        if not texts:
+            return []
+        # The last token of a continuation is not read: any will do.
+        return list(self._model.logits_along(texts, [(*block, 0) for block in new], ledgers))
+
+
 class Row:
     """One request on its way."""
 
-    __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "under", "unwanted")
+    __slots__ = ("limit", "log_prob", "new", "request", "stop", "ticket", "under", "unwanted")
 
     def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
         spec = request.spec
@@ -38,8 +158,7 @@ class Row:
         self.new: list[int] = []
         self.log_prob = self.under = 0.0
         self.unwanted = False
-        characters = spec.rule.single_characters
-        self.stops = None if characters is None else _tokens_with(model.codec, characters)
+        self.stop = Stop(model.codec, spec.rule, spec.tokens, request.label)
 
     @property
     def tokens(self) -> Tokens:
@@ -61,8 +180,7 @@ class Row:
         """Appends a token; returns the finished draw if the continuation ends here."""
         self.new.append(token)
         self.log_prob += log_prob
-        rule, label = self.request.spec.rule, self.request.label
-        reason = _stop_reason(model, rule, self.new, self.stops, label)
+        reason = self.stop.after(token)
         if reason is None and len(self.new) == self.limit:
             if self.request.spec.max_tokens is None:
                 raise StepNeverEndedError(
@@ -74,7 +192,8 @@ class Row:
         if reason is None:
             return None
         tokens = tuple(self.new)
-        value = Continuation(tokens, model.codec.decode(tokens), reason)
+        said = model.codec.decode_after(tokens, self.request.spec.tokens)
+        value = Continuation(tokens, said, reason, model.codec.identity)
         return Drawn(value, self.log_prob, self._log_prob_under(model, value))
 
     def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
@@ -84,36 +203,6 @@ class Row:
         same_steps = (spec.rule, spec.max_tokens) == (other.rule, other.max_tokens)
         asked = ScoreRequest(model, other, value, self.request.label)
         return self.under if same_steps or could_be_drawn(model, asked) else -math.inf
-
-
-def _stop_reason(
-    model: LanguageModel,
-    rule: StepRule,
-    new: Sequence[int],
-    stops: frozenset[int] | None,
-    label: str,
-) -> StopReason | None:
-    if new[-1] in model.codec.end_tokens:
-        return "end"
-    if stops is not None:
-        return "until" if new[-1] in stops else None
-    if rule.never:
-        return None
-    text = model.codec.decode(new)
-    try:
-        return "until" if rule(text) else None
-    except Exception as error:  # the program's own callable
-        raise ProgramError(
-            f"{label}: until= raised {type(error).__name__}: {error} for {text!r}"
-        ) from error
-
-
-@lru_cache(maxsize=32)
-def _tokens_with(codec: Codec, characters: frozenset[str]) -> frozenset[int]:
-    """Ids of all tokens whose string contains one of `characters` (single ASCII characters:
-    these never span two tokens, so a stop rule about them can look at one token at a time)."""
-    pieces = ((i, codec.decode((i,))) for i in range(codec.size))
-    return frozenset(i for i, piece in pieces if not characters.isdisjoint(piece))
 
 
 class Session:
@@ -130,7 +219,7 @@ class Session:
         joined: most rows that ran side by side.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LogitsModel) -> None:
         self.model = model
         self.joined = 0
         self._decoder = model.decoder()
@@ -156,11 +245,12 @@ class Session:
         for row in self._rows:
             row.unwanted = row.unwanted or row.ticket in tickets
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Draws one token for every row; answers those that are done, by ticket."""
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Draws one token for every row; answers those that are done, by ticket: with the error
+        where a row's own rule raised."""
         self._join()
         rows = self._rows
-        done: dict[int, Drawn | None] = {}
+        done: dict[int, Drawn | PPLError | None] = {}
         broke = _admit([row for row in rows if not row.unwanted])
         for row in (*rows, *self._waiting):
             if id(row.request.ledger) in broke:
@@ -174,7 +264,11 @@ class Session:
             drawing = [rows[j] for j in keep]
             tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
             for j, token, log_prob in zip(keep, tokens, log_probs, strict=True):
-                drawn = rows[j].push(self.model, token, log_prob)
+                try:
+                    drawn = rows[j].push(self.model, token, log_prob)
+                except PPLError as error:
+                    done[rows[j].ticket] = error
+                    continue
                 if drawn is None:
                     going.append(j)
                 else:
@@ -272,7 +366,7 @@ def _add_log_probs_under(logits: Tensor, rows: Sequence[Row], tokens: Sequence[i
         row.under += log_prob
 
 
-def score(model: LanguageModel, requests: Sequence[ScoreRequest]) -> list[float]:
+def score(model: LogitsModel, requests: Sequence[ScoreRequest]) -> list[float]:
     """Log-probability of each given continuation, `-inf` where `draw` could not return it."""
     results = [-math.inf] * len(requests)
     possible = [i for i, request in enumerate(requests) if could_be_drawn(model, request)]
@@ -314,11 +408,7 @@ def could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
     limit = room if request.spec.max_tokens is None else min(room, request.spec.max_tokens)
     if not tokens or len(tokens) > limit:
         return False
-    characters = rule.single_characters
-    stops = None if characters is None else _tokens_with(model.codec, characters)
-    reasons = [
-        _stop_reason(model, rule, tokens[:t], stops, request.label)
-        for t in range(1, len(tokens) + 1)
-    ]
+    stop = Stop(model.codec, rule, request.spec.tokens, request.label)
+    reasons = [stop.after(token) for token in tokens]
     cut = request.spec.max_tokens is not None and len(tokens) == limit
     return all(r is None for r in reasons[:-1]) and (reasons[-1] is not None or cut)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl.language import checks
+
 # Probabilities that are drawn from at once on a CPU.
 _CPU_PART = 1 << 19
 
@@ -35,14 +37,12 @@ class Warp:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and np.isfinite(self.temperature)):
-            raise ValueError(f"temperature={self.temperature}: must be zero or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be in (0, 1]")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: must be at least 1 (None keeps all)")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p}: must be in [0, 1]")
+        checks.nonnegative(temperature=self.temperature)
+        checks.probability(top_p=self.top_p, min_p=self.min_p)
+        if self.top_p == 0:
+            raise ValueError("top_p=0: keeps no token; temperature=0 keeps the likeliest")
+        if self.top_k is not None:
+            checks.count(top_k=self.top_k)
 
 
 def warped_log_probs(
@@ -159,7 +159,8 @@ def _top_p(log_probs: Tensor, top_p: NDArray[np.float64]) -> Tensor:
     probs = ordered.double().exp()
     before = probs.cumsum(-1) - probs  # mass of the strictly more likely tokens
     limit = torch.as_tensor(top_p, device=log_probs.device)[:, None]
-    drop_sorted = (before >= limit) & (limit < 1)
+    # A sum that reaches the limit but for its rounding has reached it: what is needed, no more.
+    drop_sorted = (before >= limit - _rounding(log_probs)) & (limit < 1)
     drop = torch.zeros_like(drop_sorted).scatter_(1, order, drop_sorted)
     return torch.log_softmax(log_probs.masked_fill(drop, -torch.inf), dim=-1)
 
@@ -167,8 +168,14 @@ def _top_p(log_probs: Tensor, top_p: NDArray[np.float64]) -> Tensor:
 def _min_p(log_probs: Tensor, min_p: NDArray[np.float64]) -> Tensor:
     with np.errstate(divide="ignore"):
         floor = torch.as_tensor(np.log(min_p), device=log_probs.device)[:, None]
-    drop = log_probs.double() < log_probs.double().amax(-1, keepdim=True) + floor
+    least = log_probs.double().amax(-1, keepdim=True) + floor
+    drop = log_probs.double() < least - _rounding(log_probs)  # what is at the floor is kept
     return torch.log_softmax(log_probs.masked_fill(drop, -torch.inf), dim=-1)
+
+
+def _rounding(log_probs: Tensor) -> float:
+    """By how much sums of probabilities, and differences of their logarithms, may be off."""
+    return 8 * torch.finfo(log_probs.dtype).eps
 
 
 _PLAIN = Warp()

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ppl.errors import PromptError
+from ppl.language import checks
+from ppl.language.codec import Codec
 from ppl.language.cost import Ledger
-from ppl.language.text import Continuation
-from ppl.lm.base import LanguageModel, LMDistribution, Tokens
+from ppl.language.text import Continuation, StopReason
+from ppl.lm.base import LMDistribution, Tokens
+from ppl.lm.decode import LogitsModel
 from ppl.lm.sampling import warped_log_probs
 
 Probabilities = Mapping[str, float]
 
 
-class SymbolCodec:
+class SymbolCodec(Codec):
     """One token per symbol of an alphabet; the end symbols decode to nothing.
 
     Attributes:
@@ -27,14 +31,12 @@ class SymbolCodec:
         end: the symbol that ends a text.
     """
 
-    def __init__(self, symbols: str, end: str) -> None:
+    def __init__(self, symbols: str, end: str, name: str = "table") -> None:
         if len(set(symbols)) != len(symbols) or end not in symbols:
             raise ValueError(f"symbols {symbols!r} must be distinct and contain the end {end!r}")
-        self.symbols, self.end, self.size = symbols, end, len(symbols)
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        return frozenset({self.symbols.index(self.end)})
+        self.symbols, self.end, self.size, self.name = symbols, end, len(symbols), name
+        self.end_tokens = frozenset({symbols.index(end)})
+        self._pieces = [b"" if symbol == end else symbol.encode() for symbol in symbols]
 
     def encode(self, string: str) -> Tokens:
         unknown = set(string) - set(self.symbols)
@@ -42,17 +44,11 @@ class SymbolCodec:
             raise ValueError(f"symbols {sorted(unknown)} are not in the alphabet {self.symbols!r}")
         return tuple(self.symbols.index(c) for c in string)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(self.symbols[t] for t in tokens if self.symbols[t] != self.end)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SymbolCodec) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self.symbols, self.end))
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
 
 
-class TableLM(LanguageModel):
+class TableLM(LogitsModel):
     """A language model over a few symbols with explicit next-token probabilities.
 
     Args:
@@ -81,8 +77,9 @@ class TableLM(LanguageModel):
         context_length: int = 64,
         name: str = "table",
     ) -> None:
+        checks.count(least=2, context_length=context_length)
         self.name, self.context_length = name, context_length
-        self.codec: SymbolCodec = SymbolCodec(symbols, end)
+        self.codec: SymbolCodec = SymbolCodec(symbols, end, name)
         self._probabilities = probabilities
         self.calls = 0
         self.tokens_computed = 0
@@ -90,15 +87,17 @@ class TableLM(LanguageModel):
     def _logits(self, tokens: Tokens) -> Tensor:
         """`[V]` float64 logits after `tokens`."""
         self.tokens_computed += 1
+        if not all(0 <= t < self.codec.size for t in tokens):
+            raise PromptError(
+                f"{self.name}: {list(tokens)} are not all token ids of this model, which are 0 to "
+                f"{self.codec.size - 1}; make texts with lm.prompt or lm.encode"
+            )
         prefix = "".join(self.codec.symbols[t] for t in tokens)
         p = self._probabilities(prefix) if callable(self._probabilities) else self._probabilities
         row = torch.tensor([p.get(s, 0.0) for s in self.codec.symbols], dtype=torch.float64)
         if not torch.isclose(row.sum(), torch.ones((), dtype=torch.float64)) or (row < 0).any():
             raise ValueError(f"probabilities after {prefix!r} do not form a distribution: {p}")
         return row.log()
-
-    def decoder(self) -> _TableDecoder:
-        return _TableDecoder(self)
 
     def logits_along(
         self,
@@ -107,7 +106,9 @@ class TableLM(LanguageModel):
         ledgers: Sequence[Ledger | None],
     ) -> Iterator[Tensor]:
         self.calls += 1
-        for prefix, new in zip(prefixes, continuations, strict=True):
+        for prefix, new, ledger in zip(prefixes, continuations, ledgers, strict=True):
+            if ledger is not None:
+                ledger.add(reused_tokens=len(prefix))  # a table computes nothing
             yield torch.stack([self._logits(prefix + new[:t]) for t in range(len(new))])
 
     def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
@@ -127,32 +128,17 @@ class TableLM(LanguageModel):
                 if step == float("-inf"):
                     continue
                 tokens, total = (*new, token), log_prob + step
-                text = self.codec.decode(tokens)
+                text = self.codec.decode_after(tokens, spec.tokens)
+                reason: StopReason
                 if token in ends:
-                    found.append((Continuation(tokens, text, "end"), total))
+                    reason = "end"
                 elif not spec.rule.never and spec.rule(text):
-                    found.append((Continuation(tokens, text, "until"), total))
+                    reason = "until"
                 elif len(tokens) == limit:
-                    found.append((Continuation(tokens, text, "length"), total))
+                    reason = "length"
                 else:
                     frontier.append((tokens, total))
+                    continue
+                value = Continuation(tokens, text, reason, self.codec.identity)
+                found.append((value, total))
         return found
-
-
-class _TableDecoder:
-    def __init__(self, model: TableLM) -> None:
-        self._model, self._prefixes = model, list[Tokens]()
-        self.logits = torch.zeros(0, model.codec.size, dtype=torch.float64)
-
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
-        self._model.calls += 1
-        for prefix, ledger in zip(prefixes, ledgers, strict=True):
-            if ledger is not None:
-                ledger.add(prompt_tokens=0, reused_tokens=len(prefix))
-        self._prefixes += prefixes
-        self.logits = torch.cat([self.logits, *(self._model._logits(p)[None] for p in prefixes)])
-
-    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
-        self._prefixes = [(*self._prefixes[k], t) for k, t in zip(keep, tokens, strict=True)]
-        rows = [self._model._logits(p)[None] for p in self._prefixes]
-        self.logits = torch.cat([self.logits[:0], *rows])

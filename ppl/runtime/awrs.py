@@ -23,6 +23,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from ppl.language.randomness import key as key_of
+from ppl.language.site import Draw, Site, Visit
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, Drawn, LMDistribution, Spec
 
@@ -30,7 +32,7 @@ Ask = Callable[[Spec, int], Drawn]
 """Draws from a spec; the number tells the draws of one site apart."""
 
 
-class AWRS(TorchDistribution):  # type: ignore[misc]
+class AWRS(Site, TorchDistribution):  # type: ignore[misc]
     """Proposes one valid token, in a guide for a model that requires it to be valid:
 
         def model():
@@ -82,11 +84,26 @@ class AWRS(TorchDistribution):  # type: ignore[misc]
         self.proposal, self.valid, self.max_candidates = proposal, valid, max_candidates
         super().__init__(validate_args=False)
 
-    def draw(self, ask: Ask) -> tuple[Continuation, float]:
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        """A token, and log(p / w) in the place of its log-probability."""
+        model = self.proposal.model
+
+        def ask(spec: Spec, number: int) -> Drawn:
+            request = ContinueRequest(model, spec, key_of(key, number), visit.label, visit.ledger)
+            drawn: Drawn = visit.ask(request)
+            return drawn
+
+        return *self.propose(ask), None
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        return float(self.log_prob(value))
+
+    def propose(self, ask: Ask) -> tuple[Continuation, float]:
         """A token v and log(p(v) / w): what takes the place of its log-probability."""
-        spec, codec = self.proposal.spec, self.proposal.model.codec
-        allowed = spec.allowed_after((), "AWRS", codec.size, codec)
-        left = torch.ones(codec.size, dtype=torch.bool) if allowed is None else allowed
+        spec, model = self.proposal.spec, self.proposal.model
+        size = model.token_count  # a model may give more ids than its tokenizer has
+        allowed = spec.allowed_after((), "AWRS", size, model.codec)
+        left = torch.ones(size, dtype=torch.bool) if allowed is None else allowed
         drawn = ask(replace(spec, allowed=left), 0)
         number = 1
         while not self._valid(drawn):
@@ -118,7 +135,7 @@ class AWRS(TorchDistribution):  # type: ignore[misc]
             assert drawn is not None  # without a ledger nothing runs out
             return drawn
 
-        return self.draw(ask)[0]
+        return self.propose(ask)[0]
 
     def log_prob(self, value: object) -> Tensor:
         """Not available: a draw comes with a random weight instead."""

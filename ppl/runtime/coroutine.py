@@ -10,33 +10,60 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
+PAUSE = object()
+"""The event of a particle that has run for long and lets others go on; its reply is None."""
+
+
+class Slice:
+    """When what runs now has to let others go on: a moment of `time.perf_counter`.
+
+    Only one thread at a time has a turn (`ppl.runtime.turns`), so there is one moment.
+    """
+
+    ends = float("inf")
+
+
+_PATIENCE = 100  # sites at which a function that is being ended may wait again, in its `finally`s
+
 
 class Coroutine:
-    """A function in a greenlet that takes its part of Pyro's handler stack along."""
+    """A function in a greenlet that takes its part of Pyro's state along: its handlers, and the
+    dimensions of the plates it stands in."""
 
     def __init__(self, function: Callable[[], Any], messenger: Messenger) -> None:
         self._greenlet = greenlet(lambda _: function())
         self._stack: list[Messenger] = [messenger]
+        self._plates: list[str | None] = []
 
     def resume(self, value: Any) -> Any:
-        outside = runtime._PYRO_STACK[:]
-        runtime._PYRO_STACK[:] = self._stack
-        self._greenlet.parent = getcurrent()
-        try:
-            return self._greenlet.switch(value)
-        finally:
-            self._stack = runtime._PYRO_STACK[:]
-            runtime._PYRO_STACK[:] = outside
+        """Runs on with `value` as the reply, to the next `park` or the end; returns what is said
+        there. Outside, Pyro's stack is as it was, whatever happens."""
+        return self._switched(self._greenlet.switch, value)
 
     def close(self) -> None:
-        """Unwinds the function where it waits (its `finally` blocks run)."""
-        if self._greenlet and not self._greenlet.dead:
-            outside = runtime._PYRO_STACK[:]
-            runtime._PYRO_STACK[:] = self._stack
-            self._greenlet.parent = getcurrent()
+        """Unwinds the function where it waits: its `finally` blocks run, and what they raise is
+        raised here.
+
+        Raises:
+            RuntimeError: it does not end, but asks for more and more.
+        """
+        for _ in range(_PATIENCE):
+            if not self._greenlet or self._greenlet.dead:
+                return
             with contextlib.suppress(GreenletExit):
-                self._greenlet.throw(GreenletExit)
-            runtime._PYRO_STACK[:] = outside
+                self._switched(self._greenlet.throw, GreenletExit)
+        raise RuntimeError("the program does not end: it catches its own end and goes on")
+
+    def _switched(self, switch: Callable[[Any], Any], value: Any) -> Any:
+        plates = runtime._DIM_ALLOCATOR
+        outside, dims = runtime._PYRO_STACK[:], plates._stack
+        runtime._PYRO_STACK[:], plates._stack = self._stack, self._plates
+        self._greenlet.parent = getcurrent()
+        try:
+            return switch(value)
+        finally:
+            self._stack, self._plates = runtime._PYRO_STACK[:], plates._stack
+            runtime._PYRO_STACK[:], plates._stack = outside, dims
 
 
 def park(event: Any) -> Any:

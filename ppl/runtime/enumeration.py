@@ -17,8 +17,8 @@ from pyro.poutine.messenger import Messenger
 from scipy.special import logsumexp
 
 from ppl.errors import PPLError
-from ppl.lm.base import LMDistribution
-from ppl.lm.table import TableLM
+from ppl.language.site import Site, share
+from ppl.runtime.program import check_program, check_result
 from ppl.runtime.verdict import own_verdicts
 
 
@@ -54,13 +54,15 @@ def enumerate_program(
     """Runs `program` for every sequence of choices.
 
     Args:
-        program: its choices must come from a `TableLM` or from Pyro distributions with finite
-            support and scalar values (`Bernoulli`, `Categorical`, ...).
+        program: its choices must come from a `TableLM`, a verdict, or from Pyro distributions with
+            finite support and scalar values (`Bernoulli`, `Categorical`, ...). Values that cannot
+            be drawn do not count, also where a mask would give them weight.
         most: give up beyond this many runs.
 
     Raises:
         PPLError: a choice cannot be enumerated, or there are too many.
     """
+    check_program(program)
     values, log_weights = [], []
     pending: list[list[Any]] = [[]]
     runs = 0
@@ -76,6 +78,7 @@ def enumerate_program(
         except _Branch as branch:
             pending += [[*choices, choice] for choice in branch.support]
             continue
+        check_result(value, "the program")
         if messenger.log_weight > -math.inf:
             values.append(value)
             log_weights.append(messenger.log_weight)
@@ -103,18 +106,31 @@ class _Enumerator(Messenger):  # type: ignore[misc]
                 self.log_weight += float(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
             return
         if self._next == len(self._choices):
-            raise _Branch(_support(msg["name"], fn))
+            raise _Branch(_support(msg))
         msg["value"], log_prob = self._choices[self._next]
         self._next += 1
         self.log_weight += log_prob
         msg["done"] = True
 
 
-def _support(name: str, fn: Any) -> list[tuple[Any, float]]:
-    if isinstance(fn, LMDistribution):
-        if not isinstance(fn.model, TableLM):
-            raise PPLError(f"site {name!r}: only a TableLM can be enumerated, not {fn.model!r}")
-        return list(fn.model.support(fn))
+def _support(msg: Any) -> list[tuple[Any, float]]:
+    """What can be drawn, with its share of the joint log-density: scaled and masked."""
+    name, fn = msg["name"], msg["fn"]
+    if isinstance(fn, Site):
+        try:
+            support = fn.support()
+        except (NotImplementedError, PPLError) as error:
+            raise PPLError(f"site {name!r}: {fn!r} cannot be enumerated: {error}") from error
+        return [(value, share(log_p, msg)) for value, log_p in support if log_p > -math.inf]
     if not getattr(fn, "has_enumerate_support", False) or fn.batch_shape != torch.Size():
         raise PPLError(f"site {name!r}: {type(fn).__name__} has no finite scalar support")
-    return [(value, float(fn.log_prob(value))) for value in fn.enumerate_support()]
+    pairs = [(value, fn.log_prob(value)) for value in fn.enumerate_support()]
+    plain = msg["mask"] is None and isinstance(msg["scale"], float) and msg["scale"] == 1.0
+    if plain:
+        return [(value, float(p)) for value, p in pairs]
+    # PyTorch clamps probabilities of zero to the smallest step of their type.
+    return [
+        (value, float(scale_and_mask(p, msg["scale"], msg["mask"])))
+        for value, p in pairs
+        if p.exp() > 1.01 * torch.finfo(p.dtype).eps
+    ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
 from ppl.errors import GuideError
 from ppl.runtime.coroutine import Coroutine, park
-from ppl.runtime.record import site_log_prob
+from ppl.runtime.program import check_result
 
-if TYPE_CHECKING:
-    from ppl.runtime.particle import Particle
+Proposal = tuple[Any, float, float | None]
+"""A value; its log-probability under the guide, and that under the model where it came free."""
+Propose = Callable[[Any, Any], Proposal]
+"""From Pyro's message of the guide's statement, and the model's distribution there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,61 +26,55 @@ class _Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proposal:
-    value: Any
-    log_q: float  # under the guide
-    log_p: float | None  # under the model's site, where the draw gave it along
+class _Proposed:
+    proposal: Proposal
 
 
 class Guide(Messenger):  # type: ignore[misc]
     """A guide running beside the model, one site ahead of what the model asks for.
 
     Sites are matched by name, as in Pyro; sites the guide does not have are drawn from the model.
+
+    Args:
+        program: the guide, with its arguments.
+        values: the values of the model's sites so far, by name; kept up to date by the particle.
+        propose: draws at a site of the guide.
     """
 
-    def __init__(self, particle: Particle) -> None:
+    def __init__(
+        self, program: Callable[[], Any], values: Mapping[str, Any], propose: Propose
+    ) -> None:
         super().__init__()
-        self._particle = particle
-        self._coroutine = Coroutine(self._run, self)
+        self._values, self._propose = values, propose
+        self._coroutine = Coroutine(program, self)
         self._offer: _Offer | None = None
-        self._started = self._ended = self._used = False
+        self._ended = self._used = False
 
-    def _run(self) -> None:
-        task = self._particle.task
-        assert task.guide is not None
-        task.guide(*task.args, **task.kwargs)
-
-    def propose(self, name: str, target: Any) -> tuple[Any, float, float | None] | None:
+    def propose(self, name: str, target: Any) -> Proposal | None:
         """The guide's draw for a site of the model, None if the guide has no such site.
 
         Args:
             name: the site.
             target: the model's distribution there.
-
-        Returns:
-            The value, its log-probability under the guide, and under `target` if that came free.
         """
         if self._offer is None and not self._ended:
-            self._next(None)
+            event = self._coroutine.resume(None)
+            if isinstance(event, _Offer):
+                self._offer = event
+            else:
+                check_result(event, "the guide")
+                self._ended = True
         if self._offer is None or self._offer.name != name:
             return None
         event = self._coroutine.resume(target)
-        while not isinstance(event, _Proposal):
+        while not isinstance(event, _Proposed):
             event = self._coroutine.resume(park(event))  # a model call made by the guide
         self._offer, self._used = None, True
-        return event.value, event.log_q, event.log_p
-
-    def _next(self, value: Any) -> None:
-        event = self._coroutine.resume(value)
-        self._started = True
-        if isinstance(event, _Offer):
-            self._offer = event
-        else:
-            self._ended = True
+        return event.proposal
 
     def check_used(self) -> None:
         """A guide none of whose sites exists in the model is a mistake."""
-        if self._offer is not None and not self._used and not self._particle._replay:
+        if self._offer is not None and not self._used:
             raise GuideError(
                 f"the guide proposes site {self._offer.name!r}, but no site of the guide exists "
                 "in the model: give them the same names"
@@ -87,7 +84,7 @@ class Guide(Messenger):  # type: ignore[misc]
         self._coroutine.close()
 
     def _pyro_sample(self, msg: Any) -> None:
-        particle, name = self._particle, msg["name"]
+        name = msg["name"]
         if msg["done"] or msg["infer"].get("_deterministic"):
             return
         if msg["is_observed"]:
@@ -95,14 +92,10 @@ class Guide(Messenger):  # type: ignore[misc]
                 f"the guide observes site {name!r}: observations belong to the model, a guide only "
                 "proposes"
             )
-        if name in particle._names:  # made in an earlier life of this particle
-            msg["value"] = particle._names[name]
+        if name in self._values:  # made in an earlier life of this particle
+            msg["value"] = self._values[name]
         else:
-            target = park(_Offer(name))
-            decided = particle.decided(name, target)
-            value, log_q, log_p = decided or particle.draw(msg, "guide", target)
-            msg["value"] = value
-            if log_q is None:
-                log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
-            park(_Proposal(value, log_q, log_p))
+            proposal = self._propose(msg, park(_Offer(name)))
+            msg["value"] = proposal[0]
+            park(_Proposed(proposal))
         msg["done"] = True

@@ -1,9 +1,9 @@
 """Particles: one running copy of a program that can be suspended, recorded and forked.
 
-A particle runs in a greenlet with one Pyro messenger at the bottom of its handler stack. At a
-language model or verifier site it parks its request; at a checkpoint it parks itself. Everything it
-was told is in its record, so a fork is a new greenlet that is fed the record: no model is asked
-again. Programs must therefore be deterministic given their choices, which replay checks.
+A particle runs in a greenlet and is the Pyro messenger at the bottom of its handler stack. Where a
+site asks a model it parks the request; at a checkpoint it parks itself. Everything it was told is
+in its record, so a fork is a new greenlet that is fed the record: no model is asked again. Programs
+must therefore be deterministic given their choices, which replay checks.
 
 A checkpoint is a maximal run of observe, factor and twist statements: nothing random happens inside
 such a run, so comparing particles once, after it, loses nothing.
@@ -11,14 +11,15 @@ such a run, so comparing particles once, after it, loses nothing.
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
+from threading import get_ident
+from time import perf_counter
 from typing import Any
 
-import torch
-from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
 from ppl.errors import (
@@ -30,38 +31,40 @@ from ppl.errors import (
     WeightError,
 )
 from ppl.language.cost import Ledger
-from ppl.language.primitives import TwistUnit
 from ppl.language.randomness import key
-from ppl.language.text import Continuation, Text
-from ppl.lm.base import (
-    ContinueRequest,
-    Drawn,
-    LanguageModel,
-    LMDistribution,
-    ScoreRequest,
-    Spec,
-)
-from ppl.lm.sampling import Warp
-from ppl.runtime.awrs import AWRS
-from ppl.runtime.coroutine import Coroutine, park
-from ppl.runtime.guide import Guide
+from ppl.language.site import Draw, Site
+from ppl.language.text import Text
+from ppl.lm.base import ContinueRequest, ScoreRequest
+from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
+from ppl.runtime.guide import Guide, Proposal
+from ppl.runtime.program import Program, Task, check_result
 from ppl.runtime.record import Record, fingerprint, site_log_prob
-from ppl.runtime.verdict import JudgeRequest, Verdict, own_verdicts
+from ppl.runtime.site import site_of
+from ppl.runtime.verdict import Calls, JudgeRequest, own_verdicts
 
-Program = Callable[..., Any]
+__all__ = ["Checkpoint", "Decide", "Particle", "Program", "Request", "Segment", "Task"]
+
 Request = ContinueRequest | ScoreRequest | JudgeRequest
 # From a site's name and distribution: the value to take in place of a draw, None to draw.
 Decide = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A program with its arguments: what all particles of one search run."""
+class Segment:
+    """How the choices up to the next checkpoint are made.
 
-    program: Program
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    guide: Program | None = None
+    Attributes:
+        forced: values to take by site name instead of drawing; None to draw.
+        decide: asked before a choice is drawn.
+        greedy: language models give their most likely tokens.
+    """
+
+    forced: Mapping[str, Any] | None = None
+    decide: Decide | None = None
+    greedy: bool = False
+
+
+DRAWN = Segment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class Checkpoint:
     dead_at: str | None = None
 
 
-class Particle:
-    """A running copy of a program.
+class Particle(Messenger):  # type: ignore[misc]
+    """A running copy of a program; the `ppl.language.site.Visit` of all its sites.
 
     Args:
         task: what to run.
@@ -83,28 +86,41 @@ class Particle:
         identity: number of the tree node whose segment this particle is about to run; with the
             seed and the site it keys all randomness.
         ledger: the account that pays.
+        segment: how the choices of the segment are made.
+        calls: the search's account of which verifiers matter.
     """
 
     def __init__(
-        self, task: Task, history: list[Record], *, seed: int, identity: int, ledger: Ledger
+        self,
+        task: Task,
+        history: list[Record],
+        *,
+        seed: int,
+        identity: int,
+        ledger: Ledger,
+        segment: Segment = DRAWN,
+        calls: Calls | None = None,
     ) -> None:
+        super().__init__()
         self.task, self.seed, self.ledger = task, seed, ledger
-        self._replay = history
+        self.thread = get_ident()  # greenlets belong to it
+        self._replay, self._calls = history, calls
         self._position = 0
-        self._names: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self.text: Text | None = None
-        self._model = Coroutine(self._run, _ModelMessenger(self))
-        self._guide = Guide(self) if task.guide is not None else None
-        self.begin(identity)
+        self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
+        self._model = Coroutine(self._run, self)
+        self._guide: Guide | None = None
+        if task.guide is not None:
+            program = functools.partial(task.guide, *task.args, **task.kwargs)
+            self._guide = Guide(program, self._values, self._propose)
+        self.begin(identity, segment)
 
-    def begin(self, identity: int) -> None:
+    def begin(self, identity: int, segment: Segment = DRAWN) -> None:
         """Starts the next segment, as tree node `identity`."""
-        self.identity = identity
+        self.identity, self.segment = identity, segment
         self.records: list[Record] = []
-        self.forced: Mapping[str, Any] | None = None  # values to take instead of drawing
-        self.decide: Decide | None = None  # asked before a choice is drawn
-        self.greedy = False  # language models give their most likely tokens
         self.log_twist = 0.0
         self.at_checkpoint = False
         self.site = "the start"
@@ -123,42 +139,75 @@ class Particle:
         return event
 
     def close(self) -> None:
-        """Ends the particle where it waits."""
-        self._model.close()
-        if self._guide is not None:
-            self._guide.close()
+        """Ends the particle where it waits; what its clean-up raises is warned of.
 
-    @property
-    def label(self) -> str:
-        """Who and where, for messages."""
-        return f"{self.site} of particle {self.identity}"
+        The particle is given up by then: its search, and whatever ended it, stay as they are.
+        """
+        for coroutine in (self._model, self._guide):
+            try:
+                if coroutine is not None:
+                    coroutine.close()
+            except Exception as error:
+                warnings.warn(
+                    f"the program of particle {self.identity} was ended at {self.site}, where a "
+                    f"`finally` or `with` of its own raised {type(error).__name__}: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def say(self, value: Any) -> None:
+        """What the result would be if the program ended here; replayed with the program."""
+        self.provisional = (value,)
 
     def next_number(self, word: str) -> int:
         """0, 1, 2, ... for sites that are numbered automatically."""
         self._numbers[word] = self._numbers.get(word, -1) + 1
         return self._numbers[word]
 
+    # -- what a site sees ---------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """Who and where, for messages."""
+        return f"{self.site} of particle {self.identity}"
+
+    @property
+    def greedy(self) -> bool:
+        """True if language models give their most likely tokens."""
+        return self.segment.greedy
+
+    def key(self, *parts: int | str) -> int:
+        """A key of this segment and `parts`."""
+        return key(self.seed, self.identity, *parts)
+
+    ask = staticmethod(park)
+
+    # -- sites, as the program comes to them --------------------------------------------------
+
     def _run(self) -> Checkpoint:
-        with own_verdicts():
+        with own_verdicts(self._calls):
             result = self.task.program(*self.task.args, **self.task.kwargs)
+        check_result(result, f"the program of particle {self.identity}")
         if self._position < len(self._replay):
             missing = self._replay[self._position].name
             raise NonDeterministicProgramError(
                 f"on replay the program of particle {self.identity} ended before site "
                 f"{missing!r}, which its record has; {_DETERMINISM}"
             )
-        if self._guide is not None:
+        if self._guide is not None and not self._replay:
             self._guide.check_used()
         self.log_twist = 0.0  # a twist ends with the program
         return Checkpoint(finished=True, result=result)
 
-    # -- sites, called by the messengers from inside the program -----------------------------
-
-    def visit(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Any) -> None:
         """One sample statement of the program."""
+        if msg["done"]:  # an inner handler (replay) has decided already
+            return
+        if perf_counter() > Slice.ends:  # programs without a model let others go on here
+            park(PAUSE)
         name: str = msg["name"]
         self.site = f"site {name!r}"
-        if name in self._names:
+        if name in self._values:
             raise DuplicateSiteError(
                 f"site {name!r} occurs twice in particle {self.identity}; number the sites of a "
                 "loop, as in f'step_{t}'"
@@ -168,39 +217,19 @@ class Particle:
                 f"{self.label}: pyro.sample needs a distribution, got {type(msg['fn']).__name__}; "
                 "call a model or verifier on a text, as in prm(text)"
             )
+        site = site_of(msg["fn"])
         if self._position < len(self._replay):
-            self._repeat(msg)
+            self._repeat(msg, site)
         elif msg["infer"].get("_deterministic"):
             self.records.append(Record(name, "deterministic", msg["value"]))
-        elif isinstance(msg["fn"], TwistUnit):
-            self._observe(Record(name, "twist", msg["fn"].log_value, _distribution=msg["fn"]))
-            self.log_twist += msg["fn"].log_value
         elif msg["is_observed"]:
-            self._observe(self._observation(msg))
+            self._observe(msg, site)
         else:
-            if self.at_checkpoint:
-                park(Checkpoint())
-                self.site = f"site {name!r}"
-            record = self._choose(msg)
-            self.records.append(record)
-            msg["value"] = record.value
-            if -math.inf in (
-                record.log_ratio,
-                record.log_prior,
-            ):  # the guide proposed what the model rules out
-                park(Checkpoint(dead_at=name))
-        if isinstance(msg["fn"], LMDistribution):
-            self.text = msg["fn"].text + msg["value"]
-        self._names[name] = msg["value"]
+            self._choose(msg, site)
+        self._values[name] = msg["value"]
         msg["done"] = True
 
-    def _observe(self, record: Record) -> None:
-        self.records.append(record)
-        self.at_checkpoint = True
-        if record.log_likelihood == -math.inf:
-            park(Checkpoint(dead_at=record.name))
-
-    def _repeat(self, msg: Any) -> None:
+    def _repeat(self, msg: Any, site: Site) -> None:
         """Feeds a site from the record, checking that it is the same site."""
         record = self._replay[self._position]
         self._position += 1
@@ -216,149 +245,78 @@ class Particle:
                 f"on replay site {record.name!r} of particle {self.identity} has another "
                 f"distribution than in its record; {_DETERMINISM}"
             )
-        if isinstance(msg["fn"], Verdict) and record.log_scores is not None:
-            msg["fn"].settle(record.log_scores)
-            if record.kind == "observed":
-                msg["fn"].observe(record.value)
-        msg["value"] = record.value if record.kind == "choice" else msg["value"]
+        if record.kind == "choice":
+            msg["value"] = record.value
+        site.repeat(self, record)
 
-    def _observation(self, msg: Any) -> Record:
-        fn, value = msg["fn"], msg["value"]
-        record = Record(msg["name"], "observed", value, _distribution=fn)
-        if isinstance(fn, LMDistribution):
-            fn.check(value, self.label)
-            log_prob = self._score(fn, value)
-        elif isinstance(fn, Verdict):
-            record.value = fn.check(value, self.label)
-            record.log_scores = self._judge(fn)
-            log_prob = fn.observe(record.value)
-        else:
-            try:
-                log_prob = site_log_prob(
-                    fn, value, msg["scale"], msg["mask"], args=msg["args"], kwargs=msg["kwargs"]
-                )
-            except (ValueError, TypeError, AttributeError) as error:
-                raise _observation_error(self.label, fn, value, error) from error
-        if isinstance(fn, LMDistribution | Verdict):
-            log_prob *= _factor(msg)
-        record.log_likelihood = self._finite(log_prob, fn)
-        return record
+    def _observe(self, msg: Any, site: Site) -> None:
+        record = Record(msg["name"], "observed", msg["value"], _distribution=msg["fn"])
+        record.log_likelihood = self._finite(site.weigh(self, msg, record), msg["fn"])
+        site.passed(self, record)
+        self.records.append(record)
+        self.at_checkpoint = True
+        if record.log_likelihood == -math.inf:
+            park(Checkpoint(dead_at=record.name))
 
-    def _choose(self, msg: Any) -> Record:
+    def _choose(self, msg: Any, site: Site) -> None:
         name, fn = msg["name"], msg["fn"]
-        proposal = self._guide.propose(name, fn) if self._guide is not None else None
+        if self.at_checkpoint:
+            park(Checkpoint())
+            self.site = f"site {name!r}"
+        proposal = None if self._guide is None else self._guide.propose(name, fn)
         if proposal is None:
-            proposal = self.decided(name, fn)
+            proposal = self._decided(name, fn, site)
         if proposal is None:
-            value, log_prior, _ = self.draw(msg)
+            value, log_prior, _ = self._draw(msg, site, "model")
             record = Record(name, "choice", value, log_prior=log_prior, _distribution=fn)
+            if _reweighed(msg):  # the model's own draw stands for its share of the target
+                prior = record.prior()
+                record.log_ratio = self._finite(site.reweighed(msg, value, prior) - prior, fn)
         else:
-            value, log_q, free = proposal
-            log_p = self._log_prior(msg, value) if free is None else free
-            ratio = self._finite(log_p - log_q, fn)
-            record = Record(
-                name,
-                "choice",
-                value,
-                log_ratio=ratio,
-                log_prior=log_p,
-                log_proposal=log_q,
-                _distribution=fn,
-            )
-        if _reweighted(msg):  # poutine.scale or mask around a choice: the target's share of it
-            if isinstance(fn, LMDistribution | Verdict):
-                scaled = record.prior() * _factor(msg)
-            else:
-                scaled = site_log_prob(
-                    fn,
-                    record.value,
-                    msg["scale"],
-                    msg["mask"],
-                    args=msg["args"],
-                    kwargs=msg["kwargs"],
-                )
-            record.log_ratio += scaled - record.prior()
-        return record
+            value, log_q, log_p = proposal
+            if log_p is None:
+                log_p = site.score(self, msg, value)
+            share = log_p
+            if _reweighed(msg) and log_p > -math.inf:
+                share = site.reweighed(msg, value, log_p)
+            ratio = self._finite(share - log_q, fn)
+            record = Record(name, "choice", value, 0.0, ratio, log_p, None, log_q, fn)
+        site.passed(self, record)
+        self.records.append(record)
+        msg["value"] = value
+        if -math.inf in (record.log_ratio, record.log_prior):  # the model rules out the proposal
+            park(Checkpoint(dead_at=name))
 
-    def decided(self, name: str, fn: Any) -> tuple[Any, float, None] | None:
+    def _decided(self, name: str, fn: Any, site: Site) -> Proposal | None:
         """The value that the searcher takes at a choice, proposed by a point mass; None to draw."""
-        if self.decide is None or isinstance(fn, LMDistribution | Verdict | AWRS):
+        if self.segment.decide is None or not site.decidable:
             return None
-        value = self.decide(name, fn)
+        value = self.segment.decide(name, fn)
         return None if value is None else (value, 0.0, None)
 
-    def _log_prior(self, msg: Any, value: Any) -> float:
-        if isinstance(msg["fn"], LMDistribution):
-            msg["fn"].check(value, f"the guide's value at {self.label}")
-            return self._score(msg["fn"], value)
-        return site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
+    def _propose(self, msg: Any, target: Any) -> Proposal:
+        """A draw for the guide's statement, where the model has the distribution `target`."""
+        decided = self._decided(msg["name"], target, site_of(target))
+        if decided is not None:
+            return decided
+        value, log_q, log_p = self._draw(msg, site_of(msg["fn"]), "guide", target)
+        if log_q is None:
+            log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
+        return value, log_q, log_p
 
-    def draw(
-        self, msg: Any, role: str = "model", target: Any = None
-    ) -> tuple[Any, float | None, float | None]:
-        """A keyed draw from the site's distribution.
-
-        Returns:
-            The value; its log-probability, and that under the distribution `target`, each None
-            where it is not free.
-        """
-        if self.forced is not None:
-            return *self._take(msg), None
-        fn = msg["fn"]
-        site_key = key(self.seed, self.identity, msg["name"], role)
-        if isinstance(fn, LMDistribution):
-            # A guide that continues the same text as the model does gets both from one pass.
-            spec = fn.spec
-            same = isinstance(target, LMDistribution) and target.model is fn.model
-            under = target.spec if same and target.spec.tokens == spec.tokens else None
-            if self.greedy:
-                under = spec if target is None else under
-                spec = replace(spec, warp=Warp(temperature=0.0))
-            drawn: Drawn = park(
-                ContinueRequest(fn.model, spec, site_key, self.label, self.ledger, under)
-            )
-            if self.greedy and target is None:  # the choice is the model's, at its own probability
-                return drawn.value, drawn.log_prob_under, None
-            return drawn.value, drawn.log_prob, drawn.log_prob_under
-        if isinstance(fn, AWRS):
-            return *fn.draw(partial(self._candidate, fn.proposal.model, site_key)), None
-        if isinstance(fn, Verdict):
-            self._judge(fn)
-        # torch's generator is global; seeding it here makes the draw a function of the key alone.
-        torch.default_generator.manual_seed(site_key & (2**63 - 1))
-        return fn(*msg["args"], **msg["kwargs"]), None, None
-
-    def _candidate(self, model: LanguageModel, site_key: int, spec: Spec, number: int) -> Drawn:
-        drawn: Drawn = park(
-            ContinueRequest(model, spec, key(site_key, number), self.label, self.ledger)
-        )
-        return drawn
-
-    def _take(self, msg: Any) -> tuple[Any, float]:
-        """The forced value of the site and its log-probability; the particle dies if there is no
-        such value, or the site could not have it."""
-        assert self.forced is not None
-        name = msg["name"]
-        if name in self.forced:
+    def _draw(self, msg: Any, site: Site, role: str, target: Any = None) -> Draw:
+        if self.segment.forced is None:
+            return site.draw(self, msg, self.key(msg["name"], role), target)
+        name, forced = msg["name"], self.segment.forced
+        if name in forced:
             try:
-                log_prob = self._log_prior(msg, self.forced[name])
+                log_prob = site.score(self, msg, forced[name])
             except (ObservationError, ValueError, TypeError, AttributeError):
                 log_prob = -math.inf  # a value of another kind of site
             if log_prob > -math.inf:
-                return self.forced[name], log_prob
+                return forced[name], log_prob, None
         park(Checkpoint(dead_at=name))
         raise AssertionError("a dead particle is never resumed")
-
-    def _score(self, fn: LMDistribution, value: Continuation) -> float:
-        log_prob: float = park(ScoreRequest(fn.model, fn.spec, value, self.label, self.ledger))
-        return log_prob
-
-    def _judge(self, fn: Verdict) -> tuple[float, ...]:
-        log_scores: tuple[float, ...] = park(
-            fn.request(self.label, self.ledger, key(self.seed, self.identity, self.site, "judge"))
-        )
-        fn.settle(log_scores)
-        return log_scores
 
     def _finite(self, log_prob: float, fn: Any) -> float:
         if math.isnan(log_prob) or log_prob == math.inf:
@@ -375,38 +333,7 @@ _DETERMINISM = (
 )
 
 
-def _reweighted(msg: Any) -> bool:
-    plain = isinstance(msg["scale"], float) and msg["scale"] == 1.0
-    return not plain or msg["mask"] is not None
-
-
-def _factor(msg: Any) -> float:
-    """The scale of a scalar site; a mask of False makes it zero."""
-    mask = msg["mask"]
-    return float(msg["scale"]) * (1.0 if mask is None else float(mask))
-
-
-def _observation_error(label: str, fn: Any, value: Any, error: Exception) -> PPLError:
-    return ObservationError(
-        f"{label}: {type(fn).__name__} cannot be observed with {value!r} "
-        f"({type(error).__name__}: {error}); give obs= a value of its support"
-    )
-
-
-class _ModelMessenger(Messenger):  # type: ignore[misc]
-    """The bottom of a particle's handler stack."""
-
-    def __init__(self, particle: Particle) -> None:
-        super().__init__()
-        self.particle = particle
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["done"]:  # an inner handler (replay) may have decided already
-            self.particle.visit(msg)
-
-
-def current_particle() -> Particle | None:
-    """The particle whose program is running, or None outside a search."""
-    stack = runtime._PYRO_STACK
-    bottom = stack[0] if stack else None
-    return bottom.particle if isinstance(bottom, _ModelMessenger) else None
+def _reweighed(msg: Any) -> bool:
+    """True under `poutine.scale` or `mask`."""
+    scale = msg["scale"]
+    return msg["mask"] is not None or not (isinstance(scale, float) and scale == 1.0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch.distributions.utils import lazy_property
 
-Kind = Literal["choice", "observed", "twist", "deterministic"]
+from ppl.language.site import Kind
 
 
 @dataclass(slots=True)
@@ -18,10 +18,11 @@ class Record:
 
     Attributes:
         name: the site.
-        kind: a choice is replayed; an observation's weight is; a deterministic value is neither.
+        kind: what is replayed, see `ppl.language.site.Kind`.
         value: the value of the site.
         log_likelihood: log-probability of what was observed here (0 for a choice).
-        log_ratio: log model minus log proposal of a choice (0 where the model proposed).
+        log_ratio: log-share of a choice in the target, scaled and masked, minus its log-probability
+            under what proposed it (0 where the model proposed and nothing is scaled).
         log_prior: log-probability of the choice under the model, None if not computed yet.
         log_scores: step scores of a verdict, else None.
         log_proposal: log-probability of the choice under the guide, None where the model proposed.
@@ -56,6 +57,12 @@ class Record:
         """Log-probability of the choice under what proposed it, the guide or the model."""
         return self.prior() if self.log_proposal is None else self.log_proposal
 
+    def joint(self) -> float:
+        """The site's share of the log joint density, scaled and masked as the program says."""
+        if self.kind != "choice":
+            return self.log_likelihood
+        return self.proposal() + self.log_ratio
+
     def __getstate__(self) -> tuple[Any, ...]:
         self._fingerprint = self.fingerprint
         if self.kind == "choice":
@@ -83,11 +90,19 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     for name in [*names, "_param"]:
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
-            parts.append((name, tuple(value.shape), value.detach().cpu().numpy().tobytes()))
+            parts.append((name, tuple(value.shape), _content(value)))
     base = getattr(distribution, "base_dist", None)
     if base is not None:
         parts.append(fingerprint(base))
     return tuple(parts)
+
+
+def _content(value: torch.Tensor) -> bytes:
+    try:
+        return bytes(value.numpy(force=True).tobytes())
+    except TypeError:  # numpy has no such type: bfloat16, float8
+        flat = value.detach().cpu().reshape(-1)
+        return bytes(flat.view(torch.uint8).numpy().tobytes())
 
 
 def site_log_prob(

@@ -15,9 +15,9 @@ import contextlib
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -26,7 +26,9 @@ from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
 from ppl.language.cost import Ledger
+from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
+from ppl.runtime import keyed
 
 Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
 """How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
@@ -113,12 +115,15 @@ class Scorer(ABC):
         pseudo_marginal: True if the probability is an unbiased positive estimate, drawn anew for
             every request from `request.key` (Andrieu and Roberts 2009); False promises that the
             number is a function of the tokens alone.
+        asks_models: True if `judge` asks language models, with `ppl.runtime.wave.ask`. It then runs
+            beside everything else, and its requests join the batches of all searches.
     """
 
     name: str
     meaning: Meaning
     aggregate: Aggregate = "last"
     pseudo_marginal: bool = False
+    asks_models: bool = False
 
     @abstractmethod
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
@@ -224,29 +229,63 @@ class Verifier(Scorer):
         super()._check_number(number, said, text)
 
 
-# The verdicts of the run of a program that is under way here, by text and name. A Text made outside
-# is shared by all runs; what one particle observes about it says nothing to others.
-_run: ContextVar[dict[tuple[int, Hashable], list[Verdict]] | None] = ContextVar(
-    "_run", default=None
-)
+class Calls:
+    """Which verifiers the finished runs of one search have called, and which any run has used.
+
+    A call alone asks nothing and weighs nothing, which is easily overlooked.
+    """
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+        self.used: set[str] = set()
+
+    def warn(self) -> None:
+        """Warns of verifiers without any influence; once, the count starts again."""
+        for name in sorted(self.called - self.used):
+            warnings.warn(
+                f"verifier {name} was called on texts, but in the whole search nothing that it "
+                "says was observed, so it had no influence: observe it, as in "
+                f'pyro.sample("ok", {name}(text), obs=True)',
+                UserWarning,
+                stacklevel=3,
+            )
+        self.called.clear()
+
+    def __reduce__(self) -> tuple[type[Calls], tuple[()]]:
+        return Calls, ()  # of a search that is continued, the rest counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The verdicts of one run of a program, by text and name. A Text made outside is shared by all
+    runs; what one particle observes about it says nothing to others."""
+
+    calls: Calls
+    verdicts: dict[tuple[int, str], list[Verdict]] = field(default_factory=dict)
+
+
+_run: ContextVar[_Run | None] = ContextVar("_run", default=None)
 
 
 @contextlib.contextmanager
-def own_verdicts() -> Iterator[None]:
+def own_verdicts(calls: Calls | None = None) -> Iterator[None]:
     """One run of a program: verdicts telescope within it only."""
-    token = _run.set({})
+    run = _Run(Calls() if calls is None else calls)
+    token = _run.set(run)
     try:
         yield
+        run.calls.called |= {name for _, name in run.verdicts}
     finally:
         _run.reset(token)
 
 
-class Verdict(TorchDistribution):  # type: ignore[misc]
+class Verdict(Site, TorchDistribution):  # type: ignore[misc]
     """What a verifier says about a text: a distribution over {True, False}.
 
-    Unobserved, it is Bernoulli with the latest step probability. Observed, `log_prob(True)` is the
-    increment log A_t - log A_u of the module docstring (which may be positive), and
-    `log_prob(False)` is log(1 - A_t) - log A_u. A reward can only be observed True.
+    Drawn, it is Bernoulli with the latest step probability, which is its `log_prob` from then on,
+    and no part of what telescopes. Observed, `log_prob(True)` is the increment log A_t - log A_u of
+    the module docstring (which may be positive), and `log_prob(False)` is log(1 - A_t) - log A_u. A
+    reward can only be observed True.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
@@ -259,6 +298,7 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         self._observed: float | None = None
         self._increment: float | None = None
         self._chain: tuple[float, ...] = ()
+        self._drawn = False
         self._run = _run.get()
         self._along(text).append(self)
         super().__init__(validate_args=False)
@@ -285,7 +325,7 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         if self._run is None:
             of_text: list[Verdict] = text.verdicts.setdefault(self.verifier.name, [])
             return of_text
-        return self._run.setdefault((id(text), self.verifier.name), [])
+        return self._run.verdicts.setdefault((id(text), self.verifier.name), [])
 
     def _previous(self) -> Verdict | None:
         """The verdict of this name that was last observed along this text."""
@@ -303,12 +343,15 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
         """Log-probabilities of the steps that are new in this verdict."""
         if self._log_scores is None:
             request = self.request("a call outside a search", None)
-            self._log_scores = self.verifier.judge_checked([request])[0]
+            self.settle(self.verifier.judge_checked([request])[0])
+        assert self._log_scores is not None
         return self._log_scores
 
     def settle(self, log_scores: tuple[float, ...]) -> None:
         """Provides the scores from a batch or from a record, so that nothing is asked again."""
         self._log_scores = log_scores
+        if self._run is not None:
+            self._run.calls.used.add(self.verifier.name)
 
     @property
     def log_probability(self) -> float:
@@ -335,7 +378,51 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> bool:  # type: ignore[override]
         """True with the latest step probability."""
         self._refuse_reward("sampled")
+        self._drawn = True
         return bool(torch.rand((), dtype=torch.float64) < math.exp(self.log_probability))
+
+    # -- as a site of a particle --------------------------------------------------------------
+
+    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        self._judge(visit)
+        keyed.seed(key)
+        value = self.sample()
+        return value, self._log_bernoulli(value), None
+
+    def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        value = self.check(value, visit.label)
+        self._refuse_reward("proposed")
+        self._judge(visit)
+        self._drawn = True
+        return self._log_bernoulli(value)
+
+    def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        entry.value = self.check(entry.value, visit.label)
+        self._judge(visit)
+        return share(self.observe(entry.value), msg)
+
+    def passed(self, visit: Visit, entry: Entry) -> None:
+        entry.log_scores = self._log_scores
+
+    def repeat(self, visit: Visit, entry: Entry) -> None:
+        if entry.log_scores is not None:
+            self.settle(entry.log_scores)
+        if entry.kind == "observed":
+            self.observe(entry.value)
+        else:
+            self._drawn = True
+
+    def support(self) -> list[tuple[Any, float]]:
+        self._refuse_reward("enumerated")
+        self._drawn = True
+        return [(value, self._log_bernoulli(value)) for value in (True, False)]
+
+    def _judge(self, visit: Visit) -> None:
+        key = visit.key(visit.site, "judge")
+        self.settle(visit.ask(self.request(visit.label, visit.ledger, key)))
+
+    def _log_bernoulli(self, value: bool) -> float:
+        return self.log_probability if value else _log1mexp(self.log_probability)
 
     def _refuse_reward(self, what: str) -> None:
         if self.verifier.meaning == "reward":
@@ -346,7 +433,9 @@ class Verdict(TorchDistribution):  # type: ignore[misc]
 
     def log_prob(self, value: object) -> Tensor:
         """Scalar float64 tensor, see the class."""
-        return torch.tensor(self.observe(self.check(value)), dtype=torch.float64)
+        value = self.check(value)
+        log_prob = self._log_bernoulli(value) if self._drawn else self.observe(value)
+        return torch.tensor(log_prob, dtype=torch.float64)
 
     @staticmethod
     def check(value: object, label: str = "a verdict") -> bool:

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pyro
 import pyro.distributions as dist
 import torch
 from machine import machine
-from torch import Tensor
 
 import ppl
-from ppl.lm.base import ContinueRequest, Decoder, Drawn, ScoreRequest
-from ppl.lm.decode import Session
+from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest
 from ppl.lm.table import SymbolCodec
 from ppl.runtime.tree import Node, Tree
 
@@ -28,11 +26,13 @@ PARTICLES = 16
 HALF = torch.tensor(0.5)
 
 
-class InstantSession(Session):
+class InstantSession:
     """Answers whatever was asked in one step."""
 
-    def __init__(self, model: ppl.LanguageModel, drawn: Drawn) -> None:
-        self.model, self._drawn = model, drawn
+    joined = 0
+
+    def __init__(self, drawn: Drawn) -> None:
+        self._drawn = drawn
         self._asked: list[int] = []
         self._tickets = 0
 
@@ -44,6 +44,9 @@ class InstantSession(Session):
         self._tickets += 1
         self._asked.append(self._tickets)
         return self._tickets
+
+    def cancel(self, tickets: Collection[int]) -> None:
+        self._asked = [ticket for ticket in self._asked if ticket not in tickets]
 
     def step(self) -> dict[int, Drawn | None]:
         asked, self._asked = self._asked, []
@@ -62,16 +65,10 @@ class Instant(ppl.LanguageModel):
         self._drawn = Drawn(self.continuation("a"), -0.5)
 
     def session(self) -> InstantSession:
-        return InstantSession(self, self._drawn)
+        return InstantSession(self._drawn)
 
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
         return [-0.5] * len(requests)
-
-    def decoder(self) -> Decoder:
-        raise NotImplementedError
-
-    def logits_along(self, *_: object) -> Iterator[Tensor]:
-        raise NotImplementedError
 
 
 def deterministic_sites(sites: int) -> None:

@@ -42,7 +42,7 @@ def enumerated(proposal: ppl.AWRS) -> dict[str, float]:
             return Drawn(value, log_prob)
 
         try:
-            value, log_q = proposal.draw(ask)
+            value, log_q = proposal.propose(ask)
         except StopIteration:
             continue
         # The model multiplies by p(v) / q(v), and rules invalid tokens out.

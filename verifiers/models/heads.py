@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from ppl.errors import PRMFormatError
 from ppl.lm.huggingface import _checked_head
-from ppl.lm.load import load_pretrained
+from ppl.lm.pretrained import load_pretrained
 
 LogOdds = Callable[[Tensor], Tensor]
 """Maps hidden states `[n, hidden]` to float32 log-odds of "good" `[n]`.

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
-from ppl.language.text import Codec, Text
+from ppl.language.codec import Codec
+from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
-from ppl.lm.huggingface import HFCodec
-from ppl.lm.load import TINY
+from ppl.lm.pretrained import TINY
+from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
     FORMATS,
@@ -91,6 +92,7 @@ class PRM(Verifier):
         self.engine = Engine(
             model.eval(), name=name, capacity=kv_bytes, context_length=context_length
         )
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
@@ -186,7 +188,7 @@ class PRM(Verifier):
             hidden = self.engine.hidden(
                 [tokens for _, tokens, _ in part],
                 [positions[0] for _, _, positions in part],
-                [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
+                [None if a is None else (a.of(self), "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
                 results[i] = states[[p - positions[0] for p in positions]]
@@ -226,10 +228,10 @@ class PRM(Verifier):
         return tokens, tuple(ends[sum(map(bool, stripped[:since])) :])
 
     def _encode(self, text: Text) -> tuple[Tokens, tuple[int, ...]]:
-        tokens = self.codec.chat([{"role": "user", "content": text.prompt}])
+        tokens = self.codec.chat([{"role": "user", "content": text.prompt}], {})
         ends = []
         for step in text.steps:
-            tokens += self.codec.encode(step)
+            tokens += self.codec.encode_after(step, plain=True)
             ends.append(len(tokens))
         return tokens, tuple(ends)
 

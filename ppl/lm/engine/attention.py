@@ -190,7 +190,8 @@ def grouped_attention(
             parts.append(_attend_shared(*rows, bias, scaling, *common))
         else:
             parts.append(_attend(*rows, bias, scaling))
-    return torch.cat(parts) if len(parts) > 1 else parts[0], None
+    # Models view the result in other shapes, as they may view that of transformers' own attention.
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]).contiguous(), None
 
 
 def _attend(
@@ -245,10 +246,15 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextlib.contextmanager
-def grouped(config: Any, spans: list[Span] | None) -> Iterator[None]:
-    """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile."""
+def grouped(config: Any, spans: list[Span] | None, exchangeable: bool = True) -> Iterator[None]:
+    """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile.
+
+    Args:
+        exchangeable: whether the model calls what its configuration names; others, such as Falcon,
+            have attention of their own, which has to run as it is.
+    """
     before = config._attn_implementation
-    if before != "sdpa":
+    if before != "sdpa" or not exchangeable:
         yield
         return
     config._attn_implementation = NAME

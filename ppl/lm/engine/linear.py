@@ -51,6 +51,12 @@ class PackedLinear(nn.Module):
             y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
 
+    @property
+    def weight(self) -> Tensor:
+        """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
+        plain: Tensor = self._packed.to_dense()
+        return plain
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
@@ -82,6 +88,10 @@ class Joined:
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
+    def apart(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows of each layer, views."""
+        return tuple(rows.split_with_sizes(self.sizes))
+
     def part(self, number: int, x: Tensor) -> Tensor:
         """`[..., in_features]` to the outputs of one of the layers."""
         if self._input is not x or self._outputs[number] is None:
@@ -108,17 +118,31 @@ class JoinedPart(nn.Module):
         """`[..., in_features]` to `[..., out_features]`; not differentiable."""
         return self.joined.part(self._number, x)
 
+    @property
+    def weight(self) -> Tensor:
+        """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
+        part: Tensor = self.joined.apart(self.layer.weight)[self._number]
+        return part
+
+    @property
+    def bias(self) -> Tensor | None:
+        """`[out_features]`, or None."""
+        bias = self.layer.bias
+        return None if bias is None else self.joined.apart(bias)[self._number]
+
 
 def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
     """Replaces the linear layers of a model on a CPU by packed ones; how many were replaced.
 
     The model can then no longer be trained, saved, moved or cast. Layers that cannot be packed
-    exactly stay as they are.
+    exactly stay as they are, and so do those whose weights the model reads by itself.
 
     Args:
         probe: runs the model once, to see which layers are given the same input.
     """
     trusted: dict[tuple[object, ...], bool] = {}
+
+    groups, read = _looked_at(model, probe)
 
     def packed(layer: nn.Linear) -> PackedLinear | None:
         kind = (layer.weight.shape, layer.weight.dtype, layer.bias is None)
@@ -127,7 +151,7 @@ def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
         return PackedLinear(layer) if trusted[kind] else None
 
     count = 0
-    for parent, names in _with_one_input(model, probe):
+    for parent, names in groups:
         layers = [getattr(parent, name) for name in names]
         together = packed(_concatenated(layers))
         if together is not None:
@@ -137,48 +161,74 @@ def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
             count += len(names)
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and (alone := packed(layer)) is not None:
+            if type(layer) is not nn.Linear or layer in read:
+                continue
+            if (alone := packed(layer)) is not None:
                 setattr(parent, name, alone)
                 count += 1
     return count
 
 
 @torch.inference_mode()
-def _with_one_input(
+def _looked_at(
     model: nn.Module, probe: Callable[[], object]
-) -> list[tuple[nn.Module, list[str]]]:
-    """Parents and the names of those of their linear layers that are given the same tensor."""
+) -> tuple[list[tuple[nn.Module, list[str]]], set[nn.Module]]:
+    """What one run of a model does with its linear layers.
+
+    Returns:
+        Parents and the names of those of their layers that are given the same tensor; and the
+        layers whose weights it reads elsewhere than in the layer.
+    """
     seen: dict[tuple[nn.Module, int, torch.dtype, bool], list[str]] = {}
     # Kept, so that no two inputs have one identity; and as they were, because a model that changes
     # an input in place gives its layers different ones.
     inputs: dict[int, tuple[Tensor, Tensor]] = {}
+    read: set[nn.Module] = set()
+
+    class Watched(nn.Linear):
+        def __getattr__(self, name: str) -> Any:
+            if name == "weight":
+                read.add(self)
+            return super().__getattr__(name)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self._parameters["weight"], self.bias)  # type: ignore[arg-type]
 
     def watch(parent: nn.Module, name: str, layer: nn.Linear) -> Callable[..., None]:
+        dtype, plain = layer.weight.dtype, layer.bias is None
+
         def hook(_: nn.Module, given: tuple[Tensor]) -> None:
             inputs.setdefault(id(given[0]), (given[0], given[0].clone()))
-            key = parent, id(given[0]), layer.weight.dtype, layer.bias is None
-            seen.setdefault(key, []).append(name)
+            seen.setdefault((parent, id(given[0]), dtype, plain), []).append(name)
 
         return hook
 
-    hooks = [
-        layer.register_forward_pre_hook(watch(parent, name, layer))
+    layers = [
+        (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if type(layer) is nn.Linear
     ]
+    hooks = [
+        layer.register_forward_pre_hook(watch(parent, name, layer))
+        for parent, name, layer in layers
+    ]
+    for *_, layer in layers:
+        layer.__class__ = Watched
     try:
         probe()
     finally:
+        for *_, layer in layers:
+            layer.__class__ = nn.Linear
         for hook in hooks:
             hook.remove()
     asked = Counter((parent, name) for (parent, *_), names in seen.items() for name in names)
     groups = [
-        (parent, [name for name in names if asked[parent, name] == 1])
+        (parent, [n for n in names if asked[parent, n] == 1 and getattr(parent, n) not in read])
         for (parent, which, *_), names in seen.items()
         if torch.equal(*inputs[which])
     ]
-    return [(parent, names) for parent, names in groups if len(names) > 1]
+    return [(parent, names) for parent, names in groups if len(names) > 1], read
 
 
 def _concatenated(layers: list[nn.Linear]) -> nn.Linear:

@@ -13,98 +13,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ppl.lm.engine.slots import Slot
-
-Tokens = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What a model computed for `T` neighbouring tokens of a text.
-
-    Attributes:
-        kv: `[layers, 2, heads, T, head_dim]` keys and values.
-        states: `[T, hidden_size]` last hidden states.
-    """
-
-    kv: Tensor
-    states: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.kv.nbytes + self.states.nbytes
-
-    def __getitem__(self, tokens: slice) -> Piece:
-        """A view."""
-        return Piece(self.kv[:, :, :, tokens], self.states[tokens])
-
-    def clone(self) -> Piece:
-        return Piece(self.kv.clone(), self.states.clone())
-
-    def copy_(self, other: Piece) -> None:
-        self.kv.copy_(other.kv)
-        self.states.copy_(other.states)
-
+from ppl.lm.engine.runs import Edge, Match, Piece, Slot, Tokens, common_prefix
 
 # What a slot holds from one position to another.
-View = Callable[["Slot", int, int], Piece]
-
-
-@dataclass(eq=False, slots=True)
-class Edge:
-    """A run of tokens below a parent.
-
-    Attributes:
-        tokens: the run, `T` tokens.
-        start: number of tokens before the run.
-        piece: what was computed for them, None while in a slot.
-        slot: where that is instead, at the positions from `start` on.
-    """
-
-    tokens: Tokens
-    start: int
-    piece: Piece | None
-    slot: Slot | None
-    parent: Edge | None
-    children: dict[int, Edge] = field(default_factory=dict)
-    used: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.piece is None else self.piece.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The longest stored prefix of a text.
-
-    Attributes:
-        length: tokens covered.
-        runs: the edges that cover them, in order.
-    """
-
-    length: int
-    runs: tuple[Edge, ...]
-
-    @property
-    def slot(self) -> Slot | None:
-        """The slot that holds all of the covered tokens, if one does."""
-        return self.runs[-1].slot if self.runs else None
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """Number of leading tokens that `a` and `b` share."""
-    size = min(len(a), len(b))
-    if a[:size] == b[:size]:
-        return size
-    return next(i for i in range(size) if a[i] != b[i])
+View = Callable[[Slot, int, int], Piece]
 
 
 class PrefixPool:

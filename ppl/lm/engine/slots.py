@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ppl.lm.engine.prefix import Edge, Piece, PrefixPool
+from ppl.lm.engine.prefix import PrefixPool
+from ppl.lm.engine.runs import Piece, Slot
+
+Shape = tuple[int, int, int, int]
+"""Layers, key-value heads, head size and hidden size of a model."""
 
 # Slot lengths are multiples of this.
 _BUCKET = 64
@@ -27,25 +31,6 @@ _BUCKET = 64
 def bucket(length: int) -> int:
     """The slot length that a text of so many tokens gets."""
     return -(-max(length, 1) // _BUCKET) * _BUCKET
-
-
-class Slot:
-    """The place of one row.
-
-    Attributes:
-        index: where in the tensor; rows that run side by side are moved side by side.
-        length: positions, from 0 on, that are filled.
-        edges: runs of the prefix tree that live here and nowhere else.
-        busy: True while a row runs here.
-        used: when it was last taken or left, for eviction.
-    """
-
-    __slots__ = ("busy", "edges", "index", "length", "used")
-
-    def __init__(self, index: int) -> None:
-        self.index, self.length, self.used = index, 0, 0
-        self.busy = False
-        self.edges: set[Edge] = set()
 
 
 class Slots:
@@ -61,11 +46,12 @@ class Slots:
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
+        clock: counts slots taken and left; of a busy slot, `used` says when it was taken.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int, int],
+        shape: Shape,
         pool: PrefixPool,
         dtype: torch.dtype,
         device: torch.device,
@@ -76,7 +62,7 @@ class Slots:
         self.all: list[Slot] = []
         self.pool = pool
         self.swaps = self.generation = 0
-        self._clock = 0
+        self.clock = 0
 
     @property
     def length(self) -> int:
@@ -112,8 +98,17 @@ class Slots:
         layers, two, _, heads, _, dim = self.kv.shape
         hidden, like = self.states.shape[2], self.kv.new_zeros(0)
         self.kv = self.states = like  # freed before the next lines allocate
-        self.kv = like.new_zeros(layers, two, rows, heads, bucket(length) + 1, dim)
-        self.states = like.new_zeros(rows, bucket(length) + 1, hidden)
+        try:
+            self.kv = like.new_zeros(layers, two, rows, heads, bucket(length) + 1, dim)
+            self.states = like.new_zeros(rows, bucket(length) + 1, hidden)
+        except BaseException:  # out of memory: nothing is known any more, and nothing runs
+            self.kv = like.new_zeros(layers, two, 0, heads, 1, dim)
+            self.states = like.new_zeros(0, 1, hidden)
+            self.pool.clear()
+            for slot in self.all:
+                slot.busy, slot.length = False, 0
+            self.all = []
+            raise
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
             self.view(slot, 0, slot.length).copy_(content)
@@ -128,14 +123,19 @@ class Slots:
     def take(self, slot: Slot, keep: int = 0) -> Slot:
         """Gives a slot to a row that goes on after the first `keep` tokens of its content."""
         self.empty(slot, keep)
-        self._clock += 1
-        slot.busy, slot.used = True, self._clock
+        self.clock += 1
+        slot.busy, slot.used = True, self.clock
         return slot
 
     def leave(self, slot: Slot) -> None:
         """The row is over; its content stays until the slot is needed."""
-        self._clock += 1
-        slot.busy, slot.used = False, self._clock
+        self.clock += 1
+        slot.busy, slot.used = False, self.clock
+
+    def drop(self, slot: Slot) -> None:
+        """The row has failed: of its content only what the tree has there counts."""
+        self.leave(slot)
+        slot.length = max((e.start + len(e.tokens) for e in slot.edges), default=0)
 
     def idle(self, but: set[Slot]) -> list[Slot]:
         """Slots that can be taken: empty ones first, then the least recently used."""

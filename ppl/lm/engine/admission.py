@@ -1,0 +1,202 @@
+"""Which models the engine admits: those whose batched passes are exact. All others are refused by
+name when they are loaded, rather than run wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Never
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+
+from ppl.errors import UnsupportedModelError
+from ppl.lm.engine.runs import Tokens
+from ppl.lm.engine.slots import Shape
+
+
+def context_length(config: Any, wanted: int | None, name: str) -> int:
+    """Most tokens of a text: what is wanted, or what the configuration says.
+
+    Raises:
+        ValueError: the model has fewer positions, or there is no room for a prompt and one token.
+    """
+    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        most = getattr(config, key, None)
+        if isinstance(most, int) and most > 0:
+            break
+    else:
+        most = 2048 if wanted is None else max(2, int(wanted))
+    if wanted is None:
+        return most
+    whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+    if not whole or not 2 <= wanted <= most:
+        raise ValueError(
+            f"context_length={wanted!r}: {name} has the positions 1 to {most}; give a whole number "
+            "of them, at least 2 (a prompt and a token)"
+        )
+    return int(wanted)
+
+
+def refuse_adapters(model: Any, name: str) -> None:
+    """Raises UnsupportedModelError for a model wrapped by peft, which hides the decoder."""
+    if hasattr(model, "peft_config") and hasattr(model, "merge_and_unload"):
+        raise UnsupportedModelError(
+            f"{name}: a {type(model).__name__} wraps the decoder; hand over "
+            "model.merge_and_unload(), the decoder with the adapter in its weights"
+        )
+
+
+def refuse_halves(base: nn.Module, name: str) -> Never:
+    """For a model that belongs to an encoder."""
+    raise UnsupportedModelError(
+        f"{name}: a {type(base).__name__} is half of an encoder-decoder; use a decoder-only model"
+    )
+
+
+def vocabulary(base: nn.Module, config: Any) -> int:
+    """How many token ids the model has."""
+    try:
+        return int(base.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    except (NotImplementedError, AttributeError):  # some hide their embeddings
+        return int(config.vocab_size)
+
+
+def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.device) -> Shape:
+    """Layers, key-value heads, head size and hidden size; runs one token to see what the model's
+    own cache is made of.
+
+    Args:
+        most: the longest text that will be run.
+
+    Raises:
+        UnsupportedModelError: texts cannot be forked from such a cache.
+    """
+    kind = type(base).__name__
+    ids = torch.zeros((1, 1), dtype=torch.long, device=device)
+    try:
+        output = base(input_ids=ids, use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as refusal:  # models that are no plain decoders fail in any way
+        raise UnsupportedModelError(
+            f"{name}: a {kind} does not run on token ids alone with a cache ({said(refusal)}); "
+            "use a decoder with full attention"
+        ) from refusal
+    cache = getattr(output, "past_key_values", None)
+    layers = getattr(cache, "layers", None)
+    if not hasattr(output, "last_hidden_state"):
+        raise UnsupportedModelError(
+            f"{name}: a {kind} gives no last hidden states; use a decoder whose base model does"
+        )
+    if isinstance(cache, EncoderDecoderCache):
+        refuse_halves(base, name)
+    if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
+        raise UnsupportedModelError(
+            f"{name}: a {kind} keeps no keys and values per token in every layer, its state cannot "
+            "be forked at a token; use a decoder with full attention"
+        )
+    _refuse_long_rope(config, name, most)
+    for layer in layers:
+        window = getattr(layer, "sliding_window", None)
+        if window is not None and most <= window:
+            continue  # a window that never moves is full attention
+        if type(layer) is not DynamicLayer:
+            remedy = (
+                f"pass context_length={window} (within its window it is full attention)"
+                if window
+                else "use a decoder with full attention"
+            )
+            raise UnsupportedModelError(
+                f"{name}: its cache has layers of kind {type(layer).__name__}, which cannot be "
+                f"forked at a token; {remedy}"
+            )
+    shapes = {(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers}
+    shapes |= {(layer.values.shape[1], layer.values.shape[3]) for layer in layers}
+    if len(shapes) != 1:
+        raise UnsupportedModelError(
+            f"{name}: its layers keep keys and values of different shapes {shapes}; "
+            "use a decoder whose layers are alike"
+        )
+    heads, dim = shapes.pop()
+    return len(layers), heads, dim, output.last_hidden_state.shape[-1]
+
+
+def _refuse_long_rope(config: Any, name: str, longest: int) -> None:
+    """LongRoPE turns all keys differently as soon as one text of a pass is long."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    for rope in settings, *(v for v in settings.values() if isinstance(v, dict)):
+        most = rope.get("original_max_position_embeddings") or longest
+        if rope.get("rope_type") == "longrope" and longest > most:
+            raise UnsupportedModelError(
+                f"{name}: its positions (LongRoPE) change with the length of the text, so "
+                f"that its state cannot be forked; pass context_length={most}, up to which "
+                "they do not"
+            )
+
+
+def samples(size: int, most: int) -> list[Tokens]:
+    """Two texts of unequal length, from all over a vocabulary of so many ids: after texts of
+    nothing but special tokens, which come first, half precision can be off by as much as the states
+    themselves."""
+    lengths = (min(9, most), min(5, most))
+    return [
+        tuple((1009 * i + 7919 * j) % size for j in range(1, n + 1)) for i, n in enumerate(lengths)
+    ]
+
+
+def refuse_batches(base: nn.Module, name: str, refusal: Exception) -> Never:
+    """For a model that fails in any way where masks are not its own."""
+    raise UnsupportedModelError(
+        f"{name}: a {type(base).__name__} takes no mask and positions of ours ({said(refusal)}); "
+        "use a plain decoder"
+    ) from refusal
+
+
+def refuse_steps(name: str, how: str, flag: str, refusal: Exception) -> Never:
+    """For a model whose steps cannot be captured or compiled."""
+    raise UnsupportedModelError(
+        f"{name}: its steps cannot be {how} ({said(refusal)}); load it with {flag}=False"
+    ) from refusal
+
+
+def compare(base: nn.Module, name: str, texts: Sequence[Tokens], ours: Sequence[Tensor]) -> None:
+    """Compares last hidden states of the ends of texts, `[n, hidden]` each, with the model's own.
+
+    Raises:
+        UnsupportedModelError: they differ by more than rounding, or are not finite.
+    """
+    parameter = next(base.parameters())
+    for text, mine in zip(texts, ours, strict=True):
+        ids = torch.tensor([text], device=parameter.device)
+        plain = base(input_ids=ids, use_cache=False).last_hidden_state[0, -len(mine) :]
+        if not plain.isfinite().all():
+            raise UnsupportedModelError(f"{name}: {not_finite(base, 'last hidden states')}")
+        scale = float(plain.abs().max())
+        error = float((mine - plain).abs().max())
+        if not error <= (1e-3 if parameter.dtype == torch.float32 else 0.1) * max(scale, 1.0):
+            raise UnsupportedModelError(
+                f"{name}: batched passes differ from the model's own by {error:.2g}; "
+                "its attention or positions are not those of a plain decoder"
+            )
+
+
+def not_finite(model: nn.Module, what: str) -> str:
+    """Why numbers of a model are not finite, and what to do about it."""
+    for weight, tensor in model.named_parameters():
+        if not tensor.isfinite().all():
+            return (
+                f"its {what} are not finite, because its weights are not ({weight}); load whole "
+                "files, in the dtype in which they were saved"
+            )
+    dtype = next(model.parameters()).dtype
+    return (
+        f"its {what} are not finite, though its weights are: they leave the range of {dtype}; "
+        "load it with dtype=torch.bfloat16 or dtype=torch.float32"
+    )
+
+
+def said(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

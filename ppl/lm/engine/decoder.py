@@ -1,0 +1,202 @@
+"""Rows being decoded on the engine; see `ppl.lm.decode.Decoder`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ppl.language.cost import Ledger
+from ppl.lm.engine.engine import Account, Engine
+from ppl.lm.engine.runs import Slot, Tokens
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _Stem:
+    """Rows that have the same text so far, and are computed as one.
+
+    Attributes:
+        text: the tokens.
+        slot: where it runs; None as long as the engine knows all of it already.
+    """
+
+    text: Tokens
+    slot: Slot | None
+
+
+def _whole(
+    method: Callable[Concatenate[EngineDecoder, P], R],
+) -> Callable[Concatenate[EngineDecoder, P], R]:
+    """One thread at a time; and if the method raises, no row is left and every slot is free."""
+
+    @functools.wraps(method)
+    def run(self: EngineDecoder, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        before = self._stems
+        with self._engine.lock, torch.inference_mode():
+            try:
+                return method(self, *args, **kwargs)
+            except BaseException:
+                for stem in (*before, *self._stems):
+                    if stem.slot is not None:
+                        self._engine.drop(stem.slot)
+                self._stems, self._stem_of, self._logits = [], [], self._logits[:0]
+                raise
+
+    return run
+
+
+class EngineDecoder:
+    """Rows with equal texts are computed as one until they draw different tokens.
+
+    A row that draws what has been drawn from its text before computes nothing; it takes a slot when
+    it leaves what is known.
+
+    Args:
+        engine: what computes.
+        head: from last hidden states `[n, hidden]` to logits `[n, V]`.
+    """
+
+    def __init__(self, engine: Engine, head: Callable[[Tensor], Tensor]) -> None:
+        self._engine, self._head = engine, head
+        self._stems: list[_Stem] = []
+        self._stem_of: list[int] = []  # per active row
+        self._logits = torch.zeros(0)  # [stems, V]
+
+    @property
+    def logits(self) -> Tensor:
+        """`[A, V]` next-token logits of the active rows."""
+        single = len(self._stems) == len(self._stem_of)  # then rows and stems are in one order
+        return self._logits if single else self._logits[self._stem_of]
+
+    @_whole
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+        """See `Decoder`."""
+        slots, hidden = self._engine.open(prefixes, accounts_of(ledgers))
+        first = len(self._stems)
+        states = dict(zip(prefixes, hidden, strict=True))
+        where = {text: first + i for i, text in enumerate(states)}
+        self._stems = [*self._stems, *(_Stem(text, slots.get(text)) for text in states)]
+        self._stem_of += [where[text] for text in prefixes]
+        logits = self._head(torch.stack(list(states.values())))
+        self._logits = torch.cat([self._logits, logits]) if first else logits
+
+    @_whole
+    def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
+        """See `Decoder`."""
+        states = self._grow(keep, [(token,) for token in tokens])
+        self._logits = self._logits[:0] if states is None else self._head(states)
+
+    @_whole
+    def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
+        """See `Decoder`."""
+        states = self._grow(keep, blocks)
+        if states is None:
+            self._logits = self._logits[:0]
+            return []
+        sizes = [0] * len(self._stems)
+        for stem, block in zip(self._stem_of, blocks, strict=True):
+            sizes[stem] = len(block)
+        logits = torch.split(self._head(states), sizes)
+        self._logits = torch.stack([rows[-1] for rows in logits])
+        return [logits[stem] for stem in self._stem_of]
+
+    @_whole
+    def rewind(self, counts: Sequence[int]) -> None:
+        """See `Decoder`."""
+        old, was, before = self._stems, self._stem_of, self._logits
+        for number in {stem for stem, count in zip(was, counts, strict=True) if count}:
+            self._close(old[number])  # remembered, so that all its beginnings are known
+        numbers: dict[Tokens, int] = {}
+        stems: list[_Stem] = []
+        same: dict[int, int] = {}  # new stem -> the old one whose logits it has
+        self._stem_of = []
+        for stem, count in zip(was, counts, strict=True):
+            text = old[stem].text[: len(old[stem].text) - count]
+            number = numbers.setdefault(text, len(stems))
+            if number == len(stems):
+                stems.append(_Stem(text, None))
+            if not count:
+                same[number] = stem
+                stems[number].slot = stems[number].slot or old[stem].slot
+            self._stem_of.append(number)
+        taken = {stem.slot for stem in stems}
+        for left in old:
+            if left.slot not in taken:
+                self._close(left)
+        self._stems = stems
+        moved = [i for i in range(len(stems)) if i not in same]
+        if moved:
+            texts = [stems[i].text for i in moved]
+            states = self._engine.hidden(texts, [len(text) - 1 for text in texts])
+            rows = dict(zip(moved, self._head(torch.cat(states)), strict=True))
+            rows |= {number: before[stem] for number, stem in same.items()}
+            self._logits = torch.stack([rows[i] for i in range(len(stems))])
+        else:
+            self._logits = before[[same[i] for i in range(len(stems))]]
+
+    def _close(self, stem: _Stem) -> None:
+        if stem.slot is not None:
+            self._engine.close(stem.slot, stem.text)
+            stem.slot = None
+
+    def _grow(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> Tensor | None:
+        """Appends to each kept row its block: the last hidden states `[n, hidden]` after all new
+        tokens of all stems, stem by stem; None if no row is kept."""
+        engine, old, was = self._engine, self._stems, self._stem_of
+        # A branch for everything that the rows of a stem go on with: (old stem, block) -> number.
+        branches: dict[tuple[int, Tokens], int] = {}
+        self._stem_of = [
+            branches.setdefault((was[row], block), len(branches))
+            for row, block in zip(keep, blocks, strict=True)
+        ]
+        self._stems = [_Stem(old[stem].text + block, None) for stem, block in branches]
+        states = [
+            engine.known_from(new.text, len(old[stem].text)) if old[stem].slot is None else None
+            for (stem, _), new in zip(branches, self._stems, strict=True)
+        ]
+        computing = [i for i, state in enumerate(states) if state is None]
+        sources = [stem for stem, _ in branches]
+        going = {sources[i] for i in computing}
+        for number, stem in enumerate(old):
+            if number not in going:
+                self._close(stem)
+        leaving = [old[number] for number in sorted(going) if old[number].slot is None]
+        for stem, slot in zip(leaving, engine.seat([s.text for s in leaving]), strict=True):
+            stem.slot = slot
+        # The first branch goes on in its stem's slot, the others fork off it.
+        forked: dict[int, Slot] = {}  # new stem -> the slot to copy
+        for i in computing:
+            source = old[sources[i]]
+            assert source.slot is not None
+            if sources[i] in going:
+                going.remove(sources[i])
+                self._stems[i].slot = source.slot
+            else:
+                forked[i] = source.slot
+        for i, slot in zip(forked, engine.fork(list(forked.values())), strict=True):
+            self._stems[i].slot = slot
+        if computing:
+            running = [self._stems[i] for i in computing]
+            slots, texts = [s.slot for s in running if s.slot], [s.text for s in running]
+            if max(map(len, blocks)) == 1:
+                hidden = engine.step(slots, texts)
+                if len(computing) == len(states):  # no tensor a row: with many they cost a step
+                    return hidden
+                computed = list(torch.split(hidden, 1))
+            else:
+                computed = engine.extend(slots, texts)
+            for i, state in zip(computing, computed, strict=True):
+                states[i] = state
+        return torch.cat([s for s in states if s is not None]) if states else None
+
+
+def accounts_of(ledgers: Sequence[Ledger | None]) -> list[Account]:
+    """Under which names language models book prefix tokens."""
+    return [None if a is None else (a, "prompt_tokens", "reused_tokens") for a in ledgers]

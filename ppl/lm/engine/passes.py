@@ -1,0 +1,241 @@
+"""Forward passes over slots: neighbouring slots, each row at its own position.
+
+Symbols: `B` slots that a pass covers, `Q` query tokens of each.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl.errors import PromptError
+from ppl.lm.engine.attention import Span, grouped, running_spans, share, split
+from ppl.lm.engine.compiled import CompiledStep
+from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.runs import Slot, Tokens, common_prefix
+from ppl.lm.engine.slots import Slots, Window
+
+# Query tokens of one prefill pass over all rows: bounds the memory of activations.
+_PREFILL_TOKENS = 4096
+# A pass of one token a row may cover a third more slots than rows before slots are exchanged.
+_SPREAD = 1 / 3
+# Tokens a row up to which rows read a common beginning together.
+_MOST_TOGETHER = 16
+# Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
+# common apart: what is read in the time that the additional operations take.
+_CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 27
+# A pass with spans is not captured: what is read must outweigh launching a whole step by hand.
+_GRAPHS_SHARED = 1 << 29
+
+
+class Passes:
+    """The forward passes of one model.
+
+    Args:
+        base: the decoder without its head.
+        config: its configuration.
+        vocabulary: its number of token ids.
+        name: shown in messages.
+        slots: the memory from which passes read and to which they write.
+        graphs: on a GPU, capture passes of one token a row as CUDA graphs.
+        compile: compile passes of one token a row.
+
+    Attributes:
+        made: passes so far.
+        tokens_computed: tokens that they computed for a row.
+        tokens_padded: tokens that they computed for nobody.
+        price: keys that have to be saved, over all rows, for one product more to pay.
+        graphs, compiled: how passes of one token a row run, None where plainly.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        config: Any,
+        *,
+        vocabulary: int,
+        name: str,
+        slots: Slots,
+        graphs: bool,
+        compile: bool,
+    ) -> None:
+        self._base, self._config, self._slots = base, config, slots
+        self._vocabulary, self._name = vocabulary, name
+        self.device, self.dtype = slots.kv.device, slots.kv.dtype
+        self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
+        self._exchangeable = bool(getattr(base, "_supports_attention_backend", False))
+        self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
+        layers, heads, dim = slots.kv.shape[0], slots.kv.shape[3], slots.kv.shape[5]
+        self.compiled = CompiledStep(base, config, layers, name) if compile else None
+        # In keys of one layer, of all heads: reading them costs what another product does.
+        worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
+        if graphs:
+            worth = _GRAPHS_SHARED
+        self.price = worth // (2 * heads * dim * self.dtype.itemsize)
+        self._running: list[int] = []
+        self._common: list[int] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts from zero."""
+        self.made = self.tokens_computed = self.tokens_padded = 0
+
+    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
+        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
+        longest = max(slot.length for slot in slots) + 1
+        low, high = self._slots.gather(slots, _SPREAD)
+        if self.graphs is not None:
+            rows = min(rows_bucket(high - low), len(self._slots.all))
+            low = min(low, len(self._slots.all) - rows)
+            high = low + rows
+        where = [slot.index - low for slot in slots]
+        # NumPy, because so many small operations cost torch several times as much.
+        ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
+        columns[:] = self._slots.length
+        ids[where] = [text[-1] for text in texts]
+        positions[where] = columns[where] = [slot.length for slot in slots]
+        spans = self._spans(slots, texts, where, positions.tolist(), 1)
+        inputs = torch.from_numpy(table)[:, :, None]
+        if self.graphs is None or spans is not None:
+            states = self._forward(inputs, low, longest, len(slots), spans)[:, 0]
+        else:
+            self._count(inputs, len(slots))
+            visible = keys_bucket(longest, self._slots.length)
+            states = self.graphs.run(self._slots.generation, low, visible, inputs)[:, 0].clone()
+        for slot in slots:
+            slot.length += 1
+        # A slice where it does: an index is a copy to the device, which waits for the pass.
+        return states[: len(where)] if where == list(range(len(where))) else states[where]
+
+    def fill(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        """Computes the missing end of every text in its slot.
+
+        Raises:
+            PromptError: a text has an id that the model does not have.
+        """
+        for text, slot in rows:
+            self._check(text[slot.length :])
+        # Similar amounts of work side by side: little padding.
+        todo = sorted(rows, key=lambda row: len(row[0]) - row[1].length)
+        while todo:
+            text, slot = todo[-1]
+            width = len(text) - slot.length
+            group = todo[-max(1, _PREFILL_TOKENS // width) :]
+            del todo[-len(group) :]
+            for at in range(0, width, _PREFILL_TOKENS):
+                self._fill(group, min(_PREFILL_TOKENS, width - at))
+
+    def _check(self, tokens: Tokens) -> None:
+        ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
+        if ids.dtype.kind != "i" or ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise PromptError(
+                f"{self._name}: {ids.tolist()[:8]} are not all token ids of this model, which are "
+                f"the integers 0 to {self._vocabulary - 1}; make texts with lm.prompt, lm.chat or "
+                "lm.encode"
+            )
+
+    def _fill(self, group: Sequence[tuple[Tokens, Slot]], width: int) -> None:
+        """One pass over up to `width` of the missing tokens of each text."""
+        texts, rows = [text for text, _ in group], [slot for _, slot in group]
+        low, high = self._slots.gather(rows, _SPREAD if width == 1 else 0.0)
+        where = [slot.index - low for slot in rows]
+        ids, positions, columns = inputs = torch.zeros((3, high - low, width), dtype=torch.long)
+        columns.fill_(self._slots.length)
+        sizes = [min(len(text) - slot.length, width) for text, slot in group]
+        for row, size, (text, slot) in zip(where, sizes, group, strict=True):
+            after = slot.length + size
+            ids[row, :size] = torch.tensor(text[slot.length : after])
+            positions[row, :size] = columns[row, :size] = torch.arange(slot.length, after)
+        spans = self._spans(rows, texts, where, positions.amax(1).tolist(), width)
+        visible = max(slot.length + size for slot, size in zip(rows, sizes, strict=True))
+        self._forward(inputs, low, visible, sum(sizes), spans)
+        for slot, size in zip(rows, sizes, strict=True):
+            slot.length += size
+
+    def _spans(
+        self,
+        slots: Sequence[Slot],
+        texts: Sequence[Tokens],
+        where: Sequence[int],
+        positions: Sequence[int],
+        width: int,
+    ) -> list[Span] | None:
+        """How the rows of a pass attend: which apart, and which read a beginning only once.
+
+        Args:
+            slots, texts: of the rows that matter; of each text its slot holds the first tokens.
+            where: at which rows of the pass they are.
+            positions: the last of each row of the pass.
+            width: tokens a row.
+        """
+        spans = split([position + 1 for position in positions])
+        if width > _MOST_TOGETHER or (len(slots) - 1) * max(positions) <= self.price:
+            return spans
+        order = sorted(range(len(slots)), key=where.__getitem__)
+        running = [slots[i].used for i in order]  # unique to the row, not to the slot
+        if running != self._running:
+            # Rows that go on keep what they have in common: known until others run.
+            self._running = running
+            held = [texts[i][: slots[i].length] for i in order]
+            self._common = [common_prefix(a, b) for a, b in itertools.pairwise(held)]
+        whole = spans or [Span(0, len(positions), max(positions) + 1)]
+        marked = share(whole, [where[i] for i in order], self._common, self.price)
+        # One span of rows that share nothing is a pass like any other, and can be captured.
+        return marked if len(marked) > 1 or marked[0].shared else None
+
+    def _forward(
+        self, inputs: Tensor, low: int, visible: int, real: int, spans: list[Span] | None
+    ) -> Tensor:
+        """One pass, causal per row: `[B, Q, hidden]`.
+
+        Args:
+            inputs: `[3, B, Q]` token ids, their positions, and the columns where their keys go;
+                padding goes to the slots' last, which nobody reads.
+            low: the first of the `B` slots that the rows are in.
+            visible: no query looks at this position or beyond.
+            real: how many of the tokens are no padding.
+            spans: rows that attend apart.
+        """
+        self._count(inputs, real)
+        with grouped(self._config, spans, self._exchangeable):
+            return self._pass(inputs.to(self.device), low, visible)
+
+    def _count(self, inputs: Tensor, real: int) -> None:
+        self.made += 1
+        self.tokens_computed += real
+        self.tokens_padded += inputs[0].numel() - real
+
+    def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
+        """One pass as `StepGraphs` captures it: all rows attend together."""
+        with grouped(self._config, None, self._exchangeable):
+            return self._pass(inputs, low, visible)
+
+    def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
+        """Nothing here looks at a value, so that it can be captured."""
+        ids, positions, columns = inputs
+        states: Tensor
+        window = Window(self._slots, low, low + ids.shape[0], columns, visible)
+        if self.compiled is not None and ids.shape[1] == 1:
+            states = self.compiled(ids, positions, window, running_spans())
+            window.keep(states)
+            return states
+        keys = torch.arange(visible, device=self.device)
+        mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
+        if not self._bool_mask:
+            floor = torch.finfo(self.dtype).min
+            mask = torch.where(mask, 0.0, floor).to(self.dtype)
+        output = self._base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=window.cache(),
+            use_cache=True,
+        )
+        states = output.last_hidden_state
+        window.keep(states)
+        return states

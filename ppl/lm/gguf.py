@@ -1,0 +1,63 @@
+"""GGUF files: converted once to the format of Hugging Face, and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import modeling_gguf_pytorch_utils as gguf_reader
+
+from ppl.errors import ModelNotFoundError
+from ppl.lm.quiet import quiet_transformers
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$PPL_CACHE`, else `$XDG_CACHE_HOME/ppl` or its default."""
+    if "PPL_CACHE" in os.environ:
+        return Path(os.environ["PPL_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ppl"
+
+
+def converted(path: Path) -> Path:
+    """The folder with `path` in Hugging Face format, made on first use.
+
+    The name carries size and modification time, so a changed file is converted anew. The folder
+    appears by a rename, so it is either complete or not there.
+    """
+    stat = path.stat()
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+    folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        # transformers draws this one bar itself, whatever its progress bars are set to.
+        silent = functools.partial(gguf_reader.tqdm, disable=True)
+        with quiet_transformers(), mock.patch.object(gguf_reader, "tqdm", silent):
+            source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+            # float32 keeps the dequantised weights exactly as the file states them.
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            )
+            model.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            partial.rename(folder)
+    except Exception as error:  # readers of a damaged file fail in any way (struct.error, ...)
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelNotFoundError(
+            f"cannot read {path}: {first_line} (GGUF files need the extra ppl-search[gguf])"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

@@ -1,0 +1,115 @@
+"""Models and tokenizers in the format of Hugging Face: from folders, GGUF files and the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from ppl.errors import ModelNotFoundError, UnsupportedModelError
+from ppl.lm.engine.linear import pack_linears
+from ppl.lm.gguf import converted
+from ppl.lm.quiet import quiet_transformers
+
+TINY = Path(__file__).resolve().parents[1] / "tiny"
+
+
+def load_pretrained(
+    kind: Any,
+    source: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    pack: bool = True,
+) -> tuple[Any, Any]:
+    """A Hugging Face model of class `kind` and its tokenizer; arguments as in `ppl.load`.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or not all of it.
+        UnsupportedModelError: it is a model of another kind, or an adapter without its model.
+        ValueError: `device` or `dtype` is none that torch has here.
+    """
+    where_to_run = _device(device)
+    default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
+    kept = default if dtype is None else _dtype(dtype)
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"no GGUF file at {path}")
+        path = converted(path)
+    elif (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"{path} holds an adapter, not a model: put it into the weights of its model (peft's "
+            "PeftModel.from_pretrained(model, folder).merge_and_unload()) and load that"
+        )
+    elif path.exists() and not (path / "config.json").is_file():
+        raise ModelNotFoundError(f"{path} holds no model: a model folder has a config.json")
+    where = str(path) if path.exists() else str(source)
+    hub = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    try:
+        with quiet_transformers():
+            model, report = kind.from_pretrained(where, dtype=kept, output_loading_info=True, **hub)
+            tokenizer = AutoTokenizer.from_pretrained(where, **hub)
+    except (OSError, ValueError, SafetensorError) as error:
+        _refuse_other_kinds(where, hub, str(source), error)
+        raise ModelNotFoundError(
+            f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
+            f"the Hugging Face Hub would hand out ({str(error).splitlines()[0]})"
+        ) from error
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        raise ModelNotFoundError(
+            f"{source!s} is no {kind.__name__}: its files lack the weights "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}"
+        )
+    model = model.to(where_to_run).eval().requires_grad_(False)
+    if pack and where_to_run.type == "cpu":
+        few = torch.arange(4)[None]
+        pack_linears(model, lambda: model(input_ids=few, use_cache=False))
+    return model, tokenizer
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """A device that torch has here; a GPU if there is one unless given."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device={device!r}: torch has no such device here, but {', '.join(there)}"
+        ) from error
+    return found
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    """A floating-point type of torch, by itself or by name; `"auto"` is that of the files."""
+    if dtype == "auto":
+        return "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype={dtype!r}: give torch.float32, torch.bfloat16 or torch.float16, their names, "
+            "or 'auto' for that of the files"
+        )
+    return found
+
+
+def _refuse_other_kinds(where: str, hub: dict[str, Any], name: str, error: Exception) -> None:
+    """Raises UnsupportedModelError if there is a model, but one that does not continue texts."""
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(where, **hub)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return  # not even that can be read: the first error says it
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder ({config.model_type}); use a decoder-only model"
+        ) from error

@@ -1,0 +1,312 @@
+"""Which models load, which are refused, and what is said; settings are checked where they enter."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+import transformers as tf
+from test_engine import (
+    FAMILIES,
+    SMALL,
+    Letters,
+    make,
+    plain_log_probs,
+    random_model,
+    request,
+    some_texts,
+)
+
+import ppl
+from ppl.errors import ModelNotFoundError, UnsupportedModelError
+from ppl.lm.engine.linear import JoinedPart, PackedLinear, pack_linears
+from ppl.lm.pretrained import TINY
+
+TINY_LM = TINY / "lm"
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [2.5, float("nan"), True, 0, -1, "3"])
+def test_counts_are_whole_numbers(bad):
+    lm = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+    with pytest.raises(ValueError, match="max_tokens="):
+        lm(lm.prompt("^"), max_tokens=bad)
+    with pytest.raises(ValueError, match="top_k="):
+        lm(lm.prompt("^"), top_k=bad)
+    with pytest.raises(ValueError, match="kv_bytes="):
+        ppl.load("tiny", kv_bytes=bad)
+    with pytest.raises(ValueError, match="kv_bytes="):
+        make(kv_bytes=bad)
+    with pytest.raises(ValueError, match="context_length="):
+        make(context_length=bad)
+    with pytest.raises(ValueError, match="context_length="):
+        ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$", context_length=bad)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, "1", True])
+def test_warps_are_numbers_in_their_range(bad):
+    lm = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+    for name in ("temperature", "top_p", "min_p"):
+        with pytest.raises(ValueError, match=f"{name}="):
+            lm(lm.prompt("^"), **{name: bad})
+
+
+def test_numpy_numbers_are_numbers():
+    np = pytest.importorskip("numpy")
+    lm = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+    law = lm(lm.prompt("^"), max_tokens=np.int64(1), temperature=np.float32(1.0))
+    assert float(law.log_prob(lm.continuation("a")).exp()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 9])
+def test_the_shortest_contexts(length):
+    lm = make(context_length=length)
+    (draw,) = lm.sample_batch([request(lm, (5,), max_tokens=9)])
+    assert len(draw.value.tokens) <= length - 1
+    exact = plain_log_probs(lm.model, (5,), draw.value.tokens)
+    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    with pytest.raises(ValueError, match=r"context_length=1.*at least 2"):
+        make(context_length=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"device": "nope"}, ValueError, r"device='nope'.*cpu"),
+        ({"device": "cuda:9"}, ValueError, r"device='cuda:9'"),
+        ({"device": 1.5}, ValueError, "device=1.5"),
+        ({"dtype": "foo"}, ValueError, r"dtype='foo'.*torch\.bfloat16"),
+        ({"dtype": torch.int64}, ValueError, "dtype="),
+        ({"dtype": "load"}, ValueError, "dtype='load'"),
+        ({"device_map": "auto"}, TypeError, r"no device_map=; use device="),
+        ({"torch_dtype": "auto"}, TypeError, r"no torch_dtype=; use dtype="),
+        ({"max_model_len": 9}, TypeError, "use context_length="),
+        ({"load_in_8bit": True}, TypeError, r"ppl\.HFModel"),
+        ({"nonsense": 1}, TypeError, "nonsense= are not known"),
+        ({"api_key": "x"}, TypeError, "api_key= are settings of servers"),
+    ],
+)
+def test_settings_that_are_none(settings, error, said):
+    with pytest.raises(error, match=said):
+        ppl.load("tiny", **settings)
+
+
+def test_dtypes_by_name():
+    assert ppl.load("tiny", dtype="bfloat16").model.dtype == torch.bfloat16
+    files = tf.AutoConfig.from_pretrained(TINY_LM).dtype or torch.float32
+    assert ppl.load("tiny", dtype="auto").model.dtype == files
+
+
+# -- schemes of one's own ------------------------------------------------------------------------
+
+
+def test_registered_prefixes(monkeypatch):
+    module = sys.modules["ppl.lm.load"]  # whose name in its package is that of the function
+    monkeypatch.setattr(module, "_LOADERS", dict(module._LOADERS))
+    asked = []
+
+    def loader(source, **settings):
+        asked.append((source, settings))
+        return ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$", name=source)
+
+    ppl.register("toy:", loader)
+    ppl.register("toy:none:", lambda source: source)
+    assert ppl.load("toy:x", kv_bytes=7, colour="red", dtype="bfloat16").name == "toy:x"
+    assert asked == [("toy:x", {"kv_bytes": 7, "colour": "red", "dtype": "bfloat16"})]
+    ppl.load("toy:y")
+    assert asked[-1] == ("toy:y", {})  # what nobody gave is the loader's to decide
+    with pytest.raises(TypeError, match=r"'toy:none:' returned a str.*LanguageModel"):
+        ppl.load("toy:none:x")
+    for prefix in ("toy:", "http://", "", 3):
+        with pytest.raises(ValueError, match="prefix="):
+            ppl.register(prefix, loader)
+    with pytest.raises(TypeError, match="loader="):
+        ppl.register("other:", None)
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    tf.AutoTokenizer.from_pretrained(TINY_LM).save_pretrained(folder)
+    return folder
+
+
+def test_models_are_no_sources():
+    with pytest.raises(TypeError, match=r"ppl\.HFModel\(model, tokenizer"):
+        ppl.load(random_model(FAMILIES["Llama"]()))
+
+
+def test_adapters_are_refused_with_the_remedy(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(UnsupportedModelError, match=r"adapter.*merge_and_unload"):
+        ppl.load(tmp_path)
+
+    class PeftModel(torch.nn.Module):  # as peft's: base_model is another wrapper
+        peft_config, merge_and_unload = {}, None
+
+        def __init__(self, model):
+            super().__init__()
+            self.base_model, self.config = model, model.config
+
+    wrapped = PeftModel(random_model(FAMILIES["Llama"]()))
+    with pytest.raises(UnsupportedModelError, match=r"lora: a PeftModel.*merge_and_unload\(\)"):
+        ppl.HFModel(wrapped, Letters(), name="lora")
+
+
+def test_encoder_decoders_are_refused_by_name(tmp_path):
+    size = {"vocab_size": 512, "d_model": 16, "eos_token_id": 2, "decoder_start_token_id": 0}
+    t5 = tf.T5Config(**size, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    saved(tf.T5ForConditionalGeneration(t5), tmp_path / "t5")
+    with pytest.raises(UnsupportedModelError, match=r"t5 is an encoder-decoder"):
+        ppl.load(tmp_path / "t5")
+    heads = {"decoder_attention_heads": 2, "encoder_attention_heads": 2}
+    width = {"decoder_ffn_dim": 16, "encoder_ffn_dim": 16}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    bart = tf.BartForCausalLM(tf.BartConfig(**size, **heads, **width, **layers))
+    with pytest.raises(UnsupportedModelError, match=r"bart: "):
+        ppl.HFModel(bart.eval(), Letters(), name="bart")
+
+
+MIXED = {"num_experts": 2, "num_experts_per_tok": 1}
+OTHERS = {
+    "jamba": lambda: tf.JambaConfig(
+        **SMALL,
+        **MIXED,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+        mamba_d_conv=2,
+        use_mamba_kernels=False,
+    ),
+    "minimax": lambda: tf.MiniMaxConfig(**SMALL, head_dim=8, num_local_experts=2),
+    "mamba": lambda: tf.MambaConfig(
+        vocab_size=97, hidden_size=16, num_hidden_layers=1, state_size=4, eos_token_id=2
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.filterwarnings("ignore")
+def test_models_with_other_state_are_refused_by_name_packed_or_not(kind):
+    model = random_model(OTHERS[kind]())
+    with pytest.raises(UnsupportedModelError, match=rf"{kind}: .*use a .*decoder"):
+        ppl.HFModel(model, Letters(), name=kind)
+    ids = torch.arange(4)[None]
+    before = model(input_ids=ids, use_cache=False).logits
+    pack_linears(model, lambda: model(input_ids=ids, use_cache=False))
+    torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, before)
+
+
+EXACT = {
+    "falcon": lambda: tf.FalconConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        eos_token_id=2,
+    ),
+    "falcon-40b": lambda: tf.FalconConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        new_decoder_architecture=True,
+        max_position_embeddings=128,
+        eos_token_id=2,
+    ),
+    "afmoe": lambda: tf.AfmoeConfig(
+        **SMALL,
+        head_dim=8,
+        moe_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_dense_layers=1,
+        layer_types=["full_attention"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_decoders_with_attention_of_their_own_are_exact(kind):
+    lm = ppl.HFModel(random_model(EXACT[kind]()), Letters(), name=kind)
+    texts = some_texts()
+    for text, draw in zip(
+        texts, lm.sample_batch([request(lm, t, i) for i, t in enumerate(texts)]), strict=True
+    ):
+        exact = plain_log_probs(lm.model, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_falcon_with_alibi_is_refused():
+    config = EXACT["falcon"]()
+    config.alibi = True
+    with pytest.raises(UnsupportedModelError, match="falcon: "):
+        ppl.HFModel(random_model(config), Letters(), name="falcon")
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = random_model(FAMILIES["Llama"]())
+    model.lm_head.weight.data[5] = float("nan")
+    with pytest.raises(UnsupportedModelError, match=r"logits are not finite.*lm_head\.weight"):
+        ppl.HFModel(model, Letters(), name="broken")
+    model = random_model(FAMILIES["Llama"]())
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("inf")
+    with pytest.raises(UnsupportedModelError, match=r"states are not finite.*up_proj\.weight"):
+        ppl.HFModel(model, Letters(), name="broken")
+
+
+def test_what_leaves_the_range_of_half_precision_is_told_from_a_broken_file():
+    model = random_model(FAMILIES["GPT2"]()).half()
+    model.transformer.h[0].mlp.c_proj.weight.data.fill_(6e4)
+    model.transformer.h[0].mlp.c_fc.bias.data.fill_(6e4)
+    with pytest.raises(UnsupportedModelError, match=r"range of torch\.float16.*dtype=torch\.bf"):
+        ppl.HFModel(model, Letters(), name="half")
+
+
+# -- packing -------------------------------------------------------------------------------------
+
+
+class Reads(torch.nn.Module):
+    """One layer's weight is read by hand, two others are given one input."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("gate", "up", "read", "out"):
+            setattr(self, name, torch.nn.Linear(64, 64))
+
+    def forward(self, x):
+        y = self.gate(x) * self.up(x)
+        return self.out(y @ self.read.weight + self.read.bias)
+
+
+def test_layers_whose_weights_are_read_stay_unpacked():
+    torch.manual_seed(0)
+    model, x = Reads().requires_grad_(False), torch.randn(3, 64)
+    want = model(x)
+    plain = {name: layer.weight.clone() for name, layer in model.named_children()}
+    biases = {name: layer.bias.clone() for name, layer in model.named_children()}
+    pack_linears(model, lambda: model(x))
+    kinds = {name: type(layer) for name, layer in model.named_children()}
+    assert kinds == {
+        "gate": JoinedPart,
+        "up": JoinedPart,
+        "read": torch.nn.Linear,
+        "out": PackedLinear,
+    }
+    torch.testing.assert_close(model(x), want)
+    for name, layer in model.named_children():  # and who reads the others gets what they were
+        assert torch.equal(layer.weight, plain[name])
+        assert torch.equal(layer.bias, biases[name])
+
+
+def test_missing_folders_are_still_missing(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"no model.*config\.json"):
+        ppl.load(tmp_path)

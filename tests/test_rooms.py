@@ -1,0 +1,98 @@
+"""Where things live: no file imports in a circle, and no room imports from a room above it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the bottom to the top: a file may import from its own room and from those before it.
+ROOMS = [
+    "ppl.errors",
+    "ppl.language",
+    "ppl.lm",
+    "ppl.runtime",
+    "ppl.posterior",
+    "ppl.decide",
+    "ppl.searchers",
+    "ppl.verifiers",
+    "ppl.tasks",
+    "ppl.tiny",
+    "ppl.study",
+    "ppl.serve",
+    "ppl.cli",
+]
+
+
+def sources() -> dict[str, Path]:
+    """Modules of the library by name. The two links are read where they point to."""
+    found = {}
+    for folder, name in (
+        ("ppl", "ppl"),
+        ("searchers", "ppl.searchers"),
+        ("verifiers", "ppl.verifiers"),
+    ):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            if folder == "ppl" and parts[0] in ("searchers", "verifiers"):
+                continue
+            found[".".join((name, *(p for p in parts if p != "__init__")))] = path
+    return found
+
+
+def imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of the library that a file imports, at its top, in a function, or for types only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in modules}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found |= {whole if whole in modules else str(node.module)} & modules.keys()
+    return found
+
+
+@pytest.fixture(scope="module")
+def graph() -> nx.DiGraph:
+    modules = sources()
+    graph: nx.DiGraph = nx.DiGraph()
+    graph.add_nodes_from(modules)
+    graph.add_edges_from((m, i) for m, path in modules.items() for i in imports(path, modules))
+    return graph
+
+
+def room(module: str) -> int | None:
+    """The number of a module's room; None for the package's own front."""
+    return next((i for i, r in enumerate(ROOMS) if module == r or module.startswith(r + ".")), None)
+
+
+def test_no_file_imports_in_a_circle(graph):
+    circles = [sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1]
+    assert not circles
+    assert not list(nx.selfloop_edges(graph))
+
+
+def test_arrows_point_downwards_only(graph):
+    upward = [
+        (a, b)
+        for a, b in graph.edges
+        if room(a) is not None and room(b) is not None and room(a) < room(b)
+    ]
+    assert not upward
+    # The front may import all rooms, and no room the front.
+    assert not [(a, b) for a, b in graph.edges if b == "ppl"]
+
+
+def test_every_file_has_a_room(graph):
+    assert [m for m in graph if room(m) is None] == ["ppl"]
+
+
+def test_files_are_short():
+    long = {m: n for m, p in sources().items() if (n := len(p.read_text().splitlines())) > 500}
+    assert not long

@@ -8,7 +8,7 @@ batch.
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import condition, do, twist
+from ppl.language.primitives import answer, condition, do, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
@@ -42,6 +42,7 @@ __all__ = [
     "Tree",
     "Verdict",
     "Verifier",
+    "answer",
     "condition",
     "do",
     "enumerate_program",

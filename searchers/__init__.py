@@ -1,5 +1,7 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
+from ppl.runtime.result import Result
+from ppl.runtime.weights import Weights
 from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
 from ppl.searchers.beams.best_first import AStar, BestFirst
 from ppl.searchers.beams.dvts import DVTS
@@ -7,6 +9,7 @@ from ppl.searchers.beams.greedy import Greedy
 from ppl.searchers.beams.multi_perspective import MultiPerspective
 from ppl.searchers.beams.phi_decoding import PhiDecoding
 from ppl.searchers.beams.rebase import REBASE
+from ppl.searchers.laws import check_searcher
 from ppl.searchers.particles.alive import AliveParticleFilter
 from ppl.searchers.particles.particle_filter import ParticleFilter
 from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
@@ -18,6 +21,7 @@ from ppl.searchers.particles.vectorized import VectorizedSMC
 from ppl.searchers.sampling.best_of_n import BestOfN
 from ppl.searchers.sampling.rollover import RolloverBudgetForcing
 from ppl.searchers.search import Search, Searcher, run_all
+from ppl.searchers.state import Frontier, Particles, State
 from ppl.searchers.trees.ab_mcts import ABMCTSA, ABMCTSM
 from ppl.searchers.trees.gumbel_mcts import GumbelMCTS
 from ppl.searchers.trees.mcts import MCTS
@@ -38,6 +42,7 @@ __all__ = [
     "BestFirst",
     "BestOfN",
     "EntropicAnnealing",
+    "Frontier",
     "Greedy",
     "GumbelMCTS",
     "LookaheadSearch",
@@ -45,15 +50,20 @@ __all__ = [
     "ParallelTempering",
     "ParticleFilter",
     "ParticleGibbs",
+    "Particles",
     "PhiDecoding",
     "ResampleMove",
+    "Result",
     "RolloverBudgetForcing",
     "SMCSteering",
     "Search",
     "Searcher",
+    "State",
     "StochasticBeamSearch",
     "TargetESS",
     "TreeRefinement",
     "VectorizedSMC",
+    "Weights",
+    "check_searcher",
     "run_all",
 ]

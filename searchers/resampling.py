@@ -8,35 +8,17 @@ weights, so that E[new weight of i] = W_i.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language import checks
+
 Floats = NDArray[np.float64]
 Ancestors = NDArray[np.int64]
 Scheme = Literal["multinomial", "stratified", "systematic", "residual", "ssp"]
-
-
-def normalised(log_weights: Floats) -> Floats:
-    """`[N]` probabilities from `[N]` log-weights.
-
-    Raises:
-        ValueError: a weight is NaN or infinite, or all are zero.
-    """
-    log_weights = np.asarray(log_weights, dtype=np.float64)
-    if np.isnan(log_weights).any() or (log_weights == np.inf).any():
-        raise ValueError("a log-weight is NaN or plus infinity")
-    if log_weights.size == 0 or log_weights.max() == -np.inf:
-        raise ValueError("all weights are zero: there is nothing to resample")
-    weights = np.exp(log_weights - log_weights.max())
-    return np.asarray(weights / weights.sum())
-
-
-def ess(probabilities: Floats) -> float:
-    """Effective sample size 1 / sum W_i^2, between 1 and N."""
-    return float(1.0 / np.sum(probabilities**2))
 
 
 def _invert(points: Floats, probabilities: Floats) -> Ancestors:
@@ -137,6 +119,18 @@ def optimal(probabilities: Floats, n: int, rng: np.random.Generator) -> tuple[An
     return order[chosen], weights[chosen]
 
 
+def without_replacement(
+    log_weights: Sequence[float], count: int, rng: np.random.Generator
+) -> list[int]:
+    """Indices drawn one after the other in proportion to their weights, none twice.
+
+    By the largest of log-weight plus Gumbel noise, which is the same in one go (Vieira 2014).
+    """
+    keys = np.asarray(log_weights) + rng.gumbel(size=len(log_weights))
+    chosen: list[int] = np.argsort(-keys, kind="stable")[:count].tolist()
+    return chosen
+
+
 SCHEMES: dict[Scheme, Callable[[Floats, int, np.random.Generator], Ancestors]] = {
     "multinomial": multinomial,
     "stratified": stratified,
@@ -144,3 +138,8 @@ SCHEMES: dict[Scheme, Callable[[Floats, int, np.random.Generator], Ancestors]] =
     "residual": residual,
     "ssp": ssp,
 }
+
+
+def check_scheme(resampling: str) -> None:
+    """Raises ValueError for a scheme that is not known."""
+    checks.one_of(SCHEMES, resampling=resampling)

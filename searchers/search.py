@@ -7,65 +7,74 @@ several questions, and saves a search between two rounds.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
-
-from ppl.errors import AllParticlesDeadError
-from ppl.language.cost import Budget
+from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.language.cost import Account, Budget
+from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior import store as storage
 from ppl.posterior.posterior import Posterior
+from ppl.runtime.batch import BudgetExhausted
+from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.particle import Program
-from ppl.runtime.scheduler import BudgetExhausted, run_searches
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
+from ppl.searchers.state import State
 
 _FORMAT = "ppl-search-1"
-# Pyro's handler stack belongs to the process: one search runs at a time, in whatever thread.
-_LOCK = threading.RLock()
+
+S = TypeVar("S", bound=State)
+Note = Mapping[str, Any]
+"""What is worth telling of a round, for people and plots; empty for nothing."""
 
 
-@dataclass
-class State:
-    """What the next round needs.
+class Searcher(ABC, Generic[S]):
+    """An inference engine for programs. Subclasses are frozen dataclasses of their settings.
+
+    `start` and `step` are functions of the tree and the state: a round leaves the state that it was
+    given as it was, and reads no note. `ppl.searchers.check_searcher` holds a searcher to this and
+    to the other laws.
 
     Attributes:
-        nodes: the current set.
-        log_weights: `[N]` their log-weights.
-        log_evidence: log-evidence accumulated at resamplings, None if the searcher has no claim.
-        over: no round is left to do.
-        info: notes for people and plots, one entry per round; never read by a searcher.
+        steers: the searcher acts between the steps of a program, so that one which marks no steps
+            is worth a warning.
     """
 
-    nodes: list[Node]
-    log_weights: np.ndarray[Any, np.dtype[np.float64]]
-    log_evidence: float | None = None
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
+    steers: ClassVar[bool] = True
 
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        if dataclasses.is_dataclass(cls):
+            refuse_unknown(f"{cls.__name__}(...)", settings, cls.settings(), OF_SEARCHERS)
+        return super().__new__(cls)
 
-class Searcher(ABC):
-    """An inference engine for programs. Subclasses are frozen dataclasses of their settings."""
+    @classmethod
+    def settings(cls) -> list[str]:
+        """Names of the settings, in order."""
+        return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with other settings: `SMC(16).with_(ess_threshold=1.0)`."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @abstractmethod
-    def start(self, tree: Tree) -> Any:
+    def start(self, tree: Tree) -> S:
         """The state before the first round."""
 
     @abstractmethod
-    def step(self, tree: Tree, state: Any) -> Any:
-        """One round: the next state, or the same with `over` set."""
+    def step(self, tree: Tree, state: S) -> tuple[S, Note]:
+        """One round: the next state, `state.after(...)`, and what is worth telling of the round."""
 
     @abstractmethod
-    def result(
-        self, tree: Tree, state: Any
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        """Nodes, their log-weights, and the log-evidence (None without a claim)."""
+    def result(self, tree: Tree, state: S) -> Result:
+        """The weighted nodes that a state stands for, at any time; `Result.log_evidence` is for
+        searchers that are properly weighted."""
 
     def run(
         self,
@@ -75,9 +84,13 @@ class Searcher(ABC):
         seed: int = 0,
         budget: Budget | None = None,
         progress: bool = False,
+        on_step: OnStep | None = None,
         **kwargs: Any,
     ) -> Posterior:
         """Searches one program.
+
+        It runs in this thread; searches of other threads and event loops run beside it and share
+        its models' batches. Ctrl-C ends this search alone.
 
         Args:
             program: the model; `args` and `kwargs` are handed to it (and to the guide).
@@ -85,12 +98,13 @@ class Searcher(ABC):
             seed: one seed, one result.
             budget: hard limits; the best found so far is returned when one is met.
             progress: show a line while searching.
+            on_step: called with the running `Search` after every round.
 
         Raises:
             PPLError: naming the site, the particle and the remedy.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
-        posterior: Posterior = run_all([search], progress=progress)[0]
+        posterior: Posterior = run_all([search], progress=progress, on_step=on_step)[0]
         return posterior
 
     def run_many(
@@ -102,8 +116,9 @@ class Searcher(ABC):
         seed: int | Sequence[int] = 0,
         budget: Budget | None = None,
         progress: bool = False,
+        on_step: OnStep | None = None,
         **kwargs: Any,
-    ) -> list[Posterior | AllParticlesDeadError]:
+    ) -> list[Posterior | PPLError]:
         """Searches the program for many questions, their model calls batched together.
 
         Args:
@@ -111,10 +126,17 @@ class Searcher(ABC):
             seed: one seed for all, or one per question. Question i gives what
                 `run(program, *arguments[i], seed=seed[i])` gives.
             budget: limits for each question on its own.
+            on_step: called after every round of a question, with its running `Search`.
 
         Returns:
-            A posterior per question; where all particles died, the error itself, so that the other
-            questions are not lost (it carries what was found until then).
+            A posterior per question; where one failed, the error itself, so that the other
+            questions are not lost: an `AllParticlesDeadError` (it carries what was found until
+            then), or any other `PPLError`. Their seconds add up to the time that passed.
+
+        Raises:
+            KeyboardInterrupt: with the questions' searches, in order, as its `searches`: those that
+                are `over` give their `posterior()`, and `run_all` goes on with all. So does
+                whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
         seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(arguments):
@@ -123,11 +145,29 @@ class Searcher(ABC):
             self.begin(program, *_as_tuple(a), guide=guide, seed=s, budget=budget, **kwargs)
             for a, s in zip(arguments, seeds, strict=True)
         ]
-        return run_all(searches, progress=progress, collect=True)
+        return run_all(searches, progress=progress, collect=True, on_step=on_step)
 
-    async def arun(self, program: Program, *args: Any, **options: Any) -> Posterior:
-        """`run` for callers in an event loop, in a thread; takes what `run` takes."""
-        return await asyncio.to_thread(lambda: self.run(program, *args, **options))
+    async def arun(
+        self,
+        program: Program,
+        *args: Any,
+        guide: Program | None = None,
+        seed: int = 0,
+        budget: Budget | None = None,
+        progress: bool = False,
+        on_step: OnStep | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """`run` for callers in an event loop; many at once share batches as in `run_many`.
+
+        The program runs in a thread of the library's own (`ppl.runtime.loop`), all awaited ones in
+        the same. Cancelling the task that awaits it ends this search alone.
+        """
+        search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
+        with _progress_line([search], progress) as shown:
+            search.on_step = _both(shown, on_step)
+            posterior: Posterior = await SHARED.wait_for(search)
+        return posterior
 
     def begin(
         self,
@@ -149,12 +189,21 @@ class Search:
         searcher: the settings.
         tree: what has grown.
         state: what the next round needs, None before the first.
+        notes: what rounds had to tell, for people and plots.
+        on_step: called with the search after every round of a run; not saved.
     """
 
-    def __init__(self, searcher: Searcher, tree: Tree) -> None:
+    def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
         self.state: Any = None
+        self.notes: list[Note] = []
         self.exhausted = False
+        self.on_step: OnStep | None = None
+
+    @property
+    def account(self) -> Account:
+        """Who pays."""
+        return self.tree.account
 
     @property
     def over(self) -> bool:
@@ -165,42 +214,63 @@ class Search:
         """One round of the searcher. Does nothing once the search is over."""
         if self.over:
             return
+        if current_job() is None:
+            loop_here().run([(self.step, self.account)])
+            return
         try:
             if self.state is None:
                 self.state = self.searcher.start(self.tree)
-            self.state = self.searcher.step(self.tree, self.state)
+            self.state, note = self.searcher.step(self.tree, self.state)
+            if note:
+                self.notes.append(note)
+            if self.state.round == 1 and self.searcher.steers:
+                warn_without_steps(self.tree, type(self.searcher).__name__)
+            if self.state.over:
+                self._end()
         except BudgetExhausted:
             self.exhausted = True
+            with contextlib.suppress(BudgetExhausted):  # one answer for what is left
+                run_best_on(self.tree, self._result())
 
-    def run(self, on_step: Callable[[Search], None] | None = None) -> Posterior:
+    def run(self, on_step: OnStep | None = None) -> Posterior:
         """Steps to the end. `on_step` is called after every round."""
+        posterior: Posterior = run_all([self], on_step=on_step)[0]
+        return posterior
+
+    def rounds(self) -> Posterior:
+        """What a loop runs: all rounds. Call `run`, or `ppl.runtime.loop.SHARED.submit(search)`."""
         try:
             while not self.over:
                 self.step()
-                if on_step is not None:
-                    on_step(self)
+                if self.on_step is not None:
+                    self.on_step(self)
         finally:
             self.tree.close()
         return self.posterior()
 
     def posterior(self) -> Posterior:
         """What is known now; the evidence only once the search is done."""
-        if self.state is None:
-            nodes: Sequence[Node] = []
-            log_weights: Sequence[float] = []
-            log_evidence = None
-        else:
-            nodes, log_weights, log_evidence = self.searcher.result(self.tree, self.state)
-        stopped_early = self.exhausted or not self.over
+        result = self._result()
+        if self.exhausted or not self.over or not result.answered:
+            result = best_so_far(self.tree, result)
         return Posterior.of(
             self.tree,
-            nodes,
-            log_weights,
-            log_evidence=None if stopped_early else log_evidence,
+            result,
             searcher=repr(self.searcher),
             stopped="budget" if self.exhausted else "done",
-            history=[] if self.state is None else self.state.info,
+            history=self.notes,
         )
+
+    def _end(self) -> None:
+        """No search ends without an answer that it could have had."""
+        result = self._result()
+        if not result.answered:
+            ends = run_best_on(self.tree, result)
+            if ends and ends[-1].dead:
+                raise all_dead(self.tree, ends, self.searcher)
+
+    def _result(self) -> Result:
+        return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
 
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds, whole or not at all (Python's pickle)."""
@@ -217,37 +287,78 @@ class Search:
             "searcher": self.searcher,
             "tree": self.tree,
             "state": self.state,
+            "notes": self.notes,
             "exhausted": self.exhausted,
         }
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, on_step=None)
+
+
+OnStep = Callable[[Search], None]
+
 
 def run_all(
-    searches: Sequence[Search], *, progress: bool = False, collect: bool = False
+    searches: Sequence[Search],
+    *,
+    progress: bool = False,
+    collect: bool = False,
+    on_step: OnStep | None = None,
 ) -> list[Any]:
     """Runs searches side by side, their requests in shared batches; searchers may differ.
 
     Args:
         searches: from `Searcher.begin`; each gives what it gives alone.
         progress: show a line with rounds done and tokens spent.
-        collect: return an `AllParticlesDeadError` in its place instead of raising it.
+        collect: return a `PPLError` in its place instead of raising it.
+        on_step: called after every round of a search, with it.
+
+    Raises:
+        PPLError: of the first that fails, unless they are collected; the others are abandoned.
+        KeyboardInterrupt: with `searches` as its attribute, see `Searcher.run_many`.
     """
-    with _LOCK, _progress_line(searches, progress) as on_step:
 
-        def job(search: Search) -> Posterior | AllParticlesDeadError:
-            try:
-                return search.run(on_step)
-            except AllParticlesDeadError as error:
-                if not collect:
-                    raise
-                return error
+    def job(search: Search) -> Posterior | PPLError:
+        try:
+            return search.rounds()
+        except PPLError as error:
+            if not collect:
+                raise
+            return error
 
-        return run_searches([lambda s=s: job(s) for s in searches])  # type: ignore[misc]
+    with _progress_line(searches, progress) as shown:
+        for search in searches:
+            search.on_step = _both(shown, on_step)
+        try:
+            return loop_here().run([(partial(job, search), search.account) for search in searches])
+        except BaseException as error:
+            if not isinstance(error, PPLError):
+                over = sum(search.over for search in searches)
+                error.searches = list(searches)  # type: ignore[attr-defined]
+                error.add_note(
+                    f"{over} of {len(searches)} searches were over; they are in this exception's "
+                    "`searches`: search.posterior() is what each has found, and "
+                    "ppl.searchers.run_all(searches) goes on"
+                )
+            raise
+        finally:
+            for search in searches:
+                search.on_step = None
+
+
+def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
+    if first is None or second is None:
+        return first or second
+
+    def both(search: Search) -> None:
+        first(search)
+        second(search)
+
+    return both
 
 
 @contextlib.contextmanager
-def _progress_line(
-    searches: Sequence[Search], shown: bool
-) -> Iterator[Callable[[Search], None] | None]:
+def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
     if not shown:
         yield None
         return
@@ -275,19 +386,12 @@ def _as_tuple(argument: Any) -> tuple[Any, ...]:
     return argument if isinstance(argument, tuple) else (argument,)
 
 
-def answers(tree: Tree) -> list[Node]:
-    """All nodes whose program has returned, and that are worth something."""
-    return [node for node in tree.nodes if node.finished and not node.dead]
-
-
-def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher) -> AllParticlesDeadError:
+def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher[Any]) -> AllParticlesDeadError:
     """The error for a set without weight: names the sites and keeps what was seen."""
     sites = sorted({node.dead_at or "a weight of zero" for node in nodes})
     posterior = Posterior.of(
         tree,
-        nodes,
-        [float("-inf")] * len(nodes),
-        log_evidence=float("-inf"),
+        Result(nodes, [float("-inf")] * len(nodes), float("-inf")),
         searcher=repr(searcher),
     )
     return AllParticlesDeadError(

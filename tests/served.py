@@ -32,7 +32,7 @@ class Served:
         asked: bodies of all requests; keys: their authorisations.
     """
 
-    def __init__(self, lm: ppl.LanguageModel, **knobs: Any) -> None:
+    def __init__(self, lm: ppl.LogitsModel, **knobs: Any) -> None:
         self.lm = lm
         self.gives_end = self.gives_ids = self.gives_log_probs = self.scores = self.stops = True
         self.processed = False
@@ -51,6 +51,16 @@ class Served:
         for token, amount in bias.items():
             row[0, int(token)] = amount if row[0, int(token)] == -torch.inf else 1e9
         return row
+
+    def respond(self, handler: Any, body: dict[str, Any]) -> None:
+        """Answers one request."""
+        if self.failures:
+            handler.answer(
+                self.failures.pop(0), {"error": f"no: {handler.headers['Authorization']}"}
+            )
+            return
+        time.sleep(self.delay)
+        handler.answer(200, self.complete(body))
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request."""
@@ -100,9 +110,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(lm: ppl.LanguageModel, **knobs: Any) -> Iterator[Served]:
+def serve(lm: ppl.LogitsModel, kind: type[Served] = Served, **knobs: Any) -> Iterator[Any]:
     """Runs a server as long as the block runs; its address is `.url`."""
-    served = Served(lm, **knobs)
+    served = kind(lm, **knobs)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,22 +120,19 @@ def serve(lm: ppl.LanguageModel, **knobs: Any) -> Iterator[Served]:
 
         def do_GET(self) -> None:
             name, longest = lm.name, lm.context_length
-            self._answer(200, {"data": [{"id": name, "max_model_len": longest}]})
+            self.answer(200, {"data": [{"id": name, "max_model_len": longest}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             served.asked.append(body)
             served.keys.append(self.headers["Authorization"])
-            if served.failures:
-                said = f"no: {self.headers['Authorization']}"
-                self._answer(served.failures.pop(0), {"error": said})
-                return
-            time.sleep(served.delay)
-            self._answer(200, served.complete(body))
+            served.respond(self, body)
 
-        def _answer(self, status: int, answer: dict[str, Any]) -> None:
-            content = json.dumps(answer).encode()
+        def answer(self, status: int, answer: Any, *headers: tuple[str, str]) -> None:
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
+            for header in headers:
+                self.send_header(*header)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

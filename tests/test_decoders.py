@@ -230,9 +230,7 @@ def test_ids_that_the_model_does_not_have_are_refused_and_leave_nothing(strange)
 def test_threads_that_share_a_model_get_exact_numbers(engines):
     """Also two engines over one model: a pass sets the attention of its configuration."""
     base = random_model(FAMILIES["Llama"]())
-    lms = [
-        ppl.HFModel(base, Letters(), name=f"m{i}", kv_bytes=200_000) for i in range(engines)
-    ]
+    lms = [ppl.HFModel(base, Letters(), name=f"m{i}", kv_bytes=200_000) for i in range(engines)]
     rng = np.random.default_rng(0)
     items = [tuple(rng.integers(3, 97, rng.integers(3, 40)).tolist()) for _ in range(12)]
     values = [tuple(rng.integers(3, 97, 3).tolist()) for _ in items]

@@ -24,7 +24,7 @@ from programs import (
 
 import ppl
 import ppl.searchers
-from ppl.searchers import SMC, Search
+from ppl.searchers import SMC, BestOfN, Search
 
 each = pytest.mark.parametrize("searcher", SEARCHERS, ids=repr)
 
@@ -129,10 +129,14 @@ def test_budgets_are_never_exceeded_and_return_the_best_so_far(searcher, limit):
 
 @each
 def test_one_token_more_of_budget_changes_nothing_already_found(searcher):
-    """A smaller budget gives a prefix of the same search."""
+    """A smaller budget gives a prefix of the same search, and a node that is run on to its end."""
+    if isinstance(searcher, BestOfN):  # draws the same samples in another order
+        pytest.skip("a limit decides how many samples go on side by side")
     whole = searcher.run(toy, "prod", seed=5).genealogy
-    part = searcher.run(toy, "prod", seed=5, budget=ppl.Budget(tokens=8)).genealogy
-    for node, data in part.nodes(data=True):
+    part = dict(searcher.run(toy, "prod", seed=5, budget=ppl.Budget(tokens=8)).genealogy.nodes)
+    while part and part[max(part)]["simulated"]:
+        del part[max(part)]
+    for node, data in part.items():
         assert {**data, "probability": None} == {**whole.nodes[node], "probability": None}
 
 

@@ -81,12 +81,10 @@ def test_hanging_is_unknown_and_the_next_answer_is_known():
 
 
 def test_a_hanging_worker_is_replaced(monkeypatch):
-    from ppl.verifiers.exact import math_answer
-
     hang = "print('ready', flush=True); import time; time.sleep(99)"
     with MathComparer(limit=0.3) as comparer:
         with monkeypatch.context() as patch:
-            patch.setattr(math_answer, "_WORKER", hang)
+            patch.setattr(comparer.worker, "program", hang)
             assert comparer.equal("4", "4") is None
         comparer.limit = 30
         assert comparer.equal("4", "4") is True

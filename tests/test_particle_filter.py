@@ -44,7 +44,7 @@ def test_probabilities_of_every_round_are_the_published_softmax(weight):
         raw = scores if weight == "exp" else [math.log(r / (1 - r)) for r in scores]
         roots = [math.exp(x / 0.5) for x in raw]
         expected = [x / sum(roots) for x in roots]
-        assert search.state.info[-1]["probabilities"] == pytest.approx(expected)
+        assert search.notes[-1]["probabilities"] == pytest.approx(expected)
         before = search.state.nodes
         assert all(node in pool for node in before)
     assert search.run().log_evidence is None

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ppl.language.randomness import generator
-from ppl.searchers.resampling import SCHEMES, ess, normalised, optimal
+from ppl.runtime.weights import ess, normalised
+from ppl.searchers.resampling import SCHEMES, optimal
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 weights = st.lists(

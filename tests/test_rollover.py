@@ -30,7 +30,7 @@ def scripted(rewards, steps: int = 3):
 def grow(searcher, rewards, steps: int = 3):
     search = searcher.begin(scripted(rewards, steps), seed=0)
     posterior = search.run()
-    notes = [(note["quota"], note["beats"]) for note in search.state.info]
+    notes = [(note["quota"], note["beats"]) for note in search.notes]
     parents = [n.parent.identity for n in search.tree.nodes[1:] if not n.simulated]
     return notes, parents, posterior
 

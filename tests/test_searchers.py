@@ -119,7 +119,7 @@ def test_smc_spends_on_resampling_what_its_temperature_says():
     searcher = SMC(5, 1.0, "multinomial", resampling_temperature=2.0, tempering=(0.5,))
     search = searcher.begin(toy, "prod", seed=3)
     search.step()
-    survivors, log_weights = search.state.nodes, search.state.log_weights
+    survivors, log_weights = search.state.nodes, search.state.weights.tolist()
     weights = [math.exp(child.log_weight) for child in search.tree.nodes[1:]]
     roots = [w**0.25 for w in weights]  # the toy's weight is its likelihood: w^(1/2 * 1/2)
     mean = sum(weights) / 5

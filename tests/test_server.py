@@ -16,7 +16,7 @@ from served import serve
 from transformers import GenerationConfig
 
 import ppl
-from ppl.errors import ServerError, UnsupportedModelError
+from ppl.errors import ServerError
 from ppl.language.cost import Ledger
 from ppl.language.randomness import key
 from ppl.lm.base import ContinueRequest, ScoreRequest
@@ -55,7 +55,7 @@ def steps(lm):
 @pytest.mark.parametrize("gives_end", [True, False])
 def test_draws_follow_the_law_and_carry_their_log_probability(gives_end):
     with behind(gives_end=gives_end) as (_, lm):
-        assert lm.gives_end is gives_end
+        assert lm.client.abilities.gives_end is gives_end
         drawn = draws(lm, lm(lm.prompt("^"), until="ab", max_tokens=3), 400)
     exact = dict(TOY.support(TOY(TOY.prompt("^"), until="ab", max_tokens=3)))
     counts = collections.Counter(d.value for d in drawn)
@@ -180,8 +180,8 @@ def test_what_is_not_exact_is_refused_by_name():
             lm(text, max_tokens=1, temperature=0.5).sample()
         with pytest.raises(ServerError, match="allowed="):
             lm(text, max_tokens=1, allowed=[1]).sample()
-        with pytest.raises(UnsupportedModelError, match="no logits"):
-            lm.decoder()
+        assert isinstance(lm, ppl.LanguageModel)
+        assert not isinstance(lm, ppl.LogitsModel)  # it hands out no logits: no decoder to ask for
         greedy = draws(lm, lm(text, max_tokens=2, temperature=0), 1)[0]
         assert (greedy.value.text, greedy.log_prob) == ("aa", 0.0)
 
@@ -277,7 +277,7 @@ def test_the_environment_does_not_redirect_requests(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with behind() as (_, lm):
-        assert lm.scores
+        assert lm.client.abilities.scores
 
 
 def test_load_takes_an_address(tmp_path):

@@ -154,7 +154,7 @@ def test_a_lost_worker_is_an_error_then_replaced(
 ) -> None:
     with Judge(limit=0.5) as judge:
         with monkeypatch.context() as patch:
-            patch.setattr(tasks, "_WORKER", program)
+            patch.setattr(judge.worker, "program", program)
             with pytest.raises(TaskError, match=word):
                 judge.score(SUM, "3*5+7")
         judge.limit = 60.0
@@ -170,9 +170,11 @@ def test_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 def test_close_ends_the_process() -> None:
     judge = Judge()
     assert judge.score(SUM, "3*5+7")
-    process = judge._held[0].process
+    process = judge.worker.process
     judge.close()
+    assert process is not None
     assert process.poll() is not None
+    assert judge.worker.process is None
 
 
 def test_is_correct_is_quiet_and_leaves_nothing_behind() -> None:

@@ -82,7 +82,7 @@ def grow(searcher, *program, seed=0, **options):
 
 def refined(search):
     """Identities of the nodes that were refined, in order."""
-    return [note["node"] for note in search.state.info]
+    return [note["node"] for note in search.notes]
 
 
 @pytest.mark.parametrize("order", ["bfs", "dfs"])
@@ -261,7 +261,7 @@ def test_a_key_needs_a_verifier_of_whole_texts():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_nodes": 0},
+        {"simulations": 0},
         {"branch": 0},
         {"keep": 0},
         {"depth": -1},
@@ -271,4 +271,4 @@ def test_a_key_needs_a_verifier_of_whole_texts():
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="="):
-        TreeRefinement(**{"max_nodes": 5} | wrong)
+        TreeRefinement(**{"simulations": 5} | wrong)

@@ -1,4 +1,4 @@
-"""The words that this library adds to Pyro's own: `twist`, `condition` and `do`."""
+"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer` and `do`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,22 @@ def condition(value: bool, name: str | None = None) -> None:
         number = next(_FRESH) if numbered is None else numbered("condition")
         name = f"condition_{number}"
     pyro.factor(name, torch.tensor(0.0 if value else -math.inf))
+
+
+def answer(value: Any) -> None:
+    """Says what the program's result would be if it ended here; the last word counts.
+
+    A search that is stopped shows it where the program has not returned, and searches over whole
+    answers (`ABMCTSA`, `ABMCTSM`, `TreeRefinement`) take every node that has one as a candidate.
+    Nothing is drawn or weighed, and a program that returns is not bound by it.
+
+    Args:
+        value: of the kind that the program returns.
+    """
+    # Whoever runs the program is at the bottom of Pyro's stack; only a particle takes the word.
+    take = getattr(runtime._PYRO_STACK[0], "take_answer", None) if am_i_wrapped() else None
+    if take is not None:
+        take(value)
 
 
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:

@@ -6,4 +6,12 @@ from ppl.lm.huggingface import HFModel
 from ppl.lm.load import load, register
 from ppl.lm.table import TableLM
 
-__all__ = ["HFModel", "LMDistribution", "LanguageModel", "LogitsModel", "TableLM", "load", "register"]
+__all__ = [
+    "HFModel",
+    "LMDistribution",
+    "LanguageModel",
+    "LogitsModel",
+    "TableLM",
+    "load",
+    "register",
+]

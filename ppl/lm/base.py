@@ -16,9 +16,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.cost import Ledger
+from ppl.language.foreign import OF_CALLS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Codec, Continuation, StopReason, Text
@@ -115,6 +116,9 @@ class Drawn:
 class RunningBatch(Protocol):
     """Requests that a model is drawing; they join and leave it one by one.
 
+    Where the work is done elsewhere, the batch has `in_flight`, the futures of what is asked there,
+    and its `step(patience)` waits at most that many seconds for one of them.
+
     Attributes:
         joined: most requests that ran side by side.
     """
@@ -134,13 +138,17 @@ class RunningBatch(Protocol):
         """Nobody waits for these any more: they get no answer."""
         ...
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Does some work; answers what is done, by ticket: None where a ledger ran out."""
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Does some work; answers what is done, by ticket: None where a ledger ran out, an error
+        for a row that failed by itself. If it raises, the batch is lost."""
         ...
 
     def close(self) -> None:
         """Ends the batch, whatever is in it."""
         ...
+
+
+_SETTINGS = ("until", "max_tokens", "temperature", "top_p", "top_k", "min_p", "allowed")
 
 
 class LanguageModel(ABC):
@@ -153,11 +161,13 @@ class LanguageModel(ABC):
         name: shown in messages and used to tell models apart.
         codec: the tokenizer.
         context_length: most tokens of prompt and continuation together.
+        parameters: how many it has, None where that is not known; for the price of a token.
     """
 
     name: str
     codec: Codec
     context_length: int
+    parameters: int | None = None
 
     def __call__(
         self,
@@ -170,6 +180,7 @@ class LanguageModel(ABC):
         top_k: int | None = None,
         min_p: float = 0.0,
         allowed: Allowed = None,
+        **unknown: Any,
     ) -> LMDistribution:
         """The distribution over what this model appends to `text`.
 
@@ -184,12 +195,14 @@ class LanguageModel(ABC):
             allowed: the tokens that may be drawn: ids, a boolean mask `[V]` (torch or numpy), or
                 a callable from the new tokens to either. The distribution is renormalised over
                 them, token by token.
+            unknown: nothing; a name that another library uses is answered with ours.
 
         Raises:
-            TypeError: `text` is no `Text` of this model.
+            TypeError: `text` is no `Text` of this model, or there is no such setting.
             PromptError: the text is finished, empty, or fills the context.
             ValueError: a setting is out of range.
         """
+        refuse_unknown("lm(text, ...)", unknown, _SETTINGS, OF_CALLS)
         if not isinstance(text, Text):
             raise TypeError(
                 f"lm(...) continues a Text, got {type(text).__name__}: start with "
@@ -288,7 +301,10 @@ class LanguageModel(ABC):
         results: dict[int, Drawn | None] = {}
         try:
             while session.running:
-                results.update(session.step())
+                for ticket, drawn in session.step().items():
+                    if isinstance(drawn, PPLError):
+                        raise drawn
+                    results[ticket] = drawn
         finally:
             session.close()
         return [results[ticket] for ticket in tickets]

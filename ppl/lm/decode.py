@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import ProgramError, StepNeverEndedError, WeightError
+from ppl.errors import PPLError, ProgramError, StepNeverEndedError, WeightError
 from ppl.language.cost import Ledger
 from ppl.language.randomness import uniforms
 from ppl.language.steps import StepRule
@@ -277,11 +277,12 @@ class Session:
         for row in self._rows:
             row.unwanted = row.unwanted or row.ticket in tickets
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Draws one token for every row; answers those that are done, by ticket."""
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Draws one token for every row; answers those that are done, by ticket: with the error
+        where a row's own rule raised."""
         self._join()
         rows = self._rows
-        done: dict[int, Drawn | None] = {}
+        done: dict[int, Drawn | PPLError | None] = {}
         broke = _admit([row for row in rows if not row.unwanted])
         for row in (*rows, *self._waiting):
             if id(row.request.ledger) in broke:
@@ -295,7 +296,11 @@ class Session:
             drawing = [rows[j] for j in keep]
             tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
             for j, token, log_prob in zip(keep, tokens, log_probs, strict=True):
-                drawn = rows[j].push(self.model, token, log_prob)
+                try:
+                    drawn = rows[j].push(self.model, token, log_prob)
+                except PPLError as error:
+                    done[rows[j].ticket] = error
+                    continue
                 if drawn is None:
                     going.append(j)
                 else:

@@ -111,6 +111,7 @@ class HFModel(LogitsModel):
         )
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
+        self.parameters = sum(p.numel() for p in model.parameters())
         self._head = _checked_head(model, name)
 
     def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:

@@ -114,18 +114,18 @@ def load(
         ServerError: the server is not there or cannot do what is needed.
         TypeError, ValueError: a setting that this kind of model does not have, or out of range.
     """
-    settings = dict(
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        token=token,
-        trust_remote_code=trust_remote_code,
-        context_length=context_length,
-        kv_bytes=kv_bytes,
-        pack=pack,
-        graphs=graphs,
-        compile=compile,
-    )
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "revision": revision,
+        "token": token,
+        "trust_remote_code": trust_remote_code,
+        "context_length": context_length,
+        "kv_bytes": kv_bytes,
+        "pack": pack,
+        "graphs": graphs,
+        "compile": compile,
+    }
     if not isinstance(source, str | Path):
         raise TypeError(
             f"ppl.load takes a name, folder, file or address, got {type(source).__name__}; a model "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro.poutine import Trace
-from scipy.special import logsumexp
 
 from ppl.errors import SearchStateError
 from ppl.language.cost import Cost
@@ -23,9 +22,12 @@ from ppl.language.randomness import generator
 from ppl.language.text import Text
 from ppl.posterior import store as storage
 from ppl.runtime.record import Record
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.runtime.weights import Weights
 
 _FORMAT = "ppl-posterior-1"
+_SHOWN = 10  # answers that are printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class Sample:
     """One particle of a posterior.
 
     Attributes:
-        value: what the program returned; None if it had not finished.
+        value: what the program returned; if it had not finished, what it said last that it would
+            return (`ppl.answer`), or None.
         log_weight: unnormalised log-weight.
         log_likelihood: sum of the observed log-probabilities; with verifiers the log of their
             potential A.
@@ -41,6 +44,7 @@ class Sample:
         node: number of the particle's last node in the genealogy.
         text: what the language model last extended, or None.
         records: everything that happened in the particle.
+        provisional: True if `value` is what the program said it would return, were it to end there.
     """
 
     value: Any
@@ -50,6 +54,12 @@ class Sample:
     node: int
     text: Text | None
     records: Sequence[Record] = field(repr=False)
+    provisional: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """True if `value` is an answer, also a provisional one."""
+        return self.finished or self.provisional
 
     @property
     def score(self) -> float:
@@ -125,30 +135,29 @@ class Posterior:
     def of(
         cls,
         tree: Tree,
-        nodes: Sequence[Node],
-        log_weights: Iterable[float],
+        result: Result,
         *,
-        log_evidence: float | None,
         searcher: str = "",
         stopped: Literal["done", "budget"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
     ) -> Posterior:
-        """The posterior of a weighted set of the tree's nodes."""
+        """The posterior of weighted nodes of a tree."""
         samples = [
             Sample(
-                node.result,
+                node.answer,
                 float(log_weight),
                 node.log_likelihood,
                 node.finished,
                 node.identity,
                 node.text,
                 tuple(node.history),
+                node.answered and not node.finished,
             )
-            for node, log_weight in zip(nodes, log_weights, strict=True)
+            for node, log_weight in zip(result.nodes, result.log_weights, strict=True)
         ]
         return cls(
             samples,
-            log_evidence=log_evidence,
+            log_evidence=result.log_evidence,
             cost=tree.cost,
             nodes=[_node_row(node) for node in tree.nodes],
             searcher=searcher,
@@ -161,10 +170,8 @@ class Posterior:
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """`[N]` normalised weights; all zero if every particle is dead."""
-        log_weights = np.array([s.log_weight for s in self.samples], dtype=np.float64)
-        if not len(log_weights) or log_weights.max() == -np.inf:
-            return np.zeros(len(log_weights))
-        return np.exp(log_weights - logsumexp(log_weights))
+        weights = Weights(np.array([s.log_weight for s in self.samples], dtype=np.float64))
+        return np.zeros(len(weights)) if weights.dead else weights.probabilities
 
     @property
     def ess(self) -> float:
@@ -176,8 +183,9 @@ class Posterior:
 
     @property
     def best_sample(self) -> Sample | None:
-        """The finished sample of highest score; the first among equals, None if none finished."""
-        finished = [s for s in self.samples if s.finished and s.log_weight > -math.inf]
+        """The answer of highest score; the first among equals, None without answers. One that is
+        provisional counts as any other."""
+        finished = [s for s in self.samples if s.answered and s.log_weight > -math.inf]
         return max(finished, key=lambda s: s.log_likelihood, default=None)
 
     @property
@@ -189,7 +197,7 @@ class Posterior:
     @property
     def map(self) -> Any:
         """The result of the particle with the highest joint density of choices and observations."""
-        finished = [s for s in self.samples if s.finished and s.log_weight > -math.inf]
+        finished = [s for s in self.samples if s.answered and s.log_weight > -math.inf]
         sample = max(finished, key=lambda s: s.log_joint, default=None)
         return None if sample is None else sample.value
 
@@ -215,7 +223,7 @@ class Posterior:
         """
         classes: dict[Hashable, tuple[float, Any]] = {}
         for sample, probability in zip(self.samples, self.probabilities, strict=True):
-            if not sample.finished or sample.value is None or probability == 0:
+            if not sample.answered or sample.value is None or probability == 0:
                 continue
             answer = sample.value if key is None else key(sample.value)
             if answer is None:
@@ -226,7 +234,7 @@ class Posterior:
 
     def sample(self, seed: int) -> Any:
         """One result drawn with the particles' probabilities."""
-        finished = np.array([s.finished for s in self.samples], dtype=bool)
+        finished = np.array([s.answered for s in self.samples], dtype=bool)
         p = np.where(finished, self.probabilities, 0.0) if len(finished) else np.zeros(0)
         if p.sum() == 0:
             raise SearchStateError("there is no finished particle to draw from")
@@ -238,7 +246,7 @@ class Posterior:
         pairs = [
             (p, s.value)
             for p, s in zip(self.probabilities, self.samples, strict=True)
-            if s.finished and p > 0
+            if s.answered and p > 0
         ]
         if not pairs:
             raise SearchStateError("there is no finished particle to average over")
@@ -248,7 +256,7 @@ class Posterior:
         """Posterior probability of every value of `f` (of the result itself by default)."""
         totals: dict[Any, float] = {}
         for p, s in zip(self.probabilities, self.samples, strict=True):
-            if s.finished and p > 0:
+            if s.answered and p > 0:
                 value = s.value if f is None else f(s.value)
                 totals[value] = totals.get(value, 0.0) + float(p)
         mass = math.fsum(totals.values())
@@ -290,46 +298,59 @@ class Posterior:
         cached = ("probabilities",)
         return {k: v for k, v in self.__dict__.items() if k not in cached}
 
-    def _rows(self, most: int = 10) -> list[tuple[float, Sample]]:
-        pairs = list(zip(self.probabilities.tolist(), self.samples, strict=True))
-        return sorted(pairs, key=lambda pair: (-pair[0], -pair[1].log_likelihood))[:most]
+    def _merged(self) -> list[tuple[float, int, float, str]]:
+        """Answers by falling probability: that, how many particles gave it, their best score, and
+        how Python shows it. Particles without an answer are one entry, the last."""
+        merged: dict[tuple[bool, str], tuple[float, int, float]] = {}
+        for p, s in zip(self.probabilities.tolist(), self.samples, strict=True):
+            shown = (s.answered, repr(s.value) if s.answered else "(unfinished)")
+            probability, number, score = merged.get(shown, (0.0, 0, 0.0))
+            merged[shown] = probability + p, number + 1, max(score, s.score)
+        rows = [(*row, shown) for (_, shown), row in merged.items()]
+        answered = [key[0] for key in merged]
+        order = sorted(range(len(rows)), key=lambda i: (not answered[i], -rows[i][0], -rows[i][2]))
+        return [rows[i] for i in order]
 
-    def __str__(self) -> str:
+    def _head(self, answers: int) -> str:
+        number = f"{answers} answer{'s' * (answers != 1)} of {len(self.samples)} particles"
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.4f}"
+        return f"{self.searcher or 'Posterior'}: {number}, ESS {self.ess:.1f}{evidence}"
+
+    def _cost(self) -> str:
         c = self.cost
-        lines = [
-            f"Posterior of {self.searcher or 'a search'}: {len(self.samples)} particles, "
-            f"ESS {self.ess:.1f}{evidence}",
-            f"  cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
+        return (
+            f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
             f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
             f"{c.calls} calls, {c.seconds:.2f} s"
-            + ("; stopped by the budget" if self.stopped == "budget" else ""),
-        ]
-        if not self.samples:
-            lines.append("  nothing was finished")
-        else:
-            lines.append("  probability     score  result")
-        for p, s in self._rows():
-            result = repr(s.value) if s.finished else "(unfinished)"
-            lines.append(f"  {p:11.4f}  {s.score:8.4f}  {result[:80]}")
-        if len(self.samples) > 10:
-            lines.append(f"  ... and {len(self.samples) - 10} more")
-        return "\n".join(lines)
+            + ("; stopped by the budget" if self.stopped == "budget" else "")
+        )
+
+    def __str__(self) -> str:
+        rows = self._merged()
+        lines = ["probability  particles     score  answer"] if rows else ["nothing was finished"]
+        for probability, number, score, shown in rows[:_SHOWN]:
+            lines.append(f"{probability:11.4f}  {number:9d}  {score:8.4f}  {shown[:80]}")
+        if len(rows) > _SHOWN:
+            lines.append(f"... and {len(rows) - _SHOWN} more")
+        answers = sum(shown != "(unfinished)" for *_, shown in rows)
+        return "\n".join([*lines, self._head(answers), self._cost()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        head, cost = str(self).splitlines()[:2]
+        merged = self._merged()
         rows = "".join(
-            f"<tr><td>{p:.4f}</td><td>{s.score:.4f}</td><td style='text-align:left'>"
-            f"{html.escape(repr(s.value) if s.finished else '(unfinished)')}</td></tr>"
-            for p, s in self._rows()
+            f"<tr><td>{probability:.4f}</td><td>{number}</td><td>{score:.4f}</td>"
+            f"<td style='text-align:left'>{html.escape(shown)}</td></tr>"
+            for probability, number, score, shown in merged[:_SHOWN]
         )
+        answers = sum(shown != "(unfinished)" for *_, shown in merged)
         return (
-            f"<b>{html.escape(head)}</b><br><small>{html.escape(cost)}</small>"
-            "<table><thead><tr><th>probability</th><th>score</th><th>result</th></tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
+            "<table><thead><tr><th>probability</th><th>particles</th><th>score</th><th>answer</th>"
+            f"</tr></thead><tbody>{rows}</tbody></table>"
+            f"<b>{html.escape(self._head(answers))}</b><br>"
+            f"<small>{html.escape(self._cost())}</small>"
         )
 
 

@@ -10,6 +10,19 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
+PAUSE = object()
+"""The event of a particle that has run for long and lets others go on; its reply is None."""
+
+
+class Slice:
+    """When what runs now has to let others go on: a moment of `time.perf_counter`.
+
+    Only one thread at a time has a turn (`ppl.runtime.turns`), so there is one moment.
+    """
+
+    ends = float("inf")
+
+
 _PATIENCE = 100  # sites at which a function that is being ended may wait again, in its `finally`s
 
 

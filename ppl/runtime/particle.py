@@ -16,6 +16,8 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -33,7 +35,7 @@ from ppl.language.randomness import key
 from ppl.language.site import Draw, Site
 from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, ScoreRequest
-from ppl.runtime.coroutine import Coroutine, park
+from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
 from ppl.runtime.record import Record, fingerprint, site_log_prob
@@ -101,11 +103,13 @@ class Particle(Messenger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.task, self.seed, self.ledger = task, seed, ledger
+        self.thread = get_ident()  # greenlets belong to it
         self._replay, self._calls = history, calls
         self._position = 0
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self.text: Text | None = None
+        self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
         self._model = Coroutine(self._run, self)
         self._guide: Guide | None = None
         if task.guide is not None:
@@ -156,6 +160,10 @@ class Particle(Messenger):  # type: ignore[misc]
         self._numbers[word] = self._numbers.get(word, -1) + 1
         return self._numbers[word]
 
+    def take_answer(self, value: Any) -> None:
+        """What the program's result would be if it ended here (`ppl.answer`)."""
+        self.provisional = (value,)
+
     # -- what a site sees ---------------------------------------------------------------------
 
     @property
@@ -195,6 +203,8 @@ class Particle(Messenger):  # type: ignore[misc]
         """One sample statement of the program."""
         if msg["done"]:  # an inner handler (replay) has decided already
             return
+        if perf_counter() > Slice.ends:  # programs without a model let others go on here
+            park(PAUSE)
         name: str = msg["name"]
         self.site = f"site {name!r}"
         if name in self._values:

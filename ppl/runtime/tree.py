@@ -7,19 +7,22 @@ root is the particle. The tree keeps the program, the seed, the account and the 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ppl.errors import SearchStateError
-from ppl.language.cost import Budget, Cost, Ledger
+from ppl.language.cost import Account, Budget, Cost
 from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
+from ppl.runtime.batch import Cancelled, Host
+from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
-from ppl.runtime.scheduler import BudgetExhausted, run_to_checkpoints
 from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
+from ppl.runtime.wave import Wave, ask, until
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +46,8 @@ class Node:
         text: the text that a language model last extended, None before the first.
         simulated: True for nodes made by `Tree.rollout`.
         forced: True for nodes made by `Tree.force`: their choices were given, not drawn.
+        provisional: what the program said last (`ppl.answer`) that its result would be; empty if
+            nothing.
     """
 
     identity: int
@@ -59,6 +64,7 @@ class Node:
     simulated: bool = False
     forced: bool = False
     depth: int = 0
+    provisional: tuple[Any, ...] = ()
     _particle: Particle | None = None
 
     @property
@@ -70,6 +76,16 @@ class Node:
     def open(self) -> bool:
         """True if the particle can be expanded."""
         return not self.finished and not self.dead
+
+    @property
+    def answered(self) -> bool:
+        """True if there is a result, or the program has said what it would be."""
+        return not self.dead and (self.finished or bool(self.provisional))
+
+    @property
+    def answer(self) -> Any:
+        """The result, or what it would be; None without one."""
+        return self.result if self.finished or not self.provisional else self.provisional[0]
 
     @property
     def log_promise(self) -> float:
@@ -147,24 +163,33 @@ class Tree:
         check_program(self.program)
         if self.guide is not None:
             check_program(self.guide, "the guide")
-        self.ledger = Ledger(self.budget)
+        self.account = Account(self.budget)
         self.calls = Calls()
         self.root = Node(0, None)
         self.nodes: list[Node] = [self.root]
         self._next = 1
+        self._flights: list[_Flight] = []
+        self._host: Host | None = None
 
     @property
     def cost(self) -> Cost:
         """All that the search has spent."""
-        return self.ledger.cost
+        return self.account.cost
 
     def expand(
         self,
         nodes: Sequence[Node],
         counts: int | Sequence[int] = 1,
         decide: Decide | None = None,
+        *,
+        quorum: int | None = None,
     ) -> list[Node]:
         """Forks every node and runs all forks to their next checkpoint, as one batch.
+
+        With a quorum it returns as soon as that many have arrived. The others go on whenever the
+        search waits for something: `underway` names them, `collect` gets them, and `abandon` ends
+        them where they are, paid as far as they have come. Who arrives first depends on lengths, on
+        how many rows a batch holds, and on the pace of servers; what they bring does not.
 
         Args:
             nodes: open nodes of this tree.
@@ -174,15 +199,63 @@ class Tree:
                 that is taken has proposal probability 1, so that its log-probability under the
                 model goes into the weight: over all values that could be taken, weights sum to what
                 drawing would give on average.
+            quorum: how many children to wait for, None for all.
 
         Returns:
-            The children, in the order of `nodes`, those of one node side by side.
+            The children, in the order of `nodes`, those of one node side by side. With a quorum
+            those that have arrived: at least that many, as several may arrive at once.
 
         Raises:
             BudgetExhausted: the budget does not pay for it; the tree is as before.
             PPLError: a particle failed.
         """
-        return self._grow(nodes, counts, [Segment(decide=decide)], simulated=False)
+        segment = Segment(decide=decide)
+        return self._grow(nodes, counts, [segment], simulated=False, quorum=quorum)
+
+    @property
+    def underway(self) -> dict[int, Node]:
+        """Children that an `expand` with a quorum left on their way: their numbers, and the nodes
+        that they will continue."""
+        return {
+            flight.first + i: flight.parents[i] for flight in self._flights for i in flight.missing
+        }
+
+    def collect(self, quorum: int | None = None) -> list[Node]:
+        """Waits for children that are underway.
+
+        Args:
+            quorum: how many of them to wait for, None for all.
+
+        Returns:
+            Those that have arrived since, by number; none if none are underway. After a search was
+            loaded from a file they start again, and draw what they would have drawn.
+
+        Raises:
+            BudgetExhausted: the budget does not pay for them; they are given up.
+            PPLError: a particle failed; it and those expanded with it are given up.
+        """
+        most = len(self.underway)
+        wanted = most if quorum is None else min(quorum, most)
+        waves = [self._started(flight) for flight in self._flights]
+
+        def over() -> bool:
+            new = sum(len(wave.arrived) - len(wave.delivered) for wave in waves)
+            return new >= wanted or any(wave.failure is not None for wave in waves)
+
+        for wave in waves:
+            wave.wanted = 0  # every arrival is news
+        until(waves, over)
+        self._check_flights()
+        return sorted(
+            (child for flight in self._flights[:] for child in self._landed(flight)),
+            key=lambda child: child.identity,
+        )
+
+    def abandon(self) -> None:
+        """Ends all children that are underway; what they have cost is paid."""
+        flights, self._flights = self._flights, []
+        for flight in flights:
+            flight.stop()
 
     def rollout(
         self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
@@ -254,15 +327,11 @@ class Tree:
                     node.text,
                     0,
                     f"node {node.identity}",
-                    self.ledger,
+                    self.account,
                     key(self.seed, node.identity, verifier.name, "score"),
                 )
             )
-        if self.ledger.calls_left < len(requests):
-            raise BudgetExhausted
-        self.ledger.add(verifier_calls=len(requests))
-        scores = verifier.judge_checked(requests)
-        return [log_potential(s, verifier.aggregate) for s in scores]
+        return [log_potential(scores, verifier.aggregate) for scores in ask(requests)]
 
     def _grow(
         self,
@@ -271,6 +340,7 @@ class Tree:
         segments: Sequence[Segment],
         *,
         simulated: bool,
+        quorum: int | None = None,
     ) -> list[Node]:
         """`segments` are for each child, or one for all."""
         numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
@@ -282,25 +352,76 @@ class Tree:
                 state = "finished" if node.finished else "dead"
                 raise ValueError(f"node {node.identity} is {state} and cannot be expanded")
             parents += [node] * number
-        first = self._next
+        if quorum is not None and not 1 <= quorum <= len(parents):
+            raise ValueError(f"quorum={quorum}: must be from 1 to {len(parents)}, the children")
+        if not parents:
+            return []
         if len(segments) == 1:
             segments = [segments[0]] * len(parents)
-        particles = [
-            self._particle(parent, first + i, segment)
-            for i, (parent, segment) in enumerate(zip(parents, segments, strict=True))
-        ]
-        arrived = run_to_checkpoints(particles)
+        flight = _Flight(parents, self._next, segments, simulated, quorum)
+        wave = self._started(flight)
+        until([wave], lambda: wave.over)
+        if wave.failure is not None:
+            raise wave.failure
         self._next += len(parents)
-        children = [
-            _child(parent, particle, checkpoint, simulated)
-            for parent, particle, checkpoint in zip(parents, particles, arrived, strict=True)
-        ]
+        self._flights.append(flight)
+        return self._landed(flight)
+
+    def _started(self, flight: _Flight) -> Wave:
+        """The flight's wave, which runs from now on."""
+        wave = flight.wave
+        if wave is not None and isinstance(wave.failure, Cancelled):
+            wave = None  # an interrupt ended it
+        host = self._waiting()
+        if wave is None or not wave.move(host, threading.get_ident()):
+            flight.offset = [*flight.missing]
+            particles = [
+                self._particle(flight.parents[i], flight.first + i, flight.segments[i])
+                for i in flight.offset
+            ]
+            wave = Wave(host, particles, self.account, flight.quorum)
+            wave.start()
+        flight.wave = wave
+        return wave
+
+    def _waiting(self) -> Host:
+        """Who waits here: the search's job, or, outside of searches, the tree itself."""
+        job = current_job()
+        if job is not None:
+            return job
+        loop = loop_here()
+        if loop is not SHARED:  # inside of another search's program, which waits for this one
+            return Host(loop)
+        if self._host is None:
+            self._host = Host(SHARED)
+        return self._host
+
+    def _landed(self, flight: _Flight) -> list[Node]:
+        """The children of a flight that have arrived; they are in the tree from now on."""
+        wave, children = flight.wave, []
+        assert wave is not None
+        for index in sorted(wave.arrived.keys() - wave.delivered):
+            number = flight.offset[index]
+            particle, checkpoint = wave.particles[index], wave.arrived[index]
+            children.append(_child(flight.parents[number], particle, checkpoint, flight.simulated))
+            wave.delivered.add(index)
+            flight.missing.remove(number)
+        if not flight.missing:
+            self._flights.remove(flight)
         self.nodes += children
         return children
+
+    def _check_flights(self) -> None:
+        for flight in self._flights:
+            if flight.wave is not None and flight.wave.failure is not None:
+                self._flights.remove(flight)
+                raise flight.wave.failure
 
     def _particle(self, node: Node, identity: int, segment: Segment = DRAWN) -> Particle:
         """A particle that stands at `node`: its own, still running, the first time; then forks."""
         particle, node._particle = node._particle, None
+        if particle is not None and particle.thread != threading.get_ident():
+            particle = None  # greenlets belong to a thread, records do not
         if particle is None:
             task = Task(self.program, self.args, self.kwargs, self.guide)
             particle = Particle(
@@ -308,7 +429,7 @@ class Tree:
                 node.history,
                 seed=self.seed,
                 identity=identity,
-                ledger=self.ledger,
+                ledger=self.account,
                 segment=segment,
                 calls=self.calls,
             )
@@ -318,15 +439,51 @@ class Tree:
 
     def close(self) -> None:
         """Ends all particles that still run; the tree stays usable, forks will replay."""
+        for flight in self._flights:
+            flight.stop()
         for node in self.nodes:
-            if node._particle is not None:
-                node._particle.close()
-                node._particle = None
+            particle, node._particle = node._particle, None
+            if particle is not None and particle.thread == threading.get_ident():
+                particle.close()
         self.calls.warn()
 
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.
-        return {**self.__dict__, "nodes": list(self.nodes)}
+        return {**self.__dict__, "nodes": list(self.nodes), "_host": None}
+
+
+@dataclass(eq=False)
+class _Flight:
+    """Children that were expanded together, until the last has arrived.
+
+    Attributes:
+        parents: the node that each continues.
+        first: number of the first child; the others follow.
+        segments: how the choices of each are made.
+        missing: which of them the tree does not have yet.
+        wave: their particles, None where nothing runs; `offset` says which child each is.
+    """
+
+    parents: list[Node]
+    first: int
+    segments: Sequence[Segment]
+    simulated: bool
+    quorum: int | None
+    missing: list[int] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)
+    wave: Wave | None = None
+
+    def __post_init__(self) -> None:
+        self.missing = list(range(len(self.parents)))
+
+    def stop(self) -> None:
+        """Ends what runs; it can be started again."""
+        wave, self.wave = self.wave, None
+        if wave is not None:
+            wave.host.loop.drop(wave)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "wave": None}
 
 
 def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:
@@ -350,6 +507,7 @@ def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: 
         simulated=simulated,
         forced=particle.segment.forced is not None,
         depth=parent.depth + 1,
+        provisional=particle.provisional,
     )
     if child.open:
         child._particle = particle

@@ -115,12 +115,15 @@ class Scorer(ABC):
         pseudo_marginal: True if the probability is an unbiased positive estimate, drawn anew for
             every request from `request.key` (Andrieu and Roberts 2009); False promises that the
             number is a function of the tokens alone.
+        asks_models: True if `judge` asks language models, with `ppl.runtime.wave.ask`. It then runs
+            beside everything else, and its requests join the batches of all searches.
     """
 
     name: str
     meaning: Meaning
     aggregate: Aggregate = "last"
     pseudo_marginal: bool = False
+    asks_models: bool = False
 
     @abstractmethod
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

@@ -1,23 +1,119 @@
-"""A warm helper process that answers one JSON line with another; every wait on it has a limit.
+"""A warm helper process that answers one message with another; every wait on it has a limit.
 
-For trusted libraries that may hang or crash on hostile input (answer checkers). It is no sandbox:
-model-written *code* belongs in `ppl.verifiers.exact.sandbox`.
+The one pattern for processes that are kept: started at the first request, asked by any thread, one
+request at a time; given up when it dies, hangs or talks nonsense, and started anew for the next
+request; never shared with a forked child; ended with this process (`ppl.runtime.process`). It is
+for trusted programs that may hang or crash on hostile input (answer checkers, Lean). It is no
+sandbox: model-written *code* belongs in `ppl.verifiers.exact.sandbox`, which keeps its interpreters
+in the same groups of processes, but uses each of them once.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import queue
 import subprocess
 import sys
 import threading
-from typing import IO, Any
+import weakref
+from collections.abc import Sequence
+from typing import IO, Any, Self, cast
 
 from ppl.errors import WorkerError
+from ppl.runtime.process import Group, forget_in_children, send
+
+
+class WorkerTimeoutError(WorkerError):
+    """No answer within the limit; the process was ended."""
+
+
+class Process:
+    """One started process that speaks messages of text.
+
+    Args:
+        command: starts it.
+        name: shown in messages.
+        blocks: a message ends at a blank line, instead of at the end of its line.
+        folder: where it runs.
+
+    Raises:
+        WorkerError: it cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], name: str, *, blocks: bool = False, folder: str | None = None
+    ) -> None:
+        self.name, self.blocks = name, blocks
+        self._group = Group()
+        try:
+            self.process = self._group.start(
+                command,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            self._group.stop()
+            raise WorkerError(f"{name} does not start: {error}") from error
+        self._replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        assert self.process.stdout is not None
+        self._reader = threading.Thread(
+            target=_forward, args=(self.process.stdout, self._replies, blocks), daemon=True
+        )
+        self._reader.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    def tell(self, message: str) -> None:
+        """Sends a message.
+
+        Raises:
+            WorkerError: the process is gone.
+        """
+        try:
+            send(self.process, (message + ("\n\n" if self.blocks else "\n")).encode())
+        except (OSError, ValueError) as error:
+            raise WorkerError(f"{self.name} died before the request") from error
+
+    def hear(self, limit: float, doing: str) -> str:
+        """The next message.
+
+        Args:
+            limit: seconds to wait for it.
+            doing: what it should be doing, for error messages.
+
+        Raises:
+            WorkerTimeoutError: there is none within the limit; the process is ended.
+            WorkerError: the process ended.
+        """
+        try:
+            reply = self._replies.get(timeout=limit)
+        except queue.Empty:
+            self.stop()
+            raise WorkerTimeoutError(
+                f"{self.name} hung while {doing}: no answer within {limit} s"
+            ) from None
+        if reply is None:
+            self.stop()
+            raise WorkerError(f"{self.name} died while {doing}")
+        return reply
+
+    def stop(self) -> None:
+        """Kills it and all that it started, and waits; may be called twice."""
+        self._group.kill()
+        self._reader.join(timeout=5)  # before its pipe is closed
+        self._group.stop()
 
 
 class Worker:
-    """One process.
+    """A Python program that is kept warm and answers JSON values with JSON values.
+
+    Nothing starts before the first request. After a failure the next request finds a fresh process.
 
     Args:
         program: what it runs, as a text for `python -c`: it must import neither this package
@@ -27,80 +123,109 @@ class Worker:
         name: shown in messages.
         extra: what to install if it does not start.
         start_limit: seconds allowed for its start.
-
-    Raises:
-        WorkerError: it does not start.
     """
 
     def __init__(self, program: str, name: str, extra: str, start_limit: float) -> None:
-        self.name, self.extra = name, extra
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert self.process.stdout is not None
-        self.reader = threading.Thread(
-            target=_forward, args=(self.process.stdout, self.lines), daemon=True
-        )
-        self.reader.start()
-        if self._receive(start_limit, "starting") != "ready":
-            self.stop()
-            raise WorkerError(f"{name}'s worker started wrongly; is {extra} whole?")
+        self.program, self.name, self.extra, self.start_limit = program, name, extra, start_limit
+        self._held: list[Process] = []
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, stop_all, self._held)
+        forget_in_children(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The process that runs now."""
+        return self._held[0].process if self._held else None
+
+    def start(self) -> None:
+        """Starts the process unless it runs: to find out early whether it can.
+
+        Raises:
+            WorkerError: it does not start.
+        """
+        with self._lock:
+            self._start()
 
     def ask(self, request: Any, limit: float) -> Any:
         """The reply to one request, both JSON values.
 
         Raises:
-            WorkerError: the process died, or did not answer within `limit` seconds.
+            WorkerError: the process does not start, died, answered no JSON, or did not answer
+                within `limit` seconds. What was asked stays unknown.
         """
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        except OSError as error:
-            raise WorkerError(f"{self.name}'s worker died before the request") from error
-        return json.loads(self._receive(limit, "scoring"))
+        with self._lock:
+            process = self._start()
+            try:
+                process.tell(json.dumps(request))
+                reply = process.hear(limit, "scoring")
+                return json.loads(reply)
+            except BaseException as error:  # interrupted: its answer would be taken for the next
+                stop_all(self._held)
+                if isinstance(error, ValueError):
+                    raise WorkerError(f"{self.name}'s worker answered {reply[:80]!r}") from error
+                raise
 
-    def _receive(self, limit: float, doing: str) -> str:
-        try:
-            line = self.lines.get(timeout=limit)
-        except queue.Empty:
-            self.stop()
-            raise WorkerError(f"{self.name}'s worker hung while {doing} ({limit} s)") from None
-        if line is None:
-            self.stop()
-            raise WorkerError(
-                f"{self.name}'s worker died while {doing};"
-                f" is it installed (pip install '{self.extra}')?"
+    def _start(self) -> Process:
+        if self._held and not self._held[0].alive:
+            stop_all(self._held)
+        if not self._held:
+            process = Process(
+                [sys.executable, "-P", "-W", "ignore", "-c", self.program], f"{self.name}'s worker"
             )
-        return line
+            self._held.append(process)
+            remedy = f"is it installed (pip install '{self.extra}')?"
+            try:
+                ready = process.hear(self.start_limit, "starting")
+            except WorkerError as error:
+                stop_all(self._held)
+                raise WorkerError(f"{error}; {remedy}") from error
+            except BaseException:
+                stop_all(self._held)
+                raise
+            if ready != "ready":
+                stop_all(self._held)
+                raise WorkerError(f"{self.name}'s worker started wrongly; {remedy}")
+        return self._held[0]
 
     def stop(self) -> None:
-        """Kill the process and wait for it; may be called twice."""
-        self.process.kill()
-        self.process.wait()
-        self.reader.join(timeout=5)
-        for pipe in (self.process.stdin, self.process.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:
-                pass  # a broken pipe: the process was gone before its input was flushed
+        """Ends the process; a later request starts a new one."""
+        with self._lock:
+            stop_all(self._held)
+
+    def forget(self) -> None:
+        """In a forked child: the process is the parent's; the next request starts another."""
+        self._held.clear()
+        self._lock = threading.Lock()
 
 
-def stop_all(workers: list[Worker]) -> None:
-    """Empties the list."""
-    while workers:
-        workers.pop().stop()
+def stop_all(held: list[Process]) -> None:
+    """Ends the processes and empties the list."""
+    while held:
+        held.pop().stop()
 
 
-def _forward(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    """Hand lines on to a queue, then None: a queue can be waited on with a limit everywhere."""
-    for line in stream:
-        lines.put(line.rstrip("\n"))
-    lines.put(None)
+def _forward(stream: IO[bytes], replies: queue.SimpleQueue[str | None], blocks: bool) -> None:
+    """Hands messages on to a queue, then None: a queue can be waited on with a limit everywhere."""
+    block = ""
+    with io.BufferedReader(cast(io.RawIOBase, stream)) as lines:
+        for line in map(_text, lines):
+            if not blocks:
+                replies.put(line.rstrip("\r\n"))
+            elif line.strip():
+                block += line
+            elif block:
+                replies.put(block)
+                block = ""
+    if block:
+        replies.put(block)
+    replies.put(None)
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace")

@@ -17,15 +17,13 @@ import atexit
 import hashlib
 import json
 import re
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, cast, get_args
 
 from ppl.errors import TaskError, WorkerError
-from ppl.runtime.worker import Worker, stop_all
+from ppl.runtime.worker import Worker
 
 TaskName = Literal["arithmetic", "countdown"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -212,14 +210,14 @@ class Judge:
     Args:
         limit: seconds allowed per answer.
         start_limit: seconds allowed for the worker to start and import `reasoning-gym`.
+
+    Attributes:
+        worker: the process, kept warm; see `ppl.runtime.worker`.
     """
 
     def __init__(self, limit: float = 10.0, start_limit: float = 120.0) -> None:
         self.limit = limit
-        self.start_limit = start_limit
-        self._held: list[Worker] = []
-        self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, stop_all, self._held)
+        self.worker = Worker(_WORKER, "the answer checker", "ppl-search[tasks]", start_limit)
 
     def __enter__(self) -> Self:
         return self
@@ -234,8 +232,7 @@ class Judge:
 
     def close(self) -> None:
         """Stop the worker; a later call starts a new one."""
-        with self._lock:
-            stop_all(self._held)
+        self.worker.stop()
 
     def score(self, problem: Problem, answer: str | None) -> bool:
         """Whether the answer is right."""
@@ -243,16 +240,10 @@ class Judge:
             return False
         entry = {"answer": problem.answer, "metadata": json.loads(problem.metadata)}
         request = {"dataset": DATASETS[problem.task], "answer": answer, "entry": entry}
-        with self._lock:
-            try:
-                if not self._held:
-                    self._held.append(
-                        Worker(_WORKER, "the answer checker", "ppl-search[tasks]", self.start_limit)
-                    )
-                return bool(self._held[0].ask(request, self.limit) == 1.0)
-            except WorkerError as error:
-                stop_all(self._held)
-                raise TaskError(f"{problem.key}, answer {answer!r}: {error}") from error
+        try:
+            return bool(self.worker.ask(request, self.limit) == 1.0)
+        except WorkerError as error:
+            raise TaskError(f"{problem.key}, answer {answer!r}: {error}") from error
 
     def score_many(self, problems: Sequence[Problem], answers: Sequence[str | None]) -> list[bool]:
         """`score` for each pair, in order."""

@@ -19,15 +19,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppl.language import checks
 from ppl.language.randomness import generator
-from ppl.language.text import Continuation
-from ppl.runtime.record import Record
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.searchers.duplicates import distinct
+from ppl.searchers.likelihood import log_prior
+from ppl.searchers.resampling import without_replacement
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 
 @dataclass(frozen=True)
-class BeamSearch(Searcher):
+class BeamSearch(Searcher[Frontier]):
     """Beam search on (1 - lambda) * log A + lambda * log p.
 
     A is the observed likelihood (with verifiers, their potential) and twist, p the probability of
@@ -36,8 +40,10 @@ class BeamSearch(Searcher):
     Attributes:
         beam_width: nodes kept after each round.
         expansions: samples drawn from every kept node; the first round draws
-            `beam_width * expansions` from the root, so every round costs the same.
-        drop_duplicates: keep one of siblings that made the same choices.
+            `beam_width * expansions` from the root, as many as a round with all beams open.
+        drop_duplicates: keep one of siblings that made the same choices. Where steps are few, fewer
+            beams are left than `beam_width`, and the next round draws for these alone; the notes
+            (`posterior.history`) say how many were drawn.
         likelihood: lambda. 0 ranks by the verifier, 1 by the model's likelihood, 0.5 as the
             posterior does.
     """
@@ -48,29 +54,25 @@ class BeamSearch(Searcher):
     likelihood: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.beam_width < 1 or self.expansions < 1:
-            raise ValueError(f"{self!r}: beam_width and expansions are at least 1")
-        if not 0 <= self.likelihood <= 1:
-            raise ValueError(f"likelihood={self.likelihood}: a share, in [0, 1]")
+        checks.count(beam_width=self.beam_width, expansions=self.expansions)
+        checks.probability(likelihood=self.likelihood)
 
-    def start(self, tree: Tree) -> State:
-        return State([tree.root], np.zeros(1))
+    def start(self, tree: Tree) -> Frontier:
+        return Frontier((tree.root,))
 
-    def step(self, tree: Tree, state: State) -> State:
+    def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
         going = [node for node in state.nodes if node.open]
         first = going == [tree.root]
-        count = self.expansions * (self.beam_width if first else 1)
-        children = tree.expand(going, count)
-        if self.drop_duplicates:
-            children = distinct(children)
+        children = tree.expand(going, self.expansions * (self.beam_width if first else 1))
+        new = distinct(children) if self.drop_duplicates else children
         pool = [node for node in state.nodes if node.finished]
-        pool += [child for child in children if not child.dead]
+        pool += [child for child in new if not child.dead]
         if not pool:
             raise all_dead(tree, children, self)
-        kept = self._keep(tree, pool, len(state.info))
+        kept = self._keep(tree, pool, state.round)
         over = not any(node.open for node in kept)
-        info = [*state.info, {"candidates": len(pool)}]
-        return State(kept, np.array([n.log_likelihood for n in kept]), over=over, info=info)
+        note = {"drawn": len(children), "distinct": len(new), "candidates": len(pool)}
+        return state.after(nodes=tuple(kept), over=over), note
 
     def _keep(self, tree: Tree, pool: Sequence[Node], rounds: int) -> list[Node]:
         # A stable sort: equals stay in the order in which they were drawn.
@@ -84,10 +86,8 @@ class BeamSearch(Searcher):
             return scores
         return [s + share * log_prior(node) for s, node in zip(scores, nodes, strict=True)]
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), None
+    def result(self, tree: Tree, state: Frontier) -> Result:
+        return Result.by_likelihood(state.nodes)
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class StochasticBeamSearch(BeamSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < math.inf or not 0 < self.decay <= 1:
-            raise ValueError(f"{self!r}: temperature above zero, decay in (0, 1]")
+        checks.positive(temperature=self.temperature, decay=self.decay)
+        checks.probability(decay=self.decay)
 
     def _keep(self, tree: Tree, pool: Sequence[Node], rounds: int) -> list[Node]:
         tau = self.temperature * self.decay**rounds
@@ -134,44 +134,8 @@ class LookaheadSearch(BeamSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lookahead < 0:
-            raise ValueError(f"lookahead={self.lookahead}: zero or more steps")
+        checks.count(least=0, lookahead=self.lookahead)
 
     def _log_scores(self, tree: Tree, nodes: Sequence[Node]) -> list[float]:
         ahead = tree.rollout(nodes, self.lookahead, greedy=True)
         return super()._log_scores(tree, ahead)
-
-
-def without_replacement(
-    log_weights: Sequence[float], count: int, rng: np.random.Generator
-) -> list[int]:
-    """Indices drawn one after the other in proportion to their weights, none twice.
-
-    By the largest of log-weight plus Gumbel noise, which is the same in one go (Vieira 2014).
-    """
-    keys = np.asarray(log_weights) + rng.gumbel(size=len(log_weights))
-    chosen: list[int] = np.argsort(-keys, kind="stable")[:count].tolist()
-    return chosen
-
-
-def log_prior(node: Node) -> float:
-    """Log-probability of all choices on the path, under the model."""
-    return math.fsum(r.prior() for r in node.history if r.kind == "choice")
-
-
-def confidence(records: Sequence[Record]) -> float:
-    """Mean log-probability of what was chosen, per token; 0 if nothing was."""
-    chosen = [r for r in records if r.kind == "choice"]
-    sizes = [len(r.value.tokens) if isinstance(r.value, Continuation) else 1 for r in chosen]
-    return math.fsum(r.prior() for r in chosen) / max(sum(sizes), 1)
-
-
-def distinct(children: list[Node]) -> list[Node]:
-    """The first of every group of siblings with equal choices. Choices that cannot be compared by
-    a hash (tensors are compared by identity) count as distinct."""
-    seen: dict[tuple[object, ...], Node] = {}
-    for child in children:
-        parent = child.parent
-        assert parent is not None
-        seen.setdefault((parent.identity, *child.choices), child)
-    return list(seen.values())

@@ -16,44 +16,54 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from ppl.errors import SearchStateError
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.beams.beam import distinct, log_prior
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.searchers.duplicates import distinct
+from ppl.searchers.likelihood import log_prior
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 # A node in the queue: its f under each of the orders, and when it was pushed, which settles ties.
 Entry = tuple[tuple[float, ...], int, Node]
 
 
-@dataclass
-class Queue(State):
-    """The nodes are those that have finished; the others wait."""
+@dataclass(frozen=True)
+class Queue(Frontier):
+    """The nodes are those that have finished; the others wait.
 
-    waiting: list[Entry] = field(default_factory=list)
+    Attributes:
+        waiting: in no order.
+        pushed: entries made so far.
+        expanded: nodes expanded so far.
+    """
+
+    waiting: tuple[Entry, ...] = ()
     pushed: int = 0
     expanded: int = 0
 
 
 @dataclass(frozen=True)
-class QueueSearch(Searcher):
+class QueueSearch(Searcher[Queue]):
     """What all searches with a queue share. One round pops a node for every order.
 
+    If nothing has finished when the expansions are spent, the best open node is run on to its end
+    by plain sampling; nobody chooses there, and it is not counted.
+
     Attributes:
-        max_expansions: most nodes that are expanded.
+        simulations: most nodes that are expanded.
         expansions: k, samples drawn at every node.
     """
 
-    max_expansions: int
+    simulations: int
     expansions: int = 4
 
     def __post_init__(self) -> None:
-        if self.max_expansions < 1 or self.expansions < 1:
-            raise ValueError(f"{self!r}: max_expansions and expansions are at least 1")
+        checks.count(simulations=self.simulations, expansions=self.expansions)
 
     @abstractmethod
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
@@ -64,16 +74,16 @@ class QueueSearch(Searcher):
         return distinct(children)
 
     def start(self, tree: Tree) -> Queue:
-        return Queue([], np.zeros(0), waiting=[((), 0, tree.root)], pushed=1)
+        return Queue((), waiting=(((), 0, tree.root),), pushed=1)
 
-    def step(self, tree: Tree, state: Queue) -> Queue:
+    def step(self, tree: Tree, state: Queue) -> tuple[Queue, Note]:
         popped, waiting = self._pop(state)
         nodes = [node for *_, node in popped]
         if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
-            return Queue(nodes, np.zeros(1), over=True, info=state.info)
+            return state.after(nodes=tuple(nodes), waiting=(), over=True), {}
         children = tree.expand(nodes, self.expansions)
         alive = [child for child in self.fresh(tree, children) if not child.dead]
-        found = state.nodes + [child for child in alive if child.finished]
+        found = (*state.nodes, *(child for child in alive if child.finished))
         queued = [child for child in alive if child.open or self.queues_finished]
         pushed = state.pushed + len(queued)
         order = range(state.pushed, pushed)
@@ -86,30 +96,29 @@ class QueueSearch(Searcher):
                 "nodes are dead or equal to earlier ones; let normal_form tell more states apart"
             )
         expanded = state.expanded + len(nodes)
-        over = not waiting or expanded >= self.max_expansions
-        log_weights = np.array([n.log_likelihood for n in found])
+        over = not waiting or expanded >= self.simulations
         note = {"f": [f for f, *_ in popped], "nodes": [n.identity for n in nodes]}
-        info = [*state.info, note]
-        return Queue(found, log_weights, None, over, info, waiting, pushed, expanded)
+        return state.after(
+            nodes=found, waiting=tuple(waiting), pushed=pushed, expanded=expanded, over=over
+        ), note
 
     def _pop(self, state: Queue) -> tuple[list[Entry], list[Entry]]:
         """Of each order the least that no order before it has taken; and those left over."""
         if not state.expanded:  # the root, which nobody has to judge
-            return state.waiting, []
-        popped, left = [], state.waiting[:]
+            return list(state.waiting), []
+        popped, left = [], list(state.waiting)
         orders = len(left[0][0])
-        for k in range(min(orders, len(left), self.max_expansions - state.expanded)):
+        for k in range(min(orders, len(left), self.simulations - state.expanded)):
             popped.append(min(left, key=lambda entry: (entry[0][k], entry[1])))
             left.remove(popped[-1])
         return popped, left
 
     queues_finished = False
 
-    def result(
-        self, tree: Tree, state: Queue
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        nodes = state.nodes or [node for *_, node in sorted(state.waiting)]
-        return nodes, [node.log_likelihood for node in nodes], None
+    def result(self, tree: Tree, state: Queue) -> Result:
+        return Result.by_likelihood(
+            state.nodes or [node for *_, node in sorted(state.waiting, key=lambda e: e[:2])]
+        )
 
 
 @dataclass(frozen=True)
@@ -147,12 +156,10 @@ class AStar(QueueSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cost not in ("likelihood", "joint", "value"):
-            raise ValueError(f"cost={self.cost!r}: 'likelihood', 'joint' or 'value'")
+        checks.one_of(("likelihood", "joint", "value"), cost=self.cost)
         if self.cost == "value" and self.cost_to_go is not None:
             raise ValueError("cost='value' has its own cost_to_go: give one or the other")
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight={self.weight}: zero or more")
+        checks.nonnegative(weight=self.weight)
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
         return [(self._f(node),) for node in nodes]

@@ -12,43 +12,41 @@ answer; here only what has finished is an answer. Not a sampler: there is no evi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 
-@dataclass
-class Subtrees(State):
+@dataclass(frozen=True)
+class Subtrees(Frontier):
     """The nodes are those that subtrees stand at; `answers` what has finished in each."""
 
     answers: tuple[tuple[Node, ...], ...] = ()
 
 
 @dataclass(frozen=True)
-class DVTS(Searcher):
+class DVTS(Searcher[Subtrees]):
     """Diverse verifier tree search.
 
     Attributes:
-        subtrees: n; the published setting for a budget of N samples is N / expansions.
+        n: subtrees; the published setting for a budget of N samples is N / expansions.
         expansions: M, steps sampled at every node.
     """
 
-    subtrees: int
+    n: int
     expansions: int = 4
 
     def __post_init__(self) -> None:
-        if self.subtrees < 1 or self.expansions < 1:
-            raise ValueError(f"{self!r}: subtrees and expansions are at least 1")
+        checks.count(n=self.n, expansions=self.expansions)
 
     def start(self, tree: Tree) -> Subtrees:
-        n = self.subtrees
-        return Subtrees([tree.root] * n, np.zeros(n), answers=((),) * n)
+        return Subtrees((tree.root,) * self.n, answers=((),) * self.n)
 
-    def step(self, tree: Tree, state: Subtrees) -> Subtrees:
+    def step(self, tree: Tree, state: Subtrees) -> tuple[Subtrees, Note]:
         nodes, answers = list(state.nodes), list(state.answers)
         going = [i for i, node in enumerate(nodes) if node.open]
         children = tree.expand([nodes[i] for i in going], self.expansions)
@@ -61,11 +59,8 @@ class DVTS(Searcher):
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
         over = not any(node.open for node in nodes)
-        return Subtrees(nodes, state.log_weights, None, over, state.info, tuple(answers))
+        return state.after(nodes=tuple(nodes), answers=tuple(answers), over=over), {}
 
-    def result(
-        self, tree: Tree, state: Subtrees
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: Subtrees) -> Result:
         pairs = zip(state.nodes, state.answers, strict=True)
-        nodes = [node for at, found in pairs for node in found or (at,)]
-        return nodes, [node.log_likelihood for node in nodes], None
+        return Result.by_likelihood([node for at, found in pairs for node in found or (at,)])

@@ -5,29 +5,29 @@ One path; only choices that are not a language model's are drawn. Not a sampler,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-
-from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.runtime.result import Result
+from ppl.runtime.tree import Tree
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 
 @dataclass(frozen=True)
-class Greedy(Searcher):
+class Greedy(Searcher[Frontier]):
     """Runs the program once with every language model at temperature 0 (without other warps)."""
 
-    def start(self, tree: Tree) -> State:
-        return State([tree.root], np.zeros(1))
+    steers: ClassVar[bool] = False
 
-    def step(self, tree: Tree, state: State) -> State:
-        nodes = tree.rollout(state.nodes, 1, greedy=True)
-        if nodes[0].dead:
-            raise all_dead(tree, nodes, self)
-        return State(nodes, state.log_weights, over=not nodes[0].open, info=state.info)
+    def start(self, tree: Tree) -> Frontier:
+        return Frontier((tree.root,))
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), None
+    def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+        (node,) = tree.rollout(state.nodes, 1, greedy=True)
+        if node.dead:
+            raise all_dead(tree, [node], self)
+        return state.after(nodes=(node,), over=not node.open), {}
+
+    def result(self, tree: Tree, state: Frontier) -> Result:
+        return Result(state.nodes, [0.0])

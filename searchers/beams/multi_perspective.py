@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from ppl.errors import VerifierError
 from ppl.runtime.tree import Node, Tree
 from ppl.runtime.verdict import Scorer
-from ppl.searchers.beams.beam import log_prior
 from ppl.searchers.beams.best_first import QueueSearch
+from ppl.searchers.likelihood import log_prior
 
 Perspective = str | Callable[[Node], float] | Scorer
 
@@ -45,7 +45,7 @@ RULES: dict[str, Callable[[Node], float]] = {
 class MultiPerspective(QueueSearch):
     """Expands in every round the best open node under each perspective.
 
-    The last round is cut so that `max_expansions` holds. What ranks first under two perspectives is
+    The last round is cut so that `simulations` holds. What ranks first under two perspectives is
     expanded once, and the later one takes its next best.
 
     Attributes:

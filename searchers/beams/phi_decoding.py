@@ -22,18 +22,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
+from ppl.language import checks
 from ppl.language.randomness import generator, key
 from ppl.language.text import Continuation
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.beams.beam import confidence, without_replacement
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.likelihood import confidence
+from ppl.searchers.resampling import without_replacement
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
 
 Floats = NDArray[np.float64]
 
@@ -47,8 +50,8 @@ class Beam:
     advantage: float = 0.0
 
 
-@dataclass
-class Beams:
+@dataclass(frozen=True)
+class Beams(State):
     """What the next round needs.
 
     Attributes:
@@ -58,23 +61,21 @@ class Beams:
         settled: no foresight is left to do.
     """
 
-    beams: list[Beam]
-    finished: list[Beam] = field(default_factory=list)
-    foreseen: list[Node] = field(default_factory=list)
+    beams: tuple[Beam, ...]
+    finished: tuple[Beam, ...] = ()
+    foreseen: tuple[Node, ...] = ()
     settled: bool = False
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class PhiDecoding(Searcher):
+class PhiDecoding(Searcher[Beams]):
     """Foresight sampling with the paper's settings.
 
     The answers are the ends of the beams: `posterior.samples[0]` is the paper's choice among them,
     and `best` too if the program observes nothing. `vote()` counts each by exp(A / tau).
 
     Attributes:
-        num_beams: M.
+        beam_width: M.
         samples: N, steps drawn from every beam.
         num_clusters: K, clusters of foresights.
         temperature: tau.
@@ -85,7 +86,7 @@ class PhiDecoding(Searcher):
     Needs scikit-learn (`pip install ppl-search[cluster]`).
     """
 
-    num_beams: int = 4
+    beam_width: int = 4
     samples: int = 4
     num_clusters: int = 3
     temperature: float = 0.6
@@ -95,20 +96,22 @@ class PhiDecoding(Searcher):
     max_steps: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.num_beams, self.samples, self.num_clusters, self.max_steps) < 1:
-            raise ValueError(f"{self!r}: beams, samples, clusters and max_steps at least 1")
-        if not 0 < self.temperature < math.inf or self.sigma < 0 or not 0 < self.agreement <= 1:
-            raise ValueError(f"{self!r}: temperature above 0, sigma from 0, agreement in (0, 1]")
-        if not 0 <= self.min_steps <= self.max_steps:
-            raise ValueError(f"{self!r}: 0 <= min_steps <= max_steps")
+        checks.count(beam_width=self.beam_width, samples=self.samples)
+        checks.count(num_clusters=self.num_clusters, max_steps=self.max_steps)
+        checks.count(least=0, min_steps=self.min_steps)
+        checks.positive(temperature=self.temperature, agreement=self.agreement)
+        checks.probability(agreement=self.agreement)
+        checks.nonnegative(sigma=self.sigma)
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"{self!r}: min_steps <= max_steps")
 
     def start(self, tree: Tree) -> Beams:
-        return Beams([Beam(tree.root)] * self.num_beams)
+        return Beams((Beam(tree.root),) * self.beam_width)
 
-    def step(self, tree: Tree, state: Beams) -> Beams:
+    def step(self, tree: Tree, state: Beams) -> tuple[Beams, Note]:
         if state.settled or not state.beams:
-            return self._finish(tree, state)
-        t = len(state.info)
+            return self._finish(tree, state), {}
+        t = state.round
         rng = generator(tree.seed, "phi", t)
         children = tree.expand([beam.node for beam in state.beams], self.samples)
         before = {c: b.foresight for b in state.beams for c in children if c.parent is b.node}
@@ -116,10 +119,10 @@ class PhiDecoding(Searcher):
         kept = self._confident(alive, rng)
         ends = tree.rollout(kept)
         pairs = [(node, end) for node, end in zip(kept, ends, strict=True) if not end.dead]
-        foreseen = [end for _, end in pairs]
+        foreseen = tuple(end for _, end in pairs)
         if not pairs:
             if state.finished or state.foreseen:
-                return replace(state, beams=[], settled=True)
+                return state.after(beams=(), settled=True), {}
             raise all_dead(tree, [*children, *ends], self)
         # What a step says counts where nothing comes after it.
         values = [confidence(e.history[len(n.history) :] or n.records) for n, e in pairs]
@@ -129,7 +132,7 @@ class PhiDecoding(Searcher):
         sizes = Counter(labels)
         alignment = [sizes[label] / len(labels) for label in labels]
         log_weights = log_foresight_weights(advantages, alignment, self.temperature)
-        wanted = self.num_beams - len(state.finished)
+        wanted = self.beam_width - len(state.finished)
         chosen = [
             Beam(pairs[i][0], values[i], advantages[i])
             for i in without_replacement(log_weights.tolist(), wanted, rng)
@@ -140,22 +143,21 @@ class PhiDecoding(Searcher):
             "largest": max(alignment),
             "chosen": [beam.node.identity for beam in chosen],
         }
-        return Beams(
-            beams=[beam for beam in chosen if beam.node.open],
-            finished=state.finished + [beam for beam in chosen if beam.node.finished],
+        return state.after(
+            beams=tuple(beam for beam in chosen if beam.node.open),
+            finished=(*state.finished, *(beam for beam in chosen if beam.node.finished)),
             foreseen=foreseen,
             settled=agreed or t + 1 == self.max_steps,
-            info=[*state.info, note],
-        )
+        ), note
 
     def _confident(self, nodes: Sequence[Node], rng: np.random.Generator) -> list[Node]:
         """In-width pruning; filled up to M by the softmax of the confidence."""
         scores = np.array([confidence(node.records) for node in nodes])
-        if len(nodes) <= self.num_beams:
+        if len(nodes) <= self.beam_width:
             return list(nodes)
         # Equal ones, which rounding may set apart from their mean, are all kept.
         keep = scores > scores.mean() - max(self.sigma * scores.std(), 1e-9)
-        missing = self.num_beams - int(keep.sum())
+        missing = self.beam_width - int(keep.sum())
         if missing > 0:
             others = np.flatnonzero(~keep)
             keep[others[without_replacement(scores[others].tolist(), missing, rng)]] = True
@@ -164,12 +166,13 @@ class PhiDecoding(Searcher):
     def _finish(self, tree: Tree, state: Beams) -> Beams:
         ends = tree.rollout([beam.node for beam in state.beams])
         pairs = zip(state.beams, ends, strict=True)
-        finished = state.finished + [replace(b, node=end) for b, end in pairs if not end.dead]
+        run_on = (replace(b, node=end) for b, end in pairs if not end.dead)
+        finished = (*state.finished, *run_on)
         if not finished and not state.foreseen:
             raise all_dead(tree, ends, self)
-        return replace(state, beams=[], finished=self._ordered(tree, finished), over=True)
+        return state.after(beams=(), finished=self._ordered(tree, finished), over=True)
 
-    def _ordered(self, tree: Tree, beams: list[Beam]) -> list[Beam]:
+    def _ordered(self, tree: Tree, beams: tuple[Beam, ...]) -> tuple[Beam, ...]:
         """The paper's choice first: from the larger of two clusters of answers."""
         if not beams:
             return beams
@@ -178,16 +181,14 @@ class PhiDecoding(Searcher):
         inside = [i for i, label in enumerate(labels) if label == larger]
         weights = softmax([beams[i].advantage / self.temperature for i in inside])
         choice = int(generator(tree.seed, "answer").choice(inside, p=weights))
-        return [beams[choice], *(b for i, b in enumerate(beams) if i != choice)]
+        return (beams[choice], *(b for i, b in enumerate(beams) if i != choice))
 
-    def result(
-        self, tree: Tree, state: Beams
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: Beams) -> Result:
         if state.finished:
             log_weights = [beam.advantage / self.temperature for beam in state.finished]
-            return [beam.node for beam in state.finished], log_weights, None
+            return Result([beam.node for beam in state.finished], log_weights)
         nodes = state.foreseen or [b.node for b in state.beams if b.node is not tree.root]
-        return nodes, [0.0] * len(nodes), None
+        return Result(nodes, [0.0] * len(nodes))
 
 
 def said(start: Node, end: Node) -> str:

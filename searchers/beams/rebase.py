@@ -19,52 +19,47 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.language import checks
+from ppl.runtime.result import Result
+from ppl.runtime.tree import Tree
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 
 @dataclass(frozen=True)
-class REBASE(Searcher):
+class REBASE(Searcher[Frontier]):
     """Reward balanced search.
 
     Attributes:
-        num_solutions: N, the budget of width and the number of solutions.
+        n: N, the budget of width and the number of solutions.
         temperature: T of the softmax over rewards. 0.1 in the paper, 0.2 in its code. The reward is
             the observed likelihood: with a verifier, its potential of the text so far.
     """
 
-    num_solutions: int
+    n: int
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.num_solutions < 1:
-            raise ValueError(f"num_solutions={self.num_solutions}: at least 1")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature}: above zero")
+        checks.count(n=self.n)
+        checks.positive(temperature=self.temperature)
 
-    def start(self, tree: Tree) -> State:
-        return State([tree.root], np.zeros(1))
+    def start(self, tree: Tree) -> Frontier:
+        return Frontier((tree.root,))
 
-    def step(self, tree: Tree, state: State) -> State:
+    def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
         finished = [node for node in state.nodes if node.finished]
         going = [node for node in state.nodes if node.open]
-        shares = allocate(
-            [node.value for node in going], self.num_solutions - len(finished), self.temperature
-        )
+        shares = allocate([node.value for node in going], self.n - len(finished), self.temperature)
         children = tree.expand(going, shares)
         # Nodes without a share are given up; what is dead gets nothing and gives its share back.
-        nodes = finished + [child for child in children if not child.dead]
+        nodes = (*finished, *(child for child in children if not child.dead))
         if not nodes:
             raise all_dead(tree, children, self)
         over = not any(node.open for node in nodes)
-        note = {"width": len(children)}
-        log_weights = np.array([node.log_likelihood for node in nodes])
-        return State(nodes, log_weights, over=over, info=[*state.info, note])
+        return state.after(nodes=nodes, over=over), {"width": len(children)}
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), None
+    def result(self, tree: Tree, state: Frontier) -> Result:
+        return Result.by_likelihood(state.nodes)
 
 
 def allocate(rewards: Sequence[float], budget: int, temperature: float) -> list[int]:

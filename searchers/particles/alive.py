@@ -17,18 +17,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from ppl.errors import AllParticlesDeadError
+from ppl.language import checks
 from ppl.language.randomness import generator
 from ppl.posterior.posterior import Posterior
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.resampling import ess, normalised
-from ppl.searchers.search import Searcher, State
+from ppl.runtime.weights import Weights
+from ppl.searchers.search import Note, Searcher
+from ppl.searchers.state import Particles
 
 
 @dataclass(frozen=True)
-class AliveParticleFilter(Searcher):
+class Alive(Particles):
+    """What the next round needs; `log_evidence` is that of all rounds done."""
+
+    log_evidence: float = 0.0
+
+
+@dataclass(frozen=True)
+class AliveParticleFilter(Searcher[Alive]):
     """SMC that proposes until enough particles are alive.
 
     Attributes:
@@ -41,34 +50,30 @@ class AliveParticleFilter(Searcher):
     max_proposals: int = 10_000
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles={self.num_particles}: at least 1")
-        if self.max_proposals <= self.num_particles:
-            raise ValueError(
-                f"max_proposals={self.max_proposals}: more than num_particles={self.num_particles}"
-            )
+        checks.count(num_particles=self.num_particles)
+        checks.count(least=self.num_particles + 1, max_proposals=self.max_proposals)
 
-    def start(self, tree: Tree) -> State:
-        return State([tree.root] * self.num_particles, np.zeros(self.num_particles), 0.0)
+    def start(self, tree: Tree) -> Alive:
+        n = self.num_particles
+        return Alive((tree.root,) * n, Weights.equal(n))
 
-    def step(self, tree: Tree, state: State) -> State:
+    def step(self, tree: Tree, state: Alive) -> tuple[Alive, Note]:
         alive, proposals = self._propose(tree, state)
         kept = alive[: self.num_particles]
-        nodes = [node for node, _ in kept]
-        log_weights = np.array([increment for _, increment in kept])
-        assert state.log_evidence is not None
-        log_evidence = state.log_evidence + float(logsumexp(log_weights)) - np.log(proposals - 1)
-        note = {"proposals": proposals, "ess": ess(normalised(log_weights))}
+        nodes = tuple(node for node, _ in kept)
+        weights = Weights(np.array([increment for _, increment in kept]))
+        log_evidence = state.log_evidence + weights.log_sum - float(np.log(proposals - 1))
+        note = {"proposals": proposals, "ess": weights.ess}
         over = not any(node.open for node in nodes)
-        return State(nodes, log_weights, log_evidence, over, [*state.info, note])
+        return state.after(nodes=nodes, weights=weights, log_evidence=log_evidence, over=over), note
 
-    def _propose(self, tree: Tree, state: State) -> tuple[list[tuple[Node, float]], int]:
+    def _propose(self, tree: Tree, state: Alive) -> tuple[list[tuple[Node, float]], int]:
         """The first N + 1 survivors with their log-increments, and the proposals it took.
 
         A batch is never larger than the number of survivors still wanted, so the last survivor is
         always the last proposal, as if they were made one by one."""
-        n, t = self.num_particles, len(state.info)
-        probabilities = normalised(state.log_weights)
+        n, t = self.num_particles, state.round
+        probabilities = state.weights.probabilities
         alive: list[tuple[Node, float]] = []
         dead: list[Node] = []
         proposals = 0
@@ -91,21 +96,17 @@ class AliveParticleFilter(Searcher):
         return alive, proposals
 
     def _failure(
-        self, tree: Tree, state: State, dead: Sequence[Node], proposals: int
+        self, tree: Tree, state: Alive, dead: Sequence[Node], proposals: int
     ) -> AllParticlesDeadError:
         sites = sorted({node.dead_at or "a weight of zero" for node in dead})
         error = AllParticlesDeadError(
             f"{len(dead)} of {proposals} proposals are dead, killed at "
             f"{', '.join(map(repr, sites))}; raise max_proposals={self.max_proposals}, soften the "
             "condition, or give a guide that proposes what it wants",
-            Posterior.of(
-                tree, state.nodes, state.log_weights, log_evidence=None, searcher=repr(self)
-            ),
+            Posterior.of(tree, Result(state.nodes, state.weights.tolist()), searcher=repr(self)),
         )
         error.log_evidence = math.nan  # not zero: unknown
         return error
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), state.log_evidence
+    def result(self, tree: Tree, state: Alive) -> Result:
+        return Result(state.nodes, state.weights.tolist(), state.log_evidence)

@@ -21,13 +21,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppl.language.randomness import generator
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.resampling import multinomial, normalised
-
-Floats = NDArray[np.float64]
+from ppl.runtime.weights import Weights
+from ppl.searchers.resampling import multinomial
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,16 @@ class Sweep:
     Attributes:
         number: of the sweep in its search; keys its randomness.
         nodes: `[N]`; the last follows the reference, if there is one.
-        log_weights: `[N]` log-weights gained in the last round.
+        weights: `[N]` gained in the last round.
         reference: the path that is given, from the root on; None for plain SMC.
         exponent: inverse temperature b; the sweep targets p(x) * A(x)^b.
         rounds: rounds done.
     """
 
     number: int
-    nodes: list[Node]
-    log_weights: Floats
-    reference: list[Node] | None = None
+    nodes: tuple[Node, ...]
+    weights: Weights
+    reference: tuple[Node, ...] | None = None
     exponent: float = 1.0
     rounds: int = 0
 
@@ -55,18 +53,13 @@ class Sweep:
         """True if every particle is finished or dead."""
         return not any(node.open for node in self.nodes)
 
-    @property
-    def dead(self) -> bool:
-        """True if no particle has weight."""
-        return bool(self.log_weights.max() == -np.inf)
-
 
 def begin(
     tree: Tree, n: int, number: int, reference: Node | None = None, exponent: float = 1.0
 ) -> Sweep:
     """A sweep of n particles before its first round; `reference` is the last node of its path."""
-    path = None if reference is None else reference.path
-    return Sweep(number, [tree.root] * n, np.zeros(n), path, exponent)
+    path = None if reference is None else tuple(reference.path)
+    return Sweep(number, (tree.root,) * n, Weights.equal(n), path, exponent)
 
 
 def advance(tree: Tree, sweeps: Sequence[Sweep], *, ancestor_sampling: bool) -> list[Sweep]:
@@ -81,26 +74,25 @@ def advance(tree: Tree, sweeps: Sequence[Sweep], *, ancestor_sampling: bool) -> 
         nodes = [next(children) if node.open else node for node in moving]
         if sweep.reference is not None:
             nodes.append(_at(sweep.reference, sweep.rounds + 1))
-        log_weights = [_gain(b, n, sweep.exponent) for b, n in zip(before, nodes, strict=True)]
-        done.append(
-            replace(sweep, nodes=nodes, log_weights=np.array(log_weights), rounds=sweep.rounds + 1)
-        )
+        gains = [_gain(b, n, sweep.exponent) for b, n in zip(before, nodes, strict=True)]
+        weights = Weights(np.array(gains))
+        done.append(replace(sweep, nodes=tuple(nodes), weights=weights, rounds=sweep.rounds + 1))
     return done
 
 
 def draw(tree: Tree, sweep: Sweep) -> Node:
     """One particle of a finished sweep, by its weight: the next reference."""
     rng = generator(tree.seed, "reference", sweep.number)
-    return sweep.nodes[int(multinomial(normalised(sweep.log_weights), 1, rng)[0])]
+    return sweep.nodes[int(multinomial(sweep.weights.probabilities, 1, rng)[0])]
 
 
 def _resampled(tree: Tree, sweep: Sweep) -> list[Node]:
     """The parents of the next round: ancestors of the free slots, then the reference itself."""
     if sweep.rounds == 0:
-        return sweep.nodes
+        return list(sweep.nodes)
     fixed = [] if sweep.reference is None else [_at(sweep.reference, sweep.rounds)]
     rng = generator(tree.seed, "resample", sweep.number, sweep.rounds)
-    drawn = multinomial(normalised(sweep.log_weights), len(sweep.nodes) - len(fixed), rng)
+    drawn = multinomial(sweep.weights.probabilities, len(sweep.nodes) - len(fixed), rng)
     return [sweep.nodes[a] for a in drawn] + fixed
 
 
@@ -123,13 +115,13 @@ def _new_past(tree: Tree, sweep: Sweep) -> Sweep:
     for i, path in joined.items():
         gains = [_gain(a, b, sweep.exponent) for a, b in pairwise(path)]
         densities = [_log_proposal(node) for node in path[1:] if not node.dead]
-        log_odds[i] = sweep.log_weights[i] + math.fsum(gains) + math.fsum(densities)
+        log_odds[i] = sweep.weights.log_weights[i] + math.fsum(gains) + math.fsum(densities)
     rng = generator(tree.seed, "ancestor", sweep.number, sweep.rounds)
-    chosen = int(multinomial(normalised(log_odds), 1, rng)[0])
-    return replace(sweep, reference=joined[chosen][0].path + joined[chosen][1:])
+    chosen = int(multinomial(Weights(log_odds).probabilities, 1, rng)[0])
+    return replace(sweep, reference=(*joined[chosen][0].path, *joined[chosen][1:]))
 
 
-def _at(path: list[Node], t: int) -> Node:
+def _at(path: Sequence[Node], t: int) -> Node:
     """Where a path is after t rounds; it waits where it has finished."""
     return path[min(t, len(path) - 1)]
 

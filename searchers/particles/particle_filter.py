@@ -28,16 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl.errors import WeightError
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.runtime.weights import Weights
 from ppl.searchers.particles.smc import advance
 from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at
-from ppl.searchers.resampling import SCHEMES, Scheme, normalised
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Particles
 
 
 @dataclass(frozen=True)
-class ParticleFilter(Searcher):
+class ParticleFilter(Searcher[Particles]):
     """Particle filtering with rewards as published; for a properly weighted filter take `SMC`.
 
     Attributes:
@@ -61,32 +65,29 @@ class ParticleFilter(Searcher):
     resampling: Scheme = "multinomial"
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles={self.num_particles}: at least 1")
-        if self.weight not in ("exp", "odds"):
-            raise ValueError(f"weight={self.weight!r}: 'exp' or 'odds'")
+        checks.count(num_particles=self.num_particles)
+        checks.one_of(("exp", "odds"), weight=self.weight)
         check_temperature("temperature", self.temperature)
-        if self.resampling not in SCHEMES:
-            raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
+        check_scheme(self.resampling)
 
-    def start(self, tree: Tree) -> State:
+    def start(self, tree: Tree) -> Particles:
         n = self.num_particles
-        return State([tree.root] * n, np.zeros(n))
+        return Particles((tree.root,) * n, Weights.equal(n))
 
-    def step(self, tree: Tree, state: State) -> State:
-        nodes, _ = advance(tree, state.nodes, state.log_weights)
+    def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        nodes, _ = advance(tree, state.nodes, state.weights)
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
-        log_weights, t = self._log_weights(nodes), len(state.info)
+        log_weights, t = self._log_weights(nodes), state.round
         temperature = temperature_at(self.temperature, log_weights, t + 1)
-        probabilities = normalised(log_weights / temperature)
+        probabilities = Weights(log_weights / temperature).probabilities
         over = not any(node.open for node in nodes)
         rng = generator(tree.seed, "resample", t)
         ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
         nodes = [nodes[a] for a in ancestors]
         over = over or not any(node.open for node in nodes)
         note = {"probabilities": probabilities.tolist(), "temperature": temperature}
-        return State(nodes, state.log_weights, over=over, info=[*state.info, note])
+        return state.after(nodes=tuple(nodes), over=over), note
 
     def _log_weights(self, nodes: Sequence[Node]) -> NDArray[np.float64]:
         """`[N]` rewards or their logits; minus infinity for the dead."""
@@ -101,7 +102,5 @@ class ParticleFilter(Searcher):
                 return np.asarray(np.log(rewards) - np.log1p(-rewards))
         return np.where([node.dead for node in nodes], -np.inf, rewards)
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), None
+    def result(self, tree: Tree, state: Particles) -> Result:
+        return Result(state.nodes, state.weights.tolist())

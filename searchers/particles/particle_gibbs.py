@@ -13,31 +13,30 @@ later sweeps are not properly weighted, take `SMC` for that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers.particles import conditional_smc
 from ppl.searchers.particles.conditional_smc import Sweep
-from ppl.searchers.search import Searcher, all_dead
-
-
-@dataclass
-class Chains:
-    """What the next round needs: a sweep per chain, and the finished sweeps of the first chain."""
-
-    sweeps: list[Sweep]
-    done: list[Sweep] = field(default_factory=list)
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
 
 
 @dataclass(frozen=True)
-class ParticleGibbs(Searcher):
+class Chains(State):
+    """What the next round needs: a sweep per chain, and the finished sweeps of the first chain."""
+
+    sweeps: tuple[Sweep, ...]
+    done: tuple[Sweep, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParticleGibbs(Searcher[Chains]):
     """A chain of conditional SMC sweeps.
 
     Attributes:
@@ -55,8 +54,7 @@ class ParticleGibbs(Searcher):
     ancestor_sampling: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1 or self.sweeps < 1:
-            raise ValueError(f"{self!r}: num_particles and sweeps are at least 1")
+        checks.count(num_particles=self.num_particles, sweeps=self.sweeps)
 
     @property
     def _exponents(self) -> tuple[float, ...]:
@@ -65,42 +63,39 @@ class ParticleGibbs(Searcher):
     def start(self, tree: Tree) -> Chains:
         return Chains(self._begin(tree, 0, [None] * len(self._exponents)))
 
-    def _begin(self, tree: Tree, number: int, references: Sequence[Node | None]) -> list[Sweep]:
+    def _begin(
+        self, tree: Tree, number: int, references: Sequence[Node | None]
+    ) -> tuple[Sweep, ...]:
         k, n = len(self._exponents), self.num_particles
-        return [
+        return tuple(
             conditional_smc.begin(tree, n, number * k + i, reference, exponent)
             for i, (reference, exponent) in enumerate(zip(references, self._exponents, strict=True))
-        ]
+        )
 
-    def step(self, tree: Tree, state: Chains) -> Chains:
+    def step(self, tree: Tree, state: Chains) -> tuple[Chains, Note]:
         going = [sweep for sweep in state.sweeps if sweep.rounds == 0 or not sweep.over]
         moved = iter(conditional_smc.advance(tree, going, ancestor_sampling=self.ancestor_sampling))
-        sweeps = [next(moved) if sweep in going else sweep for sweep in state.sweeps]
+        sweeps = tuple(next(moved) if sweep in going else sweep for sweep in state.sweeps)
         for sweep in sweeps:
-            if sweep.dead:
+            if sweep.weights.dead:
                 raise all_dead(tree, sweep.nodes, self)
         if not all(sweep.over for sweep in sweeps):
-            return Chains(sweeps, state.done, info=state.info)
-        done = [*state.done, sweeps[0]]
+            return state.after(sweeps=sweeps), {}
+        done = (*state.done, sweeps[0])
         paths = [conditional_smc.draw(tree, sweep) for sweep in sweeps]
         paths, note = self._exchange(tree, len(done), paths)
-        info = [*state.info, note]
         if len(done) == self.sweeps:
-            return Chains(sweeps, done, over=True, info=info)
-        return Chains(self._begin(tree, len(done), paths), done, info=info)
+            return state.after(sweeps=sweeps, done=done, over=True), note
+        return state.after(sweeps=self._begin(tree, len(done), paths), done=done), note
 
-    def _exchange(
-        self, tree: Tree, number: int, paths: list[Node]
-    ) -> tuple[list[Node], dict[str, Any]]:
+    def _exchange(self, tree: Tree, number: int, paths: list[Node]) -> tuple[list[Node], Note]:
         return paths, {"reference": paths[0].identity}
 
-    def result(
-        self, tree: Tree, state: Chains
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: Chains) -> Result:
         done = state.done or state.sweeps[:1]
         nodes = [node for sweep in done for node in sweep.nodes]
-        log_weights = [sweep.log_weights - logsumexp(sweep.log_weights) for sweep in done]
-        return nodes, np.concatenate(log_weights).tolist(), None
+        log_weights = [s.weights.log_weights - s.weights.log_sum for s in done]
+        return Result(nodes, np.concatenate(log_weights).tolist())
 
 
 @dataclass(frozen=True)
@@ -128,9 +123,7 @@ class ParallelTempering(ParticleGibbs):
     def _exponents(self) -> tuple[float, ...]:
         return self.inverse_temperatures
 
-    def _exchange(
-        self, tree: Tree, number: int, paths: list[Node]
-    ) -> tuple[list[Node], dict[str, Any]]:
+    def _exchange(self, tree: Tree, number: int, paths: list[Node]) -> tuple[list[Node], Note]:
         rng = generator(tree.seed, "exchange", number)
         paths, b, exchanged = list(paths), self._exponents, []
         for i in range((number - 1) % 2, len(paths) - 1, 2):

@@ -12,15 +12,16 @@ and posterior are those of SMC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language import checks
 from ppl.language.randomness import generator
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers.particles.smc import SMC
-from ppl.searchers.search import State
+from ppl.searchers.search import Note
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,15 @@ class ResampleMove(SMC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.last < 1 or self.moves < 1:
-            raise ValueError(f"{self!r}: last and moves are at least 1")
+        checks.count(last=self.last, moves=self.moves)
 
-    def step(self, tree: Tree, state: State) -> State:
-        state = super().step(tree, state)
-        if not state.info[-1]["resampled"]:
-            return state
-        nodes, accepted, rounds = state.nodes, 0, len(state.info)
+    def move(self, tree: Tree, nodes: list[Node], rounds: int) -> tuple[list[Node], Note]:
+        accepted = 0
         for move in range(self.moves):
             uniforms = generator(tree.seed, "move", rounds, move).random(len(nodes))
             nodes, count = move_last(tree, nodes, rounds, self.last, uniforms)
             accepted += count
-        note = {**state.info[-1], "accepted": accepted / (self.moves * len(nodes))}
-        return replace(state, nodes=nodes, info=[*state.info[:-1], note])
+        return nodes, {"accepted": accepted / (self.moves * len(nodes))}
 
 
 def move_last(

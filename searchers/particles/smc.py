@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logsumexp
 
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.runtime.weights import Weights
 from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at
-from ppl.searchers.resampling import SCHEMES, Scheme, ess, normalised
-from ppl.searchers.search import Searcher, State, all_dead
-
-Floats = NDArray[np.float64]
+from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Particles
 
 
 @dataclass(frozen=True)
-class SMC(Searcher):
+class SMC(Searcher[Particles]):
     """Sequential Monte Carlo.
 
     Attributes:
@@ -54,74 +54,73 @@ class SMC(Searcher):
     tempering: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles={self.num_particles}: at least 1")
-        if not 0 <= self.ess_threshold <= 1:
-            raise ValueError(f"ess_threshold={self.ess_threshold}: a fraction of N, in [0, 1]")
-        if self.resampling not in SCHEMES:
-            raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
+        checks.count(num_particles=self.num_particles)
+        checks.probability(ess_threshold=self.ess_threshold)
+        check_scheme(self.resampling)
         check_temperature("resampling_temperature", self.resampling_temperature)
-        if not all(0 <= b < np.inf for b in self.tempering):
-            raise ValueError(f"tempering={self.tempering}: exponents of zero or more")
+        for exponent in self.tempering:
+            checks.nonnegative(tempering=exponent)
 
-    def start(self, tree: Tree) -> State:
+    def start(self, tree: Tree) -> Particles:
         n = self.num_particles
-        return State([tree.root] * n, np.zeros(n), log_evidence=0.0)
+        return Particles((tree.root,) * n, Weights.equal(n))
 
-    def step(self, tree: Tree, state: State) -> State:
-        nodes, log_weights = advance(tree, state.nodes, state.log_weights)
-        if log_weights.max() == -np.inf:
+    def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        nodes, weights = advance(tree, state.nodes, state.weights)
+        if weights.dead:
             raise all_dead(tree, nodes, self)
-        log_evidence = state.log_evidence
-        assert log_evidence is not None
-        t = len(state.info)
-        log_priorities = self._priorities(nodes, log_weights, t)
-        size = ess(normalised(log_priorities))
+        t = state.round
+        priorities = self._priorities(nodes, weights, t)
+        size = priorities.ess
         over = not any(node.open for node in nodes)
+        note = {"ess": size, "resampled": False, "log_evidence": weights.log_carried}
         # A last resampling would only add noise to the answer.
-        resample = not over and size < self.ess_threshold * self.num_particles * (1 - 1e-9)
-        note = {"ess": size, "resampled": resample, "log_evidence": log_evidence}
-        if resample:
-            log_mean = float(logsumexp(log_weights)) - np.log(len(nodes))
-            log_evidence += log_mean
-            temperature = temperature_at(self.resampling_temperature, log_priorities, t + 1)
-            note["temperature"] = temperature
-            probabilities = normalised(log_priorities / temperature)
-            rng = generator(tree.seed, "resample", t)
-            ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
-            nodes = [nodes[a] for a in ancestors]
-            if temperature == 1 and self._exponent(t) == 1:
-                log_weights = np.zeros(len(nodes))
-            else:  # N times its probability is the expected offspring of an ancestor
-                offspring = np.log(len(nodes) * probabilities[ancestors])
-                log_weights = log_weights[ancestors] - log_mean - offspring
-        return State(nodes, log_weights, log_evidence, over, [*state.info, note])
+        if not over and size < self.ess_threshold * self.num_particles * (1 - 1e-9):
+            nodes, weights, temperature = self._resample(tree, nodes, weights, priorities, t)
+            nodes, moved = self.move(tree, nodes, t + 1)
+            note |= {"resampled": True, "temperature": temperature, **moved}
+        return state.after(nodes=tuple(nodes), weights=weights, over=over), note
+
+    def _resample(
+        self, tree: Tree, nodes: Sequence[Node], weights: Weights, priorities: Weights, t: int
+    ) -> tuple[list[Node], Weights, float]:
+        temperature = temperature_at(self.resampling_temperature, priorities.log_weights, t + 1)
+        probabilities = priorities.flatten(temperature).probabilities
+        rng = generator(tree.seed, "resample", t)
+        ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
+        if temperature == 1 and self._exponent(t) == 1:
+            weights = weights.resample(ancestors)
+        else:  # N times its probability is the expected offspring of an ancestor
+            with np.errstate(divide="ignore"):
+                weights = weights.resample(ancestors, np.log(len(nodes) * probabilities))
+        return [nodes[a] for a in ancestors], weights, temperature
+
+    def move(self, tree: Tree, nodes: list[Node], rounds: int) -> tuple[list[Node], Note]:
+        """What happens to copies right after they were made; here nothing."""
+        return nodes, {}
 
     def _exponent(self, t: int) -> float:
         """Inverse temperature of round t = 0, 1, ..."""
         return self.tempering[t] if t < len(self.tempering) else 1.0
 
-    def _priorities(self, nodes: Sequence[Node], log_weights: Floats, t: int) -> Floats:
-        """`[N]` log-weights by which round t compares: with A^b in the place of A."""
+    def _priorities(self, nodes: Sequence[Node], weights: Weights, t: int) -> Weights:
+        """`[N]` weights by which round t compares: with A^b in the place of A."""
         if self._exponent(t) == 1:
-            return log_weights
-        removed = (1 - self._exponent(t)) * np.array([node.log_likelihood for node in nodes])
-        alive = log_weights > -np.inf
-        return np.where(alive, log_weights - np.where(alive, removed, 0.0), -np.inf)
+            return weights
+        # What is dead stays so: its likelihood is infinitely far down, and has no power.
+        removed = [0.0 if n.dead else (self._exponent(t) - 1) * n.log_likelihood for n in nodes]
+        return weights.add(removed)
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        assert state.log_evidence is not None
-        total = float(logsumexp(state.log_weights)) - np.log(len(state.nodes))
-        return state.nodes, state.log_weights.tolist(), state.log_evidence + total
+    def result(self, tree: Tree, state: Particles) -> Result:
+        return Result(state.nodes, state.weights.tolist(), state.weights.log_evidence)
 
 
-def advance(tree: Tree, nodes: Sequence[Node], log_weights: Floats) -> tuple[list[Node], Floats]:
+def advance(tree: Tree, nodes: Sequence[Node], weights: Weights) -> tuple[list[Node], Weights]:
     """One expansion per open particle of positive weight; copies of one node are forks of it."""
-    nodes, log_weights = list(nodes), log_weights.copy()
-    going = [i for i, node in enumerate(nodes) if node.open and log_weights[i] > -np.inf]
+    moved = list(nodes)
+    going = [i for i, node in enumerate(nodes) if node.open and weights.log_weights[i] > -np.inf]
+    log_increments = np.zeros(len(nodes))
     for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
-        nodes[i] = child
-        log_weights[i] += child.log_increment
-    return nodes, log_weights
+        moved[i] = child
+        log_increments[i] = child.log_increment
+    return moved, weights.add(log_increments)

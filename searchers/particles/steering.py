@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logsumexp
 
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.resampling import ess, normalised, optimal
-from ppl.searchers.search import Searcher, State, all_dead
-
-Floats = NDArray[np.float64]
+from ppl.runtime.weights import Weights
+from ppl.searchers.duplicates import origin
+from ppl.searchers.resampling import optimal
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Particles
 
 
 @dataclass(frozen=True)
-class SMCSteering(Searcher):
+class SMCSteering(Searcher[Particles]):
     """Without-replacement SMC.
 
     Attributes:
@@ -47,35 +48,33 @@ class SMCSteering(Searcher):
     merge_duplicates: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1 or self.expansions < 1:
-            raise ValueError(f"{self!r}: num_particles and expansions are at least 1")
+        checks.count(num_particles=self.num_particles, expansions=self.expansions)
 
-    def start(self, tree: Tree) -> State:
+    def start(self, tree: Tree) -> Particles:
         n = self.num_particles
-        return State([tree.root] * n, np.full(n, -np.log(n)))
+        return Particles((tree.root,) * n, Weights.equal(n, -np.log(n)))
 
-    def step(self, tree: Tree, state: State) -> State:
-        nodes, log_weights = self._expand(tree, state)
-        if log_weights.max() == -np.inf:
+    def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        nodes, weights = self._expand(tree, state)
+        if weights.dead:
             raise all_dead(tree, nodes, self)
         if self.merge_duplicates:
-            nodes, log_weights = _merged(nodes, log_weights, tree.seed)
-        total = float(logsumexp(log_weights))
-        probabilities = normalised(log_weights)
-        note = {"atoms": len(nodes), "ess": ess(probabilities), "log_evidence": total}
-        rng = generator(tree.seed, "resample", len(state.info))
-        chosen, weights = optimal(probabilities, self.num_particles, rng)
-        nodes = [nodes[i] for i in chosen]
-        over = not any(node.open for node in nodes)
-        return State(nodes, total + np.log(weights), None, over, [*state.info, note])
+            nodes, weights = _merged(nodes, weights, tree.seed)
+        total = weights.log_sum
+        note = {"atoms": len(nodes), "ess": weights.ess, "log_evidence": total}
+        rng = generator(tree.seed, "resample", state.round)
+        chosen, shares = optimal(weights.probabilities, self.num_particles, rng)
+        kept = tuple(nodes[i] for i in chosen)
+        over = not any(node.open for node in kept)
+        return state.after(nodes=kept, weights=Weights(total + np.log(shares)), over=over), note
 
-    def _expand(self, tree: Tree, state: State) -> tuple[list[Node], Floats]:
-        """All atoms after the expansion and their log-weights, those of one parent side by side."""
+    def _expand(self, tree: Tree, state: Particles) -> tuple[list[Node], Weights]:
+        """All atoms after the expansion and their weights, those of one parent side by side."""
         going = [node for node in state.nodes if node.open]
         children = iter(tree.expand(going, self.expansions))
         nodes: list[Node] = []
         log_weights: list[float] = []
-        for node, log_weight in zip(state.nodes, state.log_weights.tolist(), strict=True):
+        for node, log_weight in zip(state.nodes, state.weights.tolist(), strict=True):
             if not node.open:
                 nodes.append(node)
                 log_weights.append(log_weight)
@@ -83,17 +82,14 @@ class SMCSteering(Searcher):
             for child in islice(children, self.expansions):
                 nodes.append(child)
                 log_weights.append(log_weight - np.log(self.expansions) + child.log_increment)
-        return nodes, np.array(log_weights)
+        return nodes, Weights(np.array(log_weights))
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        return state.nodes, state.log_weights.tolist(), float(logsumexp(state.log_weights))
+    def result(self, tree: Tree, state: Particles) -> Result:
+        return Result(state.nodes, state.weights.tolist(), state.weights.log_sum)
 
 
-def _merged(nodes: Sequence[Node], log_weights: Floats, seed: int) -> tuple[list[Node], Floats]:
-    """One atom per group of siblings with equal choices, of all their weight. Choices that cannot
-    be compared by a hash (tensors are compared by identity) count as distinct.
+def _merged(nodes: Sequence[Node], weights: Weights, seed: int) -> tuple[list[Node], Weights]:
+    """One atom per group of siblings with equal choices, of all their weight.
 
     What comes after divides by what the atom's own verifiers have said. Where siblings were told
     different numbers (pseudo-marginal verifiers), one is therefore drawn in proportion to its
@@ -101,8 +97,8 @@ def _merged(nodes: Sequence[Node], log_weights: Floats, seed: int) -> tuple[list
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, node in enumerate(nodes):
-        assert node.parent is not None
-        groups.setdefault((node.parent.identity, *node.choices), []).append(i)
+        groups.setdefault(origin(node), []).append(i)
+    log_weights = np.array(weights.tolist())
     atoms, masses = [], []
     for group in groups.values():
         first = nodes[group[0]]
@@ -113,7 +109,7 @@ def _merged(nodes: Sequence[Node], log_weights: Floats, seed: int) -> tuple[list
             first = nodes[group[int(rng.choice(len(group), p=np.exp(shares - mass)))]]
         atoms.append(first)
         masses.append(mass)
-    return atoms, np.array(masses)
+    return atoms, Weights(np.array(masses))
 
 
 def _told(node: Node) -> tuple[object, ...]:

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import entr
 
-from ppl.searchers.resampling import ess, normalised
+from ppl.language import checks
+from ppl.runtime.weights import ess, normalised
 
 Floats = NDArray[np.float64]
 _FLATTEST = 1e-6
@@ -45,8 +46,8 @@ def temperature_at(setting: float | Temperature, log_weights: Floats, t: int) ->
 
 def check_temperature(name: str, setting: float | Temperature) -> None:
     """Raises ValueError for a constant temperature that is not positive and finite."""
-    if not callable(setting) and not 0 < setting < math.inf:
-        raise ValueError(f"{name}={setting}: above zero")
+    if not callable(setting):
+        checks.positive(**{name: setting})
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,9 @@ class EntropicAnnealing:
     early_phase: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps}: at least 1")
-        if self.method not in ("ess", "entropy", "base"):
-            raise ValueError(f"method={self.method!r}: 'ess', 'entropy' or 'base'")
-        if not 0 <= self.ess_threshold <= 1 or not 0 <= self.early_phase <= 1:
-            raise ValueError(f"{self!r}: ess_threshold and early_phase are shares, in [0, 1]")
+        checks.count(max_steps=self.max_steps)
+        checks.one_of(("ess", "entropy", "base"), method=self.method)
+        checks.probability(ess_threshold=self.ess_threshold, early_phase=self.early_phase)
 
     def __call__(self, log_weights: Floats, t: int) -> float:
         probabilities, n, u = normalised(log_weights), len(log_weights), t / self.max_steps

@@ -14,11 +14,11 @@ language model or a verifier, or have a guide, are for `SMC`.
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,6 @@ import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
-from scipy.special import logsumexp
 
 from ppl.errors import (
     AllParticlesDeadError,
@@ -36,17 +35,19 @@ from ppl.errors import (
     ProgramError,
     WeightError,
 )
+from ppl.language import checks
 from ppl.language.cost import Cost
 from ppl.language.primitives import TwistUnit
 from ppl.language.randomness import generator, key
 from ppl.lm.base import LMDistribution
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
+from ppl.runtime.loop import turn
 from ppl.runtime.particle import Program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
-from ppl.searchers.resampling import SCHEMES, Scheme, ess, normalised
-from ppl.searchers.search import _LOCK
+from ppl.runtime.weights import Weights
+from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,10 @@ class VectorizedSMC:
     resampling: Scheme = "systematic"
 
     def __post_init__(self) -> None:
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles={self.num_particles}: at least 1")
-        if not 0 <= self.ess_threshold <= 1:
-            raise ValueError(f"ess_threshold={self.ess_threshold}: a fraction of N, in [0, 1]")
-        if self.resampling not in SCHEMES:
-            raise ValueError(f"resampling={self.resampling!r}: one of {', '.join(SCHEMES)}")
+        checks.count(num_particles=self.num_particles)
+        checks.probability(ess_threshold=self.ess_threshold)
+        check_scheme(self.resampling)
 
-    @torch.no_grad()
     def run(self, program: Program, *args: Any, seed: int = 0, **kwargs: Any) -> Posterior:
         """Runs the program on all particles.
 
@@ -87,56 +84,141 @@ class VectorizedSMC:
             ProgramError: the program does something that is not done row by row.
             AllParticlesDeadError: every weight is zero.
         """
-        started = time.perf_counter()
-        rows = _Rows(self, seed)
-        with _LOCK, torch.random.fork_rng(devices=[]):
-            while True:
-                try:
-                    with rows:
-                        result = program(*args, **kwargs)
-                        rows.expect("its end")
-                    break
-                except _Resampled:
-                    continue
-                except PPLError:
-                    raise
-                except Exception as error:
-                    raise ProgramError(
-                        f"the program raised {type(error).__name__} after {rows.site}: {error}; "
-                        f"VectorizedSMC runs it once for all {self.num_particles} particles, so it "
-                        "cannot branch on a choice or make a number of it; use torch.where, or SMC"
-                    ) from error
-        values = self._per_particle(result)
+        return self.begin(program, *args, seed=seed, **kwargs).run()
+
+    def run_many(
+        self,
+        program: Program,
+        arguments: Sequence[Any],
+        *,
+        seed: int | Sequence[int] = 0,
+        **kwargs: Any,
+    ) -> list[Posterior | AllParticlesDeadError]:
+        """Runs the program for many questions, one after the other: each is a batch already.
+
+        Args:
+            arguments: one entry per question; a tuple is unpacked into several arguments.
+            seed: one seed for all, or one per question.
+
+        Returns:
+            A posterior per question, or the error where all particles died.
+        """
+        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(arguments):
+            raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
+        found: list[Posterior | AllParticlesDeadError] = []
+        for argument, s in zip(arguments, seeds, strict=True):
+            given = argument if isinstance(argument, tuple) else (argument,)
+            try:
+                found.append(self.run(program, *given, seed=s, **kwargs))
+            except AllParticlesDeadError as error:
+                found.append(error)
+        return found
+
+    async def arun(self, program: Program, *args: Any, **options: Any) -> Posterior:
+        """`run` for callers in an event loop, in a thread; takes what `run` takes."""
+        return await asyncio.to_thread(lambda: self.run(program, *args, **options))
+
+    def begin(self, program: Program, *args: Any, seed: int = 0, **kwargs: Any) -> VectorizedSearch:
+        """A search to be stepped by hand: a step runs the program to its next resampling."""
+        return VectorizedSearch(self, program, args, kwargs, seed)
+
+    def with_(self, **changes: Any) -> VectorizedSMC:
+        """A copy with other settings."""
+        return replace(self, **changes)
+
+
+class VectorizedSearch:
+    """A running search over vectorised particles.
+
+    Attributes:
+        over: the program has run to its end.
+        notes: what each checkpoint had to tell.
+    """
+
+    def __init__(
+        self,
+        searcher: VectorizedSMC,
+        program: Program,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.searcher, self.over = searcher, False
+        self._program, self._args, self._kwargs = program, args, kwargs
+        self._rows = _Rows(searcher, seed)
+        self._values: list[Any] = []
+        self._seconds = 0.0
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        return self._rows.notes
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Runs the program until ancestors are drawn, or to its end. Does nothing once over."""
+        if self.over:
+            return
+        started, rows, n = time.perf_counter(), self._rows, self.searcher.num_particles
+        with turn(), torch.random.fork_rng(devices=[]):
+            try:
+                with rows:
+                    result = self._program(*self._args, **self._kwargs)
+                    rows.expect("its end")
+            except _Resampled:
+                return
+            except PPLError:
+                raise
+            except Exception as error:
+                raise ProgramError(
+                    f"the program raised {type(error).__name__} after {rows.site}: {error}; "
+                    f"VectorizedSMC runs it once for all {n} particles, so it cannot branch on a "
+                    "choice or make a number of it; use torch.where, or SMC"
+                ) from error
+            finally:
+                self._seconds += time.perf_counter() - started
+        self._values = _per_particle(result, n)
+        self.over = True
+
+    def run(self, on_step: Callable[[VectorizedSearch], None] | None = None) -> Posterior:
+        """Steps to the end. `on_step` is called after every step."""
+        while not self.over:
+            self.step()
+            if on_step is not None:
+                on_step(self)
+        return self.posterior()
+
+    def posterior(self) -> Posterior:
+        """The weighted rows; before the end they have no values, and there is no evidence."""
+        rows, n = self._rows, self.searcher.num_particles
         observed = [
             s.log_probs.double().numpy() for s in rows.sites.values() if s.kind == "observed"
         ]
-        log_likelihoods = np.sum(observed, axis=0) if observed else np.zeros(self.num_particles)
-        log_mean = float(logsumexp(rows.log_weights)) - math.log(self.num_particles)
-        each = zip(values, rows.log_weights.tolist(), log_likelihoods.tolist(), strict=True)
+        log_likelihoods = np.sum(observed, axis=0) if observed else np.zeros(n)
+        values = self._values if self.over else [None] * n
+        each = zip(values, rows.weights.tolist(), log_likelihoods.tolist(), strict=True)
         return Posterior(
             [
-                Sample(v, w, g, True, i, None, _Records(rows.sites, i))
+                Sample(v, w, g, self.over, i, None, _Records(rows.sites, i))
                 for i, (v, w, g) in enumerate(each)
             ],
-            log_evidence=rows.log_evidence + log_mean,
-            cost=Cost(seconds=time.perf_counter() - started),
-            searcher=repr(self),
-            history=rows.info,
+            log_evidence=rows.weights.log_evidence if self.over else None,
+            cost=Cost(seconds=self._seconds),
+            searcher=repr(self.searcher),
+            history=rows.notes,
         )
 
-    def _per_particle(self, result: Any) -> list[Any]:
-        n = self.num_particles
-        if result is None:
-            return [None] * n
-        if not isinstance(result, torch.Tensor) or result.shape[:1] != (n,):
-            shape = (
-                list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-            )
-            raise ProgramError(
-                f"the program returned {shape}; VectorizedSMC needs a tensor with a row for each "
-                f"of the {n} particles, or None"
-            )
-        return result.tolist() if result.dim() == 1 else list(result)
+
+def _per_particle(result: Any, n: int) -> list[Any]:
+    if result is None:
+        return [None] * n
+    if not isinstance(result, torch.Tensor) or result.shape[:1] != (n,):
+        shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise ProgramError(
+            f"the program returned {shape}; VectorizedSMC needs a tensor with a row for each "
+            f"of the {n} particles, or None"
+        )
+    return result.tolist() if result.dim() == 1 else list(result)
 
 
 class _Resampled(BaseException):
@@ -164,9 +246,9 @@ class _Rows(Messenger):  # type: ignore[misc]
         super().__init__()
         self.settings, self.n, self.seed = settings, settings.num_particles, seed
         self.sites: dict[str, _Site] = {}
-        self.log_weights = np.zeros(self.n)
-        self.log_evidence = 0.0
-        self.info: list[dict[str, Any]] = []
+        self.weights = Weights.equal(self.n)
+        self.notes: list[dict[str, Any]] = []
+        self._checkpoints = 0
         self._unvalidated = ExitStack()
 
     def __enter__(self) -> Any:
@@ -241,31 +323,30 @@ class _Rows(Messenger):  # type: ignore[misc]
             raise self._not_by_row(log_probs.shape)
         log_probs = log_probs.expand(self.n)
         self.sites[msg["name"]] = _Site("observed", msg["value"], log_probs)
-        self.log_weights = self.log_weights + log_probs.double().numpy()
+        self.weights = self.weights.add(log_probs.double().numpy())
         self._at_checkpoint = True
-        if np.isnan(self.log_weights).any() or self.log_weights.max() == np.inf:
+        log_weights = self.weights.log_weights
+        if np.isnan(log_weights).any() or log_weights.max() == np.inf:
             raise WeightError(f"{self.site} gives a log-weight that is not a number or infinite")
-        if self.log_weights.max() == -np.inf:
+        if self.weights.dead:
             raise AllParticlesDeadError(
                 f"all {self.n} particles are dead, killed at {self.site}; use more particles or a "
                 "softer likelihood"
             )
 
     def _maybe_resample(self) -> None:
-        probabilities = normalised(self.log_weights)
-        size = ess(probabilities)
+        size, t = self.weights.ess, self._checkpoints
         resample = size < self.settings.ess_threshold * self.n * (1 - 1e-9)
-        t = len(self.info)
-        note = {"ess": size, "resampled": resample, "log_evidence": self.log_evidence}
-        self.info.append(note)
+        note = {"ess": size, "resampled": resample, "log_evidence": self.weights.log_carried}
+        self.notes.append(note)
+        self._checkpoints += 1
         if resample:
-            self.log_evidence += float(logsumexp(self.log_weights)) - math.log(self.n)
             rng = generator(self.seed, "resample", t)
-            ancestors = SCHEMES[self.settings.resampling](probabilities, self.n, rng)
+            ancestors = SCHEMES[self.settings.resampling](self.weights.probabilities, self.n, rng)
             rows = torch.as_tensor(ancestors)
             for site in self.sites.values():
                 site.gather(rows)
-            self.log_weights = np.zeros(self.n)
+            self.weights = self.weights.resample(ancestors)
             raise _Resampled
 
     def _check(self, msg: Any) -> None:

@@ -4,50 +4,96 @@ This is importance sampling with the program as proposal, so the weighted set is
 and the evidence estimate is unbiased. `best` is the classic best-of-N (Cobbe et al. 2021), `vote()`
 the weighted vote, and `vote(weights="flat")` self-consistency (Wang et al. 2022). With n = 1 it is
 plain sampling.
+
+All samples go on side by side, unless that would end a limited search with many beginnings and no
+sample: see `_in_turn`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from scipy.special import logsumexp
 
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, State, all_dead
+from ppl.runtime.weights import Weights
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import Frontier
 
 
 @dataclass(frozen=True)
-class BestOfN(Searcher):
+class BestOfN(Searcher[Frontier]):
     """N independent samples.
+
+    Under a limit of tokens or calls that may not pay for all, samples are completed a few at a
+    time, so that a limit of ten samples' price gives about ten samples. As long as the limit pays
+    for every open sample's present length once more, that is, where it plainly suffices, the
+    result is that of a search without limits. Stopped early, short samples are more likely to be
+    among those completed.
 
     Attributes:
         n: how many.
     """
 
+    steers: ClassVar[bool] = False
+
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n={self.n}: at least 1")
+        checks.count(n=self.n)
 
-    def start(self, tree: Tree) -> State:
-        return State([tree.root] * self.n, np.zeros(self.n))
+    def start(self, tree: Tree) -> Frontier:
+        return Frontier((tree.root,) * self.n)
 
-    def step(self, tree: Tree, state: State) -> State:
+    def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
         nodes = list(state.nodes)
-        going = [i for i, node in enumerate(nodes) if node.open]
+        going = _in_turn(tree, nodes)
         for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
             nodes[i] = child
-        log_weights = np.array([node.log_weight for node in nodes])
-        if log_weights.max() == -np.inf:
+        if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
         over = not any(node.open for node in nodes)
-        return State(nodes, log_weights, over=over, info=state.info)
+        return state.after(nodes=tuple(nodes), over=over), {}
 
-    def result(
-        self, tree: Tree, state: State
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        log_evidence = float(logsumexp(state.log_weights)) - np.log(self.n)
-        return state.nodes, state.log_weights.tolist(), log_evidence
+    def result(self, tree: Tree, state: Frontier) -> Result:
+        weights = Weights(np.array([node.log_weight for node in state.nodes]))
+        if state.over:
+            return Result(state.nodes, weights.tolist(), weights.log_evidence)
+        begun = [node for node in state.nodes if node is not tree.root]
+        return Result(begun, [node.log_weight for node in begun])
+
+
+def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
+    """The samples that go on: all that are furthest behind, if the limits pay for them.
+
+    What a sample will cost is not known before it ends. The first draws its first step alone; from
+    then on each open sample is taken to need once more what the dearest has cost so far. If that is
+    not there for all of them, one is completed, then as many at a time as the dearest so far says.
+    """
+    budget = tree.account.budget
+    everyone = [i for i, node in enumerate(nodes) if node.open]
+    behind = min(nodes[i].depth for i in everyone)
+    in_step = [i for i in everyone if nodes[i].depth == behind]
+    if budget.tokens is None and budget.calls is None:
+        return in_step
+    begun = [node for node in nodes if node is not tree.root]
+    if not begun:
+        return in_step[:1]
+    tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
+    affordable = min(tree.account.tokens_left / tokens, tree.account.calls_left / calls)
+    if affordable >= len(everyone):
+        return in_step
+    if not any(node.finished or node.dead for node in nodes):
+        affordable = 1
+    ahead = sorted(everyone, key=lambda i: -nodes[i].depth)
+    return ahead[: max(1, int(affordable))]
+
+
+def _spent(node: Node) -> tuple[int, int]:
+    """Tokens and calls of a path."""
+    costs = [step.cost for step in node.path]
+    judged = sum(r.log_scores is not None for r in node.history)
+    return sum(c.lm_tokens for c in costs), sum(c.lm_calls for c in costs) + judged

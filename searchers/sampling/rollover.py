@@ -13,19 +13,21 @@ counterpart in a text whose length is not known. Not a sampler.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
 
 # Scores are sums of telescoping logarithms: an equal one may come out a little above the bar.
 _ROUNDING = 1e-9
 
 
-@dataclass
-class Tries:
+@dataclass(frozen=True)
+class Tries(State):
     """What the next round needs.
 
     Attributes:
@@ -41,14 +43,12 @@ class Tries:
     quota: int
     bar: float = -math.inf
     best: Node | None = None
-    answers: list[Node] = field(default_factory=list)
+    answers: tuple[Node, ...] = ()
     spent: int = 0
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class RolloverBudgetForcing(Searcher):
+class RolloverBudgetForcing(Searcher[Tries]):
     """Draws one step at a time and goes on with the first that beats the bar.
 
     Scores are the observed likelihood with its twist. With a product of scores later steps are
@@ -57,52 +57,51 @@ class RolloverBudgetForcing(Searcher):
     by plain sampling; nobody chooses there, and it is not counted.
 
     Attributes:
-        tries: steps to draw and judge in the whole search.
-        steps: how many steps a text is expected to have; a step's quota is `tries // steps`.
+        simulations: tries, steps to draw and judge in the whole search.
+        steps: how many steps a text is expected to have; a step's quota is
+            `simulations // steps`.
         bar: `"ever"`: the best score seen so far, as published; `"parent"`: the score of the text
             as it stands, which with `last` is easier to beat later on.
     """
 
-    tries: int
+    simulations: int
     steps: int = 10
     bar: Literal["ever", "parent"] = "ever"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= self.tries:
-            raise ValueError(f"{self!r}: at least one step, and a try for each of the steps")
-        if self.bar not in ("ever", "parent"):
-            raise ValueError(f"bar={self.bar!r}: 'ever' or 'parent'")
+        checks.count(steps=self.steps)
+        checks.count(least=self.steps, simulations=self.simulations)
+        checks.one_of(("ever", "parent"), bar=self.bar)
 
     @property
     def quota(self) -> int:
         """Tries for one step, before what rolls over."""
-        return self.tries // self.steps
+        return self.simulations // self.steps
 
     def start(self, tree: Tree) -> Tries:
         return Tries(tree.root, self.quota)
 
-    def step(self, tree: Tree, state: Tries) -> Tries:
-        if state.spent == self.tries:
-            return self._run_on(tree, state)
+    def step(self, tree: Tree, state: Tries) -> tuple[Tries, Note]:
+        if state.spent == self.simulations:
+            return self._run_on(tree, state), {}
         (child,) = tree.expand([state.node])
         beats = not child.dead and child.log_promise > state.bar + _ROUNDING
         left, best = state.quota - 1, state.best
         if not child.dead and (best is None or child.log_promise > best.log_promise):
             best = child
-        state = replace(
-            state,
+        note = {"node": child.identity, "quota": state.quota, "beats": beats}
+        tried = state.after(
             bar=max(state.bar, child.log_promise) if self.bar == "ever" else state.bar,
-            answers=state.answers + [child] * (child.finished and not child.dead),
+            answers=state.answers + (child,) * (child.finished and not child.dead),
             spent=state.spent + 1,
-            info=[*state.info, {"node": child.identity, "quota": state.quota, "beats": beats}],
         )
         if beats:
-            return self._go_to(state, child, self.quota + left)
+            return self._go_to(tried, child, self.quota + left), note
         if left:
-            return replace(state, best=best, quota=left)
+            return replace(tried, best=best, quota=left), note
         if best is None:
-            return replace(state, quota=self.quota)
-        return self._go_to(state, best, self.quota)
+            return replace(tried, quota=self.quota), note
+        return self._go_to(tried, best, self.quota), note
 
     def _go_to(self, state: Tries, node: Node, quota: int) -> Tries:
         bar = state.bar if self.bar == "ever" else node.log_promise
@@ -111,14 +110,11 @@ class RolloverBudgetForcing(Searcher):
     def _run_on(self, tree: Tree, state: Tries) -> Tries:
         """The tries are spent: what has finished is the answer, or else the best becomes it."""
         if state.answers:
-            return replace(state, over=True)
+            return state.after(over=True)
         (end,) = tree.rollout([state.best or state.node])
         if end.dead:
             raise all_dead(tree, [end], self)
-        return replace(state, answers=[end], over=True)
+        return state.after(answers=(end,), over=True)
 
-    def result(
-        self, tree: Tree, state: Tries
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        nodes = state.answers or [state.best or state.node]
-        return nodes, [node.log_likelihood for node in nodes], None
+    def result(self, tree: Tree, state: Tries) -> Result:
+        return Result.by_likelihood(state.answers or [state.best or state.node])

@@ -19,26 +19,30 @@ who writes: by the posteriors of A, or a mixed model whose groups are the langua
 from __future__ import annotations
 
 from abc import abstractmethod
-from array import array
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl.errors import WeightError
+from ppl.language import checks
 from ppl.language.randomness import generator
 from ppl.runtime.particle import Decide
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
 from ppl.searchers.trees.actions import Actions
 from ppl.searchers.trees.arms import Arms, Floats, draw_beta, draw_gaussian, draw_mixed
+from ppl.searchers.trees.persistent import IntMap, Log
 
+Ints = NDArray[np.int64]
 GEN, CONT = 0, 1
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Branch:
     """A node's memory: scores of its direct children, of deeper ones, and of each child's subtree.
 
@@ -47,61 +51,69 @@ class Branch:
         children: in the order in which they were made.
         below: an arm per child: all scores of its subtree.
         open: numbers of the children that can be gone on with.
-        rounded: how often child i's subtree has the score k / 100, by (i, k).
-        commonest: the largest of these counts of each child.
+        rounded: of each child, how often its subtree has the score k / 100, by k.
+        commonest: `[K]` the largest of these counts of each child.
     """
 
-    ways: Arms = field(default_factory=Arms)
-    children: list[Node] = field(default_factory=list)
-    below: Arms = field(default_factory=Arms)
-    open: array[int] = field(default_factory=lambda: array("q"))
-    rounded: Counter[tuple[int, int]] = field(default_factory=Counter)
-    commonest: array[int] = field(default_factory=lambda: array("q"))
+    ways: Arms = field(default_factory=lambda: Arms.without_scores(2))
+    children: Log[Node] = field(default_factory=Log)
+    below: Arms = field(default_factory=Arms.without_scores)
+    open: Log[int] = field(default_factory=Log)
+    rounded: IntMap[Mapping[int, int]] = field(default_factory=IntMap)
+    commonest: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
-    def __post_init__(self) -> None:
-        self.ways.append()
-        self.ways.append()
+    def append(self, child: Node) -> Branch:
+        """With a new child, its own score not yet backed up."""
+        return replace(
+            self,
+            open=self.open.append(len(self.children)) if child.open else self.open,
+            children=self.children.append(child),
+            below=self.below.append(),
+            commonest=np.append(self.commonest, 0),
+        )
 
-    def append(self, child: Node) -> int:
-        """A new child, its own score not yet backed up; its number."""
-        number = len(self.children)
-        if child.open:
-            self.open.append(number)
-        self.children.append(child)
-        self.below.append()
-        self.commonest.append(0)
-        return number
-
-    def back_up(self, way: int, child: int, score: float) -> None:
-        """A score of the subtree of a child, to GEN if it is the child's own."""
-        self.ways.add(way, score)
-        self.below.add(child, score)
-        place = child, round(100 * score)
-        self.rounded[place] += 1
-        self.commonest[child] = max(self.commonest[child], self.rounded[place])
-
-
-@dataclass
-class BranchState:
-    """What the next round needs."""
-
-    branches: dict[int, Branch] = field(default_factory=dict)
-    actions: Actions | None = None
-    answers: list[Node] = field(default_factory=list)
-    seen: list[Node] = field(default_factory=list)
-    simulations: int = 0
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
+    def back_up(self, way: int, child: int, score: float) -> Branch:
+        """With a score of the subtree of a child, for GEN if it is the child's own."""
+        place, counts = round(100 * score), self.rounded.get(child, {})
+        count = counts.get(place, 0) + 1
+        commonest = self.commonest.copy()
+        commonest[child] = max(commonest[child], count)
+        return replace(
+            self,
+            ways=self.ways.add(way, score),
+            below=self.below.add(child, score),
+            rounded=self.rounded.set(child, {**counts, place: count}),
+            commonest=commonest,
+        )
 
 
 @dataclass(frozen=True)
-class _AdaptiveBranching(Searcher):
+class BranchState(State):
+    """What the next round needs.
+
+    Attributes:
+        branches: by number of node.
+        actions: what is known of the actions, None without.
+        seen: all nodes that have grown.
+        answers: those that are answers: whose program has returned, or has said what it would
+            return.
+        simulations: how many have grown.
+    """
+
+    branches: IntMap[Branch] = field(default_factory=IntMap)
+    actions: Actions | None = None
+    answers: Log[Node] = field(default_factory=Log)
+    seen: Log[Node] = field(default_factory=Log)
+    simulations: int = 0
+
+
+@dataclass(frozen=True)
+class _AdaptiveBranching(Searcher[BranchState]):
     simulations: int
     actions: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.simulations < 1:
-            raise ValueError(f"simulations={self.simulations}: at least 1")
+        checks.count(simulations=self.simulations)
 
     @abstractmethod
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
@@ -114,31 +126,37 @@ class _AdaptiveBranching(Searcher):
     def start(self, tree: Tree) -> BranchState:
         return BranchState(actions=None if self.actions is None else Actions(self.actions))
 
-    def step(self, tree: Tree, state: BranchState) -> BranchState:
+    def step(self, tree: Tree, state: BranchState) -> tuple[BranchState, Note]:
         rng = generator(tree.seed, "branching", state.simulations)
-        node, path = tree.root, []
-        while (here := state.branches.get(node.identity)) is not None and here.open:
+        branches, node, path = state.branches, tree.root, []
+        while (here := branches.get(node.identity)) is not None and here.open:
             choice = self.choose(here, rng)
             if choice is None:
                 break
-            path.append((here, choice))
+            path.append((node.identity, choice))
             node = here.children[choice]
         (child,) = tree.expand([node], decide=self._decide(tree, state))
         score = self._score(child)
-        parent = state.branches.setdefault(node.identity, Branch())
-        parent.back_up(GEN, parent.append(child), score)
-        for here, number in path:
-            here.back_up(CONT, number, score)
-        if state.actions is not None:
-            state.actions.back_up(child, score)
-        state.seen.append(child)
-        if child.finished and not child.dead:
-            state.answers.append(child)
+        parent = branches.get(node.identity, Branch()).append(child)
+        parent = parent.back_up(GEN, len(parent.children) - 1, score)
+        branches = branches.set(node.identity, parent)
+        for number, choice in path:
+            branches = branches.set(number, branches[number].back_up(CONT, choice, score))
+        seen, answers = state.seen.append(child), state.answers
+        if child.answered:
+            answers = answers.append(child)
         done = state.simulations + 1
         over = done == self.simulations
-        if over and not state.answers:
-            state.answers.extend(self._run_on(tree, state.seen))
-        return replace(state, simulations=done, over=over)
+        if over and not answers:
+            answers = answers.append(*self._run_on(tree, seen))
+        return state.after(
+            branches=branches,
+            actions=None if state.actions is None else state.actions.back_up(child, score),
+            seen=seen,
+            answers=answers,
+            simulations=done,
+            over=over,
+        ), {}
 
     def _run_on(self, tree: Tree, seen: Sequence[Node]) -> list[Node]:
         """Nothing has finished: the best node to its program's end, or the next best."""
@@ -157,11 +175,8 @@ class _AdaptiveBranching(Searcher):
     def _score(self, node: Node) -> float:
         return node.value
 
-    def result(
-        self, tree: Tree, state: BranchState
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        nodes = state.answers or [node for node in state.seen if node.open]
-        return nodes, [node.log_likelihood for node in nodes], None
+    def result(self, tree: Tree, state: BranchState) -> Result:
+        return Result.by_likelihood(state.answers or [n for n in state.seen if n.open])
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,10 @@ class ABMCTSA(_AdaptiveBranching):
     """AB-MCTS with node aggregation.
 
     Attributes:
-        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        simulations: nodes to grow. Every node that is an answer is a candidate: one whose program
+            has returned, or has said with `ppl.answer` what it would return (in a program that
+            refines whole answers, every node). If there is none by then, the best is run on to its
+            end.
         prior: `"gaussian"`: normal-inverse-chi-squared (0, 1, 1, 0.1); `"beta"`: (0.5, 0.5). What
             is drawn is an arm's mean.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
@@ -181,8 +199,7 @@ class ABMCTSA(_AdaptiveBranching):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior not in ("gaussian", "beta"):
-            raise ValueError(f"prior={self.prior!r}: 'gaussian' or 'beta'")
+        checks.one_of(("gaussian", "beta"), prior=self.prior)
 
     def _score(self, node: Node) -> float:
         if self.prior == "beta" and not 0 <= node.value <= 1:
@@ -196,8 +213,8 @@ class ABMCTSA(_AdaptiveBranching):
         gen, cont = self.draw(here.ways.sums, rng)
         if gen >= cont:
             return None
-        means = self.draw(here.below.sums.take(here.open, axis=1), rng)
-        return here.open[means.argmax()]
+        means = self.draw(here.below.sums.take(list(here.open), axis=1), rng)
+        return here.open[int(means.argmax())]
 
     def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
         return (draw_gaussian if self.prior == "gaussian" else draw_beta)(sums, rng)
@@ -212,22 +229,25 @@ class ABMCTSM(_AdaptiveBranching):
     digits, as in the published code: then the next best child, and GEN only if none is left.
 
     Attributes:
-        simulations: nodes to grow. If none has finished by then, the best is run on to its end.
+        simulations: nodes to grow. Every node that is an answer is a candidate: one whose program
+            has returned, or has said with `ppl.answer` what it would return (in a program that
+            refines whole answers, every node). If there is none by then, the best is run on to its
+            end.
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
             makes the next step, such as a language model. They are not drawn from the program's
             distribution, which only says what is possible.
     """
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
-        sums = here.below.sums
+        sums, going = here.below.sums, list(here.open)
         scores, new = draw_mixed(sums, rng)
-        number = sums[0, here.open]
-        settled = (number >= 4) & (np.array(here.commonest)[here.open] >= 0.75 * number)
-        scores = scores[here.open]
+        number = sums[0, going]
+        settled = (number >= 4) & (here.commonest[going] >= 0.75 * number)
+        scores = scores[going]
         if new >= scores.max():
             return None
         scores[settled] = -np.inf
-        return None if settled.all() else here.open[scores.argmax()]
+        return None if settled.all() else here.open[int(scores.argmax())]
 
     def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
         return draw_mixed(sums, rng)[0]

@@ -9,8 +9,9 @@ the code of Inoue et al. 2025, arXiv:2503.04412).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from ppl.searchers.trees.arms import Arms, Floats
 Draw = Callable[[Floats, np.random.Generator], Floats]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Actions:
-    """What is known of each action.
+    """What is known of each action: an immutable value.
 
     Attributes:
         site: name of the choices, up to a trailing number as in `llm_3`.
@@ -35,49 +36,70 @@ class Actions:
     """
 
     site: str
-    scores: Arms = field(default_factory=Arms)
-    number: dict[tuple[float, ...], int] = field(default_factory=dict)
+    scores: Arms = field(default_factory=Arms.without_scores)
+    number: Mapping[tuple[float, ...], int] = field(default_factory=lambda: MappingProxyType({}))
 
     def decide(self, draw: Draw, rng: np.random.Generator) -> Decide:
-        """For `Tree.expand`: the action whose draw is the largest.
+        """For `Tree.expand`: the action whose draw is the largest. An action that is met for the
+        first time is an arm without scores.
 
         Args:
             draw: a number for each arm, from `[3, K]` sums of its scores.
         """
+        known = self  # grows with the actions that this expansion meets
 
         def decide(name: str, distribution: Any) -> Any:
+            nonlocal known
             if not self._named(name):
                 return None
             values = _support(name, distribution)
-            arms = [self._arm(value) for value in values]
-            return values[draw(self.scores.sums, rng)[arms].argmax()]
+            known = known.met(values)
+            arms = [known.number[_key(value)] for value in values]
+            return values[draw(known.scores.sums, rng)[arms].argmax()]
 
         return decide
 
-    def back_up(self, child: Node, score: float) -> None:
-        """The score of a new node, to the actions that made it.
+    def met(self, values: Iterable[Any]) -> Actions:
+        """With an arm for each of these actions."""
+        scores, number = self.scores, dict(self.number)
+        for value in values:
+            if _key(value) not in number:
+                number[_key(value)] = len(scores)
+                scores = scores.append()
+        return replace(self, scores=scores, number=MappingProxyType(number))
+
+    def back_up(self, child: Node, score: float) -> Actions:
+        """With the score of a new node, for the actions that made it.
 
         Raises:
             ProgramError: the program has returned, and there was never such a choice.
         """
+        known = self
         for record in child.records:
             if record.kind == "choice" and self._named(record.name):
-                self.scores.add(self._arm(record.value), score)
-        if child.finished and not self.number:
+                known = known.met([record.value])
+                arm = known.number[_key(record.value)]
+                known = replace(known, scores=known.scores.add(arm, score))
+        if child.finished and not known.number:
             raise ProgramError(
                 f"the program returned without a choice named {self.site!r} or '{self.site}_0': "
                 f"actions={self.site!r} names the pyro.sample sites that pick what makes a step"
             )
+        return known
 
     def _named(self, name: str) -> bool:
         return re.sub(r"_\d+$", "", name) == self.site
 
-    def _arm(self, value: Any) -> int:
-        key = tuple(value.flatten().tolist())
-        if key not in self.number:
-            self.number[key] = len(self.scores)
-            self.scores.append()
-        return self.number[key]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _actions, (self.site, self.scores, dict(self.number))
+
+
+def _actions(site: str, scores: Arms, number: dict[tuple[float, ...], int]) -> Actions:
+    return Actions(site, scores, MappingProxyType(number))
+
+
+def _key(value: Any) -> tuple[float, ...]:
+    return tuple(value.flatten().tolist())
 
 
 def _support(name: str, distribution: Any) -> list[Any]:

@@ -7,8 +7,7 @@ these three columns are all that is kept, and a draw for every arm is a few oper
 from __future__ import annotations
 
 import math
-from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,36 +15,54 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def _column() -> array[float]:
-    return array("d")  # grows by doubling, NumPy reads it, pickle writes it
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Arms:
-    """Number, sum and sum of squares of the scores of each of `K` arms."""
+    """Number, sum and sum of squares of the scores of each of `K` arms: an immutable value.
 
-    number: array[float] = field(default_factory=_column)
-    total: array[float] = field(default_factory=_column)
-    squares: array[float] = field(default_factory=_column)
+    Attributes:
+        sums: `[3, K]` number, total, squares; read-only.
+    """
+
+    sums: Floats
+
+    def __post_init__(self) -> None:
+        self.sums.flags.writeable = False
+
+    @classmethod
+    def without_scores(cls, arms: int = 0) -> Arms:
+        """Arms of which nothing is known."""
+        return cls(np.zeros((3, arms)))
 
     def __len__(self) -> int:
-        return len(self.number)
+        return int(self.sums.shape[1])
 
-    def append(self) -> None:
+    def append(self) -> Arms:
         """One arm more, without scores."""
-        for column in (self.number, self.total, self.squares):
-            column.append(0.0)
+        return Arms(np.concatenate([self.sums, _NOTHING], axis=1))
 
-    def add(self, arm: int, score: float) -> None:
+    def add(self, arm: int, score: float) -> Arms:
         """One score more."""
-        self.number[arm] += 1
-        self.total[arm] += score
-        self.squares[arm] += score * score
+        sums = self.sums.copy()
+        sums[:, arm] += (1.0, score, score * score)
+        return Arms(sums)
 
     @property
-    def sums(self) -> Floats:
-        """`[3, K]` number, total, squares: a copy."""
-        return np.array([self.number, self.total, self.squares])
+    def number(self) -> Floats:
+        """`[K]`."""
+        return np.asarray(self.sums[0])
+
+    @property
+    def total(self) -> Floats:
+        """`[K]`."""
+        return np.asarray(self.sums[1])
+
+    @property
+    def squares(self) -> Floats:
+        """`[K]`."""
+        return np.asarray(self.sums[2])
+
+
+_NOTHING = np.zeros((3, 1))
 
 
 def gaussian_posterior(sums: Floats) -> tuple[Floats, Floats, Floats, Floats]:

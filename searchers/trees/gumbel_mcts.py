@@ -28,39 +28,49 @@ q is the paper's mixed value, with the first completion from a node as its own v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.search import Searcher, all_dead, answers
+from ppl.searchers.anytime import answers
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
+from ppl.searchers.trees.persistent import IntMap
 
 Floats = NDArray[np.float64]
 _VISIT_OFFSET = 50.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Branch:
     """What is known below a node: N, the sum of values, the first of them, the steps drawn."""
 
     visits: int = 0
     total: float = 0.0
     first: float = 0.0
-    children: list[Node] = field(default_factory=list)
+    children: tuple[Node, ...] = ()
 
     @property
     def mean(self) -> float:
         """q of the step that leads here; 0 if it was never visited."""
         return self.total / max(self.visits, 1)
 
+    def visited(self, value: float) -> Branch:
+        """After one visit more."""
+        first = self.first if self.visits else value
+        return Branch(self.visits + 1, self.total + value, first, self.children)
 
-@dataclass
-class GumbelState:
+
+@dataclass(frozen=True)
+class GumbelState(State):
     """What the next round needs.
 
     Attributes:
@@ -70,17 +80,14 @@ class GumbelState:
         schedule: of sequential halving, the number of actions to visit in each round.
     """
 
-    actions: list[Node]
-    gumbels: Floats
-    branches: dict[int, Branch]
-    schedule: list[int]
-    rounds: int = 0
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
+    actions: tuple[Node, ...]
+    gumbels: tuple[float, ...]
+    branches: IntMap[Branch]
+    schedule: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class GumbelMCTS(Searcher):
+class GumbelMCTS(Searcher[GumbelState]):
     """Monte Carlo tree search that decides on a first step, good for few simulations (8 to 64).
 
     Attributes:
@@ -108,10 +115,8 @@ class GumbelMCTS(Searcher):
     value_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.simulations, self.max_actions, self.width) < 1:
-            raise ValueError(f"{self!r}: simulations, max_actions and width at least 1")
-        if not 0 < self.value_scale < math.inf:
-            raise ValueError(f"value_scale={self.value_scale}: above zero")
+        checks.count(simulations=self.simulations, max_actions=self.max_actions, width=self.width)
+        checks.positive(value_scale=self.value_scale)
 
     def start(self, tree: Tree) -> GumbelState:
         draws = tree.expand([tree.root], min(self.max_actions, self.simulations))
@@ -120,43 +125,46 @@ class GumbelMCTS(Searcher):
         for k, node in enumerate(draws):
             first.setdefault(node.choices, k)
         kept = list(first.values())
-        actions = [draws[k] for k in kept]
+        actions = tuple(draws[k] for k in kept)
         return GumbelState(
             actions,
-            perturbed(len(draws), generator(tree.seed, "gumbel"))[kept],
-            {node.identity: Branch() for node in actions},
-            sequential_halving(len(actions), self.simulations),
+            tuple(perturbed(len(draws), generator(tree.seed, "gumbel"))[kept].tolist()),
+            IntMap({node.identity: Branch() for node in actions}),
+            tuple(sequential_halving(len(actions), self.simulations)),
         )
 
-    def step(self, tree: Tree, state: GumbelState) -> GumbelState:
+    def step(self, tree: Tree, state: GumbelState) -> tuple[GumbelState, Note]:
         """One visit of each first step whose turn it is."""
         branches = state.branches
-        in_turn = self._ranked(state, state.rounds)[: state.schedule[state.rounds]]
+        in_turn = self._ranked(state, state.round)[: state.schedule[state.round]]
         paths = [self._descend(action, branches) for action in in_turn]
         growing = [p for p in paths if p[-1].open and branches[p[-1].identity].visits]
         for path, child in zip(growing, tree.expand([p[-1] for p in growing]), strict=True):
             path.append(child)
         leaves = tree.rollout([path[-1] for path in paths])
-        for path in growing:
-            branches[path[-2].identity].children.append(path[-1])
-            branches[path[-1].identity] = Branch()
+        for *_, parent, child in growing:
+            here = branches[parent.identity]
+            grown = replace(here, children=(*here.children, child))
+            branches = branches.set(parent.identity, grown).set(child.identity, Branch())
         for path, leaf in zip(paths, leaves, strict=True):
-            _back_up([branches[node.identity] for node in path], leaf.value)
-        rounds = state.rounds + 1
-        over = rounds == len(state.schedule)
+            for node in path:
+                here = branches[node.identity].visited(leaf.value)
+                branches = branches.set(node.identity, here)
+        over = state.round + 1 == len(state.schedule)
         if over and not answers(tree):
             raise all_dead(tree, leaves, self)
+        new = state.after(branches=branches, over=over)
         note = {
             "visits": {a.identity: branches[a.identity].visits for a in state.actions},
-            "chosen": self._chosen(state).identity,
+            "chosen": self._chosen(new).identity,
         }
-        return replace(state, rounds=rounds, over=over, info=[*state.info, note])
+        return new, note
 
     def _ranked(self, state: GumbelState, visits: int) -> list[Node]:
         """First steps that have been visited so often, by falling G + sigma(q)."""
         here = [state.branches[a.identity] for a in state.actions]
         most = max(b.visits for b in here)
-        scores = state.gumbels + sigma([b.mean for b in here], most, self.value_scale)
+        scores = np.array(state.gumbels) + sigma([b.mean for b in here], most, self.value_scale)
         order = np.argsort(-scores, kind="stable")
         return [state.actions[i] for i in order if here[i].visits == visits]
 
@@ -164,7 +172,7 @@ class GumbelMCTS(Searcher):
         most = max(state.branches[a.identity].visits for a in state.actions)
         return self._ranked(state, most)[0]
 
-    def _descend(self, action: Node, branches: dict[int, Branch]) -> list[Node]:
+    def _descend(self, action: Node, branches: Mapping[int, Branch]) -> list[Node]:
         """From a first step to a node that has no value yet, or never changes, or gets a child."""
         path = [action]
         while path[-1].open and branches[path[-1].identity].visits:
@@ -177,14 +185,12 @@ class GumbelMCTS(Searcher):
             path.append(here.children[slot])
         return path
 
-    def result(
-        self, tree: Tree, state: GumbelState
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: GumbelState) -> Result:
         chosen = self._chosen(state)
         own = [node for node in answers(tree) if chosen in node.path]
         others = [node for node in answers(tree) if chosen not in node.path]
         nodes = sorted(own, key=lambda node: -node.log_likelihood) + others
-        return nodes, [node.log_likelihood for node in nodes], None
+        return Result.by_likelihood(nodes or [chosen])
 
 
 def perturbed(n: int, rng: np.random.Generator) -> Floats:
@@ -235,10 +241,3 @@ def mixed_value(means: Sequence[float], visits: Sequence[int], first: float) -> 
     with the weight of all their visits (Danihelka et al. 2022, appendix D, for equal priors)."""
     total = sum(visits)
     return (first + total * float(np.mean(means or [0.0]))) / (1 + total)
-
-
-def _back_up(path: Sequence[Branch], value: float) -> None:
-    for here in path:
-        here.first = here.first if here.visits else value
-        here.visits += 1
-        here.total += value

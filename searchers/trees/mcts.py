@@ -22,43 +22,45 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import softmax
 
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.beams.beam import confidence
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.likelihood import confidence
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
+from ppl.searchers.trees.persistent import IntMap, Log
 
 _C1, _C2 = 1.25, 19652.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Statistics:
     """What MCTS knows of one tree node: N, sum of values, children drawn, nothing left below."""
 
     visits: int = 0
     total: float = 0.0
-    children: list[Node] = field(default_factory=list)
+    children: tuple[Node, ...] = ()
     closed: bool = False
 
 
-@dataclass
-class MCTSState:
-    """What the next simulation needs."""
+@dataclass(frozen=True)
+class MCTSState(State):
+    """What the next simulation needs; the statistics are by number of node."""
 
-    statistics: dict[int, Statistics]
-    answers: list[Node] = field(default_factory=list)
+    statistics: IntMap[Statistics]
+    answers: Log[Node] = field(default_factory=Log)
     simulations: int = 0
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class MCTS(Searcher):
+class MCTS(Searcher[MCTSState]):
     """Monte Carlo tree search.
 
     Attributes:
@@ -68,7 +70,8 @@ class MCTS(Searcher):
         exploration: C of UCT. The classic square root of two suits values in [0, 1].
         selection: `"uct"` or `"puct"`.
         evaluation: `"rollout"` runs each leaf to its end; `"verifier"` takes what it has observed,
-            which costs a step instead of a completion and needs an informed verifier.
+            which costs a step instead of a completion and needs an informed verifier. If nothing
+            has finished then, the end of the most visited path is run on to the program's end.
         leaves: simulations on their way at the same time, as one batch; 1 is the textbook's.
     """
 
@@ -80,33 +83,32 @@ class MCTS(Searcher):
     leaves: int = 1
 
     def __post_init__(self) -> None:
-        if self.simulations < 1 or self.width < 1 or self.exploration < 0 or self.leaves < 1:
-            raise ValueError(
-                f"{self!r}: simulations, width and leaves at least 1, exploration at least 0"
-            )
-        if self.selection not in ("uct", "puct"):
-            raise ValueError(f"selection={self.selection!r}: 'uct' or 'puct'")
-        if self.evaluation not in ("rollout", "verifier"):
-            raise ValueError(f"evaluation={self.evaluation!r}: 'rollout' or 'verifier'")
+        checks.count(simulations=self.simulations, width=self.width, leaves=self.leaves)
+        checks.nonnegative(exploration=self.exploration)
+        checks.one_of(("uct", "puct"), selection=self.selection)
+        checks.one_of(("rollout", "verifier"), evaluation=self.evaluation)
 
     def start(self, tree: Tree) -> MCTSState:
-        return MCTSState({tree.root.identity: Statistics()})
+        return MCTSState(IntMap({tree.root.identity: Statistics()}))
 
-    def step(self, tree: Tree, state: MCTSState) -> MCTSState:
+    def step(self, tree: Tree, state: MCTSState) -> tuple[MCTSState, Note]:
         statistics = state.statistics
         paths = self._select(tree.root, state)
         children = tree.expand([path[-1] for path in paths])
         leaves = tree.rollout(children) if self.evaluation == "rollout" else children
         for path, child, leaf in zip(paths, children, leaves, strict=True):
-            statistics[path[-1].identity].children.append(child)
-            statistics[child.identity] = Statistics(closed=not child.open)
-            _back_up([*path, child], leaf.value, statistics, self.width)
-        answers = state.answers + [leaf for leaf in leaves if leaf.finished and not leaf.dead]
+            at = path[-1].identity
+            here = statistics[at]
+            statistics = statistics.set(at, replace(here, children=(*here.children, child)))
+            statistics = statistics.set(child.identity, Statistics(closed=not child.open))
+            statistics = _backed_up([*path, child], leaf.value, statistics, self.width)
+        found = [leaf for leaf in leaves if leaf.finished and not leaf.dead]
+        answers = state.answers.append(*found)
         done = state.simulations + len(paths)
         over = done == self.simulations or statistics[tree.root.identity].closed
         if over and not answers and not self._standing(tree.root, statistics):
             raise all_dead(tree, leaves, self)
-        return replace(state, answers=answers, simulations=done, over=over)
+        return state.after(statistics=statistics, answers=answers, simulations=done, over=over), {}
 
     def _select(self, root: Node, state: MCTSState) -> list[list[Node]]:
         """Paths from the root to nodes that can take another child, one per simulation."""
@@ -137,7 +139,7 @@ class MCTS(Searcher):
         self,
         node: Node,
         options: Sequence[Node],
-        statistics: dict[int, Statistics],
+        statistics: Mapping[int, Statistics],
         passing: Counter[int],
     ) -> list[float]:
         """What selection maximises, for each of the children."""
@@ -153,7 +155,7 @@ class MCTS(Searcher):
         triples = zip(means, [float(prior[c]) for c in options], counts, strict=True)
         return [puct(mean, p, visits, count) for mean, p, count in triples]
 
-    def _standing(self, root: Node, statistics: dict[int, Statistics]) -> list[Node]:
+    def _standing(self, root: Node, statistics: Mapping[int, Statistics]) -> list[Node]:
         """Where the search stands while nothing has finished: the end of the most visited path.
         Nothing where leaves were run to their ends, since all of them were dead."""
         node = root
@@ -162,12 +164,9 @@ class MCTS(Searcher):
             node = max(children, key=lambda c: statistics[c.identity].visits * (not c.dead))
         return [] if node is root or node.dead else [node]
 
-    def result(
-        self, tree: Tree, state: MCTSState
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: MCTSState) -> Result:
         # A vote among completions counts each by its value.
-        nodes = state.answers or self._standing(tree.root, state.statistics)
-        return nodes, [node.log_likelihood for node in nodes], None
+        return Result.by_likelihood(state.answers or self._standing(tree.root, state.statistics))
 
 
 def uct(mean: float, parent_visits: int, visits: int, exploration: float) -> float:
@@ -181,12 +180,16 @@ def puct(mean: float, prior: float, parent_visits: int, visits: int) -> float:
     return mean + prior * math.sqrt(parent_visits) / (1 + visits) * growth
 
 
-def _back_up(path: list[Node], value: float, statistics: dict[int, Statistics], width: int) -> None:
+def _backed_up(
+    path: list[Node], value: float, statistics: IntMap[Statistics], width: int
+) -> IntMap[Statistics]:
     """Adds the value along the path, and closes nodes below which all is finished or dead, so that
     no simulation is wasted on what cannot change."""
     for node in reversed(path):
         here = statistics[node.identity]
-        here.visits += 1
-        here.total += value
+        closed = here.closed
         if len(here.children) == width:
-            here.closed = all(statistics[c.identity].closed for c in here.children)
+            closed = all(statistics[c.identity].closed for c in here.children)
+        new = Statistics(here.visits + 1, here.total + value, here.children, closed)
+        statistics = statistics.set(node.identity, new)
+    return statistics

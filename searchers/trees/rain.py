@@ -17,15 +17,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language import checks
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.beams.beam import distinct
-from ppl.searchers.search import Searcher, all_dead, answers
+from ppl.searchers.anytime import answers
+from ppl.searchers.duplicates import distinct
+from ppl.searchers.likelihood import log_prior_of
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
+from ppl.searchers.trees.persistent import IntMap
 
 Floats = NDArray[np.float64]
 # The published code's: cosine from which texts are alike, the share of a value that they get, and
@@ -33,7 +39,7 @@ Floats = NDArray[np.float64]
 _ALIKE, _SHARED, _CLOSE = 0.95, 0.2, 0.03
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Belief:
     """What is known of a step.
 
@@ -52,19 +58,22 @@ class Belief:
     visits: int = 0
     weight: float = 0.0
     q: float = 0.0
-    children: list[Node] = field(default_factory=list)
+    children: tuple[Node, ...] = ()
     meaning: Floats | None = None
     drawn: int = 0
     closed: bool = False
 
-    def learn(self, v: float, weight: float = 1.0) -> None:
-        """Takes a value into the mean."""
-        self.weight += weight
-        self.q += (v - self.q) * weight / self.weight
+    def learn(self, v: float, weight: float = 1.0) -> Belief:
+        """With a value taken into the mean."""
+        total = self.weight + weight
+        return replace(self, weight=total, q=self.q + (v - self.q) * weight / total)
 
 
-@dataclass
-class Rewind:
+Beliefs = IntMap[Belief]
+
+
+@dataclass(frozen=True)
+class Rewind(State):
     """What the next simulation needs.
 
     Attributes:
@@ -74,14 +83,12 @@ class Rewind:
     """
 
     root: Node
-    beliefs: dict[int, Belief]
+    beliefs: Beliefs
     limit: int
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class RAIN(Searcher):
+class RAIN(Searcher[Rewind]):
     """Rewindable inference; all defaults are the published ones.
 
     Attributes:
@@ -107,36 +114,35 @@ class RAIN(Searcher):
     embed: Callable[[Sequence[str]], Any] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.simulations, self.more, self.width) < 1 or self.enough_visits < 0:
-            raise ValueError(f"{self!r}: simulations, more and width at least 1, visits from 0")
-        if not 0 <= self.exploration < math.inf:
-            raise ValueError(f"exploration={self.exploration}: zero or more")
+        checks.count(simulations=self.simulations, more=self.more, width=self.width)
+        checks.count(least=0, enough_visits=self.enough_visits)
+        checks.nonnegative(exploration=self.exploration)
 
     def start(self, tree: Tree) -> Rewind:
-        return Rewind(tree.root, {tree.root.identity: Belief()}, self.simulations)
+        return Rewind(tree.root, IntMap({tree.root.identity: Belief()}), self.simulations)
 
-    def step(self, tree: Tree, state: Rewind) -> Rewind:
-        beliefs = state.beliefs
+    def step(self, tree: Tree, state: Rewind) -> tuple[Rewind, Note]:
+        beliefs, root = state.beliefs, state.root
         path = self._descend(state)
         leaf = path[-1]
         if leaf.open:
-            self._grow(beliefs, leaf, self._drawn(tree, leaf), leaf is state.root)
+            beliefs = self._grown(beliefs, leaf, self._drawn(tree, leaf), leaf is root)
         value = 2 * min(leaf.value, 1.0) - 1
-        self._back_up(beliefs, path, -1.0 if beliefs[leaf.identity].closed else value)
+        beliefs = self._backed_up(beliefs, path, -1.0 if beliefs[leaf.identity].closed else value)
         for node in path[:-1]:
             if self._all_alike_and_bad(beliefs, node):
-                self._grow(beliefs, node, tree.expand([node]), node is state.root)
-        if beliefs[state.root.identity].closed:
-            return self._back_from(tree, state)
+                beliefs = self._grown(beliefs, node, tree.expand([node]), node is root)
+        state = state.after(beliefs=beliefs)
+        if beliefs[root.identity].closed:
+            return self._back_from(tree, state), {}
         committed = self._to_commit(state)
         if committed is None:
-            return state
+            return state, {}
         own = beliefs[committed.identity]
         note = {"committed": committed.identity, "visits": own.visits, "q": own.q}
-        if own.children:
-            self._grow(beliefs, committed, [], True)  # a root's priors
-        over = committed.finished
-        return replace(self._at(state, committed), over=over, info=[*state.info, note])
+        if own.children:  # a root's priors
+            state = replace(state, beliefs=self._grown(beliefs, committed, [], True))
+        return replace(self._at(state, committed), over=committed.finished), note
 
     def _at(self, state: Rewind, root: Node) -> Rewind:
         limit = max(self.simulations, state.beliefs[root.identity].visits + self.more)
@@ -145,9 +151,9 @@ class RAIN(Searcher):
     def _back_from(self, tree: Tree, state: Rewind) -> Rewind:
         """What was committed turned out to be a dead end: back to where something is alive."""
         for node in reversed(state.root.path[:-1]):
-            here = state.beliefs[node.identity]
-            here.closed = not _open(state.beliefs, node)
-            if not here.closed:
+            closed = not _open(state.beliefs, node)
+            state = replace(state, beliefs=_with(state.beliefs, node, closed=closed))
+            if not closed:
                 return self._at(state, node)
         if not answers(tree):
             raise all_dead(tree, tree.nodes[1:], self)
@@ -166,46 +172,49 @@ class RAIN(Searcher):
         """The greedy step, and samples."""
         return tree.rollout([leaf], 1, greedy=True) + tree.expand([leaf], self.width - 1)
 
-    def _grow(
-        self, beliefs: dict[int, Belief], node: Node, drawn: Sequence[Node], is_root: bool
-    ) -> None:
-        """More children for a node; all their priors are set anew."""
+    def _grown(self, beliefs: Beliefs, node: Node, drawn: Sequence[Node], is_root: bool) -> Beliefs:
+        """With more children for a node; all their priors are set anew."""
         here = beliefs[node.identity]
-        children = [c for c in distinct([*here.children, *drawn]) if not c.dead]
-        here.children, here.closed = children, not children
-        here.drawn += len(drawn)
+        children = tuple(c for c in distinct([*here.children, *drawn]) if not c.dead)
+        beliefs = _with(
+            beliefs, node, children=children, closed=not children, drawn=here.drawn + len(drawn)
+        )
         if children:
             # The greedy one is the first, if it is alive.
-            log_priors = [_log_prior(child) for child in children]
+            log_priors = [log_prior_of(child.records) for child in children]
             priors = step_priors(log_priors, greedy=children[0].simulated)
             if is_root:
                 priors = 0.75 * priors + 0.25 / len(children)
             for child, prior in zip(children, priors.tolist(), strict=True):
-                beliefs.setdefault(child.identity, Belief()).prior = prior
+                own = beliefs.get(child.identity, Belief())
+                beliefs = beliefs.set(child.identity, replace(own, prior=prior))
+        return beliefs
 
-    def _back_up(self, beliefs: dict[int, Belief], path: Sequence[Node], value: float) -> None:
+    def _backed_up(self, beliefs: Beliefs, path: Sequence[Node], value: float) -> Beliefs:
         for node in path:
-            beliefs[node.identity].visits += 1
-            beliefs[node.identity].learn(value)
+            here = beliefs[node.identity]
+            beliefs = _with(beliefs, node, visits=here.visits + 1)
+            beliefs = beliefs.set(node.identity, beliefs[node.identity].learn(value))
         for parent in reversed(path[:-1]):
-            here = beliefs[parent.identity]
-            here.closed = all(beliefs[child.identity].closed for child in here.children)
+            beliefs = _with(beliefs, parent, closed=not _open(beliefs, parent))
         if self.embed is None or path[-1].text is None:
-            return
+            return beliefs
         (vector,) = np.asarray(self.embed([path[-1].text.text]), dtype=float)
         for parent, node in itertools.pairwise(path):
             own = beliefs[node.identity]
-            own.meaning = (
-                vector if own.meaning is None else own.meaning + (vector - own.meaning) / own.visits
-            )
+            meaning = own.meaning
+            meaning = vector if meaning is None else meaning + (vector - meaning) / own.visits
+            beliefs = _with(beliefs, node, meaning=meaning)
             for child in beliefs[parent.identity].children:
                 other = beliefs[child.identity]
                 if child is not node and other.meaning is not None:
-                    cosine = _cosine(own.meaning, other.meaning)
+                    cosine = _cosine(meaning, other.meaning)
                     if cosine >= _ALIKE:
-                        other.learn(value, _SHARED * cosine)
+                        other = other.learn(value, _SHARED * cosine)
+                        beliefs = beliefs.set(child.identity, other)
+        return beliefs
 
-    def _all_alike_and_bad(self, beliefs: dict[int, Belief], node: Node) -> bool:
+    def _all_alike_and_bad(self, beliefs: Beliefs, node: Node) -> bool:
         below = [beliefs[child.identity] for child in _open(beliefs, node)]
         meanings = [b.meaning for b in below if b.meaning is not None]
         if not meanings or beliefs[node.identity].drawn >= 2 * self.width:
@@ -223,11 +232,9 @@ class RAIN(Searcher):
         spent = state.beliefs[state.root.identity].visits >= state.limit
         return most if good or spent else None
 
-    def result(
-        self, tree: Tree, state: Rewind
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
+    def result(self, tree: Tree, state: Rewind) -> Result:
         nodes = sorted(answers(tree), key=lambda node: node is not state.root)
-        return nodes, [node.log_likelihood for node in nodes], None
+        return Result.by_likelihood(nodes or [state.root])
 
 
 def scores(below: Sequence[Belief], total: float, exploration: float) -> Floats:
@@ -252,11 +259,11 @@ def step_priors(log_probs: Sequence[float], *, greedy: bool = True) -> Floats:
     return np.asarray(probs / probs.sum())
 
 
-def _log_prior(node: Node) -> float:
-    return math.fsum(r.prior() for r in node.records if r.kind == "choice")
+def _with(beliefs: Beliefs, node: Node, **changes: Any) -> Beliefs:
+    return beliefs.set(node.identity, replace(beliefs[node.identity], **changes))
 
 
-def _open(beliefs: dict[int, Belief], node: Node) -> list[Node]:
+def _open(beliefs: Beliefs, node: Node) -> list[Node]:
     """Children below which something is alive."""
     return [c for c in beliefs[node.identity].children if not beliefs[c.identity].closed]
 

@@ -15,20 +15,24 @@ judge's potentials telescope, so that a node's value is that of its latest answe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
-from ppl.searchers.beams.beam import distinct, without_replacement
-from ppl.searchers.search import Searcher, all_dead
+from ppl.searchers.duplicates import distinct
+from ppl.searchers.resampling import without_replacement
+from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.state import State
 
 # A value is a sum of telescoping logarithms: one equal to the threshold may come out above it.
 _ROUNDING = 1e-9
 
 
-@dataclass
-class Refinements:
+@dataclass(frozen=True)
+class Refinements(State):
     """What the next round needs.
 
     Attributes:
@@ -39,28 +43,26 @@ class Refinements:
         settled: nothing is left to refine.
     """
 
-    queue: list[Node]
-    level: list[Node] = field(default_factory=list)
-    answers: list[Node] = field(default_factory=list)
+    queue: tuple[Node, ...]
+    level: tuple[Node, ...] = ()
+    answers: tuple[Node, ...] = ()
     grown: int = 0
     settled: bool = False
-    over: bool = False
-    info: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class TreeRefinement(Searcher):
+class TreeRefinement(Searcher[Refinements]):
     """Refines answers until one is good enough.
 
-    The best answer is what counts. If its program has not returned, because it would refine the
-    answer once more, the search ends by running that particle on to the program's own end; so let
-    the program return as soon as it is content. A search stopped by its budget gives all answers,
-    the best first, as the texts of its samples. Children that chose the same are one. A dead child,
-    of a failed condition, is dropped; a judge that gives zero kills what could be refined, so give
-    it a floor.
+    The best answer is what counts: let the program say with `ppl.answer` what it has so far. Where
+    it does not, and would refine the best once more, the search ends by running that particle on to
+    the program's own end, which may be worse than what it comes from; then let it return as soon as
+    it is content. A search stopped by its budget gives all nodes, the best first. Children that
+    chose the same are one. A dead child, of a failed condition, is dropped; a judge that gives zero
+    kills what could be refined, so give it a floor.
 
     Attributes:
-        max_nodes: most answers to write; running the best one on is not counted.
+        simulations: most answers to write; running the best one on is not counted.
         branch: drafts, and refinements of every node that is refined.
         keep: most nodes of a level (bfs) or of siblings (dfs) that are refined.
         depth: most refinements of a draft.
@@ -69,7 +71,7 @@ class TreeRefinement(Searcher):
         select: `"greedy"`: the best are kept; `"sample"`: drawn by value, without replacement.
     """
 
-    max_nodes: int
+    simulations: int
     branch: int = 3
     keep: int = 2
     depth: int = 3
@@ -78,37 +80,41 @@ class TreeRefinement(Searcher):
     select: Literal["greedy", "sample"] = "greedy"
 
     def __post_init__(self) -> None:
-        if min(self.max_nodes, self.branch, self.keep) < 1 or self.depth < 0:
-            raise ValueError(f"{self!r}: max_nodes, branch and keep at least 1, depth at least 0")
-        if self.order not in ("bfs", "dfs"):
-            raise ValueError(f"order={self.order!r}: 'bfs' or 'dfs'")
-        if self.select not in ("greedy", "sample"):
-            raise ValueError(f"select={self.select!r}: 'greedy' or 'sample'")
+        checks.count(simulations=self.simulations, branch=self.branch, keep=self.keep)
+        checks.count(least=0, depth=self.depth)
+        checks.nonnegative(threshold=self.threshold)
+        checks.one_of(("bfs", "dfs"), order=self.order)
+        checks.one_of(("greedy", "sample"), select=self.select)
 
     def start(self, tree: Tree) -> Refinements:
-        return Refinements([tree.root])
+        return Refinements((tree.root,))
 
-    def step(self, tree: Tree, state: Refinements) -> Refinements:
+    def step(self, tree: Tree, state: Refinements) -> tuple[Refinements, Note]:
         if state.settled:
-            return self._run_on(tree, state)
+            return self._run_on(tree, state), {}
         node, *queue = state.queue
-        children = tree.expand([node], min(self.branch, self.max_nodes - state.grown))
+        children = tree.expand([node], min(self.branch, self.simulations - state.grown))
         grown = state.grown + len(children)
         alive = [child for child in distinct(children) if not child.dead]
-        answers, level = state.answers + alive, []
+        answers, level = (*state.answers, *alive), (*state.level, *alive)
         if self.order == "dfs":
-            queue = self._kept(tree, alive, grown) + queue
-        elif queue:
-            level = state.level + alive
-        else:
-            queue = self._kept(tree, state.level + alive, grown)
+            queue, level = self._kept(tree, alive, grown) + queue, ()
+        elif not queue:
+            queue, level = self._kept(tree, level, grown), ()
         good = any(child.value > self.threshold + _ROUNDING for child in alive)
-        settled = good or not queue or grown == self.max_nodes
+        settled = good or not queue or grown == self.simulations
         if settled and not answers:
             raise all_dead(tree, children, self)
         note = {"node": node.identity, "values": [child.value for child in children]}
-        over = settled and _best(answers).finished
-        return Refinements(queue, level, answers, grown, settled, over, [*state.info, note])
+        over = settled and _best(answers).answered
+        return state.after(
+            queue=tuple(queue),
+            level=level,
+            answers=answers,
+            grown=grown,
+            settled=settled,
+            over=over,
+        ), note
 
     def _kept(self, tree: Tree, nodes: Sequence[Node], grown: int) -> list[Node]:
         """Those of the nodes that are refined, the best (or the first drawn) first."""
@@ -124,20 +130,18 @@ class TreeRefinement(Searcher):
         best = _best(state.answers)
         (end,) = tree.rollout([best])
         if not end.dead:
-            return replace(state, answers=[*state.answers, end], over=True)
-        answers = [node for node in state.answers if node is not best]
+            return state.after(answers=(*state.answers, end), over=True)
+        answers = tuple(node for node in state.answers if node is not best)
         if not answers:
             raise all_dead(tree, [end], self)
-        return replace(state, answers=answers, over=_best(answers).finished)
+        return state.after(answers=answers, over=_best(answers).answered)
 
-    def result(
-        self, tree: Tree, state: Refinements
-    ) -> tuple[Sequence[Node], Sequence[float], float | None]:
-        nodes = [node for node in state.answers if node.finished or not state.over]
+    def result(self, tree: Tree, state: Refinements) -> Result:
+        nodes = [node for node in state.answers if node.answered or not state.over]
         nodes.sort(key=lambda node: -node.log_likelihood)
-        return nodes, [node.log_likelihood for node in nodes], None
+        return Result.by_likelihood(nodes)
 
 
 def _best(nodes: Sequence[Node]) -> Node:
-    """The node of highest value; among equals one that has finished, then the first."""
-    return max(nodes, key=lambda node: (node.log_likelihood, node.finished))
+    """The node of highest value; among equals one that is an answer, then the first."""
+    return max(nodes, key=lambda node: (node.log_likelihood, node.answered))

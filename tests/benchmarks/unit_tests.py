@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from ppl.verifiers import Check, Sandbox
-from ppl.verifiers.exact.unit_tests import Pool
+from ppl.verifiers.exact.pool import Pool
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:

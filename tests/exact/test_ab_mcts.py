@@ -33,11 +33,11 @@ from ppl.searchers.trees.arms import (
 
 def sums(*groups):
     """Of an arm per group of scores."""
-    arms = Arms()
+    arms = Arms.without_scores()
     for number, group in enumerate(groups):
-        arms.append()
+        arms = arms.append()
         for score in group:
-            arms.add(number, score)
+            arms = arms.add(number, score)
     return arms.sums
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -110,9 +111,10 @@ def test_actions_are_taken_with_their_posterior_probability():
     actions = Actions("llm")
     scores = {1: [0.7, 0.9, 0.6], 0: [0.3, 0.6, 0.4, 0.5]}  # arms are numbered as they come
     for writer, values in scores.items():
-        arm = actions._arm(torch.tensor(writer))
+        actions = actions.met([torch.tensor(writer)])
         for value in values:
-            actions.scores.add(arm, value)
+            scored = actions.scores.add(len(actions.number) - 1, value)
+            actions = replace(actions, scores=scored)
     laws = []
     for values in scores.values():
         n, mean = len(values), float(np.mean(values))

@@ -94,7 +94,7 @@ def test_considered_steps_are_the_distinct_draws_with_their_arrivals():
     assert len(drawn) == 12
     steps = [node.choices for node in drawn]
     expected = [k for k, step in enumerate(steps) if step not in steps[:k]]
-    assert search.state.actions == [drawn[k] for k in expected]
+    assert search.state.actions == tuple(drawn[k] for k in expected)
     assert 1 < len(expected) < 12
     everything = perturbed(12, randomness.generator(5, "gumbel"))
     assert search.state.gumbels == pytest.approx(everything[expected])
@@ -166,7 +166,7 @@ def test_values_of_completions_improve_the_policy():
     gains = []
     for search in searches:
         steps = {node.identity: node.step for node in search.state.actions}
-        gains.append(worth[steps[search.state.info[-1]["chosen"]]] - 0.46236)
+        gains.append(worth[steps[search.notes[-1]["chosen"]]] - 0.46236)
     assert np.mean(gains) > 4 * np.std(gains) / math.sqrt(150)
     assert np.mean(gains) > 0.1
 
@@ -188,14 +188,15 @@ def test_a_round_visits_the_highest_of_those_in_turn():
     while not search.over:
         branches = [state.branches[a.identity] for a in state.actions]
         before = [(b.visits, b.mean) for b in branches]
-        t, number = state.rounds, state.schedule[state.rounds]
+        t, number = state.round, state.schedule[state.round]
         q = np.array([mean for _, mean in before])
         q = (q - q.min()) / (q.max() - q.min())
-        scores = state.gumbels + (50 + max(v for v, _ in before)) * 0.05 * q
+        scores = np.array(state.gumbels) + (50 + max(v for v, _ in before)) * 0.05 * q
         in_turn = [i for i, (visits, _) in enumerate(before) if visits == t]
         expected = sorted(in_turn, key=lambda i: -scores[i])[:number]
         search.step()
         state = search.state
+        branches = [state.branches[a.identity] for a in state.actions]
         visited = [i for i, b in enumerate(branches) if b.visits > before[i][0]]
         assert sorted(expected) == visited
     assert sum(b.visits for b in branches) == 32
@@ -272,7 +273,7 @@ def test_all_dead_is_found_only_at_the_end():
     search = GumbelMCTS(5, 2, width=2).begin(program, seed=0)
     with pytest.raises(AllParticlesDeadError, match="'never'"):
         search.run()
-    assert search.state.rounds == len(search.state.schedule) - 1
+    assert search.state.round == len(search.state.schedule) - 1
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from ppl.searchers import (
     LookaheadSearch,
     StochasticBeamSearch,
 )
-from ppl.searchers.beams.beam import without_replacement
 from ppl.searchers.beams.rebase import allocate
+from ppl.searchers.resampling import without_replacement
 
 PROBABILITY = {"a": 0.5, "b": 0.3, "$": 0.2}
 # With this many samples of a node, all of its three successors are among them.
@@ -117,7 +117,7 @@ def test_best_first_without_preferences_goes_level_by_level():
 
     search = BestFirst(30, 4).begin(flat, seed=0)
     search.run()
-    order = [i for note in search.state.info for i in note["nodes"]]
+    order = [i for note in search.notes for i in note["nodes"]]
     depths = [next(n.depth for n in search.tree.nodes if n.identity == i) for i in order]
     assert depths == sorted(depths)
 
@@ -127,7 +127,7 @@ def test_best_first_pops_what_is_liked_most():
     search.run()
     by_identity = {node.identity: node for node in search.tree.nodes}
     waiting: set[int] = {0}
-    for note in search.state.info:
+    for note in search.notes:
         (popped,) = note["nodes"]
         assert popped in waiting
         best = max(by_identity[i].log_promise for i in waiting)
@@ -234,7 +234,7 @@ def test_rebase_finds_as_many_solutions_as_asked(seed):
     search = REBASE(7, 0.1).begin(toy, "last", seed=seed)
     posterior = search.run()
     assert sum(node.finished for node in search.state.nodes) == len(posterior.samples) == 7
-    widths = [note["width"] for note in search.state.info]
+    widths = [note["width"] for note in search.notes]
     assert widths[0] == 7
     assert widths == sorted(widths, reverse=True)
 

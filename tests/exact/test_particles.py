@@ -70,7 +70,7 @@ def test_temperatures_do_not_change_the_evidence(searcher, program):
         (SMCSteering(2, 3), partial(toy, "prod"), {"guide": toy_guide}),
         (SMCSteering(2, 3), toy_twisted, {"exact": 0.46236}),
     ],
-    ids=str,
+    ids=["sticky", "merged", "branching", "guided", "twisted"],
 )
 def test_steering_evidence(searcher, program, options):
     """LLaMPPL's wrong constant makes this .490 on the toy with (2, 4) instead of .46236."""

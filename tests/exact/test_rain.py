@@ -111,6 +111,7 @@ def test_similar_siblings_get_a_fifth():
             for c in children
         }
         search.step()
+        beliefs = search.state.beliefs
         (passed,) = [c for c in children if beliefs[c.identity].visits > before[c][0]]
         v = 2 * passed.value - 1
         for other in (o for o in children if o is not passed and before[o][0]):
@@ -132,7 +133,7 @@ def test_where_all_is_alike_and_bad_another_step_is_drawn():
 
     def children(searcher, seed):
         search = searcher.begin(hopeless, seed=seed)
-        while not (search.state and search.state.info):
+        while not (search.notes):
             search.step()
         return len(search.state.beliefs[0].children)
 
@@ -151,24 +152,24 @@ def test_a_step_is_committed_when_it_is_good_enough_or_time_is_up():
     limits, visits = [], []
     while not slow.over:
         root = slow.state.root.identity if slow.state else 0
-        known = len(slow.state.info) if slow.state else 0
+        known = len(slow.notes)
         slow.step()
-        if len(slow.state.info) > known:
+        if len(slow.notes) > known:
             visits.append(slow.state.beliefs[root].visits)
             limits.append(slow.state.limit)
     assert visits[0] == 20
-    kept = slow.state.info[0]["visits"]
+    kept = slow.notes[0]["visits"]
     assert limits[0] == max(20, kept + 4) == visits[1]
 
 
 def test_what_is_known_below_the_committed_step_is_kept():
     search = RAIN(20, 4, width=6).begin(letters, seed=2)
-    while not (search.state and search.state.info):
+    while not (search.notes):
         search.step()
     root = search.state.root
     known = search.state.beliefs[root.identity]
     assert known.children
-    assert known.visits == search.state.info[0]["visits"]
+    assert known.visits == search.notes[0]["visits"]
     before = {c.identity: search.state.beliefs[c.identity].visits for c in known.children}
     number = len(search.tree.nodes)
     search.step()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from programs import kalman, toy
 
 import ppl
+from ppl.runtime.weights import ess, normalised
 from ppl.searchers import SMC, EntropicAnnealing, ParticleFilter, TargetESS
-from ppl.searchers.resampling import ess, normalised
 
 
 def evidence_error(searcher, program, arguments, exact, seeds) -> float:
@@ -84,10 +85,11 @@ class Dropping(SMC):
     """SMC that forgets what tempered resampling left of the weights."""
 
     def step(self, tree, state):
-        state = super().step(tree, state)
-        if state.info[-1]["resampled"]:
-            state.log_weights = np.zeros(self.num_particles)
-        return state
+        state, note = super().step(tree, state)
+        if note["resampled"]:
+            zeros = np.zeros(self.num_particles)
+            state = replace(state, weights=replace(state.weights, log_weights=zeros))
+        return state, note
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
 
@@ -240,3 +241,23 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     VectorizedSMC(10).run(walk, seed=1)
     assert torch.rand(1) == expected
+
+
+def test_stepped_awaited_and_many_are_what_running_is():
+    searcher = VectorizedSMC(64, 0.9)
+    alone = [searcher.run(walk, OBSERVED[:t], seed=t) for t in (3, 5)]
+    many = searcher.run_many(walk, [(OBSERVED[:3],), (OBSERVED[:5],)], seed=[3, 5])
+    awaited = asyncio.run(searcher.arun(walk, OBSERVED[:5], seed=5))
+    search = searcher.begin(walk, OBSERVED[:5], seed=5)
+    steps = 0
+    while not search.over:
+        assert search.posterior().log_evidence is None
+        search.step()
+        steps += 1
+    assert steps == 1 + sum(note["resampled"] for note in search.notes) > 1
+    others = [(awaited, alone[1]), (search.run(), alone[1])]
+    for found, expected in [*zip(many, alone, strict=True), *others]:
+        assert found.log_evidence == expected.log_evidence
+        assert [s.log_weight for s in found.samples] == [s.log_weight for s in expected.samples]
+        values = [torch.stack([s.value for s in p.samples]) for p in (found, expected)]
+        assert torch.equal(*values)

@@ -51,6 +51,7 @@ class Cached(Verifier):
         self.verifier, self.most, self.key = verifier, most, key
         self.name, self.meaning = verifier.name, verifier.meaning
         self.aggregate, self.floor = verifier.aggregate, verifier.floor
+        self.asks_models = verifier.asks_models
         self.hits = self.misses = 0
         self._answers: OrderedDict[Hashable, Sequence[float]] = OrderedDict()
 

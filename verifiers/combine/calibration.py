@@ -144,7 +144,7 @@ class Calibrated(Verifier):
                 "what, meaning='outcome'"
             )
         check_declared(self.name, self.meaning, self.aggregate)
-        self.pseudo_marginal = scorer.pseudo_marginal
+        self.pseudo_marginal, self.asks_models = scorer.pseudo_marginal, scorer.asks_models
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         inner = _scores(self.scorer, requests)

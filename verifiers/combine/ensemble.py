@@ -68,6 +68,7 @@ class Ensemble(Verifier):
         self.aggregate, self.floor = aggregate or verifiers[0].aggregate, floor
         check_declared(self.name, self.meaning, self.aggregate)
         self.pseudo_marginal = any(v.pseudo_marginal for v in verifiers)
+        self.asks_models = any(v.asks_models for v in verifiers)
         self.groups = _all_groups(len(verifiers), groups)
         self.weights = np.ones(len(self.groups)) if weights is None else np.asarray(weights)
         if self.weights.shape != (len(self.groups),):
@@ -243,6 +244,7 @@ class Votes(Verifier):
         self.name = f"Votes({', '.join(v.name for v in verifiers)})"
         self.meaning = meaning or verifiers[0].meaning
         self.pseudo_marginal = any(v.pseudo_marginal for v in verifiers)
+        self.asks_models = any(v.asks_models for v in verifiers)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         results: list[Sequence[float]] = []

@@ -26,6 +26,7 @@ class _Wrapped(Verifier):
         self.verifier, self.name = verifier, f"{word} {verifier.name}"
         self.meaning, self.aggregate = verifier.meaning, verifier.aggregate
         self.pseudo_marginal, self.floor = verifier.pseudo_marginal, verifier.floor
+        self.asks_models = verifier.asks_models
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         inner = self.verifier.judge_checked([replace(r, verifier=self.verifier) for r in requests])

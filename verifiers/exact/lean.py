@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import queue
 import re
-import signal
-import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from ppl.errors import LeanError
+from ppl.errors import LeanError, WorkerError
 from ppl.language.text import Text
+from ppl.runtime.process import forget_in_children
 from ppl.runtime.verdict import JudgeRequest, Verifier
+from ppl.runtime.worker import Process, WorkerTimeoutError
 
 _CHEATS = re.compile(r"\b(sorry|admit|axiom|native_decide|unsafe|implemented_by|opaque|macro\w*)\b")
 _AXIOMS = re.compile(r"depends on axioms: \[([^\]]*)\]")
@@ -34,7 +31,8 @@ class LeanRepl:
     """Lean behind the protocol: one process, replaced by a fresh one when it fails or grows old.
 
     A proof that hangs, kills Lean or makes it talk nonsense costs its process and nothing else: the
-    next proof finds a fresh one, in which the environments it needs have been made again.
+    next proof finds a fresh one, in which the environments it needs have been made again. Any
+    thread may ask, one at a time; a forked child asks a process of its own.
 
     Args:
         command: starts it, such as `["lake", "exe", "repl"]`.
@@ -68,8 +66,10 @@ class LeanRepl:
         self._made: list[tuple[str, int | None]] = []  # how each environment came about
         self._numbers: dict[int, int] = {}  # what the present process calls it
         self._proofs = 0  # that the present process has seen
-        self._held: list[_Process] = []
+        self._held: list[_Lean] = []
+        self._lock = threading.RLock()
         self._finalizer = weakref.finalize(self, _stop_all, self._held)
+        forget_in_children(self)
         self._ready(None)
 
     def __enter__(self) -> Self:
@@ -80,8 +80,15 @@ class LeanRepl:
 
     def close(self) -> None:
         """Ends the process; a later call starts a new one."""
-        _stop_all(self._held)
+        with self._lock:
+            _stop_all(self._held)
+            self._numbers, self._proofs = {}, 0
+
+    def forget(self) -> None:
+        """In a forked child: the process is the parent's; the next request starts another."""
+        self._held.clear()
         self._numbers, self._proofs = {}, 0
+        self._lock = threading.RLock()
 
     def command(self, cmd: str, env: int | None = None) -> dict[str, Any]:
         """The reply to one command of yours in environment `env` (imports only without).
@@ -93,16 +100,17 @@ class LeanRepl:
             LeanError: Lean does not start, no reply in time, the process ended, or the reply breaks
                 the protocol.
         """
-        here = self._ready(env)
-        try:
-            reply = self._held[0].ask(cmd, here, self.setup_seconds)
-        except LeanError:
-            self.close()
-            raise
-        number = len(self._made)
-        self._made.append((cmd, env))
-        self._numbers[number] = reply["env"]
-        return reply | {"env": number}
+        with self._lock:
+            here = self._ready(env)
+            try:
+                reply = self._held[0].ask(cmd, here, self.setup_seconds)
+            except LeanError:
+                self.close()
+                raise
+            number = len(self._made)
+            self._made.append((cmd, env))
+            self._numbers[number] = reply["env"]
+            return reply | {"env": number}
 
     def proves(
         self, statement: str, proof: str, *, name: str, env: int | None = None
@@ -127,17 +135,18 @@ class LeanRepl:
             return False
         # Twice: the first process may suffer from what earlier proofs left in it.
         for _ in range(2):
-            if self._proofs >= self.renew_after:
-                self.close()
-            here = self._ready(env)
-            self._proofs += 1
-            try:
-                return self._accepts(f"{statement} {proof}", name, here)
-            except _TimeLimitError:
-                self.close()
-                return False
-            except LeanError:
-                self.close()
+            with self._lock:
+                if self._proofs >= self.renew_after:
+                    self.close()
+                here = self._ready(env)
+                self._proofs += 1
+                try:
+                    return self._accepts(f"{statement} {proof}", name, here)
+                except _TimeLimitError:
+                    self.close()
+                    return False
+                except LeanError:
+                    self.close()
         return None
 
     def _accepts(self, theorem: str, name: str, here: int | None) -> bool:
@@ -174,7 +183,7 @@ class LeanRepl:
 
     def _here(self, env: int | None) -> int | None:
         if not self._held:
-            self._held.append(_Process(self._start, self.folder))
+            self._held.append(_Lean(self._start, self.folder))
             # A process that cannot do this says nothing about any proof.
             self._held[0].ask("example : True := trivial", None, self.setup_seconds)
         if env is None:
@@ -190,49 +199,29 @@ class _TimeLimitError(LeanError):
     """No reply within the limit."""
 
 
-class _Process:
+class _Lean:
     """One process that speaks the protocol, and all its children (`lake` starts Lean as one)."""
 
     def __init__(self, command: Sequence[str], folder: str | None) -> None:
         try:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError as error:
+            self.process = Process(command, "Lean", blocks=True, folder=folder)
+        except WorkerError as error:
             raise LeanError(str(error)) from error
-        self.replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert self.process.stdout is not None
-        self.reader = threading.Thread(
-            target=_blocks, args=(self.process.stdout, self.replies), daemon=True
-        )
-        self.reader.start()
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return self.process.alive
 
     def ask(self, cmd: str, env: int | None, seconds: float) -> dict[str, Any]:
         request = {"cmd": cmd} if env is None else {"cmd": cmd, "env": env}
-        assert self.process.stdin is not None
         try:
             # As UTF-8: of symbols beyond 16 bits Lean long misread the escapes (lean4 issue 5445).
-            self.process.stdin.write(json.dumps(request, ensure_ascii=False) + "\n\n")
-            self.process.stdin.flush()
-            reply = self.replies.get(timeout=seconds)
-        except (OSError, ValueError) as error:
-            raise LeanError(f"the Lean process is gone: {error}") from error
-        except queue.Empty:
-            raise _TimeLimitError(f"Lean did not answer within {seconds} s") from None
-        if reply is None:
-            raise LeanError("the Lean process ended without an answer")
+            self.process.tell(json.dumps(request, ensure_ascii=False))
+            reply = self.process.hear(seconds, "checking")
+        except WorkerTimeoutError as error:
+            raise _TimeLimitError(str(error)) from error
+        except WorkerError as error:
+            raise LeanError(str(error)) from error
         try:
             found = json.loads(reply)
         except ValueError as error:
@@ -243,17 +232,10 @@ class _Process:
         return answer
 
     def stop(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.reader.join(timeout=5)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        self.process.stop()
 
 
-def _stop_all(processes: list[_Process]) -> None:
+def _stop_all(processes: list[_Lean]) -> None:
     while processes:
         processes.pop().stop()
 
@@ -312,17 +294,3 @@ def _well_formed(reply: object) -> bool:
         return False
     messages = reply.get("messages", [])
     return isinstance(messages, list) and all(isinstance(m, dict) for m in messages)
-
-
-def _blocks(stream: IO[str], replies: queue.SimpleQueue[str | None]) -> None:
-    """Hands on what stands between blank lines, then None."""
-    block = ""
-    for line in stream:
-        if line.strip():
-            block += line
-        elif block:
-            replies.put(block)
-            block = ""
-    replies.put(block or None)
-    if block:
-        replies.put(None)

@@ -9,15 +9,13 @@ equal, different, unknown.
 from __future__ import annotations
 
 import math
-import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Self
 
 from ppl.errors import MathAnswerError, WorkerError
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
-from ppl.runtime.worker import Worker, stop_all
+from ppl.runtime.worker import Worker
 
 _WORKER = """
 import json, os, sys
@@ -68,10 +66,8 @@ class MathComparer:
     """
 
     def __init__(self, limit: float = 5.0, start_limit: float = 120.0) -> None:
-        self.limit, self.start_limit = limit, start_limit
-        self._held: list[Worker] = []
-        self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, stop_all, self._held)
+        self.limit = limit
+        self.worker = Worker(_WORKER, "math-verify", "ppl-search[math]", start_limit)
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +77,7 @@ class MathComparer:
 
     def close(self) -> None:
         """Stops the worker; a later call starts a new one."""
-        with self._lock:
-            stop_all(self._held)
+        self.worker.stop()
 
     def equal(self, gold: str, answer: str) -> bool | None:
         """Whether `answer` equals `gold` (the order matters); None if that cannot be told.
@@ -93,16 +88,11 @@ class MathComparer:
             MathAnswerError: `gold` has no mathematical content: the data are wrong.
             WorkerError: math-verify is not installed.
         """
-        with self._lock:
-            if not self._held:
-                self._held.append(
-                    Worker(_WORKER, "math-verify", "ppl-search[math]", self.start_limit)
-                )
-            try:
-                result = self._held[0].ask([gold, answer], self.limit)
-            except WorkerError:
-                stop_all(self._held)
-                return None
+        self.worker.start()
+        try:
+            result = self.worker.ask([gold, answer], self.limit)
+        except WorkerError:
+            return None
         if result == "empty":
             raise MathAnswerError(
                 f"the gold answer {gold!r} has no mathematical content; correct the data, or "

@@ -14,12 +14,12 @@ from fractions import Fraction
 from typing import TypeVar
 
 from ppl.errors import VerifierError
-from ppl.language.cost import Ledger
 from ppl.language.randomness import key
 from ppl.language.text import Text, extract_answer
 from ppl.lm.base import ContinueRequest, LanguageModel
 from ppl.runtime.verdict import JudgeRequest, Meaning, Verifier
-from ppl.verifiers.generative.judge import _bill
+from ppl.runtime.wave import ask
+from ppl.verifiers.generative.judge import payer
 
 A = TypeVar("A", bound=Hashable)
 
@@ -50,6 +50,7 @@ class FOBAR(Verifier):
 
     meaning: Meaning = "outcome"
     pseudo_marginal = True
+    asks_models = True
 
     def __init__(
         self,
@@ -69,10 +70,9 @@ class FOBAR(Verifier):
         self.max_tokens, self.temperature = max_tokens, temperature
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        ledgers = [Ledger() for _ in requests]
         draws: list[ContinueRequest] = []
         owners: list[tuple[int, str]] = []  # the request of each draw, and the masked number
-        for i, (request, ledger) in enumerate(zip(requests, ledgers, strict=True)):
+        for i, request in enumerate(requests):
             if request.text.answer is None:
                 continue
             for m, (number, prompt) in enumerate(self._masked(request)):
@@ -81,15 +81,15 @@ class FOBAR(Verifier):
                 ).spec
                 for k in range(self.samples):
                     word = key(request.key, "backward", m, k)
-                    draws.append(ContinueRequest(self.lm, spec, word, request.label, ledger))
+                    draws.append(
+                        ContinueRequest(self.lm, spec, word, request.label, payer(request))
+                    )
                     owners.append((i, number))
         found = [0] * len(requests)
         asked = [0] * len(requests)
-        for (i, number), drawn in zip(owners, self.lm.sample_batch(draws), strict=True):
+        for (i, number), drawn in zip(owners, ask(draws), strict=True):
             asked[i] += 1
-            found[i] += drawn is not None and same_number(number, extract_answer(drawn.value.text))
-        for request, ledger in zip(requests, ledgers, strict=True):
-            _bill(request, ledger)
+            found[i] += same_number(number, extract_answer(drawn.value.text))
         return [
             [math.log(max(z / n, self.floor)) if n else 0.0]
             for z, n in zip(found, asked, strict=True)

@@ -18,11 +18,12 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ppl.errors import VerifierError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest, Tokens
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
+from ppl.runtime.wave import ask
 from ppl.verifiers.models.formats import escaped
 
 Ask = Callable[[LanguageModel, Text], Text]
@@ -72,6 +73,8 @@ class Judge(Verifier):
         ValueError: the verdicts cannot be told apart.
     """
 
+    asks_models = True
+
     def __init__(
         self,
         lm: LanguageModel,
@@ -91,26 +94,23 @@ class Judge(Verifier):
         self._right = np.log(np.maximum(list(self._words.values()), 1e-300))
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
-        ledgers = [Ledger() for _ in requests]
-        asked = self._asked(requests, ledgers)
+        asked = self._asked(requests)
         words = list(self._words)
-        scores = self.lm.score_batch(
+        scores = ask(
             [
                 ScoreRequest(
                     self.lm,
                     self.lm(text, max_tokens=len(word)).spec,
                     Continuation(word, self.lm.codec.decode(word), "length"),
                     request.label,
-                    ledger,
+                    payer(request),
                 )
-                for request, texts, ledger in zip(requests, asked, ledgers, strict=True)
+                for request, texts in zip(requests, asked, strict=True)
                 for text in texts
                 for word in words
             ]
         )
         per_text = np.array(scores).reshape(-1, len(words))  # [texts, words]
-        for request, ledger in zip(requests, ledgers, strict=True):
-            _bill(request, ledger)
         results: list[Sequence[float]] = []
         for request, texts in zip(requests, asked, strict=True):
             mine, per_text = per_text[: len(texts)], per_text[len(texts) :]
@@ -124,7 +124,7 @@ class Judge(Verifier):
             results.append([min(0.0, float(logsumexp(log_probs) - np.log(len(texts))))])
         return results
 
-    def _asked(self, requests: Sequence[JudgeRequest], ledgers: list[Ledger]) -> list[list[Text]]:
+    def _asked(self, requests: Sequence[JudgeRequest]) -> list[list[Text]]:
         """For each request the texts after which the verdict is read."""
         return [[self.ask(self.lm, request.text)] for request in requests]
 
@@ -196,11 +196,11 @@ class GenRM(Judge):
         self.max_tokens, self.temperature = max_tokens, temperature
         self.pseudo_marginal = rationales > 0
 
-    def _asked(self, requests: Sequence[JudgeRequest], ledgers: list[Ledger]) -> list[list[Text]]:
+    def _asked(self, requests: Sequence[JudgeRequest]) -> list[list[Text]]:
         prompts = [self.ask(self.lm, request.text) for request in requests]
         if not self.rationales:
             return [[prompt + self.verdict] for prompt in prompts]
-        drawn = self.lm.sample_batch(
+        drawn = ask(
             [
                 ContinueRequest(
                     self.lm,
@@ -212,16 +212,16 @@ class GenRM(Judge):
                     ).spec,
                     key(request.key, "rationale", k),
                     request.label,
-                    ledger,
+                    payer(request),
                 )
-                for request, prompt, ledger in zip(requests, prompts, ledgers, strict=True)
+                for request, prompt in zip(requests, prompts, strict=True)
                 for k in range(self.rationales)
             ]
         )
         asked = []
         for i, prompt in enumerate(prompts):
             mine = drawn[i * self.rationales : (i + 1) * self.rationales]
-            asked.append([self._to_the_verdict(prompt, d.value) for d in mine if d is not None])
+            asked.append([self._to_the_verdict(prompt, d.value) for d in mine])
         return asked
 
     def _to_the_verdict(self, prompt: Text, rationale: Continuation) -> Text:
@@ -323,11 +323,6 @@ def _encoded(lm: LanguageModel, verdicts: Mapping[str, float], name: str) -> dic
     return words
 
 
-def _bill(request: JudgeRequest, spent: Ledger) -> None:
-    """All that a generative verifier computes and writes counts as verifier tokens."""
-    if request.ledger is not None:
-        cost = spent.cost
-        request.ledger.add(
-            verifier_tokens=cost.prompt_tokens + cost.lm_tokens,
-            verifier_reused_tokens=cost.reused_tokens,
-        )
+def payer(request: JudgeRequest) -> Account | None:
+    """Who pays for what a verifier asks: all of it counts as verifier tokens."""
+    return None if request.ledger is None else request.ledger.for_verifier()

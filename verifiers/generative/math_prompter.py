@@ -17,8 +17,8 @@ import numpy as np
 
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
+from ppl.verifiers.exact.pool import shared_pool
 from ppl.verifiers.exact.sandbox import Check, Sandbox
-from ppl.verifiers.exact.unit_tests import shared_pool
 
 _LARGEST = 1000  # the S of the module's docstring
 

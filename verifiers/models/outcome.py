@@ -39,6 +39,7 @@ class _WholeText:
         if getattr(model, "score", None) is None:
             raise PRMFormatError(f"{name} is a {type(model).__name__} without a head called score")
         self.engine = Engine(model, name=name, capacity=kv_bytes)
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.codec = HFCodec(tokenizer, frozenset(), name)
 
     def _tokens(self, request: JudgeRequest) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ class _WholeText:
             [
                 None
                 if r.ledger is None
-                else (r.ledger, "verifier_tokens", "verifier_reused_tokens")
+                else (r.ledger.of(self), "verifier_tokens", "verifier_reused_tokens")
                 for r in requests
             ],
         )

@@ -91,6 +91,7 @@ class PRM(Verifier):
         self.engine = Engine(
             model.eval(), name=name, capacity=kv_bytes, context_length=context_length
         )
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
@@ -186,7 +187,7 @@ class PRM(Verifier):
             hidden = self.engine.hidden(
                 [tokens for _, tokens, _ in part],
                 [positions[0] for _, _, positions in part],
-                [None if a is None else (a, "verifier_tokens", _REUSED) for a in ledgers],
+                [None if a is None else (a.of(self), "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
                 results[i] = states[[p - positions[0] for p in positions]]

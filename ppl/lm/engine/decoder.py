@@ -14,7 +14,8 @@ from ppl.language.cost import Ledger
 from ppl.lm.engine.engine import Account, Engine
 from ppl.lm.engine.runs import Slot, Tokens
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ def _whole(
     """One thread at a time; and if the method raises, no row is left and every slot is free."""
 
     @functools.wraps(method)
-    def run(self: EngineDecoder, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: EngineDecoder, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before = self._stems
         with self._engine.lock, torch.inference_mode():
             try:
@@ -102,7 +103,7 @@ class EngineDecoder:
         sizes = [0] * len(self._stems)
         for stem, block in zip(self._stem_of, blocks, strict=True):
             sizes[stem] = len(block)
-        logits = self._head(states).split(sizes)
+        logits = torch.split(self._head(states), sizes)
         self._logits = torch.stack([rows[-1] for rows in logits])
         return [logits[stem] for stem in self._stem_of]
 
@@ -126,9 +127,9 @@ class EngineDecoder:
                 stems[number].slot = stems[number].slot or old[stem].slot
             self._stem_of.append(number)
         taken = {stem.slot for stem in stems}
-        for stem in old:
-            if stem.slot not in taken:
-                self._close(stem)
+        for left in old:
+            if left.slot not in taken:
+                self._close(left)
         self._stems = stems
         moved = [i for i in range(len(stems)) if i not in same]
         if moved:
@@ -188,7 +189,7 @@ class EngineDecoder:
                 hidden = engine.step(slots, texts)
                 if len(computing) == len(states):  # no tensor a row: with many they cost a step
                     return hidden
-                computed = hidden.split(1)
+                computed = list(torch.split(hidden, 1))
             else:
                 computed = engine.extend(slots, texts)
             for i, state in zip(computing, computed, strict=True):

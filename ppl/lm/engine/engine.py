@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -34,14 +34,15 @@ Account = tuple[Ledger, str, str] | None
 # One lock a model, not an engine: a pass sets the attention of the model's configuration.
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[Engine, P], R]:
     """One thread at a time; and if the method raises, the slots that it took are free again."""
 
     @functools.wraps(method)
-    def run(self: Engine, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: Engine, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.lock, torch.inference_mode():
             before = self.slots.clock
             try:
@@ -249,7 +250,8 @@ class Engine:
 
     @alone
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
-        """Computes the last token of each row's text, all others of which its slot holds: last hidden states `[rows, hidden]`."""
+        """Computes the last token of each row's text, all others of which its slot holds: last
+        hidden states `[rows, hidden]`."""
         self._room(max(slot.length for slot in slots) + 1)
         return self.runner.step(slots, texts)
 
@@ -281,10 +283,12 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._memory.reserve(len(unique), max(map(len, unique)))
         known = [self.pool.cut(text) for text in unique]
-        if self._share_prefixes(unique, known):
+        accounts = accounts or [None] * len(texts)
+        payers = dict(zip(reversed(texts), reversed(accounts), strict=True))  # who asks first
+        if self._share_prefixes(unique, known, payers):
             self._cut(unique)
         matches = {text: self.pool.match(text) for text in unique}
-        self._book(texts, matches, accounts or [None] * len(texts))
+        self._book(texts, matches, accounts)
         slots = self._filled({t: m for t, m in matches.items() if m.length < len(t)})
         states = [
             self.slots.view(slots[text], start, len(text)).states.clone()
@@ -300,23 +304,30 @@ class Engine:
         for text in texts:
             self.pool.cut(text)
 
-    def _share_prefixes(self, texts: Sequence[Tokens], known: Sequence[int]) -> bool:
+    def _share_prefixes(
+        self, texts: Sequence[Tokens], known: Sequence[int], payers: Mapping[Tokens, Account]
+    ) -> bool:
         """Computes prefixes that several of the texts share once, before the texts themselves.
 
         Args:
             known: how many tokens of each text need not be computed.
+            payers: the account of each text; one of those who share a prefix pays for it.
 
         Returns:
             Whether there were any.
         """
         least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
-        shared: set[Tokens] = set()
+        shared: dict[Tokens, Account] = {}
         for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
             size = common_prefix(a, b)
             if size - length >= least:
-                shared.add(a[:size])
+                shared.setdefault(a[:size], payers[a])
         if shared:
-            self.hidden(list(shared), [len(t) - 1 for t in shared])
+            self.hidden(list(shared), [len(t) - 1 for t in shared], list(shared.values()))
+            for prefix, account in shared.items():
+                if account is not None:  # who paid will find its text known that far
+                    ledger, _, reused = account
+                    ledger.add(**{reused: -len(prefix)})
         return bool(shared)
 
     def _book(

@@ -54,7 +54,8 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
-        return self._packed.to_dense()
+        plain: Tensor = self._packed.to_dense()
+        return plain
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -87,6 +88,10 @@ class Joined:
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
 
+    def apart(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows of each layer, views."""
+        return tuple(rows.split_with_sizes(self.sizes))
+
     def part(self, number: int, x: Tensor) -> Tensor:
         """`[..., in_features]` to the outputs of one of the layers."""
         if self._input is not x or self._outputs[number] is None:
@@ -116,13 +121,14 @@ class JoinedPart(nn.Module):
     @property
     def weight(self) -> Tensor:
         """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
-        return self.layer.weight.split(self.joined.sizes)[self._number]
+        part: Tensor = self.joined.apart(self.layer.weight)[self._number]
+        return part
 
     @property
     def bias(self) -> Tensor | None:
         """`[out_features]`, or None."""
         bias = self.layer.bias
-        return None if bias is None else bias.split(self.joined.sizes)[self._number]
+        return None if bias is None else self.joined.apart(bias)[self._number]
 
 
 def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
@@ -203,7 +209,10 @@ def _looked_at(
         for name, layer in parent.named_children()
         if type(layer) is nn.Linear
     ]
-    hooks = [layer.register_forward_pre_hook(watch(*where, layer)) for *where, layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(watch(parent, name, layer))
+        for parent, name, layer in layers
+    ]
     for *_, layer in layers:
         layer.__class__ = Watched
     try:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Collection
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec
+from ppl.errors import PPLError
+from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec
 from ppl.lm.decode import Row
-from ppl.lm.server.endpoint import Answer
-
-if TYPE_CHECKING:
-    from ppl.lm.server.model import ServerModel
+from ppl.lm.server.answer import Answer
+from ppl.lm.server.client import Client
 
 # Tokens asked for at once where only we can see the end of a step (regex, callable).
 CHUNK = 32
 # Seconds after which a waiting session looks at its time limits.
 _GLANCE = 0.1
+# Seconds that a session which ends waits for what is in flight, to book it.
+_GRACE = 0.5
 
 
 class ServerSession:
@@ -28,21 +28,23 @@ class ServerSession:
     Every request reserves the tokens that it may draw, so a token budget is kept as long as the
     server keeps `max_tokens`; all that the server drew is booked, also what is cut off behind the
     end of a step or nobody waits for any more. A time limit is looked at between answers: what is
-    in flight then is still paid for.
+    in flight then is still paid for. A session that ends waits half a second for what is in flight;
+    what takes longer is given up (the server sees the connection close) and cannot be booked.
 
     Args:
         model: what draws.
+        client: asks its server.
+        concurrency: most requests in flight at a time.
 
     Attributes:
         joined: most requests that were in flight at a time.
     """
 
-    def __init__(self, model: ServerModel) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, client: Client, concurrency: int) -> None:
+        self.model, self._client, self._concurrency = model, client, concurrency
         self.joined = 0
         self._waiting: deque[Row] = deque()
         self._flying: dict[Future[Answer], tuple[Row, int]] = {}  # with the tokens reserved
-        self._pool = ThreadPoolExecutor(model.concurrency)
         self._tickets = 0
 
     @property
@@ -52,9 +54,9 @@ class ServerSession:
 
     def submit(self, request: ContinueRequest) -> int:
         """Takes a request in; its answer will come under the returned ticket."""
-        self.model.check_draws(request.spec, request.label)
+        self._client.check_draws(request.spec, request.label)
         if request.under is not None and not _same_law(request.spec, request.under):
-            self.model.check_scores(request.under, request.label)
+            self._client.check_scores(request.under, request.label)
         self._tickets += 1
         self._waiting.append(Row(self.model, request, self._tickets))
         return self._tickets
@@ -65,19 +67,33 @@ class ServerSession:
         for row, _ in self._flying.values():
             row.unwanted = row.unwanted or row.ticket in tickets
 
-    def step(self) -> dict[int, Drawn | None]:
-        """Waits a moment for answers; those that are done, by ticket."""
+    @property
+    def in_flight(self) -> Collection[Future[Answer]]:
+        """What the server is working on: a loop with nothing else to do waits for these."""
+        return list(self._flying)
+
+    def step(self, patience: float = _GLANCE) -> dict[int, Drawn | PPLError | None]:
+        """Sends what may be sent and looks for answers; those that are done, by ticket.
+
+        Args:
+            patience: most seconds to wait for an answer.
+        """
         done = self._send()
         if not self._flying:
             return done
-        arrived, _ = wait(self._flying, _GLANCE, FIRST_COMPLETED)
+        arrived, _ = wait(self._flying, patience, FIRST_COMPLETED)
         for future in arrived:
             row, _ = self._flying.pop(future)
-            answer = future.result()
-            self._book(row, answer)
+            try:
+                answer = future.result()
+                self._book(row, answer)
+                drawn = None if row.unwanted else self._extended(row, answer)
+            except PPLError as error:  # of this request alone
+                if not row.unwanted:
+                    done[row.ticket] = error
+                continue
             if row.unwanted:
                 continue
-            drawn = self._extended(row, answer)
             if drawn is None:
                 self._waiting.append(row)
             else:
@@ -85,15 +101,17 @@ class ServerSession:
         return done
 
     def close(self) -> None:
-        """Waits for what is in flight, books it and ends the threads."""
+        """Books what is in flight as far as it arrives soon, and gives up the rest."""
         self._waiting.clear()
-        self._pool.shutdown(cancel_futures=True)
-        for future, (row, _) in self._flying.items():
+        arrived, late = wait(self._flying, _GRACE) if self._flying else (set(), set())
+        for future in late:
+            future.cancel()
+        for future in arrived:
             if not future.cancelled() and future.exception() is None:
-                self._book(row, future.result())
+                self._book(self._flying[future][0], future.result())
         self._flying.clear()
 
-    def _send(self) -> dict[int, Drawn | None]:
+    def _send(self) -> dict[int, Drawn | PPLError | None]:
         """Sends what may be sent; gives up all rows of a ledger that is spent."""
         rows = [*(row for row, _ in self._flying.values()), *self._waiting]
         ledgers = {id(r.request.ledger): r.request.ledger for r in rows if r.request.ledger}
@@ -106,7 +124,7 @@ class ServerSession:
             for which, ledger in ledgers.items()
             if ledger.out_of_time or (ledger.tokens_left < 1 and not reserved[which])
         }
-        done: dict[int, Drawn | None] = {}
+        done: dict[int, Drawn | PPLError | None] = {}
         for row in rows:
             if id(row.request.ledger) in broke and not row.unwanted:
                 done[row.ticket], row.unwanted = None, True
@@ -116,7 +134,7 @@ class ServerSession:
         for row in waiting:
             which, ledger = id(row.request.ledger), row.request.ledger
             left = math.inf if ledger is None else ledger.tokens_left - reserved[which]
-            if left < 1 or len(self._flying) >= self.model.concurrency:
+            if left < 1 or len(self._flying) >= self._concurrency:
                 self._waiting.append(row)  # until others have given back what they reserved
                 continue
             rule = row.request.spec.rule
@@ -127,7 +145,7 @@ class ServerSession:
             most = int(min(row.limit - len(row.new), CHUNK if hidden else math.inf, share))
             if ledger is not None:
                 reserved[which] += most
-            self._flying[self._pool.submit(self.model.draw, row, most)] = (row, most)
+            self._flying[self._client.endpoint.begin(self._client.draw(row, most))] = (row, most)
         self.joined = max(self.joined, len(self._flying))
         return done
 

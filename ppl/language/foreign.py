@@ -1,0 +1,94 @@
+"""Keyword arguments of other libraries, and what they are called here.
+
+Whoever comes from `transformers`, vLLM or an OpenAI client writes `stop=` or `max_new_tokens=` at
+first; the error says our word for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+OF_CALLS: Mapping[str, str] = {
+    "stop": "until=",
+    "stop_strings": "until=",
+    "stop_sequences": "until=",
+    "max_new_tokens": "max_tokens=",
+    "max_length": "max_tokens= (new tokens only)",
+    "max_completion_tokens": "max_tokens=",
+    "do_sample": "temperature= (0 for the most likely token)",
+    "num_beams": "a searcher, as in BeamSearch(beam_width).run(program)",
+    "num_return_sequences": "a searcher, as in BestOfN(n).run(program)",
+    "n": "a searcher, as in BestOfN(n).run(program)",
+    "best_of": "a searcher, as in BestOfN(n).run(program)",
+    "seed": "searcher.run(program, seed=...): draws are keyed by the search",
+    "logprobs": "lm(text, ...).log_prob(continuation)",
+    "typical_p": "top_p= or min_p=",
+    "epsilon_cutoff": "min_p=",
+    "bad_words_ids": "allowed=",
+    "logit_bias": "allowed=, for what is ruled out",
+    "logits_processor": "allowed=, for what is ruled out",
+    "prefix_allowed_tokens_fn": "allowed=",
+    "guided_regex": "allowed=ppl.verifiers.Regex(...)",
+    "prompt": "lm(lm.prompt(string))",
+    "messages": "lm(lm.chat(messages))",
+}
+"""Of `lm(text, ...)`."""
+
+OF_SEARCHERS: Mapping[str, str] = {
+    "num_return_sequences": "n= of BestOfN",
+    "num_samples": "n= of BestOfN",
+    "best_of": "n= of BestOfN",
+    "samples": "n= of BestOfN",
+    "num_solutions": "n=",
+    "subtrees": "n=",
+    "particles": "num_particles=",
+    "n_particles": "num_particles=",
+    "N": "num_particles=, or n=",
+    "num_beams": "beam_width=",
+    "width": "beam_width=",
+    "beam_size": "beam_width=",
+    "k": "expansions=",
+    "branching": "expansions=",
+    "branching_factor": "expansions=",
+    "num_simulations": "simulations=",
+    "iterations": "simulations=",
+    "max_iterations": "simulations=",
+    "max_expansions": "simulations=",
+    "max_nodes": "simulations=",
+    "tries": "simulations=",
+    "c_puct": "exploration=",
+    "exploration_weight": "exploration=",
+    "temperature": "lm(text, temperature=...) in the program",
+    "max_new_tokens": "lm(text, max_tokens=...) in the program",
+    "max_tokens": "lm(text, max_tokens=...) in the program, or budget=ppl.Budget(tokens=) of run",
+    "stop": "lm(text, until=...) in the program",
+    "max_steps": "the loop of the program",
+    "max_depth": "the loop of the program",
+    "seed": "run(program, seed=...)",
+    "budget": "run(program, budget=ppl.Budget(...))",
+    "ess": "ess_threshold=",
+}
+"""Of searchers, with the names that settings had here before."""
+
+
+def refuse_unknown(
+    call: str, given: Collection[str], known: Collection[str], ours: Mapping[str, str]
+) -> None:
+    """Raises TypeError for keyword arguments that are not known, with our name for them.
+
+    Args:
+        call: what was called, as in `lm(...)`.
+        given: names of the keyword arguments.
+        known: those that there are.
+        ours: our words by those of others.
+    """
+    for name in given:
+        if name in known:
+            continue
+        # A hint that names another setting of this call is one only if there is such a setting.
+        hint = ours.get(name, "")
+        word = hint.removesuffix("=")
+        fits = hint and (not hint.endswith("=") or not known or word in known)
+        advice = f"here it is {hint}; " if fits else ""
+        settings = f"it takes {', '.join(known)}" if known else "it takes no settings"
+        raise TypeError(f"{call} has no argument {name!r}: {advice}{settings}")

@@ -1,0 +1,398 @@
+"""What particles and verifiers ask of models, as batches.
+
+A request to continue a text joins its model's running batch at once, whoever else is in there, and
+who asked goes on as soon as that text is drawn. Everything else (scores, judgements) waits until
+no request of its group is being drawn, and then runs as one batch too. Batches are asked for
+what they have and never waited for, so a slow server holds up nobody.
+
+A failure is its own: an error that names one request fails that one; where a whole batch fails and
+several searches share it, it is asked again search by search, as draws depend on their keys alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from ppl.errors import PPLError, ProgramError, VerifierError
+from ppl.language.cost import Account, share_seconds
+from ppl.lm.base import ContinueRequest, LanguageModel, RunningBatch, ScoreRequest
+from ppl.runtime.turns import Seat
+from ppl.runtime.verdict import JudgeRequest, Scorer
+
+T = TypeVar("T")
+Request = ContinueRequest | ScoreRequest | JudgeRequest
+
+
+class BudgetExhausted(Exception):  # noqa: N818 (a signal, not an error: searches catch it)
+    """The budget does not pay for what was asked; nothing of it was done or kept."""
+
+
+class Cancelled(Exception):  # noqa: N818 (a signal: nobody waits any more)
+    """A group is given up because who waited for it has gone."""
+
+
+class Host:
+    """Who waits for groups.
+
+    Attributes:
+        loop: what runs them.
+        seat: where their answers go.
+        search: whose work it is: failures and cancellations stay within one search.
+    """
+
+    def __init__(self, loop: Any, seat: Seat | None = None, search: object = None) -> None:
+        self.loop = loop
+        self.seat = Seat() if seat is None else seat
+        self.search = self if search is None else search
+
+
+class Group(ABC):
+    """Members that somebody waits for together; each makes requests, one at a time.
+
+    Args:
+        host: who waits.
+        size: number of members.
+        account: who pays for the time of members, or None.
+
+    Attributes:
+        drawing: how many of them wait for a continuation.
+        eager: True if scores and judgements of the group need not wait for its continuations.
+        failure: why the group is given up.
+        judging: judgements of the group that ask models themselves.
+    """
+
+    eager = False
+
+    def __init__(self, host: Host, size: int, account: Account | None) -> None:
+        self.host, self.size, self.account = host, size, account
+        self.drawing = 0
+        self.failure: BaseException | None = None
+        self.judging: set[Any] = set()
+
+    @property
+    def search(self) -> object:
+        """Whose work it is."""
+        return self.host.search
+
+    @abstractmethod
+    def take(self, index: int, reply: Any) -> Any:
+        """Lets a member go on with the reply to its last request (None at first); its next
+        request, `PAUSE`, or None if it has arrived."""
+
+    @abstractmethod
+    def label(self, index: int) -> str:
+        """Who and where, for messages."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to end)
+        """Ends members that still run."""
+
+    def start(self) -> None:
+        """Lets all members begin."""
+        self.host.seat.queue += [(self, i, None) for i in range(self.size)]
+
+    def reply(self, index: int, answer: Any) -> None:
+        """Lets a member go on as soon as its seat has a turn."""
+        self.host.seat.queue.append((self, index, answer))
+
+    def fail(self, error: BaseException) -> None:
+        """Gives the group up; the first reason counts."""
+        if self.failure is None:
+            self.failure = error
+        self.host.seat.news[self] = None
+
+
+Waiting = tuple[Group, int, Any]
+"""A member of a group, and its request."""
+_Key = tuple[LanguageModel, object]
+
+
+@dataclass
+class _Running:
+    """A running batch, and who waits for which of its tickets."""
+
+    session: RunningBatch
+    rows: dict[int, Waiting] = field(default_factory=dict)
+
+
+class Batches:
+    """The models' work for all searches of a loop.
+
+    Args:
+        judge: starts a judgement that itself asks models: `judge(verifier, group, waiting)`.
+    """
+
+    def __init__(self, judge: Callable[[Scorer, Group, list[Waiting]], None]) -> None:
+        self._judge = judge
+        self._running: dict[_Key, _Running] = {}
+        self._held: list[Waiting] = []
+        # Searches whose requests to a model run by themselves, after a batch with others failed.
+        self._apart: set[tuple[Any, object]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """True if somebody waits for an answer."""
+        return bool(self._held) or any(running.rows for running in self._running.values())
+
+    def ask(self, asked: Sequence[Waiting]) -> None:
+        """Takes requests in; answers go to the groups' seats."""
+        _stop_the_broke([w for w in asked if isinstance(w[2], ContinueRequest)])
+        for group, index, request in asked:
+            if group.failure is not None:
+                continue
+            if not isinstance(request, ContinueRequest):
+                self._held.append((group, index, _billed(request)))
+                continue
+            request = _billed(request)
+            _book_call(request)
+            self._draw(group, index, request)
+
+    def _draw(self, group: Group, index: int, request: ContinueRequest) -> None:
+        model = request.model
+        key = (model, group.search if (model, group.search) in self._apart else None)
+        rows = [(group, index, request)]
+        try:
+            running = self._running.get(key)
+            if running is None:
+                running = self._running[key] = _Running(_named(model, rows, model.session))
+            ticket = _named(model, rows, partial(running.session.submit, request))
+        except PPLError as error:
+            group.fail(error)
+            return
+        running.rows[ticket] = rows[0]
+        group.drawing += 1
+
+    def work(self) -> list[Future[Any]]:
+        """One batch of model work: what is held, if its turn has come, else one token each.
+
+        Returns:
+            What others are working on, to wait for, if there is nothing to do here before.
+        """
+        ready = [w for w in self._held if w[0].eager or w[0].drawing == 0]
+        if ready:
+            self._held = [w for w in self._held if not (w[0].eager or w[0].drawing == 0)]
+            self._execute(ready)
+            return []
+        flying: list[Future[Any]] = []
+        idle = True
+        for key, running in list(self._running.items()):
+            if running.rows:
+                idle = not self._step(key, running) and idle
+                flying += getattr(running.session, "in_flight", ())
+            elif running.session.running:  # rows that nobody waits for any more
+                self._close(key)
+        return flying if idle else []
+
+    def _step(self, key: _Key, running: _Running) -> bool:
+        """Draws a token for every row; False if all that was done is to look for answers."""
+        started = time.perf_counter()
+        session, rows = running.session, list(running.rows.values())
+        remote = hasattr(session, "in_flight")
+        try:
+            answers = session.step(0.0) if remote else session.step()  # type: ignore[call-arg]
+        except BaseException as error:
+            self._broken(key, error)
+            if not isinstance(error, Exception):
+                raise
+            return True
+        finally:
+            share_seconds(time.perf_counter() - started, (r.ledger for _, _, r in rows))
+        for ticket, drawn in answers.items():
+            waiting = running.rows.pop(ticket, None)
+            if waiting is None:  # an interrupt came between its drawing and its cancellation
+                continue
+            group, index, request = waiting
+            group.drawing -= 1
+            if drawn is None:
+                group.fail(BudgetExhausted())
+            elif isinstance(drawn, Exception):
+                group.fail(_error_of(key[0], [waiting], drawn))
+            else:
+                if request.ledger is not None:
+                    request.ledger.add(draws=1)
+                group.reply(index, drawn)
+        return bool(answers) or not remote
+
+    def _broken(self, key: _Key, error: BaseException) -> None:
+        """A running batch failed or was interrupted: it ends, and those who are not to blame are
+        drawn again; if several may be, each search by itself."""
+        model, running = key[0], self._running[key]
+        rows = list(running.rows.values())
+        self._close(key, error)
+        to_blame = isinstance(error, Exception) and len({g.search for g, _, _ in rows}) == 1
+        for group, index, request in rows:
+            group.drawing -= 1
+            if to_blame:
+                group.fail(_error_of(model, rows, error))
+                continue
+            if isinstance(error, Exception):
+                self._apart.add((model, group.search))
+            self._draw(group, index, request)
+
+    def _execute(self, waiting: list[Waiting]) -> None:
+        """Scores and judgements: one batch per model and kind of request."""
+        _stop_the_broke(waiting)
+        batches: defaultdict[tuple[Any, type, object], list[Waiting]] = defaultdict(list)
+        for group, index, request in waiting:
+            if group.failure is None:
+                model, kind = _owner(request), type(request)
+                own: object = group.search if (model, group.search) in self._apart else None
+                if kind is JudgeRequest and model.asks_models:
+                    own = group
+                batches[model, kind, own].append((group, index, request))
+        left = list(batches.items())
+        try:
+            while left:
+                (model, kind, own), entries = left[0]
+                if own is not None and own is entries[0][0]:
+                    for _, _, request in entries:
+                        _book_call(request)
+                    self._judge(model, entries[0][0], entries)
+                else:
+                    self._batch(model, kind, entries)
+                left.pop(0)
+        finally:  # an interrupt: others still want their answers
+            self._held += [w for _, entries in left for w in entries if w[0].failure is None]
+
+    def _batch(self, model: Any, kind: type, entries: list[Waiting]) -> None:
+        started = time.perf_counter()
+        requests = [request for _, _, request in entries]
+        try:
+            if kind is JudgeRequest:
+                answers: Sequence[Any] = judged(model, requests)
+            else:
+                answers = _named(model, entries, partial(model.score_batch, requests))
+        except Exception as error:
+            searches: defaultdict[object, list[Waiting]] = defaultdict(list)
+            for waiting in entries:
+                searches[waiting[0].search].append(waiting)
+            if len(searches) > 1:
+                for own, alone in searches.items():
+                    self._apart.add((model, own))
+                    self._batch(model, kind, alone)
+                return
+            for group, _, _ in entries:
+                group.fail(error)
+            return
+        for (group, index, request), answer in zip(entries, answers, strict=True):
+            _book_call(request)
+            group.reply(index, answer)
+        share_seconds(time.perf_counter() - started, (r.ledger for r in requests))
+
+    def bill_waiting(self, seconds: float) -> None:
+        """Bills time in which nothing was done but to wait for answers from outside."""
+        running = self._running.values()
+        share_seconds(seconds, (r.ledger for batch in running for _, _, r in batch.rows.values()))
+
+    def cancel(self, group: Group) -> None:
+        """Nobody waits for what a group has asked any more."""
+        self._held = [w for w in self._held if w[0] is not group]
+        if not group.drawing:
+            return
+        for running in self._running.values():
+            mine = {t for t, (g, _, _) in running.rows.items() if g is group}
+            if mine:
+                running.session.cancel(mine)
+            for ticket in mine:
+                del running.rows[ticket]
+        group.drawing = 0
+
+    def rest(self) -> None:
+        """Ends the running batches that nobody waits for."""
+        for key in [key for key, running in self._running.items() if not running.rows]:
+            self._close(key)
+        if not self._running:
+            self._apart.clear()
+
+    def _close(self, key: _Key, error: BaseException | None = None) -> None:
+        session = self._running.pop(key).session
+        if getattr(session, "in_flight", ()):  # of those who have gone; nobody waits for servers
+            threading.Thread(target=session.close, name="ppl close", daemon=True).start()
+            return
+        try:
+            session.close()
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"ending {key[0].name}'s batch after that raised {second!r}")
+
+
+def judged(verifier: Scorer, requests: list[JudgeRequest]) -> Sequence[Any]:
+    """One batch of judgements; whatever the verifier raises becomes an error that names it."""
+    try:
+        return verifier.judge_checked(requests)
+    except (PPLError, BudgetExhausted):
+        raise
+    except Exception as error:
+        where = _where([request.label for request in requests])
+        raise VerifierError(
+            f"verifier {verifier.name} raised at {where}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _named(model: LanguageModel, rows: Sequence[Waiting], work: Callable[[], T]) -> T:
+    """Model work; whatever the backend raises becomes an error that names the model."""
+    try:
+        return work()
+    except PPLError:
+        raise
+    except Exception as error:
+        raise _error_of(model, rows, error) from error
+
+
+def _error_of(model: LanguageModel, rows: Sequence[Waiting], error: BaseException) -> BaseException:
+    if isinstance(error, PPLError):
+        return error
+    where = _where([group.label(index) for group, index, _ in rows])
+    named = ProgramError(
+        f"the language model {model.name} raised at {where}: {type(error).__name__}: {error}"
+    )
+    named.__cause__ = error
+    return named
+
+
+def _where(labels: Sequence[str]) -> str:
+    others = f" (or one of {len(labels) - 1} others in its batch)" if labels[1:] else ""
+    return labels[0] + others
+
+
+def _stop_the_broke(waiting: Collection[Waiting]) -> None:
+    """Fails the groups whose accounts cannot pay for all that they ask together."""
+    accounts = [r.ledger for _, _, r in waiting if r.ledger is not None]
+    asked = Counter(account.book for account in accounts if not account.verifying)
+    for group, _, request in waiting:
+        account: Account | None = request.ledger
+        if account is None or group.failure is not None:
+            continue
+        if account.calls_left < asked[account.book] or account.out_of_time:
+            group.fail(BudgetExhausted())
+
+
+def _owner(request: Request) -> Any:
+    """The model or verifier that answers."""
+    return request.verifier if isinstance(request, JudgeRequest) else request.model
+
+
+def _billed(request: Any) -> Any:
+    """The request with its account open at the page of who answers."""
+    account: Account | None = request.ledger
+    model = _owner(request)
+    if account is None or account.model is model:
+        return request
+    if type(request) is ContinueRequest:  # the frequent kind; `replace` takes a few microseconds
+        r = request
+        return ContinueRequest(r.model, r.spec, r.key, r.label, account.of(model), r.under)
+    return replace(request, ledger=account.of(model))
+
+
+def _book_call(request: Request) -> None:
+    if request.ledger is not None:
+        judged = isinstance(request, JudgeRequest)
+        request.ledger.add(**{"verifier_calls" if judged else "lm_calls": 1})

@@ -1,0 +1,426 @@
+"""One open loop: runs searches side by side, whoever started them, and lets them share batches.
+
+A search is a greenlet that waits, again and again, until a group of particles has arrived
+(`Job.wait`). The loop lets particles go on, hands their requests to the models (`Batches`), and
+wakes the searches whose groups are complete.
+
+Greenlets belong to a thread. So every thread that waits for searches of its own runs their
+programs itself, in turns with the others (`ppl.runtime.turns`), and whoever has a turn steps
+the models for all. A plain `run` stays in the caller's thread, where Ctrl-C, a debugger and
+Pyro's parameters are; searches that are submitted or awaited run in a thread of the loop's own,
+which lives as long as there are any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from ppl.language.cost import Account, share_seconds
+from ppl.runtime.batch import Batches, BudgetExhausted, Cancelled, Group, Host, Waiting, judged
+from ppl.runtime.coroutine import PAUSE, Slice, park
+from ppl.runtime.turns import TURNS, Seat, inside, seated
+from ppl.runtime.verdict import Scorer
+
+# Seconds that a program without model calls may run before others go on.
+_SLICE = 0.02
+# Seconds after which a loop that waits for servers looks at time limits.
+_GLANCE = 0.1
+
+
+class Runnable(Protocol):
+    """What a loop runs: a search."""
+
+    @property
+    def account(self) -> Account: ...
+
+    def rounds(self) -> Any:
+        """All its rounds; the result."""
+
+
+class Job(Host):
+    """A function that runs beside others, in a greenlet, and may wait for groups.
+
+    Attributes:
+        account: who pays for its time, or None.
+        over: True once it has returned, raised or been abandoned.
+        result, error: what it returned, or raised.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        function: Callable[[], Any],
+        account: Account | None,
+        done: Callable[[Job], None],
+        seat: Seat,
+        search: object = None,
+    ) -> None:
+        super().__init__(loop, seat, search)
+        self.account, self._function, self._done = account, function, done
+        self.over = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.groups: Sequence[Group] = ()
+        self.waits: Callable[[], bool] | None = None
+        self._greenlet: _Greenlet | None = None
+
+    def _run(self) -> None:
+        try:
+            self.result = self._function()
+        except Exception as error:
+            self.error = error
+
+    def wait(self, groups: Sequence[Group], over: Callable[[], bool]) -> None:
+        """Called from inside: lets others go on until `over()`, which news of a group may make
+        true."""
+        self.groups, self.waits = groups, over
+        park(None)
+        self.groups, self.waits = (), None
+
+    def resume(self) -> None:
+        """Lets the function go on until it waits or ends."""
+        if self._greenlet is None:  # made here: a greenlet belongs to the thread that made it
+            self._greenlet = _Greenlet(self._run)
+            self._greenlet.job = self
+        with nullcontext() if self.account is None else self.account.running():
+            self._greenlet.parent = getcurrent()
+            try:
+                self._greenlet.switch()
+            except BaseException as error:
+                if not self.seat.background:
+                    raise
+                self.error = error
+        if self._greenlet.dead:
+            self._end()
+
+    def abandon(self) -> None:
+        """Unwinds the function where it waits (its `finally` blocks run)."""
+        if self._greenlet is not None:
+            self._greenlet.parent = getcurrent()
+            while not self._greenlet.dead:
+                self._greenlet.throw(GreenletExit)
+        self._end()
+
+    def _end(self) -> None:
+        if not self.over:
+            self.over = True
+            self._done(self)
+
+
+class _Greenlet(greenlet):
+    job: Job
+
+
+def current_job() -> Job | None:
+    """The job that is running in this thread, None outside of searches."""
+    here = getcurrent()
+    return here.job if isinstance(here, _Greenlet) else None
+
+
+class Loop:
+    """Runs searches; see the module. `ppl.runtime.loop.SHARED` is everybody's."""
+
+    def __init__(self) -> None:
+        self._batches = Batches(self._judge)
+        self._mutex = threading.Lock()
+        self._background = Seat(background=True)
+        self._jobs: dict[Job, Future[Any]] = {}  # of the background seat
+        self._thread: threading.Thread | None = None
+        self._together: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Posted]] = (
+            WeakKeyDictionary()
+        )
+
+    # -- for those who want a search run -------------------------------------------------------
+
+    def submit(self, search: Runnable) -> Future[Any]:
+        """Runs a search in the loop's own thread; call it from anywhere.
+
+        Returns:
+            A future of the search's result. `cancel()` abandons this search alone, whatever it
+            waits for: its requests leave the models' batches, all others go on.
+        """
+        future: Future[Any] = Future()
+        self._post([(search, future)])
+        return future
+
+    async def wait_for(self, search: Runnable) -> Any:
+        """`submit` for callers in an event loop. Searches that are awaited at the same tick start
+        together, so that they share batches from the first; cancelling the awaiting job abandons
+        the search."""
+        events = asyncio.get_running_loop()
+        future: Future[Any] = Future()
+        posted = self._together.get(events)
+        if posted is None:
+            posted = self._together[events] = []
+            events.call_soon(lambda: self._post(self._together.pop(events)))
+        posted.append((search, future))
+        return await asyncio.wrap_future(future)
+
+    def run(self, functions: Sequence[tuple[Callable[[], Any], Account]]) -> list[Any]:
+        """Runs functions that wait for groups, each with who pays, side by side in this thread.
+
+        Returns:
+            Their results. If one raises, or this thread is interrupted, the others are abandoned.
+        """
+        seat = Seat()
+        left = len(functions)
+        failed: list[BaseException] = []
+
+        def done(job: Job) -> None:
+            nonlocal left
+            left -= 1
+            if job.error is not None:
+                failed.append(job.error)
+
+        jobs = [Job(self, function, account, done, seat) for function, account in functions]
+        with seated(seat, self) as nested:
+            try:
+                seat.inbox += [job.resume for job in jobs]
+                self._drive(seat, lambda: left == 0 or bool(failed), nested)
+                if failed:
+                    raise failed[0]
+            except BaseException as error:
+                for job in jobs:
+                    for second in self._abandon(job):
+                        error.add_note(f"a search that was abandoned for it raised {second!r}")
+                raise
+        return [job.result for job in jobs]
+
+    def run_groups(self, groups: Sequence[Group], over: Callable[[], bool]) -> None:
+        """Lets groups of one host go on until `over()`, for callers outside of any search."""
+        seat = groups[0].host.seat
+        with seated(seat, self) as nested:
+            try:
+                self._drive(seat, over, nested)
+            except BaseException:
+                for group in groups:
+                    self.drop(group)
+                raise
+
+    def drop(self, group: Group) -> None:
+        """Gives a group up: its requests leave the batches, its members end."""
+        if getattr(inside, "loop", None) is None:
+            with seated(group.host.seat, self):
+                self.drop(group)
+            return
+        group.fail(Cancelled())
+        seat = group.host.seat
+        seat.news.pop(group, None)
+        seat.queue[:] = [entry for entry in seat.queue if entry[0] is not group]
+        self._batches.cancel(group)
+        for job in tuple(group.judging):
+            self._abandon(job)
+        group.close()
+
+    def rest(self) -> None:
+        """Ends the models' batches that nobody waits for."""
+        self._batches.rest()
+
+    # -- the loop's own thread ------------------------------------------------------------------
+
+    def _post(self, posted: Sequence[_Posted]) -> None:
+        seat = self._background
+        for search, future in posted:
+            job = Job(self, search.rounds, search.account, partial(self._end, future), seat)
+            with self._mutex:
+                self._jobs[job] = future
+            seat.inbox.append(partial(self._begin, job, future))
+            future.add_done_callback(partial(self._cancelled, job))
+        with self._mutex:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="ppl loop", daemon=True)
+                self._thread.start()
+        TURNS.knock()
+
+    def _serve(self) -> None:
+        seat = self._background
+        while True:
+            with seated(seat, self):
+                try:
+                    self._drive(seat, lambda: not self._jobs, False)
+                except BaseException as error:  # nobody may wait for ever for a thread that died
+                    for job in list(self._jobs):
+                        job.error = error
+                        self._abandon(job)
+                    raise
+            with self._mutex:
+                if not self._jobs:
+                    self._thread = None
+                    return
+
+    def _begin(self, job: Job, future: Future[Any]) -> None:
+        if not future.cancelled():
+            job.resume()
+
+    def _end(self, future: Future[Any], job: Job) -> None:
+        with self._mutex:
+            del self._jobs[job]
+        try:
+            if job.error is not None:
+                future.set_exception(job.error)
+            else:
+                future.set_result(job.result)
+        except InvalidStateError:  # it has been cancelled; tell those who wait for it
+            future.set_running_or_notify_cancel()
+
+    def _cancelled(self, job: Job, future: Future[Any]) -> None:
+        if future.cancelled():
+            self._background.inbox.append(partial(self._give_up, job))
+            TURNS.knock()
+
+    def _give_up(self, job: Job) -> None:
+        for error in self._abandon(job):
+            warnings.warn(f"a cancelled search raised {error!r}", RuntimeWarning, stacklevel=2)
+
+    # -- turning ------------------------------------------------------------------------------
+
+    def _drive(self, seat: Seat, over: Callable[[], bool], nested: bool) -> None:
+        """Runs programs of this seat and models of all until `over()`."""
+        while True:
+            while seat.inbox:
+                seat.inbox.popleft()()
+            self._read(seat)
+            if over():
+                return
+            if seat.queue and not self._advance(seat):
+                continue
+            other = None if nested else TURNS.others(seat)
+            if other is not None:
+                TURNS.hand(seat, other)
+            elif self._batches.busy:
+                flying = self._batches.work()
+                if flying and not seat.eager:
+                    self._sleep(seat, flying)
+            elif not seat.eager:
+                raise RuntimeError("the loop has nothing to do, and a search is not over")
+
+    def _sleep(self, seat: Seat, flying: Sequence[Future[Any]]) -> None:
+        started = time.perf_counter()
+        TURNS.sleep(seat, lambda knock: wait((*flying, knock), _GLANCE, FIRST_COMPLETED) and None)
+        self._batches.bill_waiting(time.perf_counter() - started)
+
+    def _advance(self, seat: Seat) -> bool:
+        """Lets members go on until each asks or arrives; True if the time slice ended before."""
+        queue = seat.queue[:]
+        seat.queue.clear()
+        asked: list[Waiting] = []
+        started = time.perf_counter()
+        Slice.ends = started + _SLICE
+        paused = False
+        accounts: list[Account | None] = []
+        for position, (group, index, reply) in enumerate(queue):
+            if group.failure is not None:
+                continue
+            try:
+                event = group.take(index, reply)
+            except Exception as error:
+                group.fail(error)
+                continue
+            except BaseException as error:  # sys.exit() ends a program, not the loop's thread
+                Slice.ends = float("inf")
+                if not seat.background:
+                    raise
+                group.fail(error)
+                continue
+            accounts.append(group.account)
+            if event is PAUSE:
+                account = group.account
+                if account is not None and account.out_of_time:
+                    group.fail(BudgetExhausted())
+                    continue
+                seat.queue += [*queue[position + 1 :], (group, index, None)]
+                paused = True
+                break
+            if event is not None:
+                asked.append((group, index, event))
+        Slice.ends = float("inf")
+        self._batches.ask(asked)
+        share_seconds(time.perf_counter() - started, accounts)
+        return paused
+
+    def _read(self, seat: Seat) -> None:
+        """Ends the groups that have failed, and wakes those who have waited for a group."""
+        while seat.news:
+            group = next(iter(seat.news))
+            del seat.news[group]
+            if group.failure is not None:
+                self.drop(group)
+            job = group.host
+            if isinstance(job, Job) and job.waits is not None and job.waits():
+                job.resume()
+
+    def _judge(self, verifier: Scorer, group: Group, waiting: list[Waiting]) -> None:
+        group.host.seat.inbox.append(partial(self._begin_judging, verifier, group, waiting))
+
+    def _begin_judging(self, verifier: Scorer, group: Group, waiting: list[Waiting]) -> None:
+        if group.failure is not None:
+            return
+        requests = [request for _, _, request in waiting]
+
+        def done(job: Job) -> None:
+            group.judging.discard(job)
+            if job.error is not None:
+                group.fail(job.error)
+            elif job.result is not None:
+                for (_, index, _), answer in zip(waiting, job.result, strict=True):
+                    group.reply(index, answer)
+
+        seat, payer = group.host.seat, requests[0].ledger
+        function = partial(judged, verifier, requests)
+        job = Job(self, function, payer, done, seat, group.search)
+        group.judging.add(job)
+        job.resume()
+
+    def _abandon(self, job: Job) -> list[Exception]:
+        """Ends a job where it is; what went wrong in that."""
+        if job.over:
+            return []
+        errors: list[Exception] = []
+        for group in job.groups:
+            self.drop(group)
+        try:
+            job.abandon()
+        except Exception as error:
+            errors.append(error)
+        if job.error is not None:
+            errors.append(job.error)  # type: ignore[arg-type]
+        return errors
+
+    def forget(self) -> None:
+        """Makes the loop new, for a forked child: what runs belongs to the parent."""
+        self.__init__()  # type: ignore[misc]
+
+
+_Posted = tuple[Runnable, Future[Any]]
+
+SHARED = Loop()
+
+
+def loop_here() -> Loop:
+    """The shared loop; inside of a search's program a new one, as the program waits for it."""
+    return SHARED if getattr(inside, "loop", None) is None else Loop()
+
+
+def _after_fork() -> None:
+    if getattr(inside, "loop", None) is None:
+        SHARED.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def turn() -> AbstractContextManager[bool]:
+    """A turn for code that runs a program outside of any loop: no other program runs meanwhile."""
+    return seated(Seat(), loop_here())

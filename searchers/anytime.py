@@ -1,0 +1,75 @@
+"""The best so far is an answer: what a search has to show when it ends without one, or is stopped.
+
+Every searcher ends through here, so that none has to think of it:
+
+* one that is over, or stopped, while nothing has finished runs its best open node on to the
+  program's end, by plain sampling, as far as the budget pays for it;
+* one that is stopped shows the best answer of its tree, also one that the round it was stopped in
+  had made, or that the searcher itself had given up.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from ppl.runtime.result import Result
+from ppl.runtime.tree import Node, Tree
+
+
+def answers(tree: Tree) -> list[Node]:
+    """All nodes whose program has returned, and that are worth something."""
+    return [node for node in tree.nodes if node.finished and not node.dead]
+
+
+def run_best_on(tree: Tree, result: Result) -> list[Node]:
+    """Runs the best open node of a result without answers to its end; if it dies, the next best.
+
+    Returns:
+        The ends of what was run on. The last is an answer, or everything is dead.
+
+    Raises:
+        BudgetExhausted: it is not paid for. What was run of it stays in the tree.
+    """
+    if any(node.answered for node in tree.nodes):
+        return []
+    ends: list[Node] = []
+    standing = [node for node in result.nodes if node.open] or [tree.root]
+    for node in sorted(standing, key=lambda node: -node.log_promise):
+        ends += tree.rollout([node])
+        if not ends[-1].dead:
+            break
+    return ends
+
+
+def best_so_far(tree: Tree, result: Result) -> Result:
+    """What a search that is stopped has to show: it claims no evidence and hides no answer."""
+    found = [node for node in tree.nodes if node.answered]
+    nodes, log_weights = list(result.nodes), list(result.log_weights)
+    held = [
+        node.log_likelihood
+        for node, log_weight in zip(nodes, log_weights, strict=True)
+        if node.answered and log_weight > -math.inf
+    ]
+    if found and not held:
+        return Result.by_likelihood(found)
+    if found and result.log_evidence is None:  # weights of a sampler follow a law of their own
+        best = max(found, key=lambda node: node.log_likelihood)
+        if best.log_likelihood > max(held):
+            nodes, log_weights = [best, *nodes], [best.log_likelihood, *log_weights]
+    return Result(nodes, log_weights)
+
+
+def warn_without_steps(tree: Tree, searcher: str) -> None:
+    """Warns of a program that marks no checkpoint, for searchers that act at checkpoints."""
+    first = [node for node in tree.nodes if node.parent is tree.root]
+    marked = any(r.kind in ("observed", "twist") for node in first for r in node.records)
+    if first and not marked and all(node.finished for node in first):
+        warnings.warn(
+            f"the program marks no steps, so {searcher} has nothing to choose between before the "
+            "end: it draws whole results, as BestOfN does. Mark the end of a step by what is known "
+            "of it, pyro.sample(name, verifier(text), obs=True), pyro.factor or ppl.condition, or "
+            "by ppl.twist(name, 0.0) if nothing is",
+            UserWarning,
+            stacklevel=2,
+        )

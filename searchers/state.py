@@ -1,0 +1,45 @@
+"""States of searches: frozen values, handed to a round and handed back by it.
+
+A state holds what the next round needs and nothing else. A round leaves the state that it was given
+as it was, so that a search can be compared, kept, resumed and stepped again from anywhere; what
+people and plots want to know is the round's note, which no round reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ppl.runtime.tree import Node
+from ppl.runtime.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What all states have.
+
+    Attributes:
+        round: rounds done; with the seed and a word it keys what a round draws.
+        over: no round is left to do.
+    """
+
+    round: int = 0
+    over: bool = False
+
+    def after(self, **changes: Any) -> Self:
+        """The state one round later."""
+        return replace(self, round=self.round + 1, **changes)
+
+
+@dataclass(frozen=True)
+class Frontier(State):
+    """A set of nodes."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Particles(Frontier):
+    """`[N]` weighted nodes."""
+
+    weights: Weights

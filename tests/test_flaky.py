@@ -1,0 +1,262 @@
+"""Whatever a server does wrong, a search goes on to the undisturbed result or ends in a ServerError
+that names it, and can then be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pyro
+import pytest
+from flaky import AGAIN, DRAWS, REFUSED, SCORES, Flaky, drip, slow, status
+from programs import TOY, VERIFIERS
+from served import serve
+
+import ppl
+from ppl.errors import ServerError
+from ppl.lm.base import ScoreRequest
+from ppl.lm.server.model import ServerModel
+from ppl.searchers import SMC, BestOfN
+
+
+@contextlib.contextmanager
+def behind(*, timeout=0.5, retries=2, concurrency=4, **knobs):
+    with serve(TOY, Flaky, **knobs) as server:
+        lm = ServerModel(
+            server.url,
+            tokenizer=TOY.codec,
+            concurrency=concurrency,
+            retries=retries,
+            backoff=0.001,
+            timeout=timeout,
+        )
+        server.asked.clear()
+        try:
+            yield server, lm
+        finally:
+            lm.endpoint.close()
+
+
+def steps(lm):
+    text = lm.prompt("^")
+    for t in range(2):
+        step = pyro.sample(f"step_{t}", lm(text, max_tokens=1))
+        text = text + step
+        pyro.sample(f"ok_{t}", VERIFIERS["prod"](text), obs=True)
+        if step.finished:
+            break
+    return text.text
+
+
+def scored(lm):
+    step = pyro.sample("step", lm(lm.prompt("^"), max_tokens=1))
+    text = lm.prompt("^a" + step.text)
+    pyro.sample("seen", lm(text, max_tokens=1), obs=lm.continuation("b"))
+    return step.text
+
+
+def outcome(posterior):
+    return [(s.value, s.log_weight) for s in posterior.samples], posterior.log_evidence
+
+
+def going_on(program, lm, said):
+    """Runs a search that one fault ends; its result when it is resumed."""
+    search = SMC(4).begin(program, lm, seed=3)
+    with pytest.raises(ServerError, match=said):
+        search.run()
+    return search.run()
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """A server and its model, and what two programs give there."""
+    with behind() as (server, lm):
+        want = {program: outcome(SMC(4).run(program, lm, seed=3)) for program in (steps, scored)}
+        yield server, lm, want
+
+
+def test_there_are_many_kinds():
+    assert len(AGAIN) + len(REFUSED) + len(DRAWS) + len(SCORES) >= 75
+
+
+@pytest.mark.parametrize("fault", AGAIN)
+def test_faults_that_pass_change_nothing(fault, undisturbed):
+    server, lm, want = undisturbed
+    server.only_scores, server.script = False, [AGAIN[fault]] * 2
+    assert outcome(SMC(4).run(steps, lm, seed=3)) == want[steps]
+    assert not server.script
+
+
+@pytest.mark.parametrize("fault", ["status 500", "reset", "drips", "Retry-After in seconds"])
+def test_faults_that_stay_end_in_an_error_that_says_how_often(fault):
+    with behind(timeout=0.2, retries=1) as (server, lm):
+        server.always = AGAIN[fault]
+        started = time.perf_counter()
+        with pytest.raises(ServerError, match=r"site 'step_0' of particle.*failed 2 times"):
+            BestOfN(2).run(steps, lm, seed=0)
+        assert time.perf_counter() - started < 3
+        server.always = None
+        assert len(BestOfN(2).run(steps, lm, seed=0).samples) == 2
+
+
+@pytest.mark.parametrize("fault", [*REFUSED, *DRAWS])
+def test_faults_that_end_a_search_are_named_and_it_goes_on(fault, undisturbed):
+    server, lm, want = undisturbed
+    act, said = (REFUSED | DRAWS)[fault]
+    server.only_scores, server.script = False, [act]
+    assert outcome(going_on(steps, lm, said)) == want[steps]
+    assert not server.script
+
+
+@pytest.mark.parametrize("fault", SCORES)
+def test_scores_that_are_none_are_named_and_the_search_goes_on(fault, undisturbed):
+    server, lm, want = undisturbed
+    act, said = SCORES[fault]
+    server.only_scores, server.script = True, [act]
+    assert outcome(going_on(scored, lm, said)) == want[scored]
+    assert not server.script
+
+
+def test_answers_are_checked_at_start():
+    for name in ("a log-probability above zero", "an id below zero", "another prompt"):
+        with serve(TOY, Flaky) as server:
+            server.always = DRAWS[name][0]
+            with pytest.raises(ServerError, match="start-up probe"):
+                ServerModel(server.url, tokenizer=TOY.codec, retries=0)
+
+
+def test_a_server_that_fails_at_start_is_not_taken_for_one_that_cannot_score():
+    with serve(TOY, Flaky) as server:
+        server.only_scores, server.always = True, status(500)
+        with pytest.raises(ServerError, match="failed 1 times"):
+            ServerModel(server.url, tokenizer=TOY.codec, retries=0)
+        server.always = status(400)
+        lm = ServerModel(server.url, tokenizer=TOY.codec, retries=0)
+        assert not lm.client.abilities.scores
+        lm.endpoint.close()
+
+
+def test_stale_scores_under_prefix_caching_are_found_at_start():
+    with pytest.raises(ServerError, match=r"twice.*no-enable-prefix-caching"), behind(stale=True):
+        pass
+
+
+def test_retry_after_is_waited_for_and_more_than_backoff():
+    with behind(timeout=2.0) as (server, lm):
+        server.script = [status(429, ("Retry-After", "0.4"))]
+        started = time.perf_counter()
+        lm(lm.prompt("^"), max_tokens=1).sample()
+        assert 0.4 <= time.perf_counter() - started < 1.5
+
+
+def test_pauses_grow_and_differ_by_chance():
+    with behind() as (_, lm):
+        endpoint = lm.endpoint
+
+    class State:
+        class outcome:
+            exception = staticmethod(lambda: SimpleNamespace(after=0.0))
+
+        def __init__(self, attempt_number):
+            self.attempt_number = attempt_number
+
+    endpoint._backoff = 0.5
+    for attempt, base in ((1, 0.5), (2, 1.0), (4, 4.0), (30, 60.0)):
+        pauses = {endpoint._pause(State(attempt)) for _ in range(50)}
+        assert base <= min(pauses)
+        assert max(pauses) <= 1.5 * base
+        assert len(pauses) > 10
+
+
+def test_the_deadline_is_that_of_the_whole_answer():
+    with behind(timeout=0.3, retries=0) as (server, lm):
+        server.always = drip(3.0)
+        started = time.perf_counter()
+        with pytest.raises(ServerError, match=r"no whole answer within timeout=0\.3 s"):
+            lm(lm.prompt("^"), max_tokens=1).sample()
+        assert time.perf_counter() - started < 1.5
+
+
+def interrupted(work):
+    """Seconds from Ctrl-C to its coming through."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    at = []
+
+    def press():
+        at.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.3, press)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        return time.perf_counter() - at[0]
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_comes_through_within_a_second():
+    with behind(timeout=60.0) as (server, lm):
+        server.always = slow(20.0)
+        spec = lm(lm.prompt("^"), max_tokens=1).spec
+        score = [ScoreRequest(lm, spec, lm.continuation("a"))]
+        assert interrupted(lambda: BestOfN(6).run(steps, lm, seed=0)) < 1
+        assert interrupted(lambda: lm.score_batch(score)) < 1
+        assert interrupted(lambda: ServerModel(server.url, tokenizer=TOY.codec)) < 1
+        server.always = status(503)
+        lm.endpoint._backoff = 30.0  # also while it pauses between two tries
+        assert interrupted(lambda: lm.score_batch(score)) < 1
+        server.always = None
+        lm.endpoint._backoff = 0.001
+        assert len(BestOfN(2).run(steps, lm, seed=0).samples) == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"concurrency": 0},
+        {"concurrency": 2.5},
+        {"retries": -1},
+        {"backoff": float("nan")},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"tolerance": -1},
+        {"context_length": 1},
+        {"context_length": True},
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything_is_sent(bad):
+    with pytest.raises(ValueError, match=next(iter(bad)) + "="):
+        ServerModel("http://127.0.0.1:9/v1", tokenizer=TOY.codec, **bad)
+    with pytest.raises(ValueError, match="url="):
+        ServerModel("localhost:8000", tokenizer=TOY.codec)
+
+
+def test_a_server_that_says_nonsense_about_itself(monkeypatch):
+    for longest in ("long", -5, True, 2.5, 2):
+        with monkeypatch.context() as patch, serve(TOY) as server:
+            patch.setattr(TOY, "context_length", longest)
+            with pytest.raises(ServerError, match="max_model_len"):
+                ServerModel(server.url, tokenizer=TOY.codec)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_asks_on_its_own():
+    with behind(timeout=5.0) as (_, lm):
+        child = os.fork()
+        if child == 0:
+            try:
+                drawn = lm(lm.prompt("^"), max_tokens=1).sample()
+                os._exit(0 if drawn.tokens else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert lm(lm.prompt("^"), max_tokens=1).sample().tokens
+        assert isinstance(lm, ppl.LanguageModel)

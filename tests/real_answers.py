@@ -61,10 +61,13 @@ def spellings(gold: str) -> Iterator[tuple[str, str]]:
         together = re.sub(r"(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])", "", gold)
         if "," not in gold or "(" in gold:
             yield "spaces", together
-    if "(" in gold or "[" in gold and "\\sqrt[" not in gold:
+    if "(" in gold or ("[" in gold and "\\sqrt[" not in gold):
         sized = gold.replace("\\left", "").replace("\\right", "")
         yield "left-right", sized
-        yield "left-right", re.sub(r"[)\]]", r"\\right\g<0>", re.sub(r"[(\[]", r"\\left\g<0>", sized))
+        yield (
+            "left-right",
+            re.sub(r"[)\]]", r"\\right\g<0>", re.sub(r"[(\[]", r"\\left\g<0>", sized)),
+        )
     if "\\frac" in gold:
         for other in ("dfrac", "tfrac", "cfrac"):
             yield "frac", re.sub(r"\\[dt]?frac", rf"\\{other}", gold)
@@ -74,7 +77,7 @@ def spellings(gold: str) -> Iterator[tuple[str, str]]:
         yield "slash", plain
         yield "slash", plain.replace("/", " / ")
     if _PLAIN_NUMBER.fullmatch(gold):
-        whole = gold.split(".")[0]
+        whole = gold.split(".", maxsplit=1)[0]
         if len(whole.lstrip("-")) > 3:
             grouped = f"{int(whole):,}" + gold[len(whole) :]
             yield "thousands", grouped
@@ -152,6 +155,12 @@ _OTHER = {
 
 def changes(gold: str) -> Iterator[tuple[str, str]]:
     """(kind, the answer with one thing changed, so that it is another answer)."""
+    for kind, changed in _changes(gold):
+        if changed != gold and not re.fullmatch("-?0+", changed):  # 0 has no sign
+            yield kind, changed
+
+
+def _changes(gold: str) -> Iterator[tuple[str, str]]:
     protected = {i for m in _PROTECTED.finditer(gold) for i in range(*m.span())}
     intervals = re.match(r"(\\left)?\s*[(\[]", gold) and "," in gold
     for i, c in enumerate(gold):
@@ -185,7 +194,7 @@ def changes(gold: str) -> Iterator[tuple[str, str]]:
         yield "sign", f"-{gold}"
     if _PLAIN_NUMBER.fullmatch(gold):
         yield "digit", gold + "0" if "." not in gold else gold.replace(".", "", 1)
-        yield "exponent", f"{gold}^2" if gold not in ("0", "1") else "2"
-        yield "sign", gold[1:] if gold.startswith("-") else f"-{gold}" if float(gold) else "1"
+        yield "exponent", f"{gold}^2" if gold not in ("0", "1", "-1") else "2"
+        yield "sign", gold[1:] if gold.startswith("-") else f"-{gold}"
     for word in re.findall(r"^\\text\{([^{}]+)\}$", gold):
         yield "variable", f"\\text{{{word.replace(word.strip('()')[0], 'Q', 1)}}}"

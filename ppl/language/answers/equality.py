@@ -7,6 +7,7 @@ cannot be read, or can be read in two ways, is unknown, never different.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from ppl.language.answers import values
 from ppl.language.answers.notation import UnreadableError, normal_form
@@ -19,12 +20,11 @@ from ppl.language.answers.reading import (
     Ratio,
     Reading,
     Relation,
-    Tree,
     Union,
     Words,
     read,
-    without_unit,
 )
+from ppl.language.answers.terms import Tree
 from ppl.language.answers.values import Equality, same_value
 
 EQUAL, DIFFERENT, UNKNOWN = Equality.EQUAL, Equality.DIFFERENT, Equality.UNKNOWN
@@ -51,6 +51,15 @@ def equality(a: str, b: str) -> Equality:
         return _same(read(first), read(second))
     except UnreadableError:
         return UNKNOWN
+
+
+def readable(answer: str) -> bool:
+    """Whether an answer is in a notation that is known here, without ambiguity."""
+    try:
+        read(normal_form(answer))
+    except UnreadableError:
+        return False
+    return True
 
 
 def _all(found: Sequence[Equality]) -> Equality:
@@ -111,7 +120,7 @@ def _valued(a: Expression, b: Expression) -> Equality:
 
 
 def _fraction(e: Expression) -> Tree:
-    return ("product", e.tree, ("number", values.Fraction(1, 100))) if e.percent else e.tree
+    return ("product", e.tree, ("number", Fraction(1, 100))) if e.percent else e.tree
 
 
 def _based(a: Based, b: Based) -> Equality:
@@ -320,5 +329,3 @@ _OF_ONE_KIND: dict[type, Callable[..., Equality]] = {
     Ratio: _ratios,
     Relation: _relations,
 }
-
-__all__ = ["Equality", "equality", "without_unit"]

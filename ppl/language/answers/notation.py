@@ -42,13 +42,11 @@ _UNICODE = {
 }
 
 _SPACING = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|hfill)(?![A-Za-z])"
-    r"|(?<!\\)\\[,;:! ]|~|\\hspace\{[^{}]*\}|&nbsp;"
+    r"(\\\\)|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|hfill)(?![A-Za-z])"
+    r"|\\[,;:! ]|~|\\hspace\{[^{}]*\}|&nbsp;"
 )
 # 10,\!080 and 10{,}080 and 10\,080: one number, whatever stands around it.
-_JOINED_THOUSANDS = re.compile(
-    r"(?<=[0-9])(?:,\s*\\!|\{,\}|\\,|,\s*\\ )\s*(?=[0-9]{3}(?![0-9]))"
-)
+_JOINED_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\s*\\!|\{,\}|\\,|,\s*\\ )\s*(?=[0-9]{3}(?![0-9]))")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _SPACED_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
 _ZERO_GROUP = re.compile(r",0[0-9]{2}(?![0-9])")
@@ -78,24 +76,31 @@ _SAME_COMMAND = {
     "varphi": "phi", "varepsilon": "epsilon", "percent": "%", "isin": "in", "bmod": "mod",
 }  # fmt: skip
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc asin acos atan sinh cosh tanh ln log exp".split()
-)
+    ["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+     "ln", "log", "exp"]
+)  # fmt: skip
 SYMBOLS = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
-    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega infty emptyset "
-    "ell hbar".split()
-)
+    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
+     "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi",
+     "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega",
+     "infty", "emptyset", "ell", "hbar"]
+)  # fmt: skip
 COMMANDS = FUNCTIONS | frozenset(
-    "frac sqrt binom pm mp le ge ne in cup cap circ lfloor rfloor lceil rceil langle rangle".split()
-)
+    ["frac", "sqrt", "binom", "pm", "mp", "le", "ge", "ne", "in", "cup", "cap", "circ",
+     "lfloor", "rfloor", "lceil", "rceil", "langle", "rangle"]
+)  # fmt: skip
 _PLAIN_WORDS = {
     "pi": "pi", "sqrt": "sqrt", "infinity": "infty", "inf": "infty", "oo": "infty",
     **{name: name for name in FUNCTIONS}, "arcsin": "asin", "arccos": "acos", "arctan": "atan",
 }  # fmt: skip
 _SHORT_UNITS = frozenset(
-    "mm cm dm km mg kg ml dl mi ft yd oz lb lbs hr hrs sec min mph kph rad deg day ft am pm".split()
-)
-_LITTLE_WORDS = frozenset("and or no yes odd one two six ten not all any nor the mod".split())
+    ["mm", "cm", "dm", "km", "mg", "kg", "ml", "dl", "mi", "ft", "yd", "oz", "lb", "lbs", "hr",
+     "hrs", "sec", "min", "mph", "kph", "rad", "deg", "day", "am", "pm"]
+)  # fmt: skip
+_LITTLE_WORDS = frozenset(
+    ["and", "or", "no", "yes", "odd", "one", "two", "six", "ten", "not", "all", "any", "nor",
+     "the", "mod"]
+)  # fmt: skip
 _ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
 
 
@@ -105,7 +110,7 @@ def clean(string: str) -> str:
         raise UnreadableError(f"{len(string)} characters")
     s = "".join(_UNICODE.get(c, c) for c in string)
     s = _JOINED_THOUSANDS.sub("", s)
-    s = _SPACING.sub(" ", s)
+    s = _SPACING.sub(lambda m: m.group(1) or " ", s)
     for _ in range(8):  # wrappers in wrappers; a fixed bound, as each takes a pass
         before, s = s, _unwrapped(s.strip())
         if s == before:
@@ -131,10 +136,8 @@ def _unwrapped(s: str) -> str:
     for wrapper in _WRAPPERS:
         if found := wrapper.fullmatch(s):
             inner = found.group(1)
-            if wrapper is _WRAPPERS[1] or wrapper is _WRAPPERS[2]:
-                if "\\(" in inner or "\\[" in inner:
-                    continue
-            return inner.strip()
+            if "\\(" not in inner and "\\[" not in inner:
+                return inner.strip()
     found = _BOX.fullmatch(s)
     if found and _balanced(found.group(1)):
         return found.group(1).strip()

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from ppl.language.answers.notation import UnreadableError
-from ppl.language.answers.reading import Tree
+from ppl.language.answers.terms import Tree
 
 DIGITS = 80
 POINTS = ("+", "+ again", "-", "mixed")  # the signs of the variables at each point
@@ -117,7 +117,7 @@ def constant_ratio(a: Tree, b: Tree) -> tuple[bool | None, int]:
 
 
 def affine(tree: Tree) -> bool:
-    """Whether a term is of degree one at most: f(2p) - 2 f(p) + f(0) is zero, and by its form."""
+    """Whether a term is of degree one at most by its form."""
     return _degree(tree) <= 1
 
 
@@ -132,7 +132,7 @@ def _degree(tree: Tree) -> float:
         case "sum":
             return max(_degree(t) for t in tree[1:])  # type: ignore[arg-type]
         case "product":
-            return sum(_degree(t) for t in tree[1:])  # type: ignore[arg-type]
+            return math.fsum(_degree(t) for t in tree[1:])  # type: ignore[arg-type]
     return math.inf if free(tree) else 0
 
 

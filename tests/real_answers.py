@@ -198,3 +198,10 @@ def _changes(gold: str) -> Iterator[tuple[str, str]]:
         yield "sign", gold[1:] if gold.startswith("-") else f"-{gold}"
     for word in re.findall(r"^\\text\{([^{}]+)\}$", gold):
         yield "variable", f"\\text{{{word.replace(word.strip('()')[0], 'Q', 1)}}}"
+
+
+def plain(gold: str) -> str:
+    """A gold without separators, units and names, by another way than the library's."""
+    s = re.sub(r"\\mbox\{[^{}]*\}(\^2)?|\^\\circ|\\[!$]|[\s,]|^x=", "", gold)
+    s = re.sub(r"\\frac(\d)(\d)$", r"\\frac{\1}{\2}", s)
+    return "".join(sorted(s)) if re.fullmatch(r"-?\d,-?\d", gold) else s

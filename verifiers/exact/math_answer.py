@@ -83,10 +83,7 @@ class MathComparer:
         Raises:
             MathAnswerError: `gold` has no content: the data are wrong.
         """
-        if not re.search(r"\w", gold):
-            raise MathAnswerError(
-                f"the gold answer {gold!r} has neither digits nor letters; correct the data"
-            )
+        _check_gold(gold)
         found = equality(gold, answer)
         if found is not Equality.UNKNOWN:
             return found is Equality.EQUAL
@@ -108,6 +105,13 @@ class MathComparer:
             return self.worker.ask([gold, answer], self.limit) or None
         except WorkerError:
             return None
+
+
+def _check_gold(gold: str) -> None:
+    if not re.search(r"\w", gold):
+        raise MathAnswerError(
+            f"the gold answer {gold!r} has neither digits nor letters; correct the data"
+        )
 
 
 def _formula(string: str) -> bool:
@@ -166,6 +170,7 @@ class MathAnswer(Verifier):
     ) -> None:
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
+        _check_gold(gold)
         self.gold, self.extract, self.unknown, self.floor = gold, extract, unknown, floor
         self.name, self.meaning = f"MathAnswer({gold!r})", "outcome"
         self._comparer = comparer or shared_comparer()

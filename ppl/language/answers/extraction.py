@@ -53,9 +53,7 @@ def extract_answer(string: str) -> Answer | None:
         here, *below = string[label.end() : label.end() + _MOST].split("\n", 2)
         if not _BLANK.fullmatch(here):
             stated = _bare(here)
-            if stated:
-                return Answer(stated)
-            break  # something that is no answer, such as an empty box
+            return Answer(stated) if stated else None  # an empty box
         if below and (stated := _bare(below[0])):
             return Answer(stated)
     for line in reversed(string.splitlines()):

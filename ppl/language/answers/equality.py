@@ -22,6 +22,7 @@ from ppl.language.answers.reading import (
     Relation,
     Union,
     Words,
+    is_number_word,
     read,
 )
 from ppl.language.answers.terms import Tree
@@ -79,19 +80,37 @@ def _same(a: Reading, b: Reading) -> Equality:
         if isinstance(x, Collection) and len(x.items) == 1 and not isinstance(y, Collection):
             return _same(x.items[0], y)
     kinds = {type(a), type(b)}
-    if Words in kinds or Based in kinds:
-        return UNKNOWN
     # Brackets around a list may have been forgotten; of a set and a tuple they say what is meant.
     if kinds == {Collection, Group}:
         braced = [c.braced for c in (a, b) if isinstance(c, Collection)]
         return DIFFERENT if braced[0] else UNKNOWN
-    if kinds in ({Expression, Collection}, {Expression, Group}):
-        return DIFFERENT
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Expression):
+            return _expression_and(x, y)
+    return UNKNOWN
+
+
+def _expression_and(x: Expression, other: Reading) -> Equality:
+    """A term and something that is none."""
+    match other:
+        case Collection() | Group() | Matrix() | Union():
+            return DIFFERENT
+        case Words():
+            number = not values.free(x.tree) and not x.percent
+            spoken = len(other.words) > 1 or is_number_word(other.words[0])
+            return DIFFERENT if number and not spoken else UNKNOWN
+        case Based():
+            mean = {_in_base(other), int(other.digits) if other.digits.isdigit() else None}
+            same = [same_value(x.tree, ("number", Fraction(m))) for m in mean if m is not None]
+            return DIFFERENT if same and set(same) == {DIFFERENT} else UNKNOWN
     return UNKNOWN
 
 
 def _expressions(a: Expression, b: Expression) -> Equality:
     value = _valued(a, b)
+    if a.tree[0] == b.tree[0] == "symbol" and value is DIFFERENT:
+        names = [str(e.tree[1]).lower() for e in (a, b)]
+        return UNKNOWN if names[0] == names[1] else DIFFERENT  # choice a, or A?
     if a.unit and b.unit and a.unit != b.unit:
         return UNKNOWN
     if a.unit and b.unit and a.power != b.power:
@@ -156,7 +175,12 @@ def _collections(a: Collection | Union, b: Collection | Union) -> Equality:
             return DIFFERENT
     if len(a.items) != len(b.items):
         return UNKNOWN  # members said twice, or unknown ones
-    return EQUAL if _matched(table) else UNKNOWN
+    if not _matched(table):
+        return UNKNOWN
+    # x = 1, y = 2 and 1, 2: is it in this order?
+    names = [{n[0] for item in c.items if isinstance(item, Relation) and (n := _assigned(item))}
+             for c in (a, b)]  # fmt: skip
+    return UNKNOWN if names[0] != names[1] and max(map(len, names)) > 1 else EQUAL
 
 
 def _matched(table: list[list[Equality]]) -> bool:
@@ -264,11 +288,16 @@ def _assigned(r: Relation) -> tuple[Reading, Reading] | None:
     if r.signs != ("=",):
         return None
     for name, value in ((r.sides[0], r.sides[1]), (r.sides[1], r.sides[0])):
-        if isinstance(name, Words):
+        if isinstance(name, Words) or (isinstance(name, Group) and _point(name)):
             return name, value
         if isinstance(name, Expression) and name.tree[0] == "symbol" and not name.unit:
             return (name, value) if not _mentions(value, str(name.tree[1])) else None
     return None
+
+
+def _point(group: Group) -> bool:
+    """Whether it is a tuple of variables: (x, y) = (1, 2)."""
+    return all(isinstance(i, Expression) and i.tree[0] == "symbol" for i in group.items)
 
 
 def _mentions(reading: Reading, name: str) -> bool:

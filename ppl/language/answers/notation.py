@@ -7,6 +7,7 @@ separators, trailing dots. What could change it is left for the reader of the to
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ _TEXT = "text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|mathrm|mathit|mat
 _TOKEN = re.compile(
     rf"""
     (?P<repeating>[0-9]*\.[0-9]*\\overline\s*\{{[0-9]+\}})
+    |(?P<scientific>(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+(?![0-9A-Za-z.]))
     |(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
     |\\(?:{_TEXT})\s*\{{(?P<text>[^{{}}]*)\}}
     |(?P<named>\\(?:mathbf|mathbb|mathcal|boldsymbol|vec|hat|bar)\s*\{{\s*\\?[A-Za-z]+\s*\}})
@@ -199,10 +201,12 @@ def tokens(string: str) -> list[Token]:
         match kind:
             case "repeating":
                 found.append(Token("number", re.sub(r"\s", "", value)))
+            case "scientific":
+                found.append(Token("number", _scientific(value)))
             case "number":
                 found += _numbers(value, found)
             case "text":
-                found += _text(m.group("text"))
+                found += _text(m.group("text"), found)
             case "named":
                 found.append(Token("symbol", re.sub(r"\s", "", value)))
             case "environment":
@@ -241,10 +245,18 @@ def _wanted(before: list[Token]) -> int:
     return 0
 
 
-def _text(words: str) -> list[Token]:
+def _scientific(value: str) -> str:
+    """3.5e-6 in full; 2e-5 could also be twice Euler's number less five."""
+    digits, exponent = re.split("[eE]", value)
+    if ("." not in digits and "e" in value) or abs(int(exponent)) > 300:
+        raise UnreadableError(f"what is {value}?")
+    return format(Decimal(digits).scaleb(int(exponent)), "f")
+
+
+def _text(words: str, before: list[Token]) -> list[Token]:
     words = " ".join(words.split())
     choice = re.fullmatch(r"\(?([A-Za-z])\)?\.?", words)
-    if choice:
+    if choice and not (before and before[-1].kind == "number"):  # 5 m is a length
         return [Token("symbol", choice.group(1))]
     if words in FUNCTIONS:
         return [Token("command", words)]

@@ -278,6 +278,14 @@ def _words(found: list[Token]) -> Words:
     return Words(words)
 
 
+def is_number_word(word: str) -> bool:
+    """Whether a word may stand for a number, or for none."""
+    return (
+        word in _NO_UNIT
+        or re.search(r"teen|ty$|ty-|th$|illion|nothing|empty|twi", word) is not None
+    )
+
+
 def _unit(found: list[Token]) -> tuple[list[Token], str, str, bool]:
     """The term, its unit, the unit's exponent, and whether it is a percentage."""
     body, power = list(found), ""

@@ -278,7 +278,7 @@ class _Terms:
             argument = factors[0] if len(factors) == 1 else ("product", *factors)
         if power == ("neg", ("number", Fraction(1))):
             raise UnreadableError(f"the inverse of {name}, or its reciprocal?")
-        tree: Tree = (name, argument) if base is None else ("log", argument, base)
+        tree: Tree = (name, argument) if base is None else ("logarithm", argument, base)
         return tree if power is None else ("power", tree, power)
 
 

@@ -17,10 +17,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from ppl.language.answers.notation import UnreadableError
-from ppl.language.answers.terms import Tree
+from ppl.language.answers.terms import Tree, has
 
 DIGITS = 80
-POINTS = ("+", "+ again", "-", "mixed")  # the signs of the variables at each point
+POINTS = ("+", "+ again", "-", "mixed", "+ far", "- far")
+"""Where terms are compared: the signs of the variables, which are near 2 or, far, near 10^6."""
 _MAX_BITS = 40_000  # of an exact number
 _MAX_LOG = 1e9  # |log| of a number
 
@@ -59,16 +60,23 @@ def same_value(a: Tree, b: Tree) -> Equality:
     """
     if a == b:
         return Equality.EQUAL
+    if _untold(a) or _untold(b):
+        return Equality.UNKNOWN
     found = [_close(x, y) for x, y in zip(values(a), values(b), strict=True)]
     known = [f for f in found if f is not None]
     if not known:
         return Equality.UNKNOWN
     if all(f is Equality.EQUAL for f in known):
         return Equality.EQUAL
-    # The first points decide that they differ: there all variables are positive.
-    if Equality.DIFFERENT in [f for f in found[:2] if f is not None]:
-        return Equality.DIFFERENT
-    return Equality.UNKNOWN
+    positive = [f for f, point in zip(found, POINTS, strict=True) if point.startswith("+")]
+    return Equality.DIFFERENT if Equality.DIFFERENT in positive else Equality.UNKNOWN
+
+
+def _untold(tree: Tree) -> bool:
+    """Whether values at points cannot tell: a logarithm without a base is natural to some and
+    decimal to others, and a step function is constant nearly everywhere."""
+    steps = has(tree, "floor") or has(tree, "ceil")
+    return has(tree, "log") or (steps and bool(free(tree)))
 
 
 def _close(x: Value | None, y: Value | None) -> Equality | None:
@@ -89,11 +97,13 @@ def _close(x: Value | None, y: Value | None) -> Equality | None:
 
 
 def rounds_to(term: Tree, decimal: Tree, places: int) -> bool:
-    """Whether a real constant, rounded to so many places, is the decimal."""
+    """Whether a real constant rounds to a decimal with so many places and six digits at least."""
     exact, rounded = values(term)[0], values(decimal)[0]
     if not free(term) and exact is not None and rounded is not None:
-        difference = abs(_inexact(exact) - _inexact(rounded))
-        return bool(difference <= _context().mpf(10) ** -places / 2)
+        step = _context().mpf(10) ** -places
+        exact, rounded = _inexact(exact), _inexact(rounded)
+        significant = abs(rounded) >= 10**5 * step
+        return bool(significant and abs(exact - rounded) <= step / 2)
     return False
 
 
@@ -165,7 +175,8 @@ def _variable(name: str, point: str) -> Fraction:
     """A fixed random rational between 1 and 3."""
     digest = hashlib.blake2b(f"{point}:{name}".encode(), digest_size=8).digest()
     size = 1 + Fraction(int.from_bytes(digest[:3], "big") % 19_997 + 1, 10_007)
-    negative = point == "-" or (point == "mixed" and digest[7] % 2 == 0)
+    size *= 10**6 if point.endswith("far") else 1
+    negative = point.startswith("-") or (point == "mixed" and digest[7] % 2 == 0)
     return -size if negative and name != "\\infty" else size
 
 
@@ -299,7 +310,7 @@ def _special(name: str, arguments: list[Value]) -> Value:
     ctx = _context()
     exact = [a for a in arguments if isinstance(a, Fraction) and a.denominator == 1]
     numbers = [_inexact(a) for a in arguments]
-    if any(abs(x) > 1e9 for x in numbers) and name not in ("ln", "log", "floor", "ceil"):
+    if any(abs(x) > 1e9 for x in numbers) and name not in ("ln", "logarithm", "floor", "ceil"):
         raise UnreadableError("too large an argument")
     x = numbers[0]
     match name:
@@ -313,13 +324,10 @@ def _special(name: str, arguments: list[Value]) -> Value:
             return ctx.binomial(*numbers)
         case "floor" | "ceil":
             return _whole(name, arguments[0])
-        case "ln" | "log":
+        case "ln" | "logarithm":
             if _zero(arguments[0]):
                 raise UnreadableError("the logarithm of zero")
-            if len(numbers) == 2:
-                return ctx.log(x) / ctx.log(numbers[1])
-            # log without a base: natural to some, decimal to others; not to be told.
-            return ctx.log(x) if name == "ln" else ctx.log(x) * _symbol("log's base", "+").numerator
+            return ctx.log(x) if name == "ln" else ctx.log(x) / ctx.log(numbers[1])
         case "exp":
             return ctx.exp(x)
         case "sin" | "cos" | "tan" | "cot" | "sec" | "csc" | "sinh" | "cosh" | "tanh":

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ppl
+from ppl.language import classes
 from ppl.language.answers import Answer, Equality, equality, extract_answer, normal_form, readable
 from ppl.language.classes import MOST_COMPARED, identity, tally
 
@@ -247,6 +248,7 @@ def test_equality_is_no_boolean():
         r"\tan(" * 30 + "x" + ")" * 30,
         ", ".join(map(str, range(400))),
         ", ".join(f"x+{n}" for n in range(200)),
+        ", ".join(f"x+{n}" for n in range(50)),
         "\\text{" * 300,
         "__import__('os').system('true')",
         "2^" * 900 + "2",
@@ -344,11 +346,21 @@ def test_classes_are_the_same_in_any_order():
 def test_many_different_answers_take_little_time():
     told = [Answer(f"{n} + {n}/7") for n in range(1, 2001)] + [Answer("0")] * 3
     begun = time.process_time()
-    classes = tally(told, [1.0] * len(told))
+    found = tally(told, [1.0] * len(told))
     assert time.process_time() - begun < 10
-    assert max(classes) == (3.0, 2000)
-    assert len(classes) == 2001
+    assert max(found) == (3.0, 2000)
+    assert len(found) == 2001
     assert MOST_COMPARED < 2000
+
+
+def test_answers_made_to_be_slow_end_the_comparison(monkeypatch):
+    told = [Answer(", ".join(f"x+{n}" for n in [*range(49), 100 + k])) for k in range(60)]
+    monkeypatch.setattr(classes, "MOST_SECONDS", 0.5)
+    begun = time.monotonic()
+    assert len(tally(told, [1.0] * 60)) == 60
+    assert time.monotonic() - begun < 5
+    monkeypatch.setattr(classes, "MOST_SECONDS", -1.0)
+    assert len(tally([Answer("1/2"), Answer("0.5"), Answer(" 1/2")], [1.0] * 3)) == 2
 
 
 def test_equal_tensors_are_equal_results():

@@ -8,6 +8,7 @@ everything else by `==`. Equality of answers is not transitive (0.333333 and 0.3
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from ppl.language.answers import Answer, Equality, equality, normal_form
 MOST_COMPARED = 200
 """Different spellings that are compared in pairs: the most frequent ones, at most 19,900 pairs and
 some tenths of a second. Rarer ones join a class only by their normal form."""
+MOST_SECONDS = 10.0
+"""After this time no more pairs are compared: only answers made to be slow take so long."""
 
 
 def tally(values: Sequence[Any], weights: Sequence[float]) -> list[tuple[float, int]]:
@@ -98,8 +101,11 @@ def _classes(spellings: Sequence[Hashable]) -> dict[Hashable, Hashable]:
 
     answers = Counter(s for s in spellings if isinstance(s, tuple) and s[:1] == (Answer,))
     compared: list[Any] = [s for s, _ in answers.most_common(MOST_COMPARED)]
+    end = time.monotonic() + MOST_SECONDS
     for i, a in enumerate(compared):
         for b in compared[:i]:
+            if time.monotonic() > end:
+                break
             if root(a) != root(b) and equality(a[1], b[1]) is Equality.EQUAL:
                 parent[root(a)] = root(b)
     return {spelling: root(spelling) for spelling in parent}

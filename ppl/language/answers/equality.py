@@ -168,11 +168,13 @@ def _groups(a: Group, b: Group) -> Equality:
 
 
 def _collections(a: Collection | Union, b: Collection | Union) -> Equality:
-    table = [[_same(x, y) for y in b.items] for x in a.items]
-    columns = list(zip(*table, strict=True)) if table else [()] * len(b.items)
-    for row in (*table, *columns):
-        if all(cell is DIFFERENT for cell in row):
+    table: list[list[Equality]] = []
+    for x in a.items:
+        table.append([_same(x, y) for y in b.items])
+        if all(cell is DIFFERENT for cell in table[-1]):
             return DIFFERENT
+    if any(all(row[k] is DIFFERENT for row in table) for k in range(len(b.items))):
+        return DIFFERENT
     if len(a.items) != len(b.items):
         return UNKNOWN  # members said twice, or unknown ones
     if not _matched(table):

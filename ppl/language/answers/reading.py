@@ -97,6 +97,8 @@ Reading: TypeAlias = (
     Expression | Based | Words | Group | Collection | Union | Relation | Ratio | Matrix
 )
 
+MAX_ITEMS = 50  # of a list; they are compared in pairs
+
 _RELATIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "in"])
 _OPEN, _CLOSE = (
     frozenset(["(", "[", "{", r"\{", "lfloor", "lceil", "langle"]),
@@ -169,6 +171,8 @@ def _answer(found: list[Token], depth: int) -> Reading:
         ]  # fmt: skip
         if "nor" in between or not all(kept):
             raise UnreadableError("an item of a list is missing")
+        if len(kept) > MAX_ITEMS:
+            raise UnreadableError("too long a list")
         return Collection(_expanded([_answer(p, depth + 1) for p in kept]), braced=False)
     return _object(found, depth)
 

@@ -21,7 +21,12 @@ class UnsupportedModelError(PPLError):
 
 
 class PromptError(PPLError):
-    """An empty prompt, or one that leaves no room in the model's context."""
+    """A prompt, question or literal that cannot be asked: empty, too long, no text, refused or
+    dropped by the chat template, or put after the end of a text."""
+
+
+class TokenizerError(PPLError, TypeError):
+    """Something made with one tokenizer meets another (both are named in the message)."""
 
 
 class StepNeverEndedError(PPLError):

@@ -12,6 +12,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -138,7 +139,7 @@ class Searcher(ABC, Generic[S]):
                 are `over` give their `posterior()`, and `run_all` goes on with all. So does
                 whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(arguments) if isinstance(seed, Integral) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         searches = [

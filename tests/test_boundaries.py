@@ -193,7 +193,7 @@ def test_a_verifier_that_is_called_and_never_observed_is_told():
         BestOfN(4).run(program, "never", seed=0)
     for use in ("observed", "drawn", "read", "sometimes"):
         BestOfN(8).run(program, use, seed=0)  # warnings are errors
-    BestOfN(8).run(program, "never", seed=0, budget=ppl.Budget(calls=1))  # nothing finished
+    BestOfN(8).run(program, "never", seed=0, budget=ppl.Budget(calls=0))  # nothing finished
 
 
 class Keyed(Verifier):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pyro
 import pytest
-from flaky import AGAIN, DRAWS, REFUSED, SCORES, Flaky, drip, slow, status
+from flaky import AGAIN, DRAWS, LATE, REFUSED, SCORES, Flaky, drip, slow, status
 from programs import TOY, VERIFIERS
 from served import serve
 
@@ -24,7 +24,8 @@ from ppl.searchers import SMC, BestOfN
 
 
 @contextlib.contextmanager
-def behind(*, timeout=0.5, retries=2, concurrency=4, **knobs):
+def behind(*, timeout=10.0, retries=2, concurrency=4, **knobs):
+    """A flaky server and its model; `timeout` counts from when the start-up probe is over."""
     with serve(TOY, Flaky, **knobs) as server:
         lm = ServerModel(
             server.url,
@@ -32,8 +33,9 @@ def behind(*, timeout=0.5, retries=2, concurrency=4, **knobs):
             concurrency=concurrency,
             retries=retries,
             backoff=0.001,
-            timeout=timeout,
+            timeout=60.0,
         )
+        lm.endpoint._timeout = timeout
         server.asked.clear()
         try:
             yield server, lm
@@ -80,7 +82,7 @@ def undisturbed():
 
 
 def test_there_are_many_kinds():
-    assert len(AGAIN) + len(REFUSED) + len(DRAWS) + len(SCORES) >= 75
+    assert len(AGAIN) + len(LATE) + len(REFUSED) + len(DRAWS) + len(SCORES) >= 75
 
 
 @pytest.mark.parametrize("fault", AGAIN)
@@ -91,15 +93,24 @@ def test_faults_that_pass_change_nothing(fault, undisturbed):
     assert not server.script
 
 
+@pytest.mark.parametrize("fault", LATE)
+def test_answers_that_take_too_long_are_asked_for_again(fault, undisturbed):
+    _, _, want = undisturbed
+    with behind(timeout=1.0) as (server, lm):
+        server.script = [LATE[fault]]
+        assert outcome(SMC(4).run(steps, lm, seed=3)) == want[steps]
+        assert not server.script
+
+
 @pytest.mark.parametrize("fault", ["status 500", "reset", "drips", "Retry-After in seconds"])
 def test_faults_that_stay_end_in_an_error_that_says_how_often(fault):
     with behind(timeout=0.2, retries=1) as (server, lm):
-        server.always = AGAIN[fault]
+        server.always = (AGAIN | LATE)[fault]
         started = time.perf_counter()
         with pytest.raises(ServerError, match=r"site 'step_0' of particle.*failed 2 times"):
             BestOfN(2).run(steps, lm, seed=0)
         assert time.perf_counter() - started < 3
-        server.always = None
+        server.always, lm.endpoint._timeout = None, 10.0
         assert len(BestOfN(2).run(steps, lm, seed=0).samples) == 2
 
 

@@ -395,12 +395,13 @@ def test_what_a_failed_search_has_asked_is_drawn_no_further():
 def test_a_search_whose_budget_ends_lets_the_others_go_on():
     """Rows of a spent account leave the batch; those beside them are drawn to their end."""
     budget = ppl.Budget(calls=9)
-    found = BestOfN(6).run_many(walk, [(TOY, 1), (TOY, 3), (TOY, 1)], seed=[1, 2, 3], budget=budget)
-    assert [(p.stopped, p.cost.calls, len(p.samples)) for p in found] == [
-        ("done", 6, 6),
-        ("budget", 6, 6),
-        ("done", 6, 6),
-    ]
+    arguments = [(TOY, 2), (TOY, 5), (TOY, 2)]
+    found = BeamSearch(2, 2).run_many(walk, arguments, seed=[1, 2, 3], budget=budget)
+    for i, (posterior, stopped) in enumerate(zip(found, ["done", "budget", "done"], strict=True)):
+        assert posterior.stopped == stopped
+        assert posterior.cost.calls <= 9
+        alone = BeamSearch(2, 2).run(walk, *arguments[i], seed=i + 1, budget=budget)
+        assert contents(posterior) == contents(alone)
 
 
 def endless():
@@ -670,9 +671,9 @@ def test_scores_of_a_tree_are_batched_with_everything_else():
 
     class Ranked(BestOfN):
         def step(self, tree, state):
-            state = super().step(tree, state)
+            state, note = super().step(tree, state)
             found.append(tree.score(state.nodes, judge))
-            return state
+            return state, note
 
     for _ in range(2):
         Ranked(3).run(forever, lm, 3, seed=0)

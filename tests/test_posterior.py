@@ -10,7 +10,7 @@ from accuracy_vs_budget import solve
 from programs import contents, toy
 
 import ppl
-from ppl.searchers import SMC
+from ppl.searchers import SMC, BestOfN
 
 
 def test_decision_rules_agree_with_the_exact_posterior():
@@ -72,3 +72,24 @@ def test_genealogies_are_drawn(tmp_path):
     posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
     draw_genealogy(posterior, tmp_path / "g.png")
     assert (tmp_path / "g.png").stat().st_size > 5000
+
+
+def test_printing_shows_merged_answers_with_probabilities_first():
+    posterior = BestOfN(40).run(toy, "prod", seed=0)
+    lines = str(posterior).splitlines()
+    assert lines[0].split() == ["probability", "particles", "score", "answer"]
+    marginal = posterior.marginal()
+    for line, (value, probability) in zip(lines[1:], marginal.items(), strict=False):
+        if not line[:11].strip().startswith("0"):
+            break
+        shown_probability, number, _, shown = line.split()
+        assert float(shown_probability) == pytest.approx(probability, abs=1e-4)
+        assert int(number) == sum(s.value == value for s in posterior.samples)
+        assert shown == repr(value)
+    assert f"BestOfN(n=40): {len(marginal)} answers of 40 particles" in lines[len(marginal) + 1]
+    assert "log evidence" in lines[len(marginal) + 1]
+    table = posterior._repr_html_()
+    assert table.count("<tr>") == len(marginal) + 1
+    assert table.startswith("<table>")
+    stopped = BestOfN(4).run(toy, "prod", seed=0, budget=ppl.Budget(tokens=2))
+    assert "(unfinished)" in str(stopped) or all(s.finished for s in stopped.samples)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Model
 
 import ppl
 from ppl.errors import PRMFormatError, PromptError
-from ppl.lm.huggingface import HFCodec
+from ppl.lm.tokenizer import HFCodec
 from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check_verifier, tagged
 from ppl.verifiers.models.formats import format_of
 

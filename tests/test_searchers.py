@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -401,3 +402,10 @@ def test_simulations_on_their_way_make_others_look_elsewhere():
     search.step()
     root = search.state.statistics[0]
     assert [len(search.state.statistics[c.identity].children) for c in root.children] == [1, 1]
+
+
+def test_numpy_seeds_are_seeds():
+    for run in (SMC(3).run_many, BestOfN(3).run_many):
+        (numpys,) = run(toy, [("prod",)], seed=np.int64(3))
+        (plain,) = run(toy, [("prod",)], seed=3)
+        assert [s.value for s in numpys.samples] == [s.value for s in plain.samples]

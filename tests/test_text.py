@@ -12,6 +12,7 @@ import pytest
 from programs import TOY
 
 import ppl
+from ppl.errors import PromptError
 from ppl.lm.table import SymbolCodec
 
 A, B = TOY.continuation("a"), TOY.continuation("b")
@@ -76,8 +77,8 @@ def test_steps_divide_the_text():
     assert text.step_ends == (4, 5, 8)
     assert text.steps == ("ba", "b", "aa")  # literals count to the step that follows them
     assert "".join(text.steps) == text.text
-    assert (text + "b").steps == text.steps  # nothing follows this literal yet
-    assert not (text + "b").finished
+    unfinished = TOY.prompt("^a") + A + "b"
+    assert (unfinished.steps, unfinished.text) == (("a",), "ab")  # nothing follows this literal yet
     assert TOY.prompt("^").steps == ()
 
 
@@ -146,7 +147,9 @@ def test_answers_come_from_the_models_words_only():
     lm = ppl.TableLM({"7": 0.5, "$": 0.5}, symbols="Q7#\n$", end="$", name="sevens")
     text = lm.prompt("####7\nQ") + "\n" + lm.continuation("#" * 4 + "77", finished=True)
     assert text.answer == "77"
-    assert (text + "7").answer is None  # going on takes the end back
+    for more in ("7", "", lm.continuation("7")):
+        with pytest.raises(PromptError, match=r"finished, .* cannot follow"):
+            text + more
     assert (lm.prompt("####7") + lm.continuation("", finished=True)).answer is None
 
 
@@ -200,7 +203,7 @@ def test_step_rules_combine():
         ("ab", None),
         (["\n", "ab"], None),
         ("é", None),  # may be spread over two tokens
-        (" ", None),  # may be lost from a token that is decoded alone
+        (" ", {" "}),
         (re.compile("a"), None),
         (long, None),
         (None, None),

@@ -85,10 +85,10 @@ def answer(value: Any) -> None:
     Args:
         value: of the kind that the program returns.
     """
-    # Whoever runs the program is at the bottom of Pyro's stack; only a particle takes the word.
-    take = getattr(runtime._PYRO_STACK[0], "take_answer", None) if am_i_wrapped() else None
-    if take is not None:
-        take(value)
+    # As for `condition`: only a particle, at the bottom of Pyro's stack, listens.
+    say = getattr(runtime._PYRO_STACK[0], "say", None) if am_i_wrapped() else None
+    if say is not None:
+        say(value)
 
 
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:

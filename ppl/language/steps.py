@@ -31,9 +31,20 @@ class StepRule:
     pattern: re.Pattern[str] | None = None
     predicate: Callable[[str], bool] | None = None
 
-    def __call__(self, new_text: str) -> bool:
-        if any(string in new_text for string in self.strings):
-            return True
+    def __call__(self, new_text: str, fresh: int | None = None) -> bool:
+        """Whether the step ends here.
+
+        Args:
+            new_text: all that the step says so far.
+            fresh: how many of its last characters are new since the rule was last asked; None if
+                it was not. Stop strings are looked for there only, so that asking after every
+                token costs no more with a long step.
+        """
+        if self.strings:
+            known = 0 if fresh is None else len(new_text) - fresh
+            start = max(0, known + 1 - max(map(len, self.strings)))
+            if any(new_text.find(string, start) >= 0 for string in self.strings):
+                return True
         if self.pattern is not None and self.pattern.search(new_text):
             return True
         return self.predicate is not None and bool(self.predicate(new_text))
@@ -45,13 +56,13 @@ class StepRule:
 
     @property
     def single_characters(self) -> frozenset[str] | None:
-        """The stop characters, if the rule is only about single ASCII characters but the space.
+        """The stop characters, if the rule is only about single ASCII characters.
 
-        Such a rule can be decided from each token on its own, which is much cheaper. Not so for a
-        space: many tokenizers drop it from a token that is decoded alone.
+        Such a rule can be decided from each token on its own, which is cheaper: these characters
+        never span two tokens.
         """
         plain = self.pattern is None and self.predicate is None and bool(self.strings)
-        if plain and all(len(s) == 1 and s.isascii() and s != " " for s in self.strings):
+        if plain and all(len(s) == 1 and s.isascii() for s in self.strings):
             return frozenset(self.strings)
         return None
 

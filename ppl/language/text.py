@@ -1,8 +1,8 @@
 """Text and Continuation: immutable token sequences, the values that programs hand around.
 
 Tokens are the truth and strings are views of them: a text is never decoded and re-encoded between
-steps. A `Text` remembers where its prompt ends and where each sampled step ends, which is what a
-process reward model needs to know.
+steps, and tokens of another tokenizer are refused. A `Text` remembers where its prompt ends and
+where each sampled step ends, which is what a process reward model needs to know.
 """
 
 from __future__ import annotations
@@ -11,37 +11,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from ppl.errors import PromptError
+from ppl.language.codec import Codec, Identity, Reader, checked_string
 
 from ppl.language.answers.extraction import Answer, extract_answer
 
 StopReason = Literal["until", "end", "length"]
-
-
-class Codec(Protocol):
-    """Turns strings into token ids and back. Must be lossless on its own output."""
-
-    @property
-    def size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """Ids that end a generation."""
-        ...
-
-    def encode(self, string: str) -> tuple[int, ...]:
-        """Token ids of `string`, without any special tokens added."""
-        ...
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The string of `tokens`; special tokens are left out."""
-        ...
-
-    def __hash__(self) -> int:
-        """Equal codecs hash alike."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +27,17 @@ class Continuation:
 
     Attributes:
         tokens: the new token ids, including the one at which the draw stopped.
-        text: their string (an end-of-text token decodes to nothing).
+        text: the characters that they complete where they stand (an end-of-text token says
+            nothing; a character that is cut off at the end is not there yet).
         reason: `"until"` (the step rule came true), `"end"` (the model ended the text) or
             `"length"` (`max_tokens` was reached).
+        made_with: the tokenizer; None for ids put together by hand, which are taken at their word.
     """
 
     tokens: tuple[int, ...]
     text: str = field(compare=False)
     reason: StopReason = "until"
+    made_with: Identity | None = field(default=None, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -67,12 +47,21 @@ class Continuation:
     def __str__(self) -> str:
         return self.text
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.tokens, self.text, self.reason, self.made_with
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        # What an earlier version stored has no tokenizer.
+        for name, value in zip(self.__slots__, (*state, None), strict=False):
+            object.__setattr__(self, name, value)
+
 
 class Text:
     """An immutable token sequence: a prompt and what was appended to it.
 
     `text + continuation` appends a step; `text + "literal"` appends the program's own words, which
-    belong to no step. Equality and hash are those of the tokens and their division into steps.
+    belong to no step. Equality and hash are those of the tokens, their tokenizer and their
+    division into steps.
 
     Attributes:
         tokens: all token ids, prompt included.
@@ -123,12 +112,30 @@ class Text:
         raise AttributeError(f"a Text is immutable: append with +, {name!r} cannot be set")
 
     def __add__(self, other: Continuation | str) -> Text:
+        """The text with a step, or with the program's own words, at its end.
+
+        Raises:
+            TokenizerError: the continuation was made with another tokenizer.
+            PromptError: the text is finished, or the words are no text.
+        """
+        if not isinstance(other, Continuation | str):
+            return NotImplemented
+        if self.finished:
+            raise PromptError(
+                f"the text is finished, {str(other)[:40]!r} cannot follow: leave the loop when "
+                "step.finished is true, and begin the next turn with lm.chat([...])"
+            )
         if isinstance(other, Continuation):
+            mine = self.codec.identity
+            if other.made_with not in (None, mine):
+                raise mine.refused(other.made_with, f"the continuation {other.text[:40]!r}")
             tokens = self.tokens + other.tokens
             return self._child(tokens, (*self.step_ends, len(tokens)), other.finished)
-        if isinstance(other, str):
-            return self._child(self.tokens + self.codec.encode(other), self.step_ends, False)
-        return NotImplemented
+        return self.extended(self.codec.encode_after(checked_string(other, "text + words")))
+
+    def extended(self, words: Sequence[int]) -> Text:
+        """The text with tokens of its own tokenizer at its end, which belong to no step yet."""
+        return self._child((*self.tokens, *words), self.step_ends, False)
 
     def _child(self, tokens: tuple[int, ...], step_ends: tuple[int, ...], finished: bool) -> Text:
         return Text(
@@ -143,8 +150,19 @@ class Text:
 
     @cached_property
     def text(self) -> str:
-        """Everything after the prompt, as a string."""
-        return self.codec.decode(self.tokens[self.prompt_length :])
+        """Everything after the prompt, as a string: the steps, and what follows the last.
+
+        It reads as what follows a prompt does, so a word's space is there. A character that the
+        last token cuts off is not there yet, see `Continuation.text`.
+        """
+        return "".join(self._parts)
+
+    @cached_property
+    def _parts(self) -> tuple[str, ...]:
+        """The string of each step, and of what follows the last one."""
+        reader = Reader(self.codec, self.tokens[: self.prompt_length])
+        pairs = pairwise((self.prompt_length, *self.step_ends, len(self.tokens)))
+        return tuple(reader.read(self.tokens[a:b]) for a, b in pairs)
 
     @property
     def prompt(self) -> str:
@@ -155,9 +173,9 @@ class Text:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The string of each step; literals count to the step that follows them."""
-        pairs = pairwise((self.prompt_length, *self.step_ends))
-        return tuple(self.codec.decode(self.tokens[a:b]) for a, b in pairs)
+        """The string of each step, which join to the text; literals count to the step that
+        follows them, and so does a character that a step leaves incomplete."""
+        return self._parts[:-1]
 
     @property
     def answer(self) -> Answer | None:
@@ -179,7 +197,8 @@ class Text:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Text):
             return NotImplemented
-        return self.tokens == other.tokens and self.step_ends == other.step_ends
+        same = self.tokens == other.tokens and self.step_ends == other.step_ends
+        return same and self.codec.identity == other.codec.identity
 
     def __hash__(self) -> int:
         return hash((self.tokens, self.step_ends))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from operator import index
+from typing import Any, Protocol, overload
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
+from ppl.language.codec import Codec, checked_string
 from ppl.language.cost import Ledger
 from ppl.language.foreign import OF_CALLS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
-from ppl.language.text import Codec, Continuation, StopReason, Text
+from ppl.language.text import Continuation, StopReason, Text
+from ppl.lm.conversation import checked_messages
 from ppl.lm.masks import Allowed, as_mask
 from ppl.lm.sampling import Warp
 
@@ -198,7 +201,8 @@ class LanguageModel(ABC):
             unknown: nothing; a name that another library uses is answered with ours.
 
         Raises:
-            TypeError: `text` is no `Text` of this model, or there is no such setting.
+            TypeError: `text` is no `Text`, or there is no such setting.
+            TokenizerError: it was made with another tokenizer than this model's.
             PromptError: the text is finished, empty, or fills the context.
             ValueError: a setting is out of range.
         """
@@ -208,8 +212,10 @@ class LanguageModel(ABC):
                 f"lm(...) continues a Text, got {type(text).__name__}: start with "
                 "lm.prompt(string) or lm.chat(question)"
             )
-        if text.codec != self.codec:
-            raise TypeError(f"this Text was made by another model's tokenizer than {self.name}'s")
+        mine, made_with = self.codec.identity, text.codec.identity
+        if made_with != mine:
+            said = (text.text or text.prompt)[:40]
+            raise mine.refused(made_with, f"{self.name}: the text {said!r}")
         if text.finished:
             raise PromptError(
                 f"the text is finished, {self.name} cannot continue it: leave the loop when "
@@ -229,42 +235,48 @@ class LanguageModel(ABC):
         return LMDistribution(self, text, spec)
 
     def encode(self, string: str) -> Tokens:
-        """Token ids of `string`, without special tokens."""
-        return self.codec.encode(string)
+        """Token ids of `string` at the start of a text, without special tokens."""
+        return self.codec.encode(checked_string(string, "lm.encode"))
 
-    def prompt(self, string: str) -> Text:
-        """A `Text` that starts with `string` as it stands.
+    def prompt(self, string: str, *, begin: bool = True) -> Text:
+        """A `Text` that starts with `string`.
+
+        Special tokens that the string spells out become those tokens.
+
+        Args:
+            string: the prompt, as it stands.
+            begin: put the begin-of-text token first where the tokenizer does so by default (as
+                those of Llama and Gemma do), unless the string begins with it. Models were trained
+                on texts that begin so.
 
         Raises:
-            PromptError: `string` is empty or longer than the context.
+            PromptError: `string` is empty, no text, or longer than the context.
         """
-        return self._checked(self.codec.encode(string), string)
+        tokens = self.codec.encode(checked_string(string, "lm.prompt"))
+        first = self.codec.begin_tokens if begin and tokens else ()
+        if tokens[: len(first)] != first:
+            tokens = first + tokens
+        return self._checked(tokens, string)
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]]) -> Text:
+    def chat(self, messages: str | Sequence[Mapping[str, Any]], **template_arguments: Any) -> Text:
         """A `Text` that asks the model for its turn, rendered with the model's chat template.
+
+        What messages say are characters: control tokens that they spell out are encoded as such.
+        If the last message is the assistant's, the model goes on with it.
 
         Args:
             messages: a question, or a list of `{"role": ..., "content": ...}`.
+            **template_arguments: for the template, such as `enable_thinking=False`.
 
         Raises:
-            PromptError: nothing is asked, a message lacks its role or content, or the prompt is
-                longer than the context.
+            PromptError: nothing is asked; a message lacks its role or content; the template
+                refuses or drops a message, or knows no such argument; or the prompt is longer than
+                the context.
         """
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        for message in messages:
-            if not {"role", "content"} <= set(message):
-                raise PromptError(
-                    f"lm.chat: {dict(message)!r} is no message; give each a 'role' and a 'content'"
-                )
-        last = messages[-1]["content"] if messages else ""
-        if not last:
-            raise PromptError("the question is empty: give the model something to answer")
-        return self._checked(self._chat_tokens(messages), last)
-
-    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        # A model without a chat template reads the messages as plain paragraphs.
-        return self.codec.encode("\n".join(m["content"] for m in messages) + "\n")
+        asked = checked_messages(messages)
+        tokens = self.codec.chat(asked, template_arguments)
+        questions = [m["content"] for m in asked if m["role"] != "assistant"]
+        return self._checked(tokens, questions[-1] if questions else asked[-1]["content"])
 
     def _checked(self, tokens: Tokens, string: str) -> Text:
         if not tokens:
@@ -280,15 +292,74 @@ class LanguageModel(ABC):
         """A continuation made by hand, to be observed or compared.
 
         Args:
-            value: a string (encoded as it stands) or token ids.
+            value: a string, encoded as what follows a text, or token ids.
             finished: append the end-of-text token.
+
+        Raises:
+            PromptError: the string is no text.
+            ValueError: an id is no token of the model.
         """
-        tokens = self.codec.encode(value) if isinstance(value, str) else tuple(value)
+        if isinstance(value, str):
+            tokens = self.codec.encode_after(checked_string(value, "lm.continuation"))
+        else:
+            tokens = tuple(map(self._token, value))
         ends = self.codec.end_tokens
         if finished and not (tokens and tokens[-1] in ends):
             tokens = (*tokens, min(ends))
         reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
-        return Continuation(tokens, self.codec.decode(tokens), reason)
+        said = self.codec.decode_after(tokens)
+        return Continuation(tokens, said, reason, self.codec.identity)
+
+    def _token(self, value: object) -> int:
+        try:
+            token = index(value)  # type: ignore[arg-type]
+        except TypeError:
+            token = -1
+        if not 0 <= token < self.token_count:
+            raise ValueError(
+                f"{value!r} is no token id of {self.name}: give integers from 0 to "
+                f"{self.token_count - 1}, or a string"
+            )
+        return token
+
+    @property
+    def token_count(self) -> int:
+        """Number of ids that the model can give; it may have more than its tokenizer."""
+        return self.codec.size
+
+    @overload
+    def retokenize(self, value: Continuation) -> Continuation: ...
+    @overload
+    def retokenize(self, value: Text, *, onto: Text | None = None) -> Text: ...
+
+    def retokenize(
+        self, value: Text | Continuation, *, onto: Text | None = None
+    ) -> Text | Continuation:
+        """What another tokenizer wrote, encoded with this model's.
+
+        The strings stay, the tokens do not: probabilities of one say nothing about the other.
+
+        Args:
+            value: a text or continuation of any model.
+            onto: what the steps of a text are put behind, such as `lm.chat(question)`; None is
+                `lm.prompt(value.prompt)`.
+
+        Returns:
+            A continuation that says the same and ends for the same reason; or a text with the
+            same steps.
+        """
+        if isinstance(value, Continuation):
+            made = self.continuation(self._plain(value.text), finished=value.finished)
+            return replace(made, text=value.text, reason=value.reason)
+        text = self.prompt(value.prompt) if onto is None else onto
+        for i, step in enumerate(value.steps):
+            ends = value.finished and i + 1 == len(value.steps)
+            text = text + self.continuation(self._plain(step), finished=ends)
+        rest = self._plain(value.text[sum(map(len, value.steps)) :])
+        return text.extended(rest) if rest else text
+
+    def _plain(self, string: str) -> Tokens:
+        return self.codec.encode_after(string, plain=True)
 
     @abstractmethod
     def session(self) -> RunningBatch:
@@ -378,9 +449,8 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
         """What `log_prob` gives, in the batch of all particles."""
-        if not isinstance(value, Continuation):
-            whose = "" if msg["is_observed"] else "the guide's value at "
-            self.check(value, whose + visit.label)
+        whose = "" if msg["is_observed"] else "the guide's value at "
+        self.check(value, whose + visit.label)
         log_prob: float = visit.ask(
             ScoreRequest(self.model, self.spec, value, visit.label, visit.ledger)
         )
@@ -392,14 +462,17 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     def support(self) -> list[tuple[Any, float]]:
         return list(self.model.support(self))
 
-    @staticmethod
-    def check(value: object, label: str = "a continuation") -> None:
-        """Raises ObservationError unless `value` is something this distribution speaks about."""
+    def check(self, value: object, label: str = "a continuation") -> None:
+        """Raises ObservationError unless `value` is something this distribution speaks about, and
+        TokenizerError if it was made with another tokenizer."""
         if not isinstance(value, Continuation):
             raise ObservationError(
                 f"{label}: a language model is observed with a Continuation, got "
                 f"{type(value).__name__}; make one with lm.continuation(string)"
             )
+        mine = self.model.codec.identity
+        if value.made_with not in (None, mine):
+            raise mine.refused(value.made_with, f"{label}: the continuation {value.text[:40]!r}")
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
         """Only the trivial expansion exists: continuations do not live in tensors."""

@@ -7,7 +7,6 @@ import math
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -15,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import PPLError, ProgramError, StepNeverEndedError, WeightError
+from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Ledger
 from ppl.language.randomness import uniforms
-from ppl.language.steps import StepRule
-from ppl.language.text import Codec, Continuation, StopReason
+from ppl.language.text import Continuation
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.sampling import warped_log_probs
+from ppl.lm.stopping import Stop
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
@@ -149,7 +148,7 @@ class PlainDecoder:
 class Row:
     """One request on its way."""
 
-    __slots__ = ("limit", "log_prob", "new", "request", "stops", "ticket", "under", "unwanted")
+    __slots__ = ("limit", "log_prob", "new", "request", "stop", "ticket", "under", "unwanted")
 
     def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
         spec = request.spec
@@ -159,8 +158,7 @@ class Row:
         self.new: list[int] = []
         self.log_prob = self.under = 0.0
         self.unwanted = False
-        characters = spec.rule.single_characters
-        self.stops = None if characters is None else _tokens_with(model.codec, characters)
+        self.stop = Stop(model.codec, spec.rule, spec.tokens, request.label)
 
     @property
     def tokens(self) -> Tokens:
@@ -182,8 +180,7 @@ class Row:
         """Appends a token; returns the finished draw if the continuation ends here."""
         self.new.append(token)
         self.log_prob += log_prob
-        rule, label = self.request.spec.rule, self.request.label
-        reason = _stop_reason(model, rule, self.new, self.stops, label)
+        reason = self.stop.after(token)
         if reason is None and len(self.new) == self.limit:
             if self.request.spec.max_tokens is None:
                 raise StepNeverEndedError(
@@ -195,7 +192,8 @@ class Row:
         if reason is None:
             return None
         tokens = tuple(self.new)
-        value = Continuation(tokens, model.codec.decode(tokens), reason)
+        said = model.codec.decode_after(tokens, self.request.spec.tokens)
+        value = Continuation(tokens, said, reason, model.codec.identity)
         return Drawn(value, self.log_prob, self._log_prob_under(model, value))
 
     def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
@@ -205,36 +203,6 @@ class Row:
         same_steps = (spec.rule, spec.max_tokens) == (other.rule, other.max_tokens)
         asked = ScoreRequest(model, other, value, self.request.label)
         return self.under if same_steps or could_be_drawn(model, asked) else -math.inf
-
-
-def _stop_reason(
-    model: LanguageModel,
-    rule: StepRule,
-    new: Sequence[int],
-    stops: frozenset[int] | None,
-    label: str,
-) -> StopReason | None:
-    if new[-1] in model.codec.end_tokens:
-        return "end"
-    if stops is not None:
-        return "until" if new[-1] in stops else None
-    if rule.never:
-        return None
-    text = model.codec.decode(new)
-    try:
-        return "until" if rule(text) else None
-    except Exception as error:  # the program's own callable
-        raise ProgramError(
-            f"{label}: until= raised {type(error).__name__}: {error} for {text!r}"
-        ) from error
-
-
-@lru_cache(maxsize=32)
-def _tokens_with(codec: Codec, characters: frozenset[str]) -> frozenset[int]:
-    """Ids of all tokens whose string contains one of `characters` (single ASCII characters:
-    these never span two tokens, so a stop rule about them can look at one token at a time)."""
-    pieces = ((i, codec.decode((i,))) for i in range(codec.size))
-    return frozenset(i for i, piece in pieces if not characters.isdisjoint(piece))
 
 
 class Session:
@@ -440,11 +408,7 @@ def could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
     limit = room if request.spec.max_tokens is None else min(room, request.spec.max_tokens)
     if not tokens or len(tokens) > limit:
         return False
-    characters = rule.single_characters
-    stops = None if characters is None else _tokens_with(model.codec, characters)
-    reasons = [
-        _stop_reason(model, rule, tokens[:t], stops, request.label)
-        for t in range(1, len(tokens) + 1)
-    ]
+    stop = Stop(model.codec, rule, request.spec.tokens, request.label)
+    reasons = [stop.after(token) for token in tokens]
     cut = request.spec.max_tokens is not None and len(tokens) == limit
     return all(r is None for r in reasons[:-1]) and (reasons[-1] is not None or cut)

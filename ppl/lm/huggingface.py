@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl.errors import PromptError, UnsupportedModelError
+from ppl.errors import UnsupportedModelError
 from ppl.language import checks
 from ppl.language.cost import Ledger
 from ppl.lm.base import Tokens
@@ -17,55 +16,7 @@ from ppl.lm.decode import LogitsModel
 from ppl.lm.engine.admission import not_finite, refuse_adapters
 from ppl.lm.engine.decoder import EngineDecoder, accounts_of
 from ppl.lm.engine.engine import Engine
-
-
-class HFCodec:
-    """A Hugging Face tokenizer as a codec; equal to any codec of the same tokenizer.
-
-    Attributes:
-        tokenizer: the tokenizer.
-        end_tokens: ids that end a generation.
-        size: number of ids.
-    """
-
-    def __init__(self, tokenizer: Any, end_tokens: frozenset[int], name: str) -> None:
-        self.tokenizer, self.end_tokens, self.name = tokenizer, end_tokens, name
-        self.size = len(tokenizer)
-
-    def encode(self, string: str) -> Tokens:
-        return _encoded(self, string)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        string: str = self.tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return string
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        """Token ids of a conversation up to where the model's turn begins."""
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise PromptError(
-                f"{self.name} has no chat template: use lm.prompt(string), or a chat model"
-            )
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
-        return self.encode(rendered)
-
-    def _identity(self) -> tuple[str, int, frozenset[int]]:
-        return self.name, self.size, self.end_tokens
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HFCodec) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-
-@lru_cache(maxsize=4096)
-def _encoded(codec: HFCodec, string: str) -> Tokens:
-    """Every particle of a search asks the same question and appends the same literals."""
-    return tuple(codec.tokenizer.encode(string, add_special_tokens=False))
+from ppl.lm.tokenizer import HFCodec
 
 
 class HFModel(LogitsModel):
@@ -114,9 +65,6 @@ class HFModel(LogitsModel):
         self.parameters = sum(p.numel() for p in model.parameters())
         self._head = _checked_head(model, name)
 
-    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        return self.codec.chat(messages)
-
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[n, V]` from last hidden states `[n, hidden]`, in the same dtype."""
         with torch.inference_mode():
@@ -137,6 +85,10 @@ class HFModel(LogitsModel):
         for states in hidden:
             yield self.logits(states)
 
+    @property
+    def token_count(self) -> int:
+        return max(self.codec.size, int(self.model.config.get_text_config().vocab_size))
+
     def batch_rows(self, length: int) -> int:
         return self.engine.batch_rows(min(length, self.context_length))
 
@@ -147,6 +99,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     for holder in (generation, model.config, tokenizer):
         value = getattr(holder, "eos_token_id", None)
         ends |= {value} if isinstance(value, int) else set(value or ())
+    ends = {end for end in ends if end >= 0}  # some configurations say -1 for none
     if not ends:
         raise UnsupportedModelError("the model and its tokenizer name no end-of-text token")
     return frozenset(ends)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ppl.errors import PromptError
 from ppl.language import checks
+from ppl.language.codec import Codec
 from ppl.language.cost import Ledger
-from ppl.language.text import Continuation
+from ppl.language.text import Continuation, StopReason
 from ppl.lm.base import LMDistribution, Tokens
 from ppl.lm.decode import LogitsModel
 from ppl.lm.sampling import warped_log_probs
@@ -22,7 +23,7 @@ from ppl.lm.sampling import warped_log_probs
 Probabilities = Mapping[str, float]
 
 
-class SymbolCodec:
+class SymbolCodec(Codec):
     """One token per symbol of an alphabet; the end symbols decode to nothing.
 
     Attributes:
@@ -30,14 +31,12 @@ class SymbolCodec:
         end: the symbol that ends a text.
     """
 
-    def __init__(self, symbols: str, end: str) -> None:
+    def __init__(self, symbols: str, end: str, name: str = "table") -> None:
         if len(set(symbols)) != len(symbols) or end not in symbols:
             raise ValueError(f"symbols {symbols!r} must be distinct and contain the end {end!r}")
-        self.symbols, self.end, self.size = symbols, end, len(symbols)
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        return frozenset({self.symbols.index(self.end)})
+        self.symbols, self.end, self.size, self.name = symbols, end, len(symbols), name
+        self.end_tokens = frozenset({symbols.index(end)})
+        self._pieces = [b"" if symbol == end else symbol.encode() for symbol in symbols]
 
     def encode(self, string: str) -> Tokens:
         unknown = set(string) - set(self.symbols)
@@ -45,14 +44,8 @@ class SymbolCodec:
             raise ValueError(f"symbols {sorted(unknown)} are not in the alphabet {self.symbols!r}")
         return tuple(self.symbols.index(c) for c in string)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(self.symbols[t] for t in tokens if self.symbols[t] != self.end)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SymbolCodec) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self.symbols, self.end))
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
 
 
 class TableLM(LogitsModel):
@@ -86,7 +79,7 @@ class TableLM(LogitsModel):
     ) -> None:
         checks.count(least=2, context_length=context_length)
         self.name, self.context_length = name, context_length
-        self.codec: SymbolCodec = SymbolCodec(symbols, end)
+        self.codec: SymbolCodec = SymbolCodec(symbols, end, name)
         self._probabilities = probabilities
         self.calls = 0
         self.tokens_computed = 0
@@ -135,13 +128,17 @@ class TableLM(LogitsModel):
                 if step == float("-inf"):
                     continue
                 tokens, total = (*new, token), log_prob + step
-                text = self.codec.decode(tokens)
+                text = self.codec.decode_after(tokens, spec.tokens)
+                reason: StopReason
                 if token in ends:
-                    found.append((Continuation(tokens, text, "end"), total))
+                    reason = "end"
                 elif not spec.rule.never and spec.rule(text):
-                    found.append((Continuation(tokens, text, "until"), total))
+                    reason = "until"
                 elif len(tokens) == limit:
-                    found.append((Continuation(tokens, text, "length"), total))
+                    reason = "length"
                 else:
                     frontier.append((tokens, total))
+                    continue
+                value = Continuation(tokens, text, reason, self.codec.identity)
+                found.append((value, total))
         return found

@@ -100,9 +100,10 @@ class AWRS(Site, TorchDistribution):  # type: ignore[misc]
 
     def propose(self, ask: Ask) -> tuple[Continuation, float]:
         """A token v and log(p(v) / w): what takes the place of its log-probability."""
-        spec, codec = self.proposal.spec, self.proposal.model.codec
-        allowed = spec.allowed_after((), "AWRS", codec.size, codec)
-        left = torch.ones(codec.size, dtype=torch.bool) if allowed is None else allowed
+        spec, model = self.proposal.spec, self.proposal.model
+        size = model.token_count  # a model may give more ids than its tokenizer has
+        allowed = spec.allowed_after((), "AWRS", size, model.codec)
+        left = torch.ones(size, dtype=torch.bool) if allowed is None else allowed
         drawn = ask(replace(spec, allowed=left), 0)
         number = 1
         while not self._valid(drawn):

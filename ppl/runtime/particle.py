@@ -155,14 +155,14 @@ class Particle(Messenger):  # type: ignore[misc]
                     stacklevel=2,
                 )
 
+    def say(self, value: Any) -> None:
+        """What the result would be if the program ended here; replayed with the program."""
+        self.provisional = (value,)
+
     def next_number(self, word: str) -> int:
         """0, 1, 2, ... for sites that are numbered automatically."""
         self._numbers[word] = self._numbers.get(word, -1) + 1
         return self._numbers[word]
-
-    def take_answer(self, value: Any) -> None:
-        """What the program's result would be if it ended here (`ppl.answer`)."""
-        self.provisional = (value,)
 
     # -- what a site sees ---------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
-from ppl.runtime.wave import Wave, ask, until
+from ppl.runtime.wave import Flight, Wave, ask, until
 
 
 @dataclass(eq=False, slots=True)
@@ -168,7 +168,7 @@ class Tree:
         self.root = Node(0, None)
         self.nodes: list[Node] = [self.root]
         self._next = 1
-        self._flights: list[_Flight] = []
+        self._flights: list[Flight] = []
         self._host: Host | None = None
 
     @property
@@ -358,7 +358,7 @@ class Tree:
             return []
         if len(segments) == 1:
             segments = [segments[0]] * len(parents)
-        flight = _Flight(parents, self._next, segments, simulated, quorum)
+        flight = Flight(parents, self._next, segments, simulated, quorum)
         wave = self._started(flight)
         until([wave], lambda: wave.over)
         if wave.failure is not None:
@@ -367,7 +367,7 @@ class Tree:
         self._flights.append(flight)
         return self._landed(flight)
 
-    def _started(self, flight: _Flight) -> Wave:
+    def _started(self, flight: Flight) -> Wave:
         """The flight's wave, which runs from now on."""
         wave = flight.wave
         if wave is not None and isinstance(wave.failure, Cancelled):
@@ -396,7 +396,7 @@ class Tree:
             self._host = Host(SHARED)
         return self._host
 
-    def _landed(self, flight: _Flight) -> list[Node]:
+    def _landed(self, flight: Flight) -> list[Node]:
         """The children of a flight that have arrived; they are in the tree from now on."""
         wave, children = flight.wave, []
         assert wave is not None
@@ -450,40 +450,6 @@ class Tree:
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.
         return {**self.__dict__, "nodes": list(self.nodes), "_host": None}
-
-
-@dataclass(eq=False)
-class _Flight:
-    """Children that were expanded together, until the last has arrived.
-
-    Attributes:
-        parents: the node that each continues.
-        first: number of the first child; the others follow.
-        segments: how the choices of each are made.
-        missing: which of them the tree does not have yet.
-        wave: their particles, None where nothing runs; `offset` says which child each is.
-    """
-
-    parents: list[Node]
-    first: int
-    segments: Sequence[Segment]
-    simulated: bool
-    quorum: int | None
-    missing: list[int] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
-    wave: Wave | None = None
-
-    def __post_init__(self) -> None:
-        self.missing = list(range(len(self.parents)))
-
-    def stop(self) -> None:
-        """Ends what runs; it can be started again."""
-        wave, self.wave = self.wave, None
-        if wave is not None:
-            wave.host.loop.drop(wave)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "wave": None}
 
 
 def _child(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:

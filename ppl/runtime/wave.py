@@ -8,13 +8,14 @@ while others go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
 
 from ppl.language.cost import Account
 from ppl.runtime.batch import Group, Host, Request
 from ppl.runtime.loop import current_job, loop_here
-from ppl.runtime.particle import Checkpoint, Particle
+from ppl.runtime.particle import Checkpoint, Particle, Segment
 
 
 class Wave(Group):
@@ -86,6 +87,40 @@ class Wave(Group):
             # Greenlets of another thread cannot be unwound here; they end with their thread.
             if index not in self.delivered and particle.thread == get_ident():
                 particle.close()
+
+
+@dataclass(eq=False)
+class Flight:
+    """Children that were expanded together, until the last has arrived.
+
+    Attributes:
+        parents: the node of the tree that each continues.
+        first: number of the first child; the others follow.
+        segments: how the choices of each are made.
+        missing: which of them the tree does not have yet.
+        wave: their particles, None where nothing runs; `offset` says which child each is.
+    """
+
+    parents: list[Any]
+    first: int
+    segments: Sequence[Segment]
+    simulated: bool
+    quorum: int | None
+    missing: list[int] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)
+    wave: Wave | None = None
+
+    def __post_init__(self) -> None:
+        self.missing = list(range(len(self.parents)))
+
+    def stop(self) -> None:
+        """Ends what runs; it can be started again."""
+        wave, self.wave = self.wave, None
+        if wave is not None:
+            wave.host.loop.drop(wave)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "wave": None}
 
 
 class Questions(Group):

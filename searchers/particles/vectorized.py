@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ class VectorizedSMC:
         Returns:
             A posterior per question, or the error where all particles died.
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(arguments) if isinstance(seed, Integral) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         found: list[Posterior | AllParticlesDeadError] = []

@@ -23,16 +23,19 @@ from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Frontier
 
+# How much dearer than the dearest so far samples are taken to become, where all are to go on.
+_AMPLE = 4
+
 
 @dataclass(frozen=True)
 class BestOfN(Searcher[Frontier]):
     """N independent samples.
 
     Under a limit of tokens or calls that may not pay for all, samples are completed a few at a
-    time, so that a limit of ten samples' price gives about ten samples. As long as the limit pays
-    for every open sample's present length once more, that is, where it plainly suffices, the
-    result is that of a search without limits. Stopped early, short samples are more likely to be
-    among those completed.
+    time, so that a limit of ten samples' price gives about ten samples. Where a limit plainly
+    suffices (for every open sample at four times the price of the dearest so far) the result is
+    that of a search without limits; else the samples are the same in law only. Stopped early, short
+    samples are more likely to be among those completed.
 
     Attributes:
         n: how many.
@@ -67,11 +70,11 @@ class BestOfN(Searcher[Frontier]):
 
 
 def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
-    """The samples that go on: all that are furthest behind, if the limits pay for them.
+    """The samples that go on: all that are furthest behind, if the limits pay for all.
 
-    What a sample will cost is not known before it ends. The first draws its first step alone; from
-    then on each open sample is taken to need once more what the dearest has cost so far. If that is
-    not there for all of them, one is completed, then as many at a time as the dearest so far says.
+    What a sample will cost is not known before it ends. The first draws its first step alone; if
+    the limits do not pay for all, it is completed, and then others, twice as many each time and no
+    more than the dearest so far says.
     """
     budget = tree.account.budget
     everyone = [i for i, node in enumerate(nodes) if node.open]
@@ -84,12 +87,11 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
         return in_step[:1]
     tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
     affordable = min(tree.account.tokens_left / tokens, tree.account.calls_left / calls)
-    if affordable >= len(everyone):
+    ended = len(nodes) - len(everyone)
+    if affordable >= _AMPLE * len(everyone):
         return in_step
-    if not any(node.finished or node.dead for node in nodes):
-        affordable = 1
     ahead = sorted(everyone, key=lambda i: -nodes[i].depth)
-    return ahead[: max(1, int(affordable))]
+    return ahead[: max(1, int(min(affordable, 2 * ended)))]
 
 
 def _spent(node: Node) -> tuple[int, int]:

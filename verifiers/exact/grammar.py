@@ -27,11 +27,15 @@ import torch
 from torch import Tensor
 
 from ppl.errors import GrammarError
-from ppl.language.text import Codec, Text
+from ppl.language.codec import Codec
+from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 
 Tokens = tuple[int, ...]
 _STATES = 4096  # parser states kept, the least recently used go first
+# Where only one string can follow, llguidance would allow only its usual tokens; but a model may
+# spell it otherwise, and a guide that never does so gives wrong weights.
+_EVERY_SPELLING = '%llguidance {"no_forcing": true}'
 
 
 class Grammar(Verifier):
@@ -56,12 +60,12 @@ class Grammar(Verifier):
     floor = 0.0
 
     def __init__(self, lark: str, *, name: str | None = None) -> None:
-        matcher = _llguidance().LLMatcher
-        self._compile(matcher.grammar_from_lark(lark), name or f"Grammar({lark!r})")
+        self._compile(lark, name or f"Grammar({lark!r})")
 
-    def _compile(self, grammar: str, name: str) -> None:
-        self.name, self._grammar = name, grammar
-        complaint = _llguidance().LLMatcher.validate_grammar(grammar)
+    def _compile(self, lark: str, name: str) -> None:
+        matcher = _llguidance().LLMatcher
+        self.name, self._grammar = name, matcher.grammar_from_lark(f"{lark}\n{_EVERY_SPELLING}")
+        complaint = matcher.validate_grammar(self._grammar)
         if complaint:
             raise GrammarError(f"{name} does not compile: {complaint}")
         self._states: OrderedDict[tuple[Codec, Tokens], Any] = OrderedDict()
@@ -88,7 +92,7 @@ class Grammar(Verifier):
 
     def _obeys(self, text: Text) -> bool:
         tokens = text.tokens[text.prompt_length :]
-        if text.finished and tokens and tokens[-1] in text.codec.end_tokens:
+        if text.finished:  # the last token ended it, perhaps that of another model
             tokens = tokens[:-1]
         state = self._state(text.codec, tokens)
         return state is not None and (not text.finished or bool(state.is_accepting()))
@@ -128,8 +132,8 @@ class Regex(Grammar):
     """
 
     def __init__(self, pattern: str, *, name: str | None = None) -> None:
-        matcher = _llguidance().LLMatcher
-        self._compile(matcher.grammar_from_regex(pattern), name or f"Regex({pattern!r})")
+        grammar = json.loads(_llguidance().LLMatcher.grammar_from_regex(pattern))
+        self._compile(grammar["grammars"][0]["lark_grammar"], name or f"Regex({pattern!r})")
 
 
 class JsonSchema(Grammar):
@@ -156,7 +160,8 @@ class JsonSchema(Grammar):
             )
         except ValueError as error:
             raise GrammarError(f"the JSON schema cannot be read: {error}") from error
-        self._compile(grammar, name or f"JsonSchema({text})")
+        inner = json.loads(grammar)["grammars"][0]["json_schema"]
+        self._compile(f"start: %json {json.dumps(inner)}", name or f"JsonSchema({text})")
 
 
 def _llguidance() -> Any:
@@ -172,25 +177,22 @@ def _llguidance() -> Any:
 @lru_cache(maxsize=8)
 def _tokenizer(codec: Codec) -> Any:
     """llguidance's view of a tokenizer; takes about a second for a large vocabulary."""
-    inner = getattr(codec, "tokenizer", None)
-    if inner is not None:
-        from llguidance.hf import from_tokenizer
-
-        return from_tokenizer(inner, n_vocab=codec.size, eos_token=sorted(codec.end_tokens))
-    return _llguidance().LLTokenizer(_llguidance().TokenizerWrapper(_Pieces(codec)))
+    wrapper = _llguidance().TokenizerWrapper(_Pieces(codec))
+    return _llguidance().LLTokenizer(wrapper, eos_token=sorted(codec.end_tokens))
 
 
 class _Pieces:
-    """A codec without a Hugging Face tokenizer, spelled out token by token."""
+    """A codec spelled out token by token: a grammar reads what `Text.text` reads."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self.eos_token_id = min(codec.end_tokens)
         self.bos_token_id = None
-        self.tokens = [codec.decode((i,)).encode() for i in range(codec.size)]
-        self.tokens[self.eos_token_id] = b"<end>"
-        self.special_token_ids = sorted(codec.end_tokens)
+        self.tokens = [codec.piece(token) for token in range(codec.size)]
+        special = dict.fromkeys(codec.end_tokens, "<end>") | dict(codec.special_tokens)
+        for token, name in special.items():
+            self.tokens[token] = name.encode()
+        self.special_token_ids = sorted(special)
 
-    def __call__(self, string: str) -> list[int]:
-        # llguidance asks on its own initiative for strings outside the alphabet.
-        return list(self._codec.encode("".join(c for c in string if c.encode() in self.tokens)))
+    def __call__(self, string: str | bytes) -> list[int]:
+        raise ValueError(f"nothing is to be encoded, yet {string!r} was asked for")

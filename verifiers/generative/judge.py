@@ -101,7 +101,7 @@ class Judge(Verifier):
                 ScoreRequest(
                     self.lm,
                     self.lm(text, max_tokens=len(word)).spec,
-                    Continuation(word, self.lm.codec.decode(word), "length"),
+                    Continuation(word, self.lm.codec.decode_after(word), "length"),
                     request.label,
                     payer(request),
                 )
@@ -271,7 +271,7 @@ class SelfEvaluation(Judge):
         self._turn = _next_turn(lm, question)
 
     def _after(self, lm: LanguageModel, text: Text) -> Text:
-        if text.codec != lm.codec:
+        if text.codec.identity != lm.codec.identity:
             raise VerifierError(
                 f"{self.name} judges texts of its own language model only; for others use Judge"
             )
@@ -286,7 +286,7 @@ def _next_turn(lm: LanguageModel, question: str) -> Tokens:
     """Tokens that end the assistant's turn, let the user ask, and give the turn back."""
     tokenizer = getattr(lm.codec, "tokenizer", None)
     if getattr(tokenizer, "chat_template", None) is None:
-        return lm.codec.encode(question)
+        return lm.codec.encode_after(question)
     assert tokenizer is not None
     mark = "(the text)"
     rendered: str = tokenizer.apply_chat_template(
@@ -298,13 +298,13 @@ def _next_turn(lm: LanguageModel, question: str) -> Tokens:
         add_generation_prompt=True,
         tokenize=False,
     )
-    return lm.codec.encode(rendered.partition(mark)[2])
+    return lm.codec.encode_after(rendered.partition(mark)[2])
 
 
 def _encoded(lm: LanguageModel, verdicts: Mapping[str, float], name: str) -> dict[Tokens, float]:
     words: dict[Tokens, float] = {}
     for word, right in verdicts.items():
-        tokens = lm.codec.encode(word)
+        tokens = lm.codec.encode_after(word)
         if not tokens or not 0 <= right <= 1 or words.get(tokens, right) != right:
             raise ValueError(
                 f"{name}: verdict {word!r}: {right}; give words a probability in [0, 1], and "
@@ -315,8 +315,8 @@ def _encoded(lm: LanguageModel, verdicts: Mapping[str, float], name: str) -> dic
         for b in words:
             if a != b and b[: len(a)] == a:
                 raise ValueError(
-                    f"{name}: verdict {lm.codec.decode(b)!r} begins with another one, "
-                    f"{lm.codec.decode(a)!r}; their probabilities would be counted twice"
+                    f"{name}: verdict {lm.codec.decode_after(b)!r} begins with another one, "
+                    f"{lm.codec.decode_after(a)!r}; their probabilities would be counted twice"
                 )
     if len(set(words.values())) < 2:
         raise ValueError(f"{name}: the verdicts {verdicts} all say the same")

@@ -20,8 +20,8 @@ from transformers import AutoModelForSequenceClassification
 
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine.engine import Engine
-from ppl.lm.huggingface import HFCodec
 from ppl.lm.pretrained import load_pretrained
+from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
 from ppl.verifiers.models.formats import escaped
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
-from ppl.language.text import Codec, Text
+from ppl.language.codec import Codec
+from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
-from ppl.lm.huggingface import HFCodec
 from ppl.lm.pretrained import TINY
+from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
     FORMATS,
@@ -227,10 +228,10 @@ class PRM(Verifier):
         return tokens, tuple(ends[sum(map(bool, stripped[:since])) :])
 
     def _encode(self, text: Text) -> tuple[Tokens, tuple[int, ...]]:
-        tokens = self.codec.chat([{"role": "user", "content": text.prompt}])
+        tokens = self.codec.chat([{"role": "user", "content": text.prompt}], {})
         ends = []
         for step in text.steps:
-            tokens += self.codec.encode(step)
+            tokens += self.codec.encode_after(step, plain=True)
             ends.append(len(tokens))
         return tokens, tuple(ends)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ppl.errors import ServerError
+from ppl.language.codec import Codec
 from ppl.language.randomness import key
-from ppl.language.text import Codec
 from ppl.lm.base import ScoreRequest, Spec, Tokens
 from ppl.lm.decode import Row
 from ppl.lm.sampling import Warp
@@ -114,7 +114,8 @@ class Client:
         ends, label = self.codec.end_tokens, row.request.label
         if answer.tokens and answer.tokens[-1] in ends:
             return answer
-        if row.request.spec.rule(self.codec.decode((*row.new, *answer.tokens))):
+        new = (*row.new, *answer.tokens)
+        if row.request.spec.rule(self.codec.decode_after(new, row.request.spec.tokens)):
             return answer
         if self.abilities.gives_end is not False or len(ends) > 1:
             raise ServerError(

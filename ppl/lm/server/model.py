@@ -8,20 +8,20 @@ refused by name; what it says of itself is tested once, when the model is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ppl.errors import ServerError
 from ppl.language import checks
-from ppl.language.text import Codec
-from ppl.lm.base import LanguageModel, ScoreRequest, Tokens
+from ppl.language.codec import Codec
+from ppl.lm.base import LanguageModel, ScoreRequest
 from ppl.lm.decode import could_be_drawn
-from ppl.lm.huggingface import HFCodec
 from ppl.lm.quiet import quiet_transformers
 from ppl.lm.server.client import Client
 from ppl.lm.server.endpoint import Endpoint
 from ppl.lm.server.flight import ServerSession
 from ppl.lm.server.probe import abilities
+from ppl.lm.tokenizer import HFCodec
 
 
 class ServerModel(LanguageModel):
@@ -125,11 +125,6 @@ class ServerModel(LanguageModel):
             if request.ledger is not None:
                 request.ledger.add(scored_tokens=length)
         return results
-
-    def _chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
-        if isinstance(self.codec, HFCodec):
-            return self.codec.chat(messages)
-        return super()._chat_tokens(messages)
 
 
 def _listed(endpoint: Endpoint, model: str | None) -> tuple[str, Any]:

@@ -70,6 +70,7 @@ class FOBAR(Verifier):
         self.max_tokens, self.temperature = max_tokens, temperature
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Asks for every masked number back, `samples` times, all texts in one batch."""
         draws: list[ContinueRequest] = []
         owners: list[tuple[int, str]] = []  # the request of each draw, and the masked number
         for i, request in enumerate(requests):

@@ -52,6 +52,7 @@ class Searcher(ABC, Generic[S]):
     steers: ClassVar[bool] = True
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses settings of other libraries' names, and says what they are called here."""
         if dataclasses.is_dataclass(cls):
             refuse_unknown(f"{cls.__name__}(...)", settings, cls.settings(), OF_SEARCHERS)
         return super().__new__(cls)

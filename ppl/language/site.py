@@ -35,7 +35,9 @@ class Visit(Protocol):
     log_twist: float
 
     @property
-    def ledger(self) -> Ledger: ...
+    def ledger(self) -> Ledger:
+        """The account that pays for what the site asks."""
+        ...
 
     @property
     def label(self) -> str:

@@ -457,9 +457,11 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         return log_prob
 
     def passed(self, visit: Visit, entry: Entry) -> None:
+        """The visitor's text is now this one with the value at its end."""
         visit.text = self.text + entry.value
 
     def support(self) -> list[tuple[Any, float]]:
+        """Every continuation with its log-probability; only a `TableLM` can."""
         return list(self.model.support(self))
 
     def check(self, value: object, label: str = "a continuation") -> None:

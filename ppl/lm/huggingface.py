@@ -71,6 +71,7 @@ class HFModel(LogitsModel):
             return self._head(hidden)
 
     def decoder(self) -> EngineDecoder:
+        """A decoder whose rows share this model's engine."""
         return EngineDecoder(self.engine, self.logits)
 
     def logits_along(
@@ -79,6 +80,7 @@ class HFModel(LogitsModel):
         continuations: Sequence[Tokens],
         ledgers: Sequence[Ledger | None],
     ) -> Iterator[Tensor]:
+        """Logits `[T, V]` before each token of every continuation, from one batch of passes."""
         with torch.inference_mode():
             texts = [p + c[:-1] for p, c in zip(prefixes, continuations, strict=True)]
             hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], accounts_of(ledgers))
@@ -87,9 +89,11 @@ class HFModel(LogitsModel):
 
     @property
     def token_count(self) -> int:
+        """Rows of the model's head, or ids of its tokenizer, whichever are more."""
         return max(self.codec.size, int(self.model.config.get_text_config().vocab_size))
 
     def batch_rows(self, length: int) -> int:
+        """How many texts of `length` tokens fit into the engine's memory at once."""
         return self.engine.batch_rows(min(length, self.context_length))
 
 

@@ -39,12 +39,14 @@ class SymbolCodec(Codec):
         self._pieces = [b"" if symbol == end else symbol.encode() for symbol in symbols]
 
     def encode(self, string: str) -> Tokens:
+        """A symbol, a token. Raises ValueError for what is not in the alphabet."""
         unknown = set(string) - set(self.symbols)
         if unknown:
             raise ValueError(f"symbols {sorted(unknown)} are not in the alphabet {self.symbols!r}")
         return tuple(self.symbols.index(c) for c in string)
 
     def piece(self, token: int) -> bytes:
+        """The symbol, in UTF-8."""
         return self._pieces[token]
 
 
@@ -105,6 +107,7 @@ class TableLM(LogitsModel):
         continuations: Sequence[Tokens],
         ledgers: Sequence[Ledger | None],
     ) -> Iterator[Tensor]:
+        """Logits `[T, V]` before each token of every continuation, looked up one by one."""
         self.calls += 1
         for prefix, new, ledger in zip(prefixes, continuations, ledgers, strict=True):
             if ledger is not None:

@@ -45,6 +45,7 @@ class Chain:
 
     @property
     def question(self) -> str:
+        """The task as words: what to calculate."""
         return f"Calculate from left to right: {self.expression}"
 
     @property

@@ -57,6 +57,7 @@ class Countdown:
 
     @property
     def question(self) -> str:
+        """The task as words: the numbers and the target."""
         return f"Add and subtract {','.join(map(str, self.numbers))} to make {self.target}"
 
     @property

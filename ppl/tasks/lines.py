@@ -26,7 +26,9 @@ class LineProblem(Protocol):
     task: ClassVar[str]
 
     @property
-    def question(self) -> str: ...
+    def question(self) -> str:
+        """The task as words, on one line."""
+        ...
 
     @property
     def key(self) -> str:

@@ -51,6 +51,7 @@ class Sudoku:
 
     @property
     def question(self) -> str:
+        """The task as words: the grid, with blanks."""
         return f"Solve this mini sudoku: {write(self.grid)}"
 
     @property

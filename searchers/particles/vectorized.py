@@ -152,6 +152,7 @@ class VectorizedSearch:
 
     @property
     def notes(self) -> list[dict[str, Any]]:
+        """What each checkpoint had to tell, in order."""
         return self._rows.notes
 
     @torch.no_grad()

@@ -176,6 +176,7 @@ class MathAnswer(Verifier):
         self._comparer = comparer or shared_comparer()
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One log-score per text: its answer against the gold one, equal answers once."""
         answers = [self.extract(request.text) for request in requests]
         known = {a: self._comparer.equal(self.gold, a) for a in set(answers) if a is not None}
         return [[self._log_score(known[a] if a is not None else False)] for a in answers]

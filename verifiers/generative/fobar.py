@@ -76,6 +76,7 @@ class FOBAR(Verifier):
         self._shares: dict[tuple[str, str], float] = {}  # of question and candidate
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Asks for every masked number back, `samples` times, once a distinct candidate."""
         new: dict[tuple[str, str], JudgeRequest] = {}
         known: dict[tuple[str, str], float] = {}
         candidates = [_candidate(request) for request in requests]

@@ -121,6 +121,7 @@ class MathPrompter(Verifier):
         )
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """0 for a text whose two forms agree, else -inf."""
         found = [self.agreement(request.text) for request in requests]
         return [[-math.inf if f.value is None else 0.0] for f in found]
 

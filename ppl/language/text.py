@@ -14,9 +14,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ppl.errors import PromptError
-from ppl.language.codec import Codec, Identity, Reader, checked_string
-
 from ppl.language.answers.extraction import Answer, extract_answer
+from ppl.language.codec import Codec, Identity, Reader, checked_string
 
 StopReason = Literal["until", "end", "length"]
 

@@ -15,6 +15,7 @@ import ast
 import dataclasses
 import importlib
 import math
+import reprlib
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -48,12 +49,12 @@ def parse(text: str, *, imports: bool = False) -> Any:
         TypeError, ValueError: the class does not take these settings.
     """
     try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SearchStateError(f"{text[:80]!r} is no searcher: {error}") from error
-    if not isinstance(tree.body, ast.Call):
-        raise SearchStateError(f"{text[:80]!r} is no searcher: write it as in 'SMC(16)'")
-    return _Reading(text, imports).value(tree.body)
+        tree = ast.parse(text.strip(), mode="eval")
+        if not isinstance(tree.body, ast.Call):
+            raise SearchStateError(f"{text[:80]!r} is no searcher: write it as in 'SMC(16)'")
+        return _Reading(text.strip(), imports).value(tree.body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise SearchStateError(f"{text[:80]!r} is no searcher: {error!r}") from error
 
 
 def spell(settings: Any) -> str:
@@ -160,7 +161,7 @@ def _spelled(value: Any, where: str) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return _dots(value, f"{where}: the function")
     raise SearchStateError(
-        f"{where} is {str(repr(value))[:60]}, which no text describes: stored settings are "
+        f"{where} is {reprlib.repr(value)}, which no text describes: stored settings are "
         "numbers, strings, registered settings, and functions at the top level of a module"
     )
 

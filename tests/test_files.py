@@ -19,7 +19,6 @@ from ppl.lm.pretrained import TINY
 from ppl.searchers import SMC, BestOfN, Search
 from ppl.verifiers import PRM
 
-
 # -- models --------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""JSON to values, the reading half of `ppl.posterior.values`: whatever it reads, it runs nothing."""
+"""JSON to values, the reading half of `ppl.posterior.values`: it runs nothing of what it reads."""
 
 from __future__ import annotations
 

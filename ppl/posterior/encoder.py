@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +29,8 @@ Encode = Callable[[Any], Any]
 _DEEPEST = 100
 _LARGEST = 1 << 256  # larger numbers are written in base 16, which takes linear time
 _IDS = 8  # fewer are written where they stand
+_SHOWN = reprlib.Repr()
+_SHOWN.maxother = 80
 _KINDS = "biufc"  # of numpy: bool, int, unsigned, float, complex
 
 
@@ -187,7 +190,7 @@ class Encoder:
             return {"path": str(value)}
         kind = type(value)
         where = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        raise NotDataError(f"{str(repr(value))[:60]} of type {where}{kind.__qualname__}")
+        raise NotDataError(f"{_SHOWN.repr(value)} of type {where}{kind.__qualname__}")
 
     def _int(self, value: int) -> Any:
         return value if -_LARGEST < value < _LARGEST else {"int": hex(value)}

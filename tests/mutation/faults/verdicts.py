@@ -76,13 +76,13 @@ FAULTS = [
         VERDICT,
         "if verdict is not self and verdict._observed is not None:",
         "if verdict is not self:",
-        f"{BOUNDS} -k drawn_verdict",
+        "tests/test_boundaries.py -k before_a_draw",
     ),
     Fault(
         VERDICT,
         "for verdict in reversed(self._along(text)):",
         "for verdict in self._along(text):",
-        f"{PROGRAMS} {BOUNDS} {LAWS}",
+        "tests/test_boundaries.py -k last_word",
     ),
     Fault(VERDICT, "            text = text.parent\n", "            text = None\n", PROGRAMS),
     Fault(
@@ -142,7 +142,7 @@ FAULTS = [
         'if entry.kind == "observed":\n            self.observe(entry.value)\n'
         "        else:\n            self._drawn = True",
         "self.observe(entry.value)",
-        f"{BOUNDS} -k drawn_verdict",
+        "tests/test_boundaries.py -k drawn_does_not",
     ),
     Fault(
         VERDICT,

@@ -54,7 +54,12 @@ FAULTS = [
         "return self.log_likelihood",
         f"{SEARCHERS} -k twists",
     ),
-    Fault(WORDS, "visit.log_twist += self.log_value", "visit.log_twist = self.log_value", "tests/test_programs.py -k own_checkpoint"),
+    Fault(
+        WORDS,
+        "visit.log_twist += self.log_value",
+        "visit.log_twist = self.log_value",
+        "tests/test_programs.py -k own_checkpoint",
+    ),
     Fault(WORDS, "if not math.isfinite(number):", "if math.isnan(number):", f"{ERRORS} -k twists"),
     Fault(
         WORDS,
@@ -75,7 +80,12 @@ FAULTS = [
         "key(self.identity, *parts)",
         f"{BOUNDS} -k own_key tests/test_laws.py -k same_seed",
     ),
-    Fault(PARTICLE, 'self.key(msg["name"], role)', "self.key(role)", "tests/test_boundaries.py -k one_segment"),
+    Fault(
+        PARTICLE,
+        'self.key(msg["name"], role)',
+        "self.key(role)",
+        "tests/test_boundaries.py -k one_segment",
+    ),
     Fault(PLAIN, "keyed.seed(key, fn)", "pass", f"{BOUNDS} -k generator"),
     Fault(KEYED, "_generator(device).set_state(state)", "pass", BOUNDS),
     Fault(KEYED, "if _lent and device not in _lent[-1]:", "if _lent:", BOUNDS),
@@ -83,7 +93,12 @@ FAULTS = [
     Fault(RANDOM, '"\\x1f".join', '"".join', f"{SAMPLING} -k keys"),
     Fault(RANDOM, "+ np.uint64(1)", "+ np.uint64(0)", f"{SAMPLING} -k uniforms"),
     Fault(RANDOM, ".astype(np.float64) + 0.5)", ".astype(np.float64))", f"{SAMPLING} -k uniforms"),
-    Fault(TREE, "self._next += len(parents)", "self._next += 1", "tests/test_searchers.py -k one_number"),
+    Fault(
+        TREE,
+        "self._next += len(parents)",
+        "self._next += 1",
+        "tests/test_searchers.py -k one_number",
+    ),
     # What is replayed is what was.
     Fault(PARTICLE, 'if record.name != msg["name"]:', "if False:", f"{ERRORS} -k change_on_replay"),
     Fault(
@@ -111,7 +126,12 @@ FAULTS = [
         "parts.append((name, tuple(value.shape)))",
         f"{ERRORS} -k change_on_replay",
     ),
-    Fault(RECORD, "parts.append(fingerprint(base))", "pass", "tests/test_errors.py -k change_on_replay"),
+    Fault(
+        RECORD,
+        "parts.append(fingerprint(base))",
+        "pass",
+        "tests/test_errors.py -k change_on_replay",
+    ),
     Fault(RECORD, '"_param"]:', "]:", "tests/test_errors.py -k change_on_replay"),
     Fault(
         RECORD,

@@ -55,6 +55,10 @@ def test_no_answer_never_wins():
     assert posterior.vote() == "x"
     nothing = ppl.Posterior(samples[:2], log_evidence=None, cost=ppl.Cost())
     assert nothing.vote() is None
+    assert posterior.vote(len) == "x"  # nobody is asked for the class of no answer
+    words = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["?", "?", "x"])]
+    posterior = ppl.Posterior(words, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(lambda v: None if v == "?" else v) == "x"
 
 
 def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):

@@ -248,6 +248,11 @@ def _likelihood_only() -> tuple[str, float]:
     return text.text, total
 
 
+def test_the_first_round_of_beams_draws_as_many_as_the_others():
+    posterior = BeamSearch(3, 2, drop_duplicates=False).run(toy, "prod", seed=0)
+    assert posterior.history[0]["drawn"] == 6
+
+
 def test_beam_of_one_is_greedy():
     posterior = BeamSearch(1, 60).run(toy, "prod", seed=0)
     assert posterior.best == 3  # a, then a, then a: the best of each step

@@ -24,7 +24,7 @@ FAULTS = [
     Fault(BEAM, "(1 - share) * node.log_promise", "node.log_promise", f"{OPTIMAL} -k beam"),
     Fault(BEAM, "s + share * log_prior(node)", "s - share * log_prior(node)", f"{OPTIMAL} -k beam"),
     Fault(BEAM, "np.argsort([-s for s", "np.argsort([s for s", f"{OPTIMAL} {SEARCHERS} -k beam"),
-    Fault(BEAM, "(self.beam_width if first else 1)", "1", f"{ANYTIME} {SEARCHERS} -k beam"),
+    Fault(BEAM, "(self.beam_width if first else 1)", "1", "tests/test_searchers.py -k first_round"),
     Fault(
         BEAM,
         "pool = [node for node in state.nodes if node.finished]",

@@ -275,13 +275,13 @@ FAULTS = [
     ),
     Fault(GUIDE, "self._coroutine.resume(park(event))", "self._coroutine.resume(None)", SITES),
     Fault(
-        GUIDE, "self._offer, self._used = None, True", "self._offer = None", f"{ERRORS} -k guides"
+        GUIDE, "self._offer, self._used = None, True", "self._offer = None", "tests/test_errors.py -k more_sites"
     ),
     Fault(
         GUIDE,
         "if self._offer is not None and not self._used:",
         "if not self._used:",
-        f"{ERRORS} {LAW} -k guid",
+        "tests/test_errors.py -k more_sites",
     ),
     Fault(GUIDE, 'if msg["is_observed"]:', "if False:", f"{ERRORS} -k guides"),
     Fault(

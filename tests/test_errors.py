@@ -367,6 +367,11 @@ def test_bad_settings_of_verifiers():
         PRM.load("tiny", floor=0.7)
     with pytest.raises(ValueError, match="aggregate="):
         FunctionVerifier(boom, aggregate="median")
+    for meaning in ("value", "outcome"):
+        with pytest.warns(UserWarning, match=f"multiplies numbers that mean '{meaning}'"):
+            FunctionVerifier(boom, meaning=meaning, aggregate="prod")
+    with pytest.raises(ValueError, match="aggregate='last'"):
+        FunctionVerifier(boom, meaning="reward", aggregate="mean")
 
 
 # -- budgets -------------------------------------------------------------------------------------

@@ -61,6 +61,28 @@ def test_no_answer_never_wins():
     assert posterior.vote(lambda v: None if v == "?" else v) == "x"
 
 
+def test_a_class_is_represented_by_its_first_result():
+    samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["b", "A", "a"])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(str.lower) == "A"
+
+
+def test_what_has_not_finished_is_no_part_of_an_average():
+    samples = [
+        ppl.Sample(v, 0.0, 0.0, v is not None, i, None, ()) for i, v in enumerate([1, 3, None])
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.expectation(float) == pytest.approx(2)
+    assert posterior.marginal() == pytest.approx({1: 0.5, 3: 0.5})
+    assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
+
+
+def test_draws_follow_the_weights():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([1, 9])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert sum(posterior.sample(seed) for seed in range(400)) == pytest.approx(360, abs=25)
+
+
 def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
     lm, prm = tiny
     posterior = SMC(4).run(solve, "Calculate 2 + 2 - 3.", lm, prm, seed=0)

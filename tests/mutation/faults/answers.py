@@ -41,7 +41,7 @@ FAULTS = [
         POSTERIOR,
         "return {value: p / mass for value, p in ordered}",
         "return dict(ordered)",
-        f"{TESTS} {ANYTIME}",
+        "tests/test_posterior.py -k average",
     ),
     Fault(
         POSTERIOR,
@@ -53,13 +53,13 @@ FAULTS = [
         POSTERIOR,
         "p = np.where(finished, self.probabilities, 0.0)",
         "p = np.where(finished, 1.0, 0.0)",
-        TESTS,
+        "tests/test_posterior.py -k draws_follow",
     ),
     Fault(
         POSTERIOR,
         "p = np.where(finished, self.probabilities, 0.0)",
         "p = np.where(finished, self.probabilities, self.probabilities)",
-        TESTS,
+        "tests/test_posterior.py -k average",
     ),
     Fault(POSTERIOR, 'generator(seed, "posterior")', 'generator("posterior")', TESTS),
     Fault(

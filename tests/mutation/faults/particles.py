@@ -142,7 +142,7 @@ FAULTS = [
         SMC,
         "(self._exponent(t) - 1) * n.log_likelihood",
         "self._exponent(t) * n.log_likelihood",
-        f"{PARTICLES} {SEARCHERS} {GOLDEN}",
+        "tests/test_searchers.py -k tempered_rounds",
     ),
     Fault(SMC, "0.0 if n.dead else", "", f"{PARTICLES} {SEARCHERS} -k 'temper'"),
     Fault(

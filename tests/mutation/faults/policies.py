@@ -47,7 +47,7 @@ FAULTS = [
         BEAM,
         "math.exp(min(s, 700.0)) / tau",
         "s / tau",
-        f"{OPTIMAL} tests/test_golden.py -k 'stochastic or Stochastic'",
+        "tests/exact/test_optimality.py -k cool_down",
     ),
     Fault(BEAM, "self.lookahead, greedy=True)", "self.lookahead)", f"{OPTIMAL} -k lookahead"),
     Fault(
@@ -69,24 +69,29 @@ FAULTS = [
         "key=lambda entry: (entry[0][k], -entry[1])",
         f"{OPTIMAL} -k best_first",
     ),
-    Fault(QUEUE, "spent -= log_prior(node)", "spent += log_prior(node)", f"{OPTIMAL} -k mode"),
+    Fault(
+        QUEUE,
+        "spent -= log_prior(node)",
+        "spent += log_prior(node)",
+        "tests/exact/test_optimality.py -k in_numbers",
+    ),
     Fault(
         QUEUE,
         "max(0.0, b - a)",
         "b - a",
-        f"{OPTIMAL} tests/test_golden.py -k 'cost or star or AStar'",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE,
         "if self.cost_to_go is None or node.finished:",
         "if self.cost_to_go is None:",
-        f"{OPTIMAL} -k star",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE,
         "return spent + self.weight * self.cost_to_go(node)",
         "return spent",
-        f"{OPTIMAL} -k 'bound or star'",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE, "expanded >= self.simulations", "expanded > self.simulations", f"{OPTIMAL} {VIEWS}"

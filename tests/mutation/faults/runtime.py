@@ -275,7 +275,10 @@ FAULTS = [
     ),
     Fault(GUIDE, "self._coroutine.resume(park(event))", "self._coroutine.resume(None)", SITES),
     Fault(
-        GUIDE, "self._offer, self._used = None, True", "self._offer = None", "tests/test_errors.py -k more_sites"
+        GUIDE,
+        "self._offer, self._used = None, True",
+        "self._offer = None",
+        "tests/test_errors.py -k more_sites",
     ),
     Fault(
         GUIDE,
@@ -291,7 +294,7 @@ FAULTS = [
         f"{SITES} {EVIDENCE} -k guide",
     ),
     Fault(PARTICLE, "self._guide.check_used()", "pass", f"{ERRORS} -k guides"),
-    Fault(PARTICLE, "and not self._replay:", "", f"{ERRORS} {EVIDENCE} -k guide"),
+    Fault(PARTICLE, "and not self._replay:", ":", f"{ERRORS} {EVIDENCE} -k guide"),
     Fault(
         "ppl/lm/base.py",
         "if same and target.spec.tokens == spec.tokens else None",
@@ -302,7 +305,7 @@ FAULTS = [
         "ppl/lm/base.py",
         "isinstance(target, LMDistribution) and target.model is self.model",
         "isinstance(target, LMDistribution)",
-        f"{SEARCHERS} -k same_text",
+        "tests/test_searchers.py -k another_model",
     ),
     # What a searcher decides or forces.
     Fault(

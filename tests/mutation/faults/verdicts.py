@@ -211,13 +211,13 @@ FAULTS = [
         VERDICT,
         'if meaning == "reward" and aggregate != "last":',
         "if False:",
-        f"{ERRORS} {LAWS} tests/test_calibration.py",
+        "tests/test_errors.py -k bad_settings",
     ),
     Fault(
         VERDICT,
         'if meaning in ("value", "outcome") and aggregate == "prod":',
         'if meaning == "value" and aggregate == "prod":',
-        f"{ERRORS} {LAWS} tests/test_prm_formats.py",
+        "tests/test_errors.py -k bad_settings",
     ),
     Fault(
         VERDICT,

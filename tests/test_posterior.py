@@ -77,6 +77,24 @@ def test_what_has_not_finished_is_no_part_of_an_average():
     assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
 
 
+def test_the_effective_size_in_numbers():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([2, 1, 1])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.ess == pytest.approx(1 / (0.5**2 + 2 * 0.25**2))
+
+
+def test_what_has_finished_is_not_provisional():
+    assert not any(s.provisional for s in BestOfN(3).run(toy, "prod", seed=0).samples)
+
+
+def test_copies_share_a_node_of_the_genealogy():
+    search = SMC(12, 1.0).begin(toy, "prod", seed=0)
+    posterior = search.run()
+    assert len({s.node for s in posterior.samples}) < 12
+    shares = [a.get("probability", 0.0) for _, a in posterior.genealogy.nodes(data=True)]
+    assert sum(shares) == pytest.approx(1)
+
+
 def test_draws_follow_the_weights():
     samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([1, 9])]
     posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())

@@ -123,6 +123,17 @@ def test_smc_resamples_below_the_threshold_only():
         assert h["resampled"] == (h["ess"] < 0.7 * 8)
 
 
+def test_a_rule_of_temperature_is_asked_for_rounds_from_one_on():
+    asked = []
+
+    def rule(log_weights, t):
+        asked.append(t)
+        return 1.0
+
+    SMC(8, 1.0, resampling_temperature=rule).run(toy, "prod", seed=0)
+    assert asked[:2] == [1, 2]
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_tempered_rounds_compare_by_a_power_of_the_likelihood(power):
     search = SMC(8, tempering=(power,)).begin(toy, "prod", seed=0)

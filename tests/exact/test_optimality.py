@@ -11,7 +11,7 @@ import pyro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import TOY, VERIFIERS, difference, more_a, toy
+from programs import TOY, VERIFIERS, difference, more_a, toy, toy_guide
 
 import ppl
 from ppl.searchers import (
@@ -258,6 +258,13 @@ def test_rebase_finds_as_many_solutions_as_asked(seed):
     widths = [note["width"] for note in search.notes]
     assert widths[0] == 7
     assert widths == sorted(widths, reverse=True)
+
+
+def test_dvts_goes_by_what_is_liked_and_not_by_the_weight():
+    """With a guide, `$` gains the most weight: it is proposed least."""
+    search = DVTS(1, 40).begin(toy, "last", seed=0, guide=toy_guide)
+    search.step()
+    assert [node.step for node in search.state.nodes] == ["a"]
 
 
 def test_dvts_subtrees_go_on_from_their_best_child():

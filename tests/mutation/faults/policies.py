@@ -114,12 +114,13 @@ FAULTS = [
         "if node.finished and not node.dead)",
         "if node.finished)",
         f"{OPTIMAL} tests/test_laws.py -k 'dvts or DVTS'",
+        equivalent="what is dead has not finished",
     ),
     Fault(
         DVTS,
         "key=lambda node: node.log_promise)",
         "key=lambda node: node.log_increment)",
-        f"{OPTIMAL} tests/test_golden.py -k 'dvts or DVTS'",
+        "tests/exact/test_optimality.py -k not_by_the_weight",
     ),
     Fault(GREEDY, "1, greedy=True)", "1)", f"{OPTIMAL} -k greedy"),
     Fault(

@@ -357,7 +357,12 @@ FAULTS = [
         "child.log_increment = -math.inf",
         f"{SITES} -k forced",
     ),
-    Fault(TREE, "particle.begin(identity, segment)", "particle.begin(identity)", f"{LAW} {FORCE}"),
+    Fault(
+        TREE,
+        "particle.begin(identity, segment)",
+        "particle.begin(identity)",
+        "tests/exact/test_one_law.py -k decided",
+    ),
     Fault(
         TREE,
         "particle, node._particle = node._particle, None\n        if particle is not None and",

@@ -327,6 +327,37 @@ def test_what_was_observed_before_a_draw_still_telescopes(aggregate):
         assert sample.log_likelihood == pytest.approx(log_potential(observed, aggregate))
 
 
+def test_the_last_word_about_a_text_is_what_telescopes():
+    judge = VERIFIERS["last"]  # .9 for a, .3 for abb
+
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("yes", judge(text), obs=True)
+        pyro.sample("no", judge(text), obs=False)
+        pyro.sample("end", judge(text + "bb"), obs=True)
+
+    (sample,) = BestOfN(1).run(program).samples
+    said = [r.log_likelihood for r in sample.records]
+    exact = [math.log(0.9), math.log(0.1 / 0.9), math.log(0.3 / 0.1)]
+    assert said == pytest.approx(exact)
+
+
+def test_a_verdict_that_was_drawn_does_not_telescope_in_forks():
+    judge = VERIFIERS["last"]
+
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("drawn", judge(text))
+        ppl.condition(True)
+        pyro.sample("x", dist.Bernoulli(0.5))
+        pyro.sample("end", judge(text + "bb"), obs=True)
+
+    tree = ppl.Tree(program)
+    (node,) = tree.expand([tree.root])
+    for child in tree.expand([node], 3):
+        assert child.log_increment == pytest.approx(math.log(0.3))
+
+
 def test_forks_know_what_a_drawn_verdict_said():
     count = [0]
 

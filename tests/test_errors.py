@@ -194,6 +194,18 @@ def test_guides_only_propose_at_the_programs_sites():
         run(toy, guide=stranger)
 
 
+def test_a_guide_may_have_more_sites_than_a_run_comes_to():
+    def model() -> float:
+        return float(pyro.sample("x", dist.Bernoulli(0.5)))
+
+    def guide() -> None:
+        pyro.sample("x", dist.Bernoulli(0.9))
+        pyro.sample("later", dist.Bernoulli(0.9))
+
+    for proposing in (guide, lambda: None):
+        assert {s.value for s in BestOfN(40).run(model, guide=proposing).samples} == {0.0, 1.0}
+
+
 def test_guides_that_raise_or_propose_another_kind():
     def model():
         pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
@@ -355,6 +367,11 @@ def test_bad_settings_of_verifiers():
         PRM.load("tiny", floor=0.7)
     with pytest.raises(ValueError, match="aggregate="):
         FunctionVerifier(boom, aggregate="median")
+    for meaning in ("value", "outcome"):
+        with pytest.warns(UserWarning, match=f"multiplies numbers that mean '{meaning}'"):
+            FunctionVerifier(boom, meaning=meaning, aggregate="prod")
+    with pytest.raises(ValueError, match="aggregate='last'"):
+        FunctionVerifier(boom, meaning="reward", aggregate="mean")
 
 
 # -- budgets -------------------------------------------------------------------------------------

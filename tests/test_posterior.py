@@ -55,6 +55,50 @@ def test_no_answer_never_wins():
     assert posterior.vote() == "x"
     nothing = ppl.Posterior(samples[:2], log_evidence=None, cost=ppl.Cost())
     assert nothing.vote() is None
+    assert posterior.vote(len) == "x"  # nobody is asked for the class of no answer
+    words = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["?", "?", "x"])]
+    posterior = ppl.Posterior(words, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(lambda v: None if v == "?" else v) == "x"
+
+
+def test_a_class_is_represented_by_its_first_result():
+    samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["b", "A", "a"])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(str.lower) == "A"
+
+
+def test_what_has_not_finished_is_no_part_of_an_average():
+    samples = [
+        ppl.Sample(v, 0.0, 0.0, v is not None, i, None, ()) for i, v in enumerate([1, 3, None])
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.expectation(float) == pytest.approx(2)
+    assert posterior.marginal() == pytest.approx({1: 0.5, 3: 0.5})
+    assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
+
+
+def test_the_effective_size_in_numbers():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([2, 1, 1])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.ess == pytest.approx(1 / (0.5**2 + 2 * 0.25**2))
+
+
+def test_what_has_finished_is_not_provisional():
+    assert not any(s.provisional for s in BestOfN(3).run(toy, "prod", seed=0).samples)
+
+
+def test_copies_share_a_node_of_the_genealogy():
+    search = SMC(12, 1.0).begin(toy, "prod", seed=0)
+    posterior = search.run()
+    assert len({s.node for s in posterior.samples}) < 12
+    shares = [a.get("probability", 0.0) for _, a in posterior.genealogy.nodes(data=True)]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_draws_follow_the_weights():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([1, 9])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert sum(posterior.sample(seed) for seed in range(400)) == pytest.approx(360, abs=25)
 
 
 def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):

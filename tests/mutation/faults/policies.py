@@ -24,7 +24,7 @@ FAULTS = [
     Fault(BEAM, "(1 - share) * node.log_promise", "node.log_promise", f"{OPTIMAL} -k beam"),
     Fault(BEAM, "s + share * log_prior(node)", "s - share * log_prior(node)", f"{OPTIMAL} -k beam"),
     Fault(BEAM, "np.argsort([-s for s", "np.argsort([s for s", f"{OPTIMAL} {SEARCHERS} -k beam"),
-    Fault(BEAM, "(self.beam_width if first else 1)", "1", f"{ANYTIME} {SEARCHERS} -k beam"),
+    Fault(BEAM, "(self.beam_width if first else 1)", "1", "tests/test_searchers.py -k first_round"),
     Fault(
         BEAM,
         "pool = [node for node in state.nodes if node.finished]",
@@ -47,7 +47,7 @@ FAULTS = [
         BEAM,
         "math.exp(min(s, 700.0)) / tau",
         "s / tau",
-        f"{OPTIMAL} tests/test_golden.py -k 'stochastic or Stochastic'",
+        "tests/exact/test_optimality.py -k cool_down",
     ),
     Fault(BEAM, "self.lookahead, greedy=True)", "self.lookahead)", f"{OPTIMAL} -k lookahead"),
     Fault(
@@ -69,24 +69,29 @@ FAULTS = [
         "key=lambda entry: (entry[0][k], -entry[1])",
         f"{OPTIMAL} -k best_first",
     ),
-    Fault(QUEUE, "spent -= log_prior(node)", "spent += log_prior(node)", f"{OPTIMAL} -k mode"),
+    Fault(
+        QUEUE,
+        "spent -= log_prior(node)",
+        "spent += log_prior(node)",
+        "tests/exact/test_optimality.py -k in_numbers",
+    ),
     Fault(
         QUEUE,
         "max(0.0, b - a)",
         "b - a",
-        f"{OPTIMAL} tests/test_golden.py -k 'cost or star or AStar'",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE,
         "if self.cost_to_go is None or node.finished:",
         "if self.cost_to_go is None:",
-        f"{OPTIMAL} -k star",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE,
         "return spent + self.weight * self.cost_to_go(node)",
         "return spent",
-        f"{OPTIMAL} -k 'bound or star'",
+        "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
         QUEUE, "expanded >= self.simulations", "expanded > self.simulations", f"{OPTIMAL} {VIEWS}"
@@ -109,12 +114,13 @@ FAULTS = [
         "if node.finished and not node.dead)",
         "if node.finished)",
         f"{OPTIMAL} tests/test_laws.py -k 'dvts or DVTS'",
+        equivalent="what is dead has not finished",
     ),
     Fault(
         DVTS,
         "key=lambda node: node.log_promise)",
         "key=lambda node: node.log_increment)",
-        f"{OPTIMAL} tests/test_golden.py -k 'dvts or DVTS'",
+        "tests/exact/test_optimality.py -k not_by_the_weight",
     ),
     Fault(GREEDY, "1, greedy=True)", "1)", f"{OPTIMAL} -k greedy"),
     Fault(

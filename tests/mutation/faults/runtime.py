@@ -46,7 +46,7 @@ FAULTS = [
         TREE,
         "log_twist=0.0 if dead else particle.log_twist",
         "log_twist=0.0 if dead else parent.log_twist + particle.log_twist",
-        f"{EVIDENCE} -k twists",
+        "tests/test_programs.py -k own_checkpoint",
     ),
     Fault(
         TREE,
@@ -54,7 +54,12 @@ FAULTS = [
         "return self.log_likelihood",
         f"{SEARCHERS} -k twists",
     ),
-    Fault(WORDS, "visit.log_twist += self.log_value", "visit.log_twist = self.log_value", SITES),
+    Fault(
+        WORDS,
+        "visit.log_twist += self.log_value",
+        "visit.log_twist = self.log_value",
+        "tests/test_programs.py -k own_checkpoint",
+    ),
     Fault(WORDS, "if not math.isfinite(number):", "if math.isnan(number):", f"{ERRORS} -k twists"),
     Fault(
         WORDS,
@@ -75,7 +80,12 @@ FAULTS = [
         "key(self.identity, *parts)",
         f"{BOUNDS} -k own_key tests/test_laws.py -k same_seed",
     ),
-    Fault(PARTICLE, 'self.key(msg["name"], role)', "self.key(role)", f"{BOUNDS} -k own_key"),
+    Fault(
+        PARTICLE,
+        'self.key(msg["name"], role)',
+        "self.key(role)",
+        "tests/test_boundaries.py -k one_segment",
+    ),
     Fault(PLAIN, "keyed.seed(key, fn)", "pass", f"{BOUNDS} -k generator"),
     Fault(KEYED, "_generator(device).set_state(state)", "pass", BOUNDS),
     Fault(KEYED, "if _lent and device not in _lent[-1]:", "if _lent:", BOUNDS),
@@ -83,7 +93,12 @@ FAULTS = [
     Fault(RANDOM, '"\\x1f".join', '"".join', f"{SAMPLING} -k keys"),
     Fault(RANDOM, "+ np.uint64(1)", "+ np.uint64(0)", f"{SAMPLING} -k uniforms"),
     Fault(RANDOM, ".astype(np.float64) + 0.5)", ".astype(np.float64))", f"{SAMPLING} -k uniforms"),
-    Fault(TREE, "self._next += len(parents)", "self._next += 1", BOUNDS),
+    Fault(
+        TREE,
+        "self._next += len(parents)",
+        "self._next += 1",
+        "tests/test_searchers.py -k one_number",
+    ),
     # What is replayed is what was.
     Fault(PARTICLE, 'if record.name != msg["name"]:', "if False:", f"{ERRORS} -k change_on_replay"),
     Fault(
@@ -111,19 +126,24 @@ FAULTS = [
         "parts.append((name, tuple(value.shape)))",
         f"{ERRORS} -k change_on_replay",
     ),
-    Fault(RECORD, "parts.append(fingerprint(base))", "pass", ERRORS),
-    Fault(RECORD, '"_param"]:', "]:", f"{ERRORS} {BOUNDS}"),
+    Fault(
+        RECORD,
+        "parts.append(fingerprint(base))",
+        "pass",
+        "tests/test_errors.py -k change_on_replay",
+    ),
+    Fault(RECORD, '"_param"]:', "]:", "tests/test_errors.py -k change_on_replay"),
     Fault(
         RECORD,
         'if self.kind == "choice":\n            self.prior()',
         'if self.kind == "twist":\n            self.prior()',
-        "tests/test_posterior.py -k loaded",
+        "tests/test_posterior.py -k plain_choices",
     ),
     Fault(
         "ppl/lm/base.py",
         "str(s.rule), s.max_tokens, s.warp)",
         "str(s.rule), s.max_tokens)",
-        f"{ERRORS} {SITES}",
+        "tests/test_errors.py -k change_on_replay",
     ),
     Fault(
         "ppl/lm/base.py",
@@ -136,7 +156,7 @@ FAULTS = [
         PARTICLE,
         "self.at_checkpoint = True\n",
         "self.at_checkpoint = bool(self.records[1:])\n",
-        f"{SEARCHERS} -k smc",
+        "tests/test_programs.py -k at_the_start",
     ),
     Fault(
         PARTICLE,
@@ -154,13 +174,13 @@ FAULTS = [
         PARTICLE,
         "math.isnan(log_prob) or log_prob == math.inf",
         "math.isnan(log_prob)",
-        f"{ERRORS} -k weights",
+        "tests/test_errors.py -k no_numbers",
     ),
     Fault(
         PARTICLE,
         "math.isnan(log_prob) or log_prob == math.inf",
         "log_prob == math.inf",
-        f"{ERRORS} -k weights",
+        "tests/test_errors.py -k no_numbers",
     ),
     Fault(
         PARTICLE,
@@ -255,13 +275,16 @@ FAULTS = [
     ),
     Fault(GUIDE, "self._coroutine.resume(park(event))", "self._coroutine.resume(None)", SITES),
     Fault(
-        GUIDE, "self._offer, self._used = None, True", "self._offer = None", f"{ERRORS} -k guides"
+        GUIDE,
+        "self._offer, self._used = None, True",
+        "self._offer = None",
+        "tests/test_errors.py -k more_sites",
     ),
     Fault(
         GUIDE,
         "if self._offer is not None and not self._used:",
         "if not self._used:",
-        f"{ERRORS} {LAW} -k guid",
+        "tests/test_errors.py -k more_sites",
     ),
     Fault(GUIDE, 'if msg["is_observed"]:', "if False:", f"{ERRORS} -k guides"),
     Fault(
@@ -271,7 +294,7 @@ FAULTS = [
         f"{SITES} {EVIDENCE} -k guide",
     ),
     Fault(PARTICLE, "self._guide.check_used()", "pass", f"{ERRORS} -k guides"),
-    Fault(PARTICLE, "and not self._replay:", "", f"{ERRORS} {EVIDENCE} -k guide"),
+    Fault(PARTICLE, "and not self._replay:", ":", f"{ERRORS} {EVIDENCE} -k guide"),
     Fault(
         "ppl/lm/base.py",
         "if same and target.spec.tokens == spec.tokens else None",
@@ -282,7 +305,7 @@ FAULTS = [
         "ppl/lm/base.py",
         "isinstance(target, LMDistribution) and target.model is self.model",
         "isinstance(target, LMDistribution)",
-        f"{SEARCHERS} -k same_text",
+        "tests/test_searchers.py -k another_model",
     ),
     # What a searcher decides or forces.
     Fault(
@@ -334,7 +357,12 @@ FAULTS = [
         "child.log_increment = -math.inf",
         f"{SITES} -k forced",
     ),
-    Fault(TREE, "particle.begin(identity, segment)", "particle.begin(identity)", f"{LAW} {FORCE}"),
+    Fault(
+        TREE,
+        "particle.begin(identity, segment)",
+        "particle.begin(identity)",
+        "tests/exact/test_one_law.py -k decided",
+    ),
     Fault(
         TREE,
         "particle, node._particle = node._particle, None\n        if particle is not None and",

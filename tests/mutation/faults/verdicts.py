@@ -76,13 +76,13 @@ FAULTS = [
         VERDICT,
         "if verdict is not self and verdict._observed is not None:",
         "if verdict is not self:",
-        f"{BOUNDS} -k drawn_verdict",
+        "tests/test_boundaries.py -k before_a_draw",
     ),
     Fault(
         VERDICT,
         "for verdict in reversed(self._along(text)):",
         "for verdict in self._along(text):",
-        f"{PROGRAMS} {BOUNDS} {LAWS}",
+        "tests/test_boundaries.py -k last_word",
     ),
     Fault(VERDICT, "            text = text.parent\n", "            text = None\n", PROGRAMS),
     Fault(
@@ -142,7 +142,7 @@ FAULTS = [
         'if entry.kind == "observed":\n            self.observe(entry.value)\n'
         "        else:\n            self._drawn = True",
         "self.observe(entry.value)",
-        f"{BOUNDS} -k drawn_verdict",
+        "tests/test_boundaries.py -k drawn_does_not",
     ),
     Fault(
         VERDICT,
@@ -170,15 +170,23 @@ FAULTS = [
         f"{BOUNDS} -k never_observed",
     ),
     # Numbers.
-    Fault(VERDICT, "high = math.log1p(-self.floor)", "high = 0.0", f"{LAWS} {ERRORS}"),
     Fault(
-        VERDICT, "tuple(min(max(s, low), high) for", "tuple(min(s, high) for", f"{LAWS} {ERRORS}"
+        VERDICT,
+        "high = math.log1p(-self.floor)",
+        "high = 0.0",
+        "tests/test_verifier_laws.py -k both_ends",
+    ),
+    Fault(
+        VERDICT,
+        "tuple(min(max(s, low), high) for",
+        "tuple(min(s, high) for",
+        "tests/test_verifier_laws.py -k both_ends",
     ),
     Fault(
         VERDICT,
         "low = math.log(self.floor) if self.floor else",
         "low = math.log(2 * self.floor) if self.floor else",
-        f"{LAWS} {ERRORS}",
+        "tests/test_verifier_laws.py -k both_ends",
     ),
     Fault(
         VERDICT,
@@ -203,13 +211,13 @@ FAULTS = [
         VERDICT,
         'if meaning == "reward" and aggregate != "last":',
         "if False:",
-        f"{ERRORS} {LAWS} tests/test_calibration.py",
+        "tests/test_errors.py -k bad_settings",
     ),
     Fault(
         VERDICT,
         'if meaning in ("value", "outcome") and aggregate == "prod":',
         'if meaning == "value" and aggregate == "prod":',
-        f"{ERRORS} {LAWS} tests/test_prm_formats.py",
+        "tests/test_errors.py -k bad_settings",
     ),
     Fault(
         VERDICT,

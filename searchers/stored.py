@@ -116,6 +116,8 @@ def _loaded(
         guide = decoder.value(meta["guide"])
     if program is None:
         program = decoder.value(meta["program"])
+        if not callable(program):
+            raise ValueError(f"its program is {program!r}")
     tree = Tree(
         program,
         tuple(map(decoder.value, meta["args"])),

@@ -93,7 +93,6 @@ def test_a_module_is_imported_only_if_that_is_asked_for(tmp_path, monkeypatch):
         "dict(a=1)",
         "State()",
         "BestOfN(n=nowhere.at_all)",
-        "BestOfN(n=" + "-" * 900 + "1)",
         "BestOfN(\0)",
         "(" * 500 + "1" + ")" * 500,
         "SMC(" * 5000,

@@ -48,7 +48,7 @@ class Encoder:
         self.texts: list[Any] = []
         self.records: list[Any] = []
         self._tokenizers: list[tuple[Identity, Codec | None]] = []
-        self._used: dict[int, set[int]] = {}
+        self._pieces: dict[int, dict[int, bytes]] = {}
         self._elements: dict[str, list[NDArray[Any]]] = {}
         self._lengths: dict[str, int] = {}
         self._known: dict[int, tuple[Any, int]] = {}  # with the object, so that its id stays its
@@ -120,7 +120,10 @@ class Encoder:
         if known is not None:
             return known[1]
         tokenizer = self._tokenizer(text.codec.identity, text.codec)
-        self._used.setdefault(tokenizer, set()).update(text.tokens)
+        # From its own codec: one that was read from a file knows no other ids.
+        pieces = self._pieces.setdefault(tokenizer, {})
+        new = {*text.tokens, *text.codec.end_tokens} - pieces.keys()
+        pieces.update((token, text.codec.piece(token)) for token in new)
         row = {
             "tokenizer": tokenizer,
             "tokens": self.blocks.add(text.tokens),
@@ -142,12 +145,12 @@ class Encoder:
         for number, (identity, codec) in enumerate(self._tokenizers):
             row: dict[str, Any] = {"name": identity.name, "fingerprint": identity.fingerprint}
             if codec is not None:
-                used = sorted(self._used.get(number, set()) | set(codec.end_tokens))
+                pieces = sorted(self._pieces[number].items())
                 row |= {
                     "size": codec.size,
                     "end_tokens": sorted(codec.end_tokens),
                     "begin_tokens": list(codec.begin_tokens),
-                    "pieces": [[token, self._piece(codec.piece(token))] for token in used],
+                    "pieces": [[token, self._piece(piece)] for token, piece in pieces],
                 }
             rows.append(row)
         return rows

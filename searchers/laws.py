@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -204,14 +203,14 @@ class _Law:
             self.require("limits", shown, f"{when}, it showed {best.log_likelihood} of {most}")
 
     def resumed(self) -> bool:
-        search = self.begin()
-        search.step()
-        try:
-            pickle.dumps((self.program, self.searcher))
-        except (pickle.PicklingError, AttributeError, TypeError):
-            return False  # a program defined on the spot; nothing is said of the searcher
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "search"
+            try:
+                self.begin().save(path)
+            except SearchStateError:
+                return False  # a program defined on the spot; nothing is said of the searcher
+            search = self.begin()
+            search.step()
             search.save(path)
             same = _outcome(Search.load(path).run()) == _outcome(self.begin().run())
         self.require("resumed", same, "saved, loaded and run on, it ended otherwise")

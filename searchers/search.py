@@ -20,17 +20,16 @@ import numpy as np
 from ppl.errors import AllParticlesDeadError, PPLError
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
-from ppl.posterior import store as storage
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.particle import Program
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
+from ppl.searchers import stored as storage
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
+from ppl.searchers.parse import register
 from ppl.searchers.state import State
-
-_FORMAT = "ppl-search-1"
 
 S = TypeVar("S", bound=State)
 Note = Mapping[str, Any]
@@ -56,6 +55,10 @@ class Searcher(ABC, Generic[S]):
         if dataclasses.is_dataclass(cls):
             refuse_unknown(f"{cls.__name__}(...)", settings, cls.settings(), OF_SEARCHERS)
         return super().__new__(cls)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register(cls)  # files and studies name it
 
     @classmethod
     def settings(cls) -> list[str]:
@@ -276,26 +279,50 @@ class Search:
         return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
 
     def save(self, path: str | Path) -> None:
-        """Writes the search between two rounds, whole or not at all (Python's pickle)."""
-        remedy = "define the program at the top level of a module and give it picklable arguments"
-        storage.save(path, _FORMAT, self, remedy=remedy)
+        """Writes the search between two rounds to a file of named fields, whole or not at all.
+
+        The program is named by its import path, so it has to be at the top level of a module that
+        is not the script itself; models among its arguments by how they were loaded; the searcher
+        by its settings. All else has to be data.
+
+        Raises:
+            SearchStateError: something has no name or is no data (it is named); or the file cannot
+                be written. An old file is then as it was.
+        """
+        storage.save(path, self.searcher, self.tree, self.state, self.notes, self.exhausted)
 
     @staticmethod
-    def load(path: str | Path) -> Search:
-        """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
-        return storage.load(path, _FORMAT, Search)
+    def load(
+        path: str | Path,
+        program: Program | None = None,
+        *,
+        guide: Program | None = None,
+        models: Mapping[str, Any] | None = None,
+    ) -> Search:
+        """Reads what `save` wrote.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "searcher": self.searcher,
-            "tree": self.tree,
-            "state": self.state,
-            "notes": self.notes,
-            "exhausted": self.exhausted,
-        }
+        Nothing in the file is run. But it names the program by import path, and **the module of
+        that name is imported**, as are those of the guide, of functions among arguments and
+        settings, and of a searcher from elsewhere; importing runs a module. Give the program to
+        import nothing. Models among the arguments are loaded as the file says they were, with
+        `ppl.load` or a verifier's `load`, never with `trust_remote_code`; give models to load none.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, on_step=None)
+        Args:
+            path: the file.
+            program: takes the place of the one that is named.
+            guide: likewise; has to be given with `program` if there was one.
+            models: by name, take the place of those that are named. Models that were not loaded by
+                name have to be given.
+
+        Raises:
+            SearchStateError: there is no such file; it holds something else, or what a newer or
+                an earlier version wrote; or what it names is not here.
+        """
+        loaded = storage.load(path, program, guide, models or {})
+        search = Search(loaded["searcher"], loaded["tree"])
+        search.state, search.notes = loaded["state"], loaded["notes"]
+        search.exhausted = loaded["exhausted"]
+        return search
 
 
 OnStep = Callable[[Search], None]

@@ -54,7 +54,7 @@ def spellings(gold: str) -> Iterator[tuple[str, str]]:
     yield "spaces", f"  {gold} "
     if "text" not in gold and "mbox" not in gold:
         apart = re.sub(r"(?<![A-Za-z0-9])([-+=<>,()])", r" \1 ", gold)
-        thousands = re.search(r"[0-9],", gold)
+        thousands = re.search(r"[0-9],|\{,", gold)
         if not thousands and not re.search(r"\\ [!,]", apart):
             yield "spaces", apart
             yield "thin spaces", apart.replace(" ", r"\, ")
@@ -118,7 +118,11 @@ def spellings(gold: str) -> Iterator[tuple[str, str]]:
         yield "text", word.group(1).strip("()")
         yield "text", f"\\textbf{{{word.group(1)}}}"
         yield "text", f"\\mathrm{{{word.group(1)}}}"
-    if not re.search(r"[(\[]", gold) and "," in gold and not _thousands(gold):
+    if (
+        not re.search(r"[(\[]|\\,|\\!|\{,|[A-Za-z,]\}", gold)
+        and "," in gold
+        and not _thousands(gold)
+    ):
         inner = gold.strip("\\{} ") if gold.startswith("\\{") else gold
         items = [item.strip() for item in inner.split(",")]
         order = ", ".join(reversed(items))
@@ -156,7 +160,7 @@ _OTHER = {
 def changes(gold: str) -> Iterator[tuple[str, str]]:
     """(kind, the answer with one thing changed, so that it is another answer)."""
     for kind, changed in _changes(gold):
-        if changed != gold and not re.fullmatch("-?0+", changed):  # 0 has no sign
+        if changed != gold and not re.fullmatch("-?0+(,.*)?", changed):  # 0 has no sign
             yield kind, changed
 
 

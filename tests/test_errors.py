@@ -103,12 +103,21 @@ def changing(kind: str):
 
     def program():
         calls[0] += 1
-        late = calls[0] > 4
+        late, odd = calls[0] > 4, calls[0] % 2
+        if kind in ("probs", "warp"):
+            if kind == "probs":
+                pyro.sample("x", dist.Bernoulli(0.7 if late else 0.5))
+            else:
+                pyro.sample("x", TOY(TOY.prompt("^"), max_tokens=1, temperature=1.0 + late))
+            pyro.factor("f", torch.tensor(-2.0 if odd else 0.0))
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            return
         name = "y" if late and kind == "site" else "x"
-        pyro.sample(name, dist.Normal(1.0 if late and kind == "law" else 0.0, 1.0))
+        law = dist.Normal(1.0 if late and kind in ("law", "base") else 0.0, torch.ones(2))
+        pyro.sample(name, law.to_event(1) if kind == "base" else law)
         if late and kind == "end":
             return
-        pyro.factor("f", torch.tensor(-2.0 if calls[0] % 2 else 0.0))
+        pyro.factor("f", torch.tensor(-2.0 if odd else 0.0))
         pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("g", torch.tensor(0.0))
 
@@ -117,7 +126,14 @@ def changing(kind: str):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("site", "'y'.*'x'"), ("law", "'x'.*another distribution"), ("end", "ended before.*'f'")],
+    [
+        ("site", "'y'.*'x'"),
+        ("law", "'x'.*another distribution"),
+        ("base", "'x'.*another distribution"),
+        ("probs", "'x'.*another distribution"),
+        ("warp", "'x'.*another distribution"),
+        ("end", "ended before.*'f'"),
+    ],
 )
 def test_programs_that_change_on_replay(kind, message):
     with pytest.raises(errors.NonDeterministicProgramError, match=message):
@@ -144,12 +160,13 @@ def test_observations_of_the_wrong_kind(fn, value, message):
         run(observing(fn, value))
 
 
-def test_weights_that_are_no_numbers():
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_weights_that_are_no_numbers(number):
     def program():
-        nothing = dist.Unit(torch.tensor(float("nan")), validate_args=False)
+        nothing = dist.Unit(torch.tensor(float(number)), validate_args=False)
         pyro.sample("bad", nothing, obs=torch.empty(0))
 
-    with pytest.raises(errors.WeightError, match=r"site 'bad' of particle 1.*nan"):
+    with pytest.raises(errors.WeightError, match=rf"site 'bad' of particle 1.*{number}"):
         run(program)
 
 

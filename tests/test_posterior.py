@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import pickle
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from accuracy_vs_budget import solve
 from programs import contents, toy
 
@@ -64,6 +67,20 @@ def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
     assert pickle.dumps(again.genealogy.nodes(data=True))
     assert [s.log_joint for s in again.samples] == [s.log_joint for s in posterior.samples]
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
+
+
+def plain() -> float:
+    """Choices of no language model, whose densities nobody has asked for yet."""
+    x = pyro.sample("x", dist.Bernoulli(0.2))
+    pyro.factor("f", torch.tensor(-0.5))
+    return float(x)
+
+
+def test_densities_of_plain_choices_are_saved_too(tmp_path):
+    BestOfN(6).run(plain, seed=0).save(tmp_path / "p")
+    for sample in ppl.Posterior.load(tmp_path / "p").samples:
+        exact = math.log(0.2 if sample.value else 0.8) - 0.5
+        assert sample.log_joint == pytest.approx(exact, abs=1e-6)
 
 
 def test_genealogies_are_drawn(tmp_path):

@@ -86,6 +86,14 @@ def test_forked_and_continued_particles_agree(tiny):
     assert grown[0] == grown[1]
 
 
+def test_no_two_nodes_have_one_number():
+    tree = ppl.Tree(toy, ("prod",), seed=3)
+    nodes = tree.expand([tree.root], 4)
+    tree.expand([n for n in nodes if n.open], 2)
+    tree.rollout([n for n in nodes if n.open])
+    assert [n.identity for n in tree.nodes] == list(range(len(tree.nodes)))
+
+
 def test_rollouts_finish_and_scores_are_the_likelihoods():
     tree = ppl.Tree(toy, ("prod",), seed=1)
     nodes = tree.expand([tree.root], 4)

@@ -31,6 +31,12 @@ def test_resampling_carries_the_evidence():
     assert kept.log_evidence == pytest.approx(math.log(2))
 
 
+def test_every_resampling_adds_to_what_is_carried():
+    weights = Weights(np.log([1.0, 3.0])).resample([1, 1]).add(np.log([2.0, 4.0])).resample([0, 1])
+    assert weights.log_carried == pytest.approx(math.log(2 * 3))
+    assert weights.add(np.log([5.0, 5.0])).log_evidence == pytest.approx(math.log(2 * 3 * 5))
+
+
 def test_nothing_in_it_can_be_changed():
     given = np.zeros(3)
     weights = Weights(given)

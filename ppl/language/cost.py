@@ -194,6 +194,12 @@ class Account:
         """The limits of all pages together."""
         return self.book.budget
 
+    @property
+    def models(self) -> list[Any]:
+        """The models and verifiers that have pages, each once."""
+        named = {id(model): model for model, _ in self.book.opened if hasattr(model, "name")}
+        return list(named.values())
+
     def of(self, model: Any) -> Account:
         """This account at the page of `model`, which has a `name`, and `parameters` if known."""
         return self._opened(model, self.verifying)

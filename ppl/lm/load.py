@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.lm.base import LanguageModel
 from ppl.lm.huggingface import HFModel
+from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import TINY, load_pretrained
 from ppl.lm.server.model import ServerModel
 
@@ -65,6 +66,7 @@ def register(prefix: str, loader: Loader) -> None:
     _LOADERS[prefix] = loader
 
 
+@keeps_origin
 def load(
     source: str | Path,
     *,

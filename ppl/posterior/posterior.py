@@ -22,12 +22,12 @@ from ppl.language.cost import Cost
 from ppl.language.randomness import generator
 from ppl.language.text import Text
 from ppl.posterior import store as storage
+from ppl.posterior.models import about
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
 from ppl.runtime.weights import Weights
 
-_FORMAT = "ppl-posterior-1"
 _SHOWN = 10  # answers that are printed
 
 
@@ -111,6 +111,8 @@ class Posterior:
         stopped: why it ended: `"done"` or `"budget"`.
         searcher: the searcher's settings, as text that can be pasted back.
         history: per round what the searcher noted (for people and plots).
+        models: of the models that the search asked: name, how it was loaded (None if it was not
+            loaded by name), and the fingerprint of its tokenizer.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Posterior:
         searcher: str = "",
         stopped: Literal["done", "budget"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
+        models: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.samples = list(samples)
         self.log_evidence = log_evidence
@@ -130,6 +133,7 @@ class Posterior:
         self.searcher = searcher
         self.stopped = stopped
         self.history = list(history)
+        self.models = list(models)
         self._nodes = list(nodes)
 
     @classmethod
@@ -164,6 +168,7 @@ class Posterior:
             searcher=searcher,
             stopped=stopped,
             history=history,
+            models=[about(model) for model in tree.account.models],
         )
 
     # -- weights ------------------------------------------------------------------------------
@@ -289,17 +294,37 @@ class Posterior:
         return graph
 
     def save(self, path: str | Path) -> None:
-        """Writes the posterior to a file, whole or not at all.
+        """Writes the posterior to a file of named fields, whole or not at all.
 
-        The format is Python's pickle: load only files you trust.
+        Everything in it is data, see `ppl.posterior.container`. Results, choices and notes have to
+        be data too: numbers, strings, lists, tuples, dicts, sets, tensors, arrays, dates, texts.
+
+        Raises:
+            SearchStateError: a value is no data (the sample or site is named), or the file cannot
+                be written; an old file is then as it was.
         """
-        remedy = "let the program return values that can be pickled"
-        storage.save(path, _FORMAT, self, remedy=remedy)
+        storage.save(
+            path,
+            self.samples,
+            self._nodes,
+            self.history,
+            self.cost,
+            self.models,
+            log_evidence=self.log_evidence,
+            searcher=self.searcher,
+            stopped=self.stopped,
+        )
 
     @staticmethod
     def load(path: str | Path) -> Posterior:
-        """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
-        return storage.load(path, _FORMAT, Posterior)
+        """Reads what `save` wrote. Nothing in the file is run, and no model is needed: texts say
+        what they said, and can be extended once their model is loaded. Tensors are on the CPU.
+
+        Raises:
+            SearchStateError: there is no such file; it holds something else, or what a newer or
+                an earlier version wrote.
+        """
+        return Posterior(**storage.load(path, Sample))
 
     def __getstate__(self) -> dict[str, Any]:
         cached = ("probabilities",)

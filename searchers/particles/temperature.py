@@ -28,6 +28,7 @@ from scipy.special import entr
 
 from ppl.language import checks
 from ppl.runtime.weights import ess, normalised
+from ppl.searchers.parse import register
 
 Floats = NDArray[np.float64]
 _FLATTEST = 1e-6
@@ -52,6 +53,7 @@ def check_temperature(name: str, setting: float | Temperature) -> None:
         checks.positive(**{name: setting})
 
 
+@register
 @dataclass(frozen=True)
 class EntropicAnnealing:
     """The temperature of entropic particle filtering, with the defaults of its released code.
@@ -93,6 +95,7 @@ class EntropicAnnealing:
         return 1 / (h + (1 - h) * u)
 
 
+@register
 @dataclass(frozen=True)
 class TargetESS:
     """The lowest T >= 1 for which the effective sample size of w^(1/T) is at least a target.

@@ -47,9 +47,11 @@ from ppl.runtime.particle import Program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
 from ppl.runtime.weights import Weights
+from ppl.searchers.parse import register
 from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
 
 
+@register
 @dataclass(frozen=True)
 class VectorizedSMC:
     """Sequential Monte Carlo over programs whose values are tensors with a row per particle.

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.engine.engine import Engine
+from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
@@ -100,6 +101,7 @@ class RewardModel(Ranker):
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     @staticmethod
+    @keeps_origin
     def load(source: str | Path, *, kv_bytes: int = 2 << 30, **options: Any) -> RewardModel:
         """A folder or a Hub id; further options as in `ppl.load`."""
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
@@ -176,6 +178,7 @@ class OutcomeModel(Verifier):
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     @staticmethod
+    @keeps_origin
     def load(
         source: str | Path,
         *,

@@ -18,6 +18,7 @@ from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
+from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import TINY
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
@@ -98,6 +99,7 @@ class PRM(Verifier):
         self._same: dict[Codec, bool] = {}
 
     @staticmethod
+    @keeps_origin
     def load(
         source: str | Path,
         *,

@@ -410,7 +410,7 @@ def normal_form(string: str) -> str:
         try:
             form = spelled(tokens(string))
         except UnreadableError:
-            form = " ".join(string.split())
+            form = " ".join((string if len(string) > MAX_LENGTH else clean(string)).split())
         if form == string:
             break
         string = form

@@ -139,7 +139,8 @@ FAULTS = [
     ),
     Fault(
         VERDICT,
-        'if entry.kind == "observed":\n            self.observe(entry.value)\n        else:\n            self._drawn = True',
+        'if entry.kind == "observed":\n            self.observe(entry.value)\n'
+        "        else:\n            self._drawn = True",
         "self.observe(entry.value)",
         f"{BOUNDS} -k drawn_verdict",
     ),

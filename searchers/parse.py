@@ -1,0 +1,242 @@
+"""Searchers as text: what `repr` writes is read back, and nothing is ever evaluated.
+
+    parse("SMC(16)")
+    parse("ParticleFilter(6, temperature=EntropicAnnealing(6))")
+    parse("my_package.search.Mine(n=3)")
+
+The text is a call of a known class: of this library by its name, of others by its import path. The
+arguments are literals, and calls of known classes. Known is every `Searcher` whose module has been
+imported, and what is `register`ed. A function among the settings is named by its import path.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import math
+import reprlib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakValueDictionary
+
+from ppl.errors import SearchStateError
+
+C = TypeVar("C", bound=type)
+
+_OURS = "ppl.searchers."
+_CLASSES: WeakValueDictionary[str, type] = WeakValueDictionary()
+_NUMBERS = {"inf": math.inf, "nan": math.nan}
+
+
+def register(cls: C) -> C:
+    """Lets texts name a frozen dataclass of settings. Searchers are registered on their own."""
+    _CLASSES[_path(cls)] = cls
+    return cls
+
+
+def parse(text: str, *, imports: bool = False) -> Any:
+    """The searcher, or other settings, that a text describes: `parse(repr(s)) == s`.
+
+    Args:
+        text: such as `"SMC(16, ess_threshold=1.0)"`.
+        imports: import the modules that the text names, which runs their code; else they must have
+            been imported.
+
+    Raises:
+        SearchStateError: it is no such text, or names what is not known.
+        TypeError, ValueError: the class does not take these settings.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+        if not isinstance(tree.body, ast.Call):
+            raise SearchStateError(f"{text[:80]!r} is no searcher: write it as in 'SMC(16)'")
+        return _Reading(text.strip(), imports).value(tree.body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise SearchStateError(f"{text[:80]!r} is no searcher: {error!r}") from error
+
+
+def spell(settings: Any) -> str:
+    """Settings as a text that `parse` reads: as `repr` has them, with import paths where needed.
+
+    Raises:
+        SearchStateError: a setting has no text (it is named).
+    """
+    return _spelled(settings, type(settings).__name__)
+
+
+def named(function: Any, what: str) -> str:
+    """The import path `"module:qualname"` of a function or class.
+
+    Raises:
+        SearchStateError: it cannot be imported by that name.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise SearchStateError(
+            f"{what} is a {type(function).__name__}, which no import path names: {_REMEDY}"
+        )
+    if module == "__main__":
+        raise SearchStateError(
+            f"{what} {name!r} is defined in the script that runs (__main__), which another process "
+            f"cannot import: {_REMEDY}"
+        )
+    if "<" in name or _found(module, name) is not function:
+        raise SearchStateError(
+            f"{what} {module}:{name} cannot be imported by this name (a lambda, defined in a "
+            f"function, or replaced): {_REMEDY}"
+        )
+    return f"{module}:{name}"
+
+
+_REMEDY = "define it at the top level of a module and import it from there"
+
+
+def imported(path: str, *, imports: bool) -> Any:
+    """What an import path names.
+
+    Args:
+        path: `"module:qualname"`.
+        imports: import the module if it is not yet, which runs its code.
+
+    Raises:
+        SearchStateError: there is no such thing, or its module was not imported.
+    """
+    module, _, name = path.partition(":")
+    if not module or not all(
+        part.isidentifier() for part in [*module.split("."), *name.split(".")]
+    ):
+        raise SearchStateError(f"{path!r} is no import path such as 'module:function'")
+    if module not in sys.modules:
+        if not imports:
+            raise SearchStateError(f"{path!r}: {module!r} has not been imported: import it first")
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a module may raise anything
+            raise SearchStateError(f"{module!r} cannot be imported: {error!r}") from error
+    found = _found(module, name)
+    if found is None:
+        raise SearchStateError(f"the module {module!r} has no {name!r} any more")
+    return found
+
+
+def _found(module: str, name: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _spelled(value: Any, where: str) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        path = _path(cls)
+        if _CLASSES.get(path) is not cls:
+            raise SearchStateError(
+                f"{where}: {path} is not registered: ppl.searchers.parse.register"
+            )
+        if not path.startswith(_OURS):
+            path = _dots(cls, f"{where}: the class")
+        given = ", ".join(
+            f"{f.name}={_spelled(getattr(value, f.name), f'{where}, {f.name}')}"
+            for f in dataclasses.fields(value)
+            if f.init
+        )
+        return f"{cls.__name__ if path.startswith(_OURS) else path}({given})"
+    if type(value) is tuple:
+        inner = ", ".join(_spelled(x, where) for x in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if type(value) is list:
+        return f"[{', '.join(_spelled(x, where) for x in value)}]"
+    if type(value) is dict:
+        pairs = (f"{_spelled(k, where)}: {_spelled(v, where)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return repr(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return _dots(value, f"{where}: the function")
+    raise SearchStateError(
+        f"{where} is {reprlib.repr(value)}, which no text describes: stored settings are "
+        "numbers, strings, registered settings, and functions at the top level of a module"
+    )
+
+
+def _dots(named_value: Any, what: str) -> str:
+    path = named(named_value, what)
+    if "." in path.partition(":")[2]:
+        raise SearchStateError(f"{what} {path} is defined inside of a class: {_REMEDY}")
+    return path.replace(":", ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    text: str
+    imports: bool
+
+    def value(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=value) if not isinstance(value, complex | type(...)):
+                return value
+            case ast.Name(id=name) if name in _NUMBERS:
+                return _NUMBERS[name]
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                number = self.value(operand)
+                if isinstance(number, int | float):
+                    return -number
+            case ast.Tuple(elts=entries):
+                return tuple(map(self.value, entries))
+            case ast.List(elts=entries):
+                return list(map(self.value, entries))
+            case ast.Dict(keys=keys, values=values) if None not in keys:
+                return dict(
+                    zip([self.value(k) for k in keys if k], map(self.value, values), strict=True)
+                )
+            case ast.Call(func=function, args=args, keywords=keywords):
+                cls = self.cls(_dotted(function), node)
+                given = {k.arg: self.value(k.value) for k in keywords if k.arg is not None}
+                if len(given) == len(keywords):
+                    return cls(*map(self.value, args), **given)
+            case ast.Attribute():
+                return self.function(_dotted(node), node)
+        return self.refuse(node, "is no literal and no known settings")
+
+    def cls(self, name: str, node: ast.expr) -> Callable[..., Any]:
+        """The known class of a name: ours, or by import path."""
+        if "." in name:
+            if self.imports and name not in _CLASSES:
+                imported(":".join(name.rsplit(".", 1)), imports=True)
+            found = _CLASSES.get(name)
+        else:
+            ours = [c for p, c in _CLASSES.items() if p.startswith(_OURS) and c.__name__ == name]
+            found = ours[0] if len(ours) == 1 else None
+        if found is None:
+            self.refuse(
+                node,
+                "names no known class; one that is not of ppl.searchers is written with the module "
+                "that it is in, as in my_package.search.Mine(n=3), and that module is imported",
+            )
+        return found
+
+    def function(self, name: str, node: ast.expr) -> Any:
+        found = imported(":".join(name.rsplit(".", 1)), imports=self.imports)
+        if not callable(found):
+            self.refuse(node, "is no function")
+        return found
+
+    def refuse(self, node: ast.expr, why: str) -> NoReturn:
+        part = ast.get_source_segment(self.text, node) or self.text
+        raise SearchStateError(f"{part[:80]!r} in {self.text[:80]!r} {why}")
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` of a chain of names, empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import ppl
 from ppl.errors import ObservationError, PRMFormatError, VerifierError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.searchers import SMC, BestOfN
 from ppl.verifiers import (
     FOBAR,
@@ -202,7 +202,7 @@ def test_self_evaluation_continues_the_kept_tokens(tiny):
     # Priced, and cheap: only the question's tokens are computed.
     lm.engine.pool.clear()
     lm.score_batch([lm_score(lm, texts[0])])
-    ledger = Ledger()
+    ledger = Account()
     judge.judge([ppl.JudgeRequest(judge, texts[0], ledger=ledger)])
     assert ledger.cost.verifier_tokens <= len(judge._turn) + 4
     assert ledger.cost.lm_tokens == 0
@@ -295,7 +295,7 @@ def test_fobar_counts_how_often_the_number_comes_back():
             p.append(math.exp(scores[0]))
         assert abs(np.mean(p) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / 3200)
     assert {round(4 * v) for v in p} <= {0, 1, 2, 3, 4}
-    fobar, ledger = of(0), Ledger()
+    fobar, ledger = of(0), Account()
     fobar.judge([ppl.JudgeRequest(fobar, answered("5"), ledger=ledger)])
     assert ledger.cost.verifier_tokens >= 4
     unfinished = SOLVER.prompt("3+2?") + SOLVER.continuation("5")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl.errors import PromptError
 from ppl.language import checks
 from ppl.language.codec import Codec
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.text import Continuation, StopReason
 from ppl.lm.base import LMDistribution, Tokens
 from ppl.lm.decode import LogitsModel
@@ -105,7 +105,7 @@ class TableLM(LogitsModel):
         self,
         prefixes: Sequence[Tokens],
         continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
+        ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
         """Logits `[T, V]` before each token of every continuation, looked up one by one."""
         self.calls += 1

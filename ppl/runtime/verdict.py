@@ -25,7 +25,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
@@ -101,7 +101,7 @@ class JudgeRequest:
     text: Text
     since: int = 0
     label: str = "a call outside a search"
-    ledger: Ledger | None = None
+    ledger: Account | None = None
     key: int = 0
 
 
@@ -304,7 +304,7 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         self._along(text).append(self)
         super().__init__(validate_args=False)
 
-    def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
+    def request(self, label: str, ledger: Account | None, key: int = 0) -> JudgeRequest:
         """What has to be asked to know this verdict.
 
         Raises:

@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from multiprocessing.pool import Pool
 from pathlib import Path
 from random import Random
@@ -63,14 +63,19 @@ def alike(task: str, rng: Random, rows: int) -> list[LineProblem]:
     One of four neighbouring blocks of a sorted sample: over batches, problems come as drawn.
     """
     drawn = [training_problem(task, rng) for _ in range(4 * rows)]
-    drawn.sort(key=lambda p: (len(prompt(p.question)), p.question.count(".")))
+    drawn.sort(key=lambda p: len(p.question))
     first = rng.randrange(4) * rows
     return drawn[first : first + rows]
 
 
 def line_ids(line: str) -> list[int]:
     """A line's tokens; the last line of a response is ended by the end token."""
-    return encode(line) if line.endswith("\n") else [*encode(line), END_ID]
+    return list(_line_ids(line))
+
+
+@cache  # there are fewer than 5,000 lines that the tasks write
+def _line_ids(line: str) -> tuple[int, ...]:
+    return tuple(encode(line)) if line.endswith("\n") else (*encode(line), END_ID)
 
 
 # --- the decoder's rows -----------------------------------------------------------------------

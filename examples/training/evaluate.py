@@ -124,7 +124,7 @@ def within(
     by: dict[str, list[tuple[float, float]]] = {"reward model": [], "log-probability": []}
     for i, problem in enumerate(problems):
         own = slice(i * ANSWERS, (i + 1) * ANSWERS)
-        good = np.array([problem.check(r.answer) for r in answers[own]])
+        good = np.array([problem.check(r.text) for r in answers[own]])
         logs = np.array([sum(r.log_probs) for r in answers[own]])
         for name, scores in (("reward model", last[own]), ("log-probability", logs)):
             won, pairs = wins(scores, good)
@@ -137,11 +137,11 @@ def evaluate_task(decoder: Any, reward: Any, task: str, n: int, seed: int) -> di
     problems = held_out_problems(task, n, seed)
     prompts = [prompt(p.question) for p in problems]
     answers = sample(decoder, [ids for ids in prompts for _ in range(ANSWERS)])
-    right = [p.check(answers[i * ANSWERS].answer) for i, p in enumerate(problems)]
+    right = [p.check(answers[i * ANSWERS].text) for i, p in enumerate(problems)]
     trees = [labelled_response(problems[i // ANSWERS], r.groups) for i, r in enumerate(answers)]
     odds = tree_log_odds(reward, trees)
     last = np.array(
-        [row[-1] if r.answer is not None else -1e9 for r, row in zip(answers, odds, strict=True)]
+        [row[-1] if r.text is not None else -1e9 for r, row in zip(answers, odds, strict=True)]
     )
     probs, good, step = [], [], []
     for tree, row in zip(trees, odds, strict=True):
@@ -151,7 +151,7 @@ def evaluate_task(decoder: Any, reward: Any, task: str, n: int, seed: int) -> di
         step += list(range(len(ends)))
     p, g, s = np.array(probs), np.array(good), np.array(step)
     groups = [slice(i * ANSWERS, (i + 1) * ANSWERS) for i in range(n)]
-    correct = np.array([problems[i // ANSWERS].check(r.answer) for i, r in enumerate(answers)])
+    correct = np.array([problems[i // ANSWERS].check(r.text) for i, r in enumerate(answers)])
     return {
         "problems": n,
         "accuracy": wilson(sum(right), n),
@@ -177,7 +177,7 @@ def evaluate_task(decoder: Any, reward: Any, task: str, n: int, seed: int) -> di
 def reads(reward: Any) -> dict[str, float]:
     """Log-odds of four answers to 2+3: right, doubled, nothing, noise."""
     problem = Chain("2+3")
-    said = {"5": "5", "55": "55", "nothing": "", "(((": "((("}
+    said = {"5": "a=5", "55": "a=55", "nothing": "a=", "(((": "a=((("}
     trees = [labelled_response(problem, [[*encode(text), END_ID]]) for text in said.values()]
     odds = tree_log_odds(reward, trees)
     return {name: float(row[-1]) for name, row in zip(said, odds, strict=True)}

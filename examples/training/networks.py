@@ -22,9 +22,9 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForTokenClassification,
 )
-from vocabulary import encode, save_tokenizer, vocabulary
+from vocabulary import characters, encode, save_tokenizer, vocabulary
 
-MAX_NEW_TOKENS = 192
+MAX_NEW_TOKENS = 64
 NEWLINE_ID = encode("\n")[0]
 
 
@@ -52,14 +52,34 @@ class Shape:
 
 
 def new_decoder(shape: Shape) -> LlamaForCausalLM:
-    return LlamaForCausalLM(shape.config())
+    model = LlamaForCausalLM(shape.config())
+    embed_characters(model)
+    return model
 
 
 def new_reward(shape: Shape) -> LlamaForTokenClassification:
     config = shape.config()
     config.id2label = {0: "bad", 1: "good"}
     config.label2id = {"bad": 0, "good": 1}
-    return LlamaForTokenClassification(config)
+    model = LlamaForTokenClassification(config)
+    embed_characters(model)
+    return model
+
+
+@torch.no_grad()
+def embed_characters(model: Any) -> None:
+    """Starts the embeddings as sums over characters: `41` and `48` have the same tens in common.
+
+    With independent embeddings, every sum and every product of single-token numbers must be learned
+    by heart (docs/training.md has the comparison).
+    """
+    rows = model.model.embed_tokens.weight  # [vocabulary, hidden]
+    shared: dict[tuple[str, int], Tensor] = {}
+    for token, i in vocabulary().items():
+        own = 0.3 * torch.randn(rows.shape[1])
+        for key in characters(token):
+            own += shared.setdefault(key, torch.randn(rows.shape[1]))
+        rows[i] = 0.02 * own / own.std()
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -135,7 +155,7 @@ class Response:
 
     @property
     def groups(self) -> list[list[int]]:
-        """The ids cut after every newline token and end token."""
+        """The ids of its lines: cut after every newline token and end token."""
         groups: list[list[int]] = [[]]
         for token in self.ids:
             groups[-1].append(token)
@@ -144,11 +164,11 @@ class Response:
         return [g for g in groups if g]
 
     @property
-    def answer(self) -> str | None:
-        """The text of the last line, or None where the response did not end."""
+    def text(self) -> str | None:
+        """What was written, or None where the response did not end."""
         if not self.ids or self.ids[-1] != END_ID:
             return None
-        return text_of(self.groups[-1][:-1])
+        return text_of(self.ids[:-1])
 
 
 def text_of(ids: Sequence[int]) -> str:
@@ -193,7 +213,7 @@ def sample(
             temperature=temperature,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=48 if one_line else MAX_NEW_TOKENS,
+            max_new_tokens=8 if one_line else MAX_NEW_TOKENS,
             eos_token_id=stops,
             pad_token_id=PAD_ID,
             return_dict_in_generate=True,

@@ -77,14 +77,14 @@ class Recipe:
     decoder: Shape = field(default_factory=lambda: Shape(160, 4, 5, 432))
     reward: Shape = field(default_factory=lambda: Shape(192, 6, 6, 512))
     decoder_rows: int = 64
-    decoder_steps: int = 1500
+    decoder_steps: int = 3000
     decoder_rate: float = 2e-3
     reward_rows: int = 24
-    reward_steps: int = 2600
+    reward_steps: int = 4500
     reward_rate: float = 1.5e-3
     own_responses: int = 6000  # per task
     own_rows: int = 48
-    own_steps: int = 400
+    own_steps: int = 700
     own_rate: float = 4e-4
     calibration_responses: int = 2000  # per task
     minutes: tuple[float, float, float] = (0.2, 0.62, 0.18)  # shares of decoder, reward, own
@@ -278,7 +278,7 @@ def own_trees(run: Run, task: str, count: int, seed: int) -> list[Tree]:
     decoder = load_decoder(run.out / "lm", run.device)
     problems = [training_problem(task, rng) for _ in range(count)]
     responses = sample(decoder, [prompt(p.question) for p in problems])
-    right = sum(p.check(r.answer) for p, r in zip(problems, responses, strict=True))
+    right = sum(p.check(r.text) for p, r in zip(problems, responses, strict=True))
     print(f"own: {task}: {right / count:.3f} of {count} sampled answers right", flush=True)
     return [labelled_response(p, r.groups) for p, r in zip(problems, responses, strict=True)]
 

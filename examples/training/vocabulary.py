@@ -1,8 +1,9 @@
-"""One vocabulary for all tasks: numbers, half rows of a sudoku, words of questions are tokens.
+"""One vocabulary for all tasks: numbers, steps, cells, words of questions are tokens.
 
 A lossless byte-level tokenizer in Hugging Face format whose pieces are cut by one regular
-expression; a piece that is in the vocabulary is one token, any other falls into its bytes. Numbers
-up to 99 are single tokens, so that copies are one token each and a search step costs few tokens.
+expression; a piece that is in the vocabulary is one token, any other falls into its bytes. A line
+is two or three tokens, so that a search step costs little; `characters` says what tokens have in
+common, so that nothing of that need be learned.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT = SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
-PHRASES = (
-    "Calculate from left to right: ",
-    "Add and subtract ",
-    " to make ",
-    "Solve this mini sudoku: ",
+PHRASES = ("Start with ", "Place ten queens: ", "Solve this mini sudoku: ")
+STEPS = [f" {step}{sign}" for step in "abcdefghijkl" for sign in "+-*"]
+NAMES = [f"{step}=" for step in "abcdefghijkl"]
+QUEENS = [f"{column}{row}" for column in "abcdefghij" for row in range(10)]
+CELLS = [f"{column}{row}={digit}" for column in "abcd" for row in "1234" for digit in "1234"]
+PIECES = "|".join(
+    [
+        *PHRASES,
+        r"[a-d][1-4]=[1-4]",
+        r" [a-l][-+*]",
+        r"[a-l]=",
+        r"[a-j]\d",
+        r"\d{1,2}",
+        r"\n",
+        r"[^\n]",
+    ]
 )
-HALVES = tuple("".join(p) for p in product("1234.", repeat=2))
-PIECES = "|".join([*PHRASES, r"[1-4.]{2}/?", r"\d{1,2}", r"\n", r"[^\d\n]"])
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ message['content'] + '<|end|>' }}"
@@ -37,10 +46,10 @@ CHAT_TEMPLATE = (
 @cache
 def vocabulary() -> dict[str, int]:
     """Token to id, in the byte-level alphabet (where a space is `Ġ` and a newline `Ċ`)."""
-    whole = [str(n) for n in range(10, 100)] + [h + s for h in HALVES for s in ("", "/")]
-    phrases = [p.replace(" ", "Ġ") for p in PHRASES]
+    numbers = [str(n) for n in range(10, 100)]
+    whole = [w.replace(" ", "Ġ") for w in (*PHRASES, *STEPS, *NAMES, *QUEENS, *CELLS)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = dict.fromkeys([*SPECIAL, *alphabet, *whole, *phrases])
+    tokens = dict.fromkeys([*SPECIAL, *alphabet, *numbers, *whole])
     return {token: i for i, token in enumerate(tokens)}
 
 
@@ -52,6 +61,11 @@ def encode(text: str) -> list[int]:
         piece = piece.replace(" ", "Ġ").replace("\n", "Ċ")
         out += [ids[piece]] if piece in ids else [ids[c] for c in piece]
     return out
+
+
+def characters(token: str) -> list[tuple[str, int]]:
+    """The characters of a token, each with its place from the right: `41` has a 4 in the tens."""
+    return [(character, place) for place, character in enumerate(reversed(token))]
 
 
 def prompt(question: str) -> list[int]:

@@ -1,8 +1,8 @@
-"""Chain arithmetic: 6 to 12 terms from left to right, one operation a line.
+"""Chain arithmetic: 6 to 12 terms from left to right, one named step a line.
 
-    Calculate from left to right: 34+7-5*2        41-5*2 / 36*2 / 72
+    Start with 34: a+7 b-5 c*2        a=41 / b=36 / c=72
 
-Every line is the expression that remains, the last the bare result. All values stay within 0 to 99.
+Every line names a step and the value after it. All values stay within 0 to 99.
 The hand that makes the mistakes is `Chain.careless_line`: it has the procedural bugs of pupils
 (Brown and Burton 1978, "Diagnostic models for procedural bugs in basic mathematical skills"): it
 forgets to carry, it takes the smaller digit from the larger where it should borrow, it takes the
@@ -25,9 +25,11 @@ NO_BORROW = 0.2  # ... takes the smaller digit from the larger where one must bo
 FROM_ZERO = 0.6  # ... the same where the upper digit is 0 ("0 - N = N")
 TABLE = 0.1  # ... takes the neighbour in the table of a factor
 HARD_TABLE = 0.6  # ... the same where a factor is 7 or 8
-SLIP = 0.01  # ... slips in any other way: a miscopied operator or term, or one off
+SLIP = 0.01  # ... slips in any other way: another operator, another step's term, or one off
+STEPS = "abcdefghijkl"
 
-_LINE = re.compile(r"(\d{1,2})((?:[-+*]\d{1,2})*)")
+_EXPRESSION = re.compile(r"(\d{1,2})((?:[-+*]\d{1,2}){1,12})")
+_LINE = re.compile(r"([a-l])=(\d{1,2})")
 _TERM = re.compile(r"([-+*])(\d{1,2})")
 
 
@@ -46,7 +48,9 @@ class Chain:
     @property
     def question(self) -> str:
         """The task as words: what to calculate."""
-        return f"Calculate from left to right: {self.expression}"
+        value, terms = parse(self.expression)
+        steps = (f"{name}{sign}{n}" for name, (sign, n) in zip(STEPS, terms, strict=False))
+        return f"Start with {value}: {' '.join(steps)}"
 
     @property
     def key(self) -> str:
@@ -68,47 +72,58 @@ class Chain:
             text += f"{sign}{other}"
         return cls(text)
 
-    def check(self, answer: str | None) -> bool:
-        """Whether an answer is the result."""
-        value, rest = parse(self.expression)
-        for sign, other in rest:
+    def answer(self, response: str) -> str:
+        """What of a response is its answer: the last line."""
+        return response.rsplit("\n", 1)[-1]
+
+    def check(self, response: str | None) -> bool:
+        """Whether a response ends with the last step and the right result."""
+        value, terms = parse(self.expression)
+        for sign, other in terms:
             value = operate(value, sign, other)
-        return answer == str(value)
+        return response is not None and self.answer(response) == self._line(len(terms) - 1, value)
 
     def right_lines(self, lines: Sequence[str]) -> tuple[str, ...]:
         """The right next lines after right ones (one, here); only the final has no newline."""
-        value, rest = parse(lines[-1].rstrip("\n") if lines else self.expression)
-        return (write(operate(value, *rest[0]), rest[1:]),) if rest else ()
+        at, value, terms = self._state(lines)
+        return (self._line(at, operate(value, *terms[at])),) if at < len(terms) else ()
 
     def careless_line(self, lines: Sequence[str], rng: Random) -> str:
         """What the careless solver writes next, after lines of its own or right ones."""
-        value, rest = parse(lines[-1].rstrip("\n") if lines else self.expression)
-        (sign, other), rest = rest[0], rest[1:]
+        at, value, terms = self._state(lines)
         if rng.random() < SLIP:
-            return _slip(value, sign, other, rest, rng)
-        return write(_buggy(value, sign, other, rng), rest)
+            return self._line(at, _slip(value, terms, at, rng))
+        return self._line(at, _buggy(value, *terms[at], rng))
 
     def spoiled_line(self, lines: Sequence[str], rng: Random) -> str:
         """A line that is close to the right one, as a hard counterexample; it may be right."""
-        value, rest = parse(lines[-1].rstrip("\n") if lines else self.expression)
-        (sign, other), rest = rest[0], rest[1:]
-        if rng.random() < 0.4:
-            return _slip(value, sign, other, rest, rng)
-        near = operate(value, sign, other) + rng.choice((-20, -10, -9, -2, -1, 1, 2, 9, 10, 20))
-        return write(_two_digits(near), rest)
+        at, value, terms = self._state(lines)
+        if rng.random() < 0.5:
+            return self._line(at, _slip(value, terms, at, rng))
+        near = operate(value, *terms[at]) + rng.choice((-20, -10, -9, -2, -1, 1, 2, 9, 10, 20))
+        return self._line(at, _two_digits(near))
+
+    def _state(self, lines: Sequence[str]) -> tuple[int, int, list[tuple[str, int]]]:
+        """The next step, the value before it, and all terms."""
+        value, terms = parse(self.expression)
+        if not lines:
+            return 0, value, terms
+        match = _LINE.fullmatch(lines[-1].removesuffix("\n"))
+        if match is None:
+            raise ValueError(f"not a step and its value: {lines[-1]!r}")
+        return STEPS.index(match[1]) + 1, int(match[2]), terms
+
+    def _line(self, at: int, value: int) -> str:
+        last = at + 1 == sum(c in "+-*" for c in self.expression)
+        return f"{STEPS[at]}={value}" + ("" if last else "\n")
 
 
 def parse(expression: str) -> tuple[int, list[tuple[str, int]]]:
     """First number, and the signs and numbers that follow. Raises ValueError for anything else."""
-    match = _LINE.fullmatch(expression)
+    match = _EXPRESSION.fullmatch(expression)
     if match is None:
         raise ValueError(f"not a chain of at most two-digit numbers: {expression!r}")
     return int(match[1]), [(sign, int(n)) for sign, n in _TERM.findall(match[2])]
-
-
-def write(value: int, rest: Sequence[tuple[str, int]]) -> str:
-    """The line for a state: the final line has no newline."""
-    return str(value) + "".join(f"{sign}{n}" for sign, n in rest) + ("\n" if rest else "")
 
 
 def operate(value: int, sign: str, other: int) -> int:
@@ -134,20 +149,14 @@ def _buggy(a: int, sign: str, b: int, rng: Random) -> int:
     return _two_digits(right)
 
 
-def _slip(value: int, sign: str, other: int, rest: list[tuple[str, int]], rng: Random) -> str:
-    """One of the rare slips: another operator, one or ten off, or a miscopied remainder."""
+def _slip(value: int, terms: Sequence[tuple[str, int]], at: int, rng: Random) -> int:
+    """The value after one of the rare slips."""
+    sign, other = terms[at]
     kind = rng.random()
     if kind < 0.3:
         sign = rng.choice([s for s in "+-*" if s != sign])
-    elif kind < 0.6 or not rest:
+    elif kind < 0.6 or len(terms) == 1:
         other += rng.choice((-10, -1, 1, 10))
     else:
-        rest = list(rest)
-        at = rng.randrange(len(rest))
-        if rng.random() < 0.3 and len(rest) > 1:
-            del rest[at]
-        elif rng.random() < 0.3:
-            rest[at] = (rng.choice([s for s in "+-*" if s != rest[at][0]]), rest[at][1])
-        else:
-            rest[at] = (rest[at][0], _two_digits(rest[at][1] + rng.choice((-10, -1, 1, 10))))
-    return write(_two_digits(operate(value, sign, other)), rest)
+        sign, other = rng.choice([t for i, t in enumerate(terms) if i != at])
+    return _two_digits(operate(value, sign, other))

@@ -1,9 +1,10 @@
-"""Problems that are solved line by line, each line with the state it leaves.
+"""Problems that are solved line by line, each line one step.
 
 Three tasks share one form, so that one decoder and one reward model serve them all: chain
-arithmetic, countdown, mini sudoku. A response is a list of lines; every line but the last ends with
-a newline, and the last is the answer. `right_lines` is an exact oracle: after right lines a line is
-right exactly if it is one of these few.
+arithmetic, ten queens, mini sudoku. A response is a list of lines; every line but the last ends
+with a newline. A line says one step and no more: what stays is in the question and in the lines
+before it, and a small network spends its work on the step and not on copying. `right_lines` is an
+exact oracle: after right lines a line is right exactly if it is one of these few.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import ClassVar, Protocol, Self
 
 from ppl.errors import TaskError
 from ppl.tasks.chain import Chain
-from ppl.tasks.countdown import Countdown
+from ppl.tasks.queens import Queens
 from ppl.tasks.reasoning_gym import held_out
 from ppl.tasks.sudoku import Sudoku
 
@@ -40,8 +41,12 @@ class LineProblem(Protocol):
         """A random problem."""
         ...
 
-    def check(self, answer: str | None) -> bool:
-        """Whether an answer, the last line of a response, is right."""
+    def answer(self, response: str) -> str:
+        """What of a response is its answer, for votes: right responses may differ elsewhere."""
+        ...
+
+    def check(self, response: str | None) -> bool:
+        """Whether the answer of a whole response is right; None, one that did not end, is not."""
         ...
 
     def right_lines(self, lines: Sequence[str]) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ class LineProblem(Protocol):
         ...
 
 
-LINE_TASKS: Mapping[str, type[LineProblem]] = {c.task: c for c in (Chain, Countdown, Sudoku)}
+LINE_TASKS: Mapping[str, type[LineProblem]] = {c.task: c for c in (Chain, Queens, Sudoku)}
 
 
 def draw(task: str, rng: Random, *, held: bool = False) -> LineProblem:

@@ -1,23 +1,23 @@
 """Mini sudoku: a 4 by 4 grid with 9 to 12 blanks and one solution, one cell a line.
 
-    Solve this mini sudoku: 2..3/..1./1.3./3.21        21.3/..1./1.3./3.21 and so on
+    Solve this mini sudoku: a1=2 d1=3 c2=1 a3=1 c3=3 b4=3 c4=2 d4=1        b1=1 / c1=4 / and so on
 
-Every line is the grid with the next blank in reading order filled. The hand that makes the
-mistakes, `Sudoku.careless_line`, takes any digit that its row, column and box do not have yet: it
-never looks ahead. A locally legal prefix can therefore be lost long before it shows.
+Columns are a to d, rows 1 to 4; blanks are filled in reading order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import ClassVar, Self
 
+from ppl.tasks.boards import Board, Solutions
+
 MIN_BLANKS, MAX_BLANKS = 9, 12
-SLIP = 0.01  # how likely the solver takes any digit at all, or miscopies one
+DIGITS = "1234"
 
 PEERS = tuple(
     tuple(
@@ -34,131 +34,68 @@ PEERS = tuple(
 )
 """For every cell in reading order, the cells that must differ from it."""
 
-_GRID = re.compile(r"[1-4.]{4}(?:/[1-4.]{4}){3}")
+_CELL = re.compile(r"([a-d])([1-4])=([1-4])")
 
 
 @dataclass(frozen=True, slots=True)
-class Sudoku:
-    """One problem.
-
-    Attributes:
-        grid: 16 characters, `1` to `4` and `.` for a blank, in reading order.
-    """
-
-    grid: str
+class Sudoku(Board):
+    """One problem: 16 cells in reading order, `1` to `4` or `.`."""
 
     task: ClassVar[str] = "sudoku"
+    values: ClassVar[str] = DIGITS
+    insight: ClassVar[float] = 0.0
+    slip: ClassVar[float] = 0.01
 
     @property
     def question(self) -> str:
-        """The task as words: the grid, with blanks."""
-        return f"Solve this mini sudoku: {write(self.grid)}"
-
-    @property
-    def key(self) -> str:
-        """Canonical name: equal keys are the same problem."""
-        return f"sudoku:{self.grid}"
+        """The task as words: the cells that are filled."""
+        return f"Solve this mini sudoku: {self.given()}"
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
         """A random problem: cells of a random solution are removed while it stays the only one."""
         blanks = rng.randint(MIN_BLANKS, MAX_BLANKS)
         while True:
-            solution = rng.choice(solutions())
+            solution = rng.choice(solutions().boards)
             gone = set(rng.sample(range(16), blanks))
-            grid = "".join("." if i in gone else c for i, c in enumerate(solution))
-            if len(completions(grid)) == 1:
-                return cls(grid)
+            board = "".join("." if i in gone else v for i, v in enumerate(solution))
+            if solutions().count(board) == 1:
+                return cls(board)
 
-    def check(self, answer: str | None) -> bool:
-        """Whether an answer is the completed grid, written like the lines."""
-        (solution,) = completions(self.grid)
-        return answer == write(solution)
+    @staticmethod
+    def solutions() -> Solutions:
+        """All completed grids."""
+        return solutions()
 
-    def right_lines(self, lines: Sequence[str]) -> tuple[str, ...]:
-        """The right next lines after right ones (one, here); only the final has no newline."""
-        grid = parse(lines[-1].rstrip("\n")) if lines else self.grid
-        (solution,) = completions(self.grid)
-        at = grid.find(".")
-        return (_line(grid, at, solution[at]),) if at >= 0 else ()
+    @staticmethod
+    def legal(board: str, cell: int) -> str:
+        """The digits that no peer of a cell has."""
+        return "".join(d for d in DIGITS if all(board[p] != d for p in PEERS[cell]))
 
-    def careless_line(self, lines: Sequence[str], rng: Random) -> str:
-        """What the careless solver writes next, after lines of its own or right ones."""
-        grid = parse(lines[-1].rstrip("\n")) if lines else self.grid
-        if rng.random() < SLIP:
-            return self.spoiled_line(lines, rng)
-        at = grid.index(".")
-        return _line(grid, at, rng.choice(legal(grid, at) or "1234"))
+    @staticmethod
+    def write(cell: int, value: str) -> str:
+        """A cell and its digit: `b1=3`."""
+        return f"{'abcd'[cell % 4]}{cell // 4 + 1}={value}"
 
-    def spoiled_line(self, lines: Sequence[str], rng: Random) -> str:
-        """A line that is close to the right one, as a hard counterexample; it may be right."""
-        grid = parse(lines[-1].rstrip("\n")) if lines else self.grid
-        at = grid.index(".")
-        if rng.random() < 0.5:
-            return _line(grid, at, rng.choice("1234"))
-        other = rng.choice([i for i in range(16) if i != at])
-        miscopied = grid[:other] + rng.choice("1234") + grid[other + 1 :]
-        return _line(miscopied, at, rng.choice(legal(grid, at) or "1234"))
+    @staticmethod
+    def parse(text: str) -> tuple[int, str]:
+        """The cell and the digit that a text writes. Raises ValueError for anything else."""
+        match = _CELL.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a cell of a mini sudoku: {text!r}")
+        return "abcd".index(match[1]) + 4 * (int(match[2]) - 1), match[3]
 
 
 @cache
-def solutions() -> tuple[str, ...]:
+def solutions() -> Solutions:
     """All 288 completed grids."""
-    return tuple(_fill("." * 16))
 
+    def fill(grid: str) -> Iterator[str]:
+        at = grid.find(".")
+        if at < 0:
+            yield grid
+            return
+        for digit in Sudoku.legal(grid, at):
+            yield from fill(grid[:at] + digit + grid[at + 1 :])
 
-def completions(grid: str) -> tuple[str, ...]:
-    """All completed grids that agree with a grid."""
-    agreeing = (1 << len(solutions())) - 1
-    for mask, character in zip(_masks(), grid, strict=True):
-        agreeing &= mask[character]
-    return tuple(_members(agreeing))
-
-
-@cache
-def _masks() -> tuple[dict[str, int], ...]:
-    """For every cell and character, the set of solutions (as bits) that agree with it."""
-    everything = (1 << len(solutions())) - 1
-    return tuple(
-        {".": everything}
-        | {d: sum(1 << i for i, s in enumerate(solutions()) if s[cell] == d) for d in "1234"}
-        for cell in range(16)
-    )
-
-
-def _members(bits: int) -> Iterator[str]:
-    while bits:
-        lowest = bits & -bits
-        yield solutions()[lowest.bit_length() - 1]
-        bits ^= lowest
-
-
-def legal(grid: str, cell: int) -> str:
-    """The digits that no peer of a cell has."""
-    return "".join(d for d in "1234" if all(grid[p] != d for p in PEERS[cell]))
-
-
-def parse(line: str) -> str:
-    """The 16 characters of a line. Raises ValueError for anything else."""
-    if _GRID.fullmatch(line) is None:
-        raise ValueError(f"not a grid of four rows: {line!r}")
-    return line.replace("/", "")
-
-
-def write(grid: str) -> str:
-    """The line for 16 characters: four rows with slashes between them."""
-    return "/".join(grid[i : i + 4] for i in range(0, 16, 4))
-
-
-def _line(grid: str, at: int, digit: str) -> str:
-    filled = grid[:at] + digit + grid[at + 1 :]
-    return write(filled) + ("\n" if "." in filled else "")
-
-
-def _fill(grid: str) -> Iterator[str]:
-    at = grid.find(".")
-    if at < 0:
-        yield grid
-        return
-    for digit in legal(grid, at):
-        yield from _fill(grid[:at] + digit + grid[at + 1 :])
+    return Solutions(tuple(fill("." * 16)))

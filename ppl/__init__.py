@@ -6,10 +6,11 @@ batch.
 """
 
 from ppl.errors import PPLError
+from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.cost import Budget, Cost
 from ppl.language.primitives import answer, condition, do, twist
 from ppl.language.steps import StepRule
-from ppl.language.text import Continuation, Text, extract_answer
+from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
@@ -21,9 +22,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AWRS",
+    "Answer",
     "Budget",
     "Continuation",
     "Cost",
+    "Equality",
     "HFModel",
     "JudgeRequest",
     "LMDistribution",
@@ -43,6 +46,7 @@ __all__ = [
     "condition",
     "do",
     "enumerate_program",
+    "equality",
     "extract_answer",
     "load",
     "register",

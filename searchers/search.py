@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import numpy as np
+
 from ppl.errors import AllParticlesDeadError, PPLError
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
@@ -49,6 +51,7 @@ class Searcher(ABC, Generic[S]):
     steers: ClassVar[bool] = True
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses settings of other libraries' names, and says what they are called here."""
         if dataclasses.is_dataclass(cls):
             refuse_unknown(f"{cls.__name__}(...)", settings, cls.settings(), OF_SEARCHERS)
         return super().__new__(cls)
@@ -141,7 +144,7 @@ class Searcher(ABC, Generic[S]):
                 are `over` give their `posterior()`, and `run_all` goes on with all. So does
                 whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         searches = [

@@ -18,7 +18,7 @@ from ppl import errors
 from ppl.runtime import keyed
 from ppl.runtime.record import fingerprint
 from ppl.searchers import SMC, BestOfN, SMCSteering
-from ppl.verifiers import FunctionVerifier, Verifier
+from ppl.verifiers import FunctionVerifier, Verifier, log_potential
 
 # -- what a search leaves as it was ---------------------------------------------------------------
 
@@ -47,6 +47,18 @@ def test_draws_do_not_depend_on_torchs_generator():
     first = SMC(5, 1.0).run(drawing, seed=0).best
     torch.manual_seed(2)
     assert SMC(5, 1.0).run(drawing, seed=0).best == first
+
+
+def two_at_once() -> tuple[float, float]:
+    """Two choices between which nothing is observed."""
+    x, y = (float(pyro.sample(name, dist.Normal(0.0, 1.0))) for name in ("x", "y"))
+    pyro.factor("f", torch.tensor(0.0))
+    return x, y
+
+
+def test_sites_of_one_segment_draw_each_for_itself():
+    for x, y in (s.value for s in BestOfN(5).run(two_at_once, seed=0).samples):
+        assert x != y
 
 
 def test_a_search_inside_a_program_gives_the_generator_back():
@@ -297,6 +309,53 @@ def test_a_drawn_verdict_does_not_telescope():
     exact = ppl.enumerate_program(program, False)
     assert exact.marginal() == pytest.approx({True: 0.9, False: 0.1})
     assert math.exp(exact.log_evidence) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("aggregate", ["prod", "last", "mean"])
+def test_what_was_observed_before_a_draw_still_telescopes(aggregate):
+    judge = FunctionVerifier(lambda t: 1 / (1 + len(t.text)), name="by_length", aggregate=aggregate)
+
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("first", judge(text), obs=True)
+        text = text + "b"
+        pyro.sample("drawn", judge(text))
+        pyro.sample("last", judge(text + "a"), obs=True)
+
+    observed = [math.log(1 / 2), math.log(1 / 4)]
+    for sample in BestOfN(4).run(program, seed=0).samples:
+        assert sample.log_likelihood == pytest.approx(log_potential(observed, aggregate))
+
+
+def test_the_last_word_about_a_text_is_what_telescopes():
+    judge = VERIFIERS["last"]  # .9 for a, .3 for abb
+
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("yes", judge(text), obs=True)
+        pyro.sample("no", judge(text), obs=False)
+        pyro.sample("end", judge(text + "bb"), obs=True)
+
+    (sample,) = BestOfN(1).run(program).samples
+    said = [r.log_likelihood for r in sample.records]
+    exact = [math.log(0.9), math.log(0.1 / 0.9), math.log(0.3 / 0.1)]
+    assert said == pytest.approx(exact)
+
+
+def test_a_verdict_that_was_drawn_does_not_telescope_in_forks():
+    judge = VERIFIERS["last"]
+
+    def program() -> None:
+        text = TOY.prompt("^") + "a"
+        pyro.sample("drawn", judge(text))
+        ppl.condition(True)
+        pyro.sample("x", dist.Bernoulli(0.5))
+        pyro.sample("end", judge(text + "bb"), obs=True)
+
+    tree = ppl.Tree(program)
+    (node,) = tree.expand([tree.root])
+    for child in tree.expand([node], 3):
+        assert child.log_increment == pytest.approx(math.log(0.3))
 
 
 def test_forks_know_what_a_drawn_verdict_said():

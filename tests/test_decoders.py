@@ -14,7 +14,7 @@ from test_engine import FAMILIES, Letters, make, plain_log_probs, random_model, 
 
 import ppl
 from ppl.errors import PromptError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.lm.base import ScoreRequest
 from ppl.lm.decode import PlainDecoder
 
@@ -263,6 +263,14 @@ def test_threads_that_share_a_model_get_exact_numbers(engines):
 
 
 def test_ledgers_of_a_model_of_ones_own():
-    lm, ledger = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$"), Ledger()
+    lm, ledger = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$"), Account()
     lm.sample_batch([request(lm, (0, 1), ledger=ledger, max_tokens=1)])
     assert (ledger.cost.reused_tokens, ledger.cost.prompt_tokens) == (2, 0)
+
+
+def test_a_row_is_remembered_as_far_as_it_was_computed():
+    engine, text = make().engine, (3, 4, 5)
+    slots, _ = engine.open([text])
+    engine.close(slots[text], (*text, 6))
+    assert engine.known(text) is not None
+    assert engine.known((*text, 6)) is None

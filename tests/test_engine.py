@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import ppl
 from ppl.errors import UnsupportedModelError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.engine import native
@@ -173,16 +173,16 @@ def test_batch_size_company_memory_and_reuse_do_not_matter(kv_bytes):
 def test_prompts_are_computed_once_and_forks_compute_nothing_again():
     lm = make()
     prompt = tuple(range(3, 63))
-    ledger = Ledger()
+    ledger = Account()
     drawn = lm.sample_batch([request(lm, prompt, i, ledger=ledger) for i in range(8)])
     assert ledger.cost.prompt_tokens == 60
     assert ledger.cost.reused_tokens == 7 * 60
     # Again from the prompt: its last hidden state is kept, so not one token is computed.
-    again = Ledger()
+    again = Account()
     lm.sample_batch([request(lm, prompt, 9, ledger=again)])
     assert again.cost.prompt_tokens == 0
     # Four forks of one draw: only the token at which it stopped is new, and it is shared.
-    fork = Ledger()
+    fork = Account()
     child = prompt + drawn[0].value.tokens
     lm.sample_batch([request(lm, child, 20 + i, ledger=fork) for i in range(4)])
     assert fork.cost.prompt_tokens == 1
@@ -532,7 +532,7 @@ def test_gemma2_only_where_its_window_never_moves():
 
 def test_eight_continuations_cost_the_prompt_once_even_in_small_batches():
     lm = make(kv_bytes=40_000)
-    ledger = Ledger()
+    ledger = Account()
     prompt = tuple(range(3, 43))
     assert lm.batch_rows(46) < 8
     lm.sample_batch([request(lm, prompt, i, ledger=ledger) for i in range(8)])
@@ -544,7 +544,7 @@ def test_scoring_what_was_just_drawn_computes_at_most_one_token():
     lm = make()
     drawn = lm.sample_batch([request(lm, tuple(range(3, 33)), 1)])[0]
     text = tuple(range(3, 33)) + drawn.value.tokens
-    ledger = Ledger()
+    ledger = Account()
     lm.sample_batch([request(lm, text, 2, ledger=ledger)])
     assert ledger.cost.prompt_tokens <= 1
     assert ledger.cost.reused_tokens >= len(text) - 1

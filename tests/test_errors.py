@@ -73,6 +73,7 @@ def fails_on_one(n: int) -> int:
     return 0 // (1 - n)
 
 
+@pytest.mark.filterwarnings("ignore:the program marks no steps")
 @pytest.mark.parametrize(
     ("program", "questions"),
     [(lambda u: one_step(max_tokens=2, until=u)(), ["b", boom]), (fails_on_one, [0, 1])],
@@ -80,11 +81,11 @@ def fails_on_one(n: int) -> int:
 )
 def test_the_runtime_is_usable_after_a_failed_batch(program, questions):
     expected = SMC(3).run(toy, "prod", seed=1).best
-    good, bad = SMC(3).run_many(program, questions)
+    good, bad = BestOfN(3).run_many(program, questions)
     assert good.best is not None
     assert isinstance(bad, errors.ProgramError)
     assert SMC(3).run(toy, "prod", seed=1).best == expected
-    assert SMC(3).run(program, questions[0]).best is not None
+    assert BestOfN(3).run(program, questions[0]).best is not None
 
 
 def test_duplicate_sites_are_named():
@@ -102,12 +103,21 @@ def changing(kind: str):
 
     def program():
         calls[0] += 1
-        late = calls[0] > 4
+        late, odd = calls[0] > 4, calls[0] % 2
+        if kind in ("probs", "warp"):
+            if kind == "probs":
+                pyro.sample("x", dist.Bernoulli(0.7 if late else 0.5))
+            else:
+                pyro.sample("x", TOY(TOY.prompt("^"), max_tokens=1, temperature=1.0 + late))
+            pyro.factor("f", torch.tensor(-2.0 if odd else 0.0))
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            return
         name = "y" if late and kind == "site" else "x"
-        pyro.sample(name, dist.Normal(1.0 if late and kind == "law" else 0.0, 1.0))
+        law = dist.Normal(1.0 if late and kind in ("law", "base") else 0.0, torch.ones(2))
+        pyro.sample(name, law.to_event(1) if kind == "base" else law)
         if late and kind == "end":
             return
-        pyro.factor("f", torch.tensor(-2.0 if calls[0] % 2 else 0.0))
+        pyro.factor("f", torch.tensor(-2.0 if odd else 0.0))
         pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("g", torch.tensor(0.0))
 
@@ -116,7 +126,14 @@ def changing(kind: str):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("site", "'y'.*'x'"), ("law", "'x'.*another distribution"), ("end", "ended before.*'f'")],
+    [
+        ("site", "'y'.*'x'"),
+        ("law", "'x'.*another distribution"),
+        ("base", "'x'.*another distribution"),
+        ("probs", "'x'.*another distribution"),
+        ("warp", "'x'.*another distribution"),
+        ("end", "ended before.*'f'"),
+    ],
 )
 def test_programs_that_change_on_replay(kind, message):
     with pytest.raises(errors.NonDeterministicProgramError, match=message):
@@ -143,12 +160,13 @@ def test_observations_of_the_wrong_kind(fn, value, message):
         run(observing(fn, value))
 
 
-def test_weights_that_are_no_numbers():
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_weights_that_are_no_numbers(number):
     def program():
-        nothing = dist.Unit(torch.tensor(float("nan")), validate_args=False)
+        nothing = dist.Unit(torch.tensor(float(number)), validate_args=False)
         pyro.sample("bad", nothing, obs=torch.empty(0))
 
-    with pytest.raises(errors.WeightError, match=r"site 'bad' of particle 1.*nan"):
+    with pytest.raises(errors.WeightError, match=rf"site 'bad' of particle 1.*{number}"):
         run(program)
 
 
@@ -174,6 +192,18 @@ def test_guides_only_propose_at_the_programs_sites():
         run(toy, guide=observing_guide)
     with pytest.raises(errors.GuideError, match="'stepp_0'"):
         run(toy, guide=stranger)
+
+
+def test_a_guide_may_have_more_sites_than_a_run_comes_to():
+    def model() -> float:
+        return float(pyro.sample("x", dist.Bernoulli(0.5)))
+
+    def guide() -> None:
+        pyro.sample("x", dist.Bernoulli(0.9))
+        pyro.sample("later", dist.Bernoulli(0.9))
+
+    for proposing in (guide, lambda: None):
+        assert {s.value for s in BestOfN(40).run(model, guide=proposing).samples} == {0.0, 1.0}
 
 
 def test_guides_that_raise_or_propose_another_kind():
@@ -225,6 +255,7 @@ def endless(max_tokens):
     return pyro.sample("s", ENDLESS(ENDLESS.prompt("^"), until="b", max_tokens=max_tokens))
 
 
+@pytest.mark.filterwarnings("ignore:the program marks no steps")
 def test_steps_that_never_end():
     with pytest.raises(errors.StepNeverEndedError, match=r"site 's' of particle \d.*max_tokens"):
         run(lambda: endless(None))
@@ -336,6 +367,11 @@ def test_bad_settings_of_verifiers():
         PRM.load("tiny", floor=0.7)
     with pytest.raises(ValueError, match="aggregate="):
         FunctionVerifier(boom, aggregate="median")
+    for meaning in ("value", "outcome"):
+        with pytest.warns(UserWarning, match=f"multiplies numbers that mean '{meaning}'"):
+            FunctionVerifier(boom, meaning=meaning, aggregate="prod")
+    with pytest.raises(ValueError, match="aggregate='last'"):
+        FunctionVerifier(boom, meaning="reward", aggregate="mean")
 
 
 # -- budgets -------------------------------------------------------------------------------------

@@ -98,13 +98,13 @@ def test_the_script_prints_a_line_for_every_side(capsys):
     lines = [line for line in printed.splitlines() if line.startswith(("shared ", "separate "))]
     assert len(lines) == 2 * len(gpu.SIDES)
     for line in lines:
-        if "graphs" in line:
+        if "graphs" in line or "compiled" in line:
             assert "refused: graphs=True: CUDA graphs need a GPU" in line
         else:
             first, whole = map(float, line[31:].split()[:2])
             assert first >= 0
             assert whole > 0
-    assert printed.count("a step: ") == 2
+    assert printed.count("a step: ") == 2  # the others are refused
     assert "aten::addmm" in printed
 
 

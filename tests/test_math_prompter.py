@@ -28,6 +28,10 @@ QUESTION = {"a": 3, "b": 4}
     [
         (["a*(b+1)", "def f(x, y):\n    return x*y + x", "a+b"], 15, 2),
         (["a*(b+1)", "a*(b+1)"], None, 0),  # one form said twice
+        (["a+b", "a + b", "(a+b)", "def f(x, y):\n    return x + y"], None, 0),  # or four times
+        (["a+b", "def f(x, y):\n    'The sum.'\n    return x + y", "b+a"], 7, 2),
+        (["7", "3+4"], None, 0),  # constants: true of these numbers only
+        (["a*2", "a+a"], None, 0),  # b is left out
         (["a*b", "a+b+5"], None, 0),  # equal at the question's numbers by accident
         (["a/b", "a*b**-1", "a*b", "b*a", "b*a*1"], 12, 3),  # the larger group
         (["a*b", "import os", "def f(:", "1/0", "exit(0)", "b*a"], 12, 2),

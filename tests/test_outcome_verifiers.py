@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 import ppl
 from ppl.errors import ObservationError, PRMFormatError, VerifierError
-from ppl.language.cost import Ledger
-from ppl.searchers import SMC
+from ppl.language.cost import Account
+from ppl.searchers import SMC, BestOfN
 from ppl.verifiers import (
     FOBAR,
     GenRM,
@@ -202,7 +202,7 @@ def test_self_evaluation_continues_the_kept_tokens(tiny):
     # Priced, and cheap: only the question's tokens are computed.
     lm.engine.pool.clear()
     lm.score_batch([lm_score(lm, texts[0])])
-    ledger = Ledger()
+    ledger = Account()
     judge.judge([ppl.JudgeRequest(judge, texts[0], ledger=ledger)])
     assert ledger.cost.verifier_tokens <= len(judge._turn) + 4
     assert ledger.cost.lm_tokens == 0
@@ -282,13 +282,20 @@ def answered(answer: str) -> ppl.Text:
 
 
 def test_fobar_counts_how_often_the_number_comes_back():
-    fobar = FOBAR(BACK, samples=4, masks=1, prompt="{masked}={answer}", temperature=1.0)
+    def of(seed):
+        return FOBAR(
+            BACK, samples=4, masks=1, prompt="{masked}={answer}", temperature=1.0, seed=seed
+        )
+
     for answer, wanted in (("5", 0.6), ("6", 0.1)):
-        requests = [ppl.JudgeRequest(fobar, answered(answer), key=k) for k in range(800)]
-        p = [math.exp(s[0]) for s in fobar.judge_checked(requests)]
+        p = []
+        for seed in range(800):
+            fobar = of(seed)
+            (scores,) = fobar.judge_checked([ppl.JudgeRequest(fobar, answered(answer))])
+            p.append(math.exp(scores[0]))
         assert abs(np.mean(p) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / 3200)
     assert {round(4 * v) for v in p} <= {0, 1, 2, 3, 4}
-    ledger = Ledger()
+    fobar, ledger = of(0), Account()
     fobar.judge([ppl.JudgeRequest(fobar, answered("5"), ledger=ledger)])
     assert ledger.cost.verifier_tokens >= 4
     unfinished = SOLVER.prompt("3+2?") + SOLVER.continuation("5")
@@ -302,12 +309,71 @@ def test_fobar_counts_how_often_the_number_comes_back():
 def test_fobar_masks_a_number_as_a_whole(tiny):
     lm, _ = tiny
     text = lm.chat("Of 1,250.5 take 3, 20 and 300.") + lm.continuation("9", finished=True)
-    masked = FOBAR(lm)._masked(ppl.JudgeRequest(FOBAR(lm), text))
+    masked = FOBAR(lm)._masked((text.prompt, "9"), "a test")
     assert [number for number, _ in masked] == ["1,250.5", "3", "20", "300"]
     assert "Of x take" in masked[0][1].prompt
     assert same_number("1,250.5", "x is 1250.50")
     assert same_number("1000", "x = 1,000")
     assert not same_number("1,000", "1 or 0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "same"),
+    [
+        ("5", True),
+        ("x = 5", True),
+        ("$5$", True),
+        ("5.0", True),
+        ("5 apples", True),
+        ("So there were 5 apples.", True),
+        ("In 2 steps we find that x is 5.", True),
+        ("10/2", True),
+        ("-5", False),
+        ("x is -5", False),
+        ("x is - 5", False),
+        ("1/5", False),
+        ("x is 1/5.", False),
+        (r"x is \frac{1}{5}", False),
+        ("5%", False),
+        ("it is 5%", False),
+        ("it is 5^2", False),
+        ("it is 2.5", False),
+        ("it is 15", False),
+        ("it is 5,000", False),
+        ("it is 3 - 5", False),
+        ("who knows", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_number_is_found_back_only_as_itself(answer, same):
+    assert same_number("5", answer) is same
+
+
+def test_fobar_costs_one_set_of_draws_for_each_candidate():
+    fobar = FOBAR(BACK, samples=3, prompt="{masked}={answer}", temperature=1.0)
+    sure = ppl.TableLM(lambda s: {"$": 1.0} if s[-1] == "5" else {"5": 1.0}, symbols=SYMBOLS,
+                       end="$", name="sure")  # fmt: skip
+
+    def solve():
+        text = sure.prompt("3+2?")
+        text = text + pyro.sample("step", sure(text, max_tokens=2))
+        pyro.sample("back", fobar(text), obs=True)
+        return text.answer
+
+    posterior = BestOfN(12).run(solve, seed=0)
+    assert {s.value for s in posterior.samples} == {"5"}
+    assert len({s.log_likelihood for s in posterior.samples}) == 1
+    tokens = posterior.cost.verifier_tokens
+    assert 0 < tokens <= 2 * 3 * 3  # two masks, three samples, three tokens at most
+    again = BestOfN(12).run(solve, seed=1)
+    assert again.cost.verifier_tokens == 0  # the candidate is known
+    # Another object with the same seed says the same.
+    twin = FOBAR(BACK, samples=3, prompt="{masked}={answer}", temperature=1.0)
+    (a,), (b,) = (
+        f.judge([ppl.JudgeRequest(f, answered("5"), key=k)]) for k, f in ((1, fobar), (2, twin))
+    )
+    assert a == b
 
 
 def test_forward_backward_combination():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import pickle
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from accuracy_vs_budget import solve
 from programs import contents, toy
 
 import ppl
-from ppl.searchers import SMC
+from ppl.searchers import SMC, BestOfN
 
 
 def test_decision_rules_agree_with_the_exact_posterior():
@@ -52,6 +55,50 @@ def test_no_answer_never_wins():
     assert posterior.vote() == "x"
     nothing = ppl.Posterior(samples[:2], log_evidence=None, cost=ppl.Cost())
     assert nothing.vote() is None
+    assert posterior.vote(len) == "x"  # nobody is asked for the class of no answer
+    words = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["?", "?", "x"])]
+    posterior = ppl.Posterior(words, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(lambda v: None if v == "?" else v) == "x"
+
+
+def test_a_class_is_represented_by_its_first_result():
+    samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["b", "A", "a"])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.vote(str.lower) == "A"
+
+
+def test_what_has_not_finished_is_no_part_of_an_average():
+    samples = [
+        ppl.Sample(v, 0.0, 0.0, v is not None, i, None, ()) for i, v in enumerate([1, 3, None])
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.expectation(float) == pytest.approx(2)
+    assert posterior.marginal() == pytest.approx({1: 0.5, 3: 0.5})
+    assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
+
+
+def test_the_effective_size_in_numbers():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([2, 1, 1])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert posterior.ess == pytest.approx(1 / (0.5**2 + 2 * 0.25**2))
+
+
+def test_what_has_finished_is_not_provisional():
+    assert not any(s.provisional for s in BestOfN(3).run(toy, "prod", seed=0).samples)
+
+
+def test_copies_share_a_node_of_the_genealogy():
+    search = SMC(12, 1.0).begin(toy, "prod", seed=0)
+    posterior = search.run()
+    assert len({s.node for s in posterior.samples}) < 12
+    shares = [a.get("probability", 0.0) for _, a in posterior.genealogy.nodes(data=True)]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_draws_follow_the_weights():
+    samples = [ppl.Sample(i, math.log(w), 0.0, True, i, None, ()) for i, w in enumerate([1, 9])]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert sum(posterior.sample(seed) for seed in range(400)) == pytest.approx(360, abs=25)
 
 
 def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
@@ -66,9 +113,44 @@ def test_a_loaded_posterior_equals_the_saved_one(tmp_path, tiny):
     assert list(tmp_path.iterdir()) == [tmp_path / "p"]
 
 
+def plain() -> float:
+    """Choices of no language model, whose densities nobody has asked for yet."""
+    x = pyro.sample("x", dist.Bernoulli(0.2))
+    pyro.factor("f", torch.tensor(-0.5))
+    return float(x)
+
+
+def test_densities_of_plain_choices_are_saved_too(tmp_path):
+    BestOfN(6).run(plain, seed=0).save(tmp_path / "p")
+    for sample in ppl.Posterior.load(tmp_path / "p").samples:
+        exact = math.log(0.2 if sample.value else 0.8) - 0.5
+        assert sample.log_joint == pytest.approx(exact, abs=1e-6)
+
+
 def test_genealogies_are_drawn(tmp_path):
     from ppl.posterior.pictures import draw_genealogy
 
     posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
     draw_genealogy(posterior, tmp_path / "g.png")
     assert (tmp_path / "g.png").stat().st_size > 5000
+
+
+def test_printing_shows_merged_answers_with_probabilities_first():
+    posterior = BestOfN(40).run(toy, "prod", seed=0)
+    lines = str(posterior).splitlines()
+    assert lines[0].split() == ["probability", "particles", "score", "answer"]
+    marginal = posterior.marginal()
+    for line, (value, probability) in zip(lines[1:], marginal.items(), strict=False):
+        if not line[:11].strip().startswith("0"):
+            break
+        shown_probability, number, _, shown = line.split()
+        assert float(shown_probability) == pytest.approx(probability, abs=1e-4)
+        assert int(number) == sum(s.value == value for s in posterior.samples)
+        assert shown == repr(value)
+    assert f"BestOfN(n=40): {len(marginal)} answers of 40 particles" in lines[len(marginal) + 1]
+    assert "log evidence" in lines[len(marginal) + 1]
+    table = posterior._repr_html_()
+    assert table.count("<tr>") == len(marginal) + 1
+    assert table.startswith("<table>")
+    stopped = BestOfN(4).run(toy, "prod", seed=0, budget=ppl.Budget(tokens=2))
+    assert "(unfinished)" in str(stopped) or all(s.finished for s in stopped.samples)

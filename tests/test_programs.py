@@ -202,3 +202,37 @@ def _warped(lm: ppl.LanguageModel) -> None:
         text = text + step
         if step.finished:
             break
+
+
+def test_an_observation_at_the_start_is_a_checkpoint():
+    def program() -> float:
+        pyro.factor("f", torch.tensor(-1.0))
+        return float(pyro.sample("x", dist.Bernoulli(0.5)))
+
+    tree = ppl.Tree(program)
+    (node,) = tree.expand([tree.root])
+    assert node.open
+    assert [r.name for r in node.records] == ["f"]
+
+
+def twice_twisted() -> None:
+    """Two twists at the first checkpoint, one at each later one."""
+    for t in range(4):
+        pyro.sample(f"x_{t}", dist.Bernoulli(0.5))
+        pyro.factor(f"liked_{t}", torch.tensor(-0.5))
+        ppl.twist(f"twist_{t}", 0.1 * (t + 1))
+        if t == 0:
+            ppl.twist("another", 1.0)
+
+
+def test_a_weight_holds_the_twists_of_its_own_checkpoint_only():
+    tree = ppl.Tree(twice_twisted)
+    node = tree.root
+    for t, twist in enumerate([1.1, 0.2, 0.3]):
+        (node,) = tree.expand([node])
+        assert node.log_twist == pytest.approx(twist)
+        assert node.log_weight == pytest.approx(-0.5 * (t + 1) + twist)
+        assert node.log_promise == pytest.approx(node.log_weight)
+    (node,) = tree.expand([node])
+    assert node.finished
+    assert node.log_weight == node.log_likelihood == pytest.approx(-2.0)

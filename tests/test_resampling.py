@@ -74,6 +74,14 @@ def test_variances_are_ordered_as_theory_says():
         assert variance[scheme] == pytest.approx(fraction * (1 - fraction), abs=0.03)
 
 
+def test_strata_draw_each_for_itself():
+    """Half of each of two strata belongs to the middle: both, one, or none of them may hit it."""
+    p = np.array([0.25, 0.5, 0.25])
+    hits = [int(offspring("stratified", p, 2, seed)[1]) for seed in range(400)]
+    assert np.bincount(hits) / 400 == pytest.approx([0.25, 0.5, 0.25], abs=0.09)
+    assert {int(offspring("systematic", p, 2, seed)[1]) for seed in range(100)} == {1}
+
+
 @every_scheme
 def test_copies_of_one_and_the_same_generator_agree(scheme):
     p = np.array([0.2, 0.3, 0.5])

@@ -261,3 +261,33 @@ def test_plain_rows_take_a_shorter_way_to_the_same_draw(size):
     mixed, others = draw(logits, [Warp()] * 15 + [Warp(top_k=3)], [None] * 16, u)
     assert mixed[:15] == tokens[:15]
     assert others[:15] == pytest.approx(log_probs[:15], abs=1e-5)
+
+
+# -- masses that are reached exactly -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("probs", "top_p", "kept"),
+    [
+        ([0.4, 0.3, 0.2, 0.1], 0.7, 2),
+        ([0.5, 0.3, 0.1, 0.1], 0.8, 2),
+        ([0.1] * 10, 0.3, 3),
+        ([0.6, 0.2, 0.2], 0.6, 1),
+        ([0.6, 0.2, 0.2], 0.61, 2),
+        ([0.6, 0.2, 0.2], 0.59, 1),
+    ],
+)
+def test_top_p_keeps_what_is_needed_and_no_more(probs, top_p, kept, dtype):
+    row = torch.tensor([probs], dtype=dtype).log()
+    found = warped_log_probs(row, [Warp(top_p=top_p)], [None])[0]
+    assert int(found.isfinite().sum()) == kept
+    assert float(found[0].exp()) == pytest.approx(probs[0] / sum(probs[:kept]), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_min_p_keeps_what_is_at_the_floor(dtype):
+    for share in (0.1, 0.3, 0.7, 0.9):
+        row = torch.tensor([[1.0, share, share * 0.99]], dtype=dtype).log()
+        found = warped_log_probs(row, [Warp(min_p=share)], [None])[0]
+        assert found.isfinite().tolist() == [True, True, False]

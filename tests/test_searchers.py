@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -85,6 +86,14 @@ def test_forked_and_continued_particles_agree(tiny):
     assert grown[0] == grown[1]
 
 
+def test_no_two_nodes_have_one_number():
+    tree = ppl.Tree(toy, ("prod",), seed=3)
+    nodes = tree.expand([tree.root], 4)
+    tree.expand([n for n in nodes if n.open], 2)
+    tree.rollout([n for n in nodes if n.open])
+    assert [n.identity for n in tree.nodes] == list(range(len(tree.nodes)))
+
+
 def test_rollouts_finish_and_scores_are_the_likelihoods():
     tree = ppl.Tree(toy, ("prod",), seed=1)
     nodes = tree.expand([tree.root], 4)
@@ -112,6 +121,27 @@ def test_smc_resamples_below_the_threshold_only():
     assert not always[-1]["resampled"]
     for h in SMC(8, 0.7).run(toy, "prod", seed=2).history[:-1]:
         assert h["resampled"] == (h["ess"] < 0.7 * 8)
+
+
+def test_a_rule_of_temperature_is_asked_for_rounds_from_one_on():
+    asked = []
+
+    def rule(log_weights, t):
+        asked.append(t)
+        return 1.0
+
+    SMC(8, 1.0, resampling_temperature=rule).run(toy, "prod", seed=0)
+    assert asked[:2] == [1, 2]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_tempered_rounds_compare_by_a_power_of_the_likelihood(power):
+    search = SMC(8, tempering=(power,)).begin(toy, "prod", seed=0)
+    search.step()
+    first = [node for node in search.tree.nodes if node.depth == 1]
+    weights = np.exp([power * node.log_likelihood for node in first])
+    assert len(set(weights)) > 1 or power == 0
+    assert search.notes[0]["ess"] == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
 
 
 def test_smc_spends_on_resampling_what_its_temperature_says():
@@ -198,6 +228,21 @@ def test_guides_on_the_same_text_are_weighed_without_a_pass_of_their_own(which):
     assert posterior.cost.lm_calls == checked
 
 
+def test_a_guide_of_another_model_after_the_same_text():
+    table = {"a": 0.2, "b": 0.7, "$": 0.1}
+    other = ppl.TableLM(table, symbols="^ab$", end="$", name="other")
+
+    def guide():
+        pyro.sample("s", other(other.prompt("^"), max_tokens=1))
+
+    def model():
+        return pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1)).text
+
+    ratios = {"a": 0.5 / 0.2, "b": 0.3 / 0.7, "": 0.2 / 0.1}
+    for sample in BestOfN(20).run(model, seed=0, guide=guide).samples:
+        assert math.exp(sample.log_weight) == pytest.approx(ratios[sample.value])
+
+
 def test_a_guide_that_stops_where_the_model_does_not_has_no_weight():
     def model():
         return pyro.sample("step", TOY(TOY.prompt("^"), until="b", max_tokens=3)).text
@@ -237,6 +282,11 @@ def _likelihood_only() -> tuple[str, float]:
         total += reward
         pyro.factor(f"r_{t}", torch.tensor(reward, dtype=torch.float64))
     return text.text, total
+
+
+def test_the_first_round_of_beams_draws_as_many_as_the_others():
+    posterior = BeamSearch(3, 2, drop_duplicates=False).run(toy, "prod", seed=0)
+    assert posterior.history[0]["drawn"] == 6
 
 
 def test_beam_of_one_is_greedy():
@@ -401,3 +451,10 @@ def test_simulations_on_their_way_make_others_look_elsewhere():
     search.step()
     root = search.state.statistics[0]
     assert [len(search.state.statistics[c.identity].children) for c in root.children] == [1, 1]
+
+
+def test_numpy_seeds_are_seeds():
+    for run in (SMC(3).run_many, BestOfN(3).run_many):
+        (numpys,) = run(toy, [("prod",)], seed=np.int64(3))
+        (plain,) = run(toy, [("prod",)], seed=3)
+        assert [s.value for s in numpys.samples] == [s.value for s in plain.samples]

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 
 import ppl
 from ppl.errors import ServerError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.lm.base import ContinueRequest, ScoreRequest
 from ppl.lm.server.model import ServerModel
@@ -124,7 +124,7 @@ def test_ledger_and_budget():
         # All but one token of each prompt are cached, says the server.
         assert whole.cost.prompt_tokens == whole.cost.lm_calls
         # Rows of one step share 7 tokens: no request may ask for more than what is left.
-        ledger = Ledger(ppl.Budget(tokens=7))
+        ledger = Account(ppl.Budget(tokens=7))
         served.asked.clear()
         spec = lm(lm.prompt("^"), max_tokens=4).spec
         lm.sample_batch([ContinueRequest(lm, spec, key(i), ledger=ledger) for i in range(6)])
@@ -234,7 +234,7 @@ def test_close_and_cancel_leave_no_thread():
         served.delay = 0.2
         session = lm.session()
         spec = lm(lm.prompt("^"), max_tokens=1).spec
-        ledger = Ledger()
+        ledger = Account()
         tickets = [
             session.submit(ContinueRequest(lm, spec, key(i), ledger=ledger)) for i in range(12)
         ]
@@ -267,7 +267,7 @@ def test_time_limit():
     with behind() as (served, lm):
         served.delay = 0.5
         started = time.perf_counter()
-        ledger = Ledger(ppl.Budget(seconds=0.2))
+        ledger = Account(ppl.Budget(seconds=0.2))
         spec = lm(lm.prompt("^"), max_tokens=1).spec
         assert lm.sample_batch([ContinueRequest(lm, spec, 1, ledger=ledger)]) == [None]
         assert time.perf_counter() - started < 2

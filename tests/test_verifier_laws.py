@@ -141,6 +141,14 @@ def test_numbers_out_of_range_name_verifier_and_text(number, message):
         check_verifier(Broken(), [toy_text("a", "b")])
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [(0, 0.1), (0.05, 0.1), (0.5, 0.5), (0.95, 0.9), (1, 0.9)]
+)
+def test_numbers_stay_a_floor_away_from_both_ends(said, kept):
+    judge = FunctionVerifier(lambda text: said, name="judge", floor=0.1)
+    assert math.exp(judge(toy_text("a")).observe(True)) == pytest.approx(kept)
+
+
 @pytest.mark.parametrize("floor", [0.5, 0.7, -0.1, math.nan])
 def test_a_floor_that_turns_the_order_round_is_refused(floor):
     judge = FunctionVerifier(lambda text: 0.9, name="judge", floor=floor)

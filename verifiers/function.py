@@ -36,6 +36,7 @@ class FunctionVerifier(Verifier):
         self.meaning, self.aggregate, self.floor = meaning, aggregate, floor
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One log-score per text, from one call each."""
         return [[self._log(request)] for request in requests]
 
     def _log(self, request: JudgeRequest) -> float:
@@ -62,6 +63,7 @@ class FunctionRanker(Ranker):
         self.name = name or str(getattr(function, "__name__", "function"))
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One score per text, from one call each."""
         return [[_called(self.function, r, f"ranker {self.name} at {r.label}")] for r in requests]
 
 

@@ -302,6 +302,3 @@ def share_seconds(seconds: float, payers: Iterable[Account | None]) -> None:
     total = counts.total()
     for book, count in counts.items():
         book.seconds += seconds * count / total
-
-
-Ledger = Account

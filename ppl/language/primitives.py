@@ -28,12 +28,14 @@ class TwistUnit(Site, Unit):  # type: ignore[misc]
         self.log_value = log_value
 
     def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        """Adds `log_value` to what the next checkpoint divides out; the target has none of it."""
         entry.kind, entry.value = "twist", self.log_value
         visit.log_twist += self.log_value
         return 0.0
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
+        """Its kind and its value: a twist of another value is another program."""
         return ("twist", self.log_value)
 
 

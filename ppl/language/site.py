@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.text import Text
 
 Kind = Literal["choice", "observed", "twist", "deterministic"]
@@ -35,7 +35,9 @@ class Visit(Protocol):
     log_twist: float
 
     @property
-    def ledger(self) -> Ledger: ...
+    def ledger(self) -> Account:
+        """The account that pays for what the site asks."""
+        ...
 
     @property
     def label(self) -> str:

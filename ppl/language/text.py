@@ -7,7 +7,6 @@ where each sampled step ends, which is what a process reward model needs to know
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ppl.errors import PromptError
+from ppl.language.answers.extraction import Answer, extract_answer
 from ppl.language.codec import Codec, Identity, Reader, checked_string
 
 StopReason = Literal["until", "end", "length"]
@@ -177,7 +177,7 @@ class Text:
         return self._parts[:-1]
 
     @property
-    def answer(self) -> str | None:
+    def answer(self) -> Answer | None:
         r"""The final answer of a finished text, else None: an unfinished text has no answer.
 
         See `extract_answer` for where it is looked for.
@@ -209,31 +209,3 @@ class Text:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set(**state, parent=None, verdicts={})
-
-
-_BOXED = re.compile(r"\\boxed\s*\{")
-_LABELLED = re.compile(r"(?:####|(?i:final answer|the answer|answer)\s*(?:is\s*:?|:|=))\s*([^\n]+)")
-
-
-def extract_answer(string: str) -> str | None:
-    r"""The final answer that `string` states.
-
-    Looked for in this order: the content of the last `\boxed{...}` (braces may nest); what follows
-    the last `####`, `Answer:` or `the answer is`; the last line that is not blank. None if the
-    string is blank.
-    """
-    boxed = None
-    for match in _BOXED.finditer(string):
-        depth, start = 1, match.end()
-        for i in range(start, len(string)):
-            depth += {"{": 1, "}": -1}.get(string[i], 0)
-            if depth == 0:
-                boxed = string[start:i].strip()
-                break
-    if boxed is not None:
-        return boxed
-    labelled = _LABELLED.findall(string)
-    if labelled:
-        return str(labelled[-1]).strip().rstrip(".").strip()
-    lines = [line.strip() for line in string.splitlines() if line.strip()]
-    return lines[-1] if lines else None

@@ -20,7 +20,7 @@ from torch import Tensor
 from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.codec import Codec, checked_string
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.foreign import OF_CALLS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
@@ -91,7 +91,7 @@ class ContinueRequest:
     spec: Spec
     key: int
     label: str = "a call outside a search"
-    ledger: Ledger | None = None
+    ledger: Account | None = None
     under: Spec | None = None
 
 
@@ -103,7 +103,7 @@ class ScoreRequest:
     spec: Spec
     value: Continuation
     label: str = "a call outside a search"
-    ledger: Ledger | None = None
+    ledger: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,9 +457,11 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         return log_prob
 
     def passed(self, visit: Visit, entry: Entry) -> None:
+        """The visitor's text is now this one with the value at its end."""
         visit.text = self.text + entry.value
 
     def support(self) -> list[tuple[Any, float]]:
+        """Every continuation with its log-probability; only a `TableLM` can."""
         return list(self.model.support(self))
 
     def check(self, value: object, label: str = "a continuation") -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.randomness import uniforms
 from ppl.language.text import Continuation
 from ppl.lm import sampling
@@ -35,7 +35,7 @@ class Decoder(Protocol):
         """`[A, V]` next-token logits of the active rows, in the order in which they joined."""
         ...
 
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
         """Adds a row after each prefix; what is computed and reused goes to the ledgers."""
         ...
 
@@ -72,7 +72,7 @@ class LogitsModel(LanguageModel):
         self,
         prefixes: Sequence[Tokens],
         continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
+        ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
         """For each row, `[T, V]`: the logits from which each of `T` continuation tokens is drawn.
 
@@ -108,7 +108,7 @@ class PlainDecoder:
         self._texts: list[Tokens] = []
         self.logits = torch.zeros(0, model.codec.size)
 
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
         """See `Decoder`."""
         before = list(range(len(self._texts)))
         logits = self._after(prefixes, [()] * len(prefixes), ledgers)
@@ -136,7 +136,7 @@ class PlainDecoder:
         self.logits = torch.stack([rows[-1] for rows in logits]) if logits else self.logits[:0]
 
     def _after(
-        self, texts: Sequence[Tokens], new: Sequence[Tokens], ledgers: Sequence[Ledger | None]
+        self, texts: Sequence[Tokens], new: Sequence[Tokens], ledgers: Sequence[Account | None]
     ) -> list[Tensor]:
         """For each row `[T + 1, V]`: the logits after its text, and after each new token."""
         if not texts:
@@ -315,7 +315,7 @@ class Session:
 def _admit(rows: Sequence[Row]) -> set[int]:
     """Books one token per row; the ids of the ledgers that cannot pay for theirs."""
     counts = Counter(id(row.request.ledger) for row in rows if row.request.ledger is not None)
-    ledgers: dict[int, Ledger] = {
+    ledgers: dict[int, Account] = {
         id(row.request.ledger): row.request.ledger for row in rows if row.request.ledger is not None
     }
     broke = set()

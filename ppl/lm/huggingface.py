@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ppl.errors import UnsupportedModelError
 from ppl.language import checks
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
 from ppl.lm.engine.admission import not_finite, refuse_adapters
-from ppl.lm.engine.decoder import EngineDecoder, accounts_of
+from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.tokenizer import HFCodec
 
@@ -71,25 +71,29 @@ class HFModel(LogitsModel):
             return self._head(hidden)
 
     def decoder(self) -> EngineDecoder:
+        """A decoder whose rows share this model's engine."""
         return EngineDecoder(self.engine, self.logits)
 
     def logits_along(
         self,
         prefixes: Sequence[Tokens],
         continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
+        ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
+        """Logits `[T, V]` before each token of every continuation, from one batch of passes."""
         with torch.inference_mode():
             texts = [p + c[:-1] for p, c in zip(prefixes, continuations, strict=True)]
-            hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], accounts_of(ledgers))
+            hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], payers_of(ledgers))
         for states in hidden:
             yield self.logits(states)
 
     @property
     def token_count(self) -> int:
+        """Rows of the model's head, or ids of its tokenizer, whichever are more."""
         return max(self.codec.size, int(self.model.config.get_text_config().vocab_size))
 
     def batch_rows(self, length: int) -> int:
+        """How many texts of `length` tokens fit into the engine's memory at once."""
         return self.engine.batch_rows(min(length, self.context_length))
 
 

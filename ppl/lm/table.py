@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl.errors import PromptError
 from ppl.language import checks
 from ppl.language.codec import Codec
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.text import Continuation, StopReason
 from ppl.lm.base import LMDistribution, Tokens
 from ppl.lm.decode import LogitsModel
@@ -39,12 +39,14 @@ class SymbolCodec(Codec):
         self._pieces = [b"" if symbol == end else symbol.encode() for symbol in symbols]
 
     def encode(self, string: str) -> Tokens:
+        """A symbol, a token. Raises ValueError for what is not in the alphabet."""
         unknown = set(string) - set(self.symbols)
         if unknown:
             raise ValueError(f"symbols {sorted(unknown)} are not in the alphabet {self.symbols!r}")
         return tuple(self.symbols.index(c) for c in string)
 
     def piece(self, token: int) -> bytes:
+        """The symbol, in UTF-8."""
         return self._pieces[token]
 
 
@@ -103,8 +105,9 @@ class TableLM(LogitsModel):
         self,
         prefixes: Sequence[Tokens],
         continuations: Sequence[Tokens],
-        ledgers: Sequence[Ledger | None],
+        ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
+        """Logits `[T, V]` before each token of every continuation, looked up one by one."""
         self.calls += 1
         for prefix, new, ledger in zip(prefixes, continuations, ledgers, strict=True):
             if ledger is not None:

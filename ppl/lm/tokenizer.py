@@ -56,9 +56,11 @@ class HFCodec(Codec):
     # -- encoding ----------------------------------------------------------------------------------
 
     def encode(self, string: str) -> Tokens:
+        """Token ids of a string at the start of a text; strings are remembered."""
         return self._encoded(string)
 
     def encode_after(self, string: str, *, plain: bool = False) -> Tokens:
+        """Token ids of a string in the middle of a text."""
         if plain:
             parts = without(list(self.special_tokens.values()), string)
             return tuple(token for part in parts for token in self._encoded_after(part))
@@ -88,6 +90,7 @@ class HFCodec(Codec):
 
     @cached_property
     def begin_tokens(self) -> Tokens:  # type: ignore[override]
+        """What the tokenizer itself puts before a text, such as Llama's `<s>`."""
         plain = list(self.tokenizer.encode("a", add_special_tokens=False))
         whole = list(self.tokenizer.encode("a"))
         for start in range(len(whole) - len(plain) + 1):
@@ -98,12 +101,14 @@ class HFCodec(Codec):
     # -- decoding ----------------------------------------------------------------------------------
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The string of `tokens` at the start of a text, as the tokenizer joins them."""
         string: str = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return string
 
     def piece(self, token: int) -> bytes:
+        """What a token adds to a text that has begun, in UTF-8."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token)
@@ -150,10 +155,13 @@ class HFCodec(Codec):
 
     @cached_property
     def special_tokens(self) -> Mapping[int, str]:  # type: ignore[override]
+        """The tokenizer's added tokens that it calls special."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         return {i: str(token) for i, token in added.items() if getattr(token, "special", True)}
 
     def fingerprint(self) -> str:
+        """A digest of vocabulary, special tokens and decoder: equal in every process, other for a
+        tokenizer that was trained again under the same name."""
         vocabulary = self._vocabulary()
         if not vocabulary:
             return super().fingerprint()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyro.poutine import Trace
 
 from ppl.errors import SearchStateError
+from ppl.language.classes import tally
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
 from ppl.language.text import Text
@@ -218,24 +219,26 @@ class Posterior:
         importance weights make it weighted best-of-N. The weights already contain the verifier.
 
         Args:
-            key: maps a result to its answer class. Equal keys vote together; the first result of
-                the winning class is returned. None (no answer) never wins while another class
-                has weight.
+            key: maps a result to what votes for it; by default the result itself. Equal keys vote
+                together: tensors by their elements, answers (`text.answer`, `ppl.Answer`) by
+                `ppl.equality`, so that 1/2 and 0.5 are one candidate, everything else by `==`.
+                None (no answer) never wins while another class has weight.
             weights: `"flat"` counts every finished particle once.
 
         Returns:
-            A result, or None if there is no answer.
+            A result of the winning class, spelled as most of it; None if there is no answer.
         """
-        classes: dict[Hashable, tuple[float, Any]] = {}
+        votes: list[tuple[Any, Any, float]] = []  # result, key, weight
         for sample, probability in zip(self.samples, self.probabilities, strict=True):
             if not sample.answered or sample.value is None or probability == 0:
                 continue
             answer = sample.value if key is None else key(sample.value)
-            if answer is None:
-                continue
-            weight, first = classes.get(answer, (0.0, sample.value))
-            classes[answer] = (weight + (1.0 if weights == "flat" else float(probability)), first)
-        return max(classes.values(), key=lambda entry: entry[0], default=(0.0, None))[1]
+            if answer is not None:
+                weight = 1.0 if weights == "flat" else float(probability)
+                votes.append((sample.value, answer, weight))
+        classes = tally([answer for _, answer, _ in votes], [weight for _, _, weight in votes])
+        winner = max(classes, key=lambda entry: entry[0], default=None)
+        return None if winner is None else votes[winner[1]][0]
 
     def sample(self, seed: int) -> Any:
         """One result drawn with the particles' probabilities."""
@@ -258,15 +261,19 @@ class Posterior:
         return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
 
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
-        """Posterior probability of every value of `f` (of the result itself by default)."""
-        totals: dict[Any, float] = {}
+        """Posterior probability of every value of `f` (of the result itself by default).
+
+        Equal values count together, as in `vote`. Most probable first.
+        """
+        values: list[Any] = []
+        weights: list[float] = []
         for p, s in zip(self.probabilities, self.samples, strict=True):
             if s.answered and p > 0:
-                value = s.value if f is None else f(s.value)
-                totals[value] = totals.get(value, 0.0) + float(p)
-        mass = math.fsum(totals.values())
-        ordered = sorted(totals.items(), key=lambda item: -item[1])
-        return {value: p / mass for value, p in ordered}
+                values.append(s.value if f is None else f(s.value))
+                weights.append(float(p))
+        mass = math.fsum(weights)
+        ordered = sorted(tally(values, weights), key=lambda entry: -entry[0])
+        return {values[i]: p / mass for p, i in ordered}
 
     # -- genealogy, storage, display ----------------------------------------------------------
 

@@ -96,6 +96,7 @@ class AWRS(Site, TorchDistribution):  # type: ignore[misc]
         return *self.propose(ask), None
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        """Not available, see `log_prob`."""
         return float(self.log_prob(value))
 
     def propose(self, ask: Ask) -> tuple[Continuation, float]:
@@ -145,6 +146,7 @@ class AWRS(Site, TorchDistribution):  # type: ignore[misc]
         )
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> AWRS:
+        """Itself, for an empty batch shape: one particle draws one token."""
         if len(batch_shape):
             raise ValueError("AWRS cannot be used inside a vectorised pyro.plate")
         return self

@@ -27,11 +27,13 @@ _PATIENCE = 100  # sites at which a function that is being ended may wait again,
 
 
 class Coroutine:
-    """A function in a greenlet that takes its part of Pyro's handler stack along."""
+    """A function in a greenlet that takes its part of Pyro's state along: its handlers, and the
+    dimensions of the plates it stands in."""
 
     def __init__(self, function: Callable[[], Any], messenger: Messenger) -> None:
         self._greenlet = greenlet(lambda _: function())
         self._stack: list[Messenger] = [messenger]
+        self._plates: list[str | None] = []
 
     def resume(self, value: Any) -> Any:
         """Runs on with `value` as the reply, to the next `park` or the end; returns what is said
@@ -53,14 +55,15 @@ class Coroutine:
         raise RuntimeError("the program does not end: it catches its own end and goes on")
 
     def _switched(self, switch: Callable[[Any], Any], value: Any) -> Any:
-        outside = runtime._PYRO_STACK[:]
-        runtime._PYRO_STACK[:] = self._stack
+        plates = runtime._DIM_ALLOCATOR
+        outside, dims = runtime._PYRO_STACK[:], plates._stack
+        runtime._PYRO_STACK[:], plates._stack = self._stack, self._plates
         self._greenlet.parent = getcurrent()
         try:
             return switch(value)
         finally:
-            self._stack = runtime._PYRO_STACK[:]
-            runtime._PYRO_STACK[:] = outside
+            self._stack, self._plates = runtime._PYRO_STACK[:], plates._stack
+            runtime._PYRO_STACK[:], plates._stack = outside, dims
 
 
 def park(event: Any) -> Any:

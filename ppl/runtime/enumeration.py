@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from scipy.special import logsumexp
 
 from ppl.errors import PPLError
+from ppl.language.classes import tally
 from ppl.language.site import Site, share
 from ppl.runtime.program import check_program, check_result
 from ppl.runtime.verdict import own_verdicts
@@ -40,12 +41,10 @@ class ExactResult:
         return float(logsumexp(self.log_weights)) if self.log_weights else -math.inf
 
     def marginal(self, f: Callable[[Any], Any] = lambda value: value) -> dict[Any, float]:
-        """Exact posterior probability of every value of `f`."""
-        totals: dict[Any, float] = {}
-        for value, log_weight in zip(self.values, self.log_weights, strict=True):
-            key = f(value)
-            totals[key] = totals.get(key, 0.0) + math.exp(log_weight - self.log_evidence)
-        return totals
+        """Exact posterior probability of every value of `f`; equal values count together."""
+        values = [f(value) for value in self.values]
+        weights = [math.exp(w - self.log_evidence) for w in self.log_weights]
+        return {values[i]: p for p, i in tally(values, weights)}
 
 
 def enumerate_program(

@@ -81,6 +81,7 @@ class Guide(Messenger):  # type: ignore[misc]
             )
 
     def close(self) -> None:
+        """Ends the guide's program where it stands."""
         self._coroutine.close()
 
     def _pyro_sample(self, msg: Any) -> None:

@@ -43,7 +43,9 @@ class Runnable(Protocol):
     """What a loop runs: a search."""
 
     @property
-    def account(self) -> Account: ...
+    def account(self) -> Account:
+        """Who pays."""
+        ...
 
     def rounds(self) -> Any:
         """All its rounds; the result."""

@@ -30,7 +30,7 @@ from ppl.errors import (
     ProgramError,
     WeightError,
 )
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.language.site import Draw, Site
 from ppl.language.text import Text
@@ -97,7 +97,7 @@ class Particle(Messenger):  # type: ignore[misc]
         *,
         seed: int,
         identity: int,
-        ledger: Ledger,
+        ledger: Account,
         segment: Segment = DRAWN,
         calls: Calls | None = None,
     ) -> None:

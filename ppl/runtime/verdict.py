@@ -25,7 +25,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
@@ -101,7 +101,7 @@ class JudgeRequest:
     text: Text
     since: int = 0
     label: str = "a call outside a search"
-    ledger: Ledger | None = None
+    ledger: Account | None = None
     key: int = 0
 
 
@@ -179,6 +179,7 @@ class Ranker(Scorer):
     meaning: Meaning = "rank"
 
     def __call__(self, text: Text) -> NoReturn:
+        """Refused: a score without meaning as a probability cannot be observed."""
         raise ObservationError(
             f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
             "Rank with it (tree.score), or calibrate it on labels: "
@@ -303,7 +304,7 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         self._along(text).append(self)
         super().__init__(validate_args=False)
 
-    def request(self, label: str, ledger: Ledger | None, key: int = 0) -> JudgeRequest:
+    def request(self, label: str, ledger: Account | None, key: int = 0) -> JudgeRequest:
         """What has to be asked to know this verdict.
 
         Raises:
@@ -384,12 +385,14 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
     # -- as a site of a particle --------------------------------------------------------------
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
+        """True with the latest step probability, a function of `key`."""
         self._judge(visit)
         keyed.seed(key)
         value = self.sample()
         return value, self._log_bernoulli(value), None
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
+        """Log-probability of the latest step being judged `value`."""
         value = self.check(value, visit.label)
         self._refuse_reward("proposed")
         self._judge(visit)
@@ -397,14 +400,17 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         return self._log_bernoulli(value)
 
     def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        """What observing `entry.value` adds: the aggregate's increment since the last verdict."""
         entry.value = self.check(entry.value, visit.label)
         self._judge(visit)
         return share(self.observe(entry.value), msg)
 
     def passed(self, visit: Visit, entry: Entry) -> None:
+        """Notes the scores, so that a fork asks the verifier nothing."""
         entry.log_scores = self._log_scores
 
     def repeat(self, visit: Visit, entry: Entry) -> None:
+        """Takes scores and value from the record."""
         if entry.log_scores is not None:
             self.settle(entry.log_scores)
         if entry.kind == "observed":
@@ -413,6 +419,7 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
             self._drawn = True
 
     def support(self) -> list[tuple[Any, float]]:
+        """True and False, with the latest step's log-probabilities."""
         self._refuse_reward("enumerated")
         self._drawn = True
         return [(value, self._log_bernoulli(value)) for value in (True, False)]
@@ -449,6 +456,7 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         return value
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Verdict:
+        """Itself, for an empty batch shape: one particle has one text."""
         if len(batch_shape):
             raise ValueError("a verdict cannot be used inside a vectorised pyro.plate")
         return self

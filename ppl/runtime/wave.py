@@ -54,6 +54,7 @@ class Wave(Group):
         return self.failure is not None or len(self.arrived) >= self.wanted
 
     def take(self, index: int, reply: Any) -> Any:
+        """Runs a particle on to its next request, or to its checkpoint (None)."""
         event = self.particles[index].advance(reply)
         if not isinstance(event, Checkpoint):
             return event
@@ -63,6 +64,7 @@ class Wave(Group):
         return None
 
     def label(self, index: int) -> str:
+        """The particle and where it is."""
         return self.particles[index].label
 
     def move(self, host: Host, thread: int) -> bool:
@@ -137,6 +139,7 @@ class Questions(Group):
         return self.failure is not None or len(self.answers) == self.size
 
     def take(self, index: int, reply: Any) -> Any:
+        """At first the request itself; then its answer, which is kept (None)."""
         if reply is None:
             return self.requests[index]
         self.answers[index] = reply
@@ -145,6 +148,7 @@ class Questions(Group):
         return None
 
     def label(self, index: int) -> str:
+        """The request's own label."""
         return self.requests[index].label
 
 

@@ -58,9 +58,12 @@ class BeamSearch(Searcher[Frontier]):
         checks.probability(likelihood=self.likelihood)
 
     def start(self, tree: Tree) -> Frontier:
+        """The root alone."""
         return Frontier((tree.root,))
 
     def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+        """Draws `expansions` children of every open node, of the root `beam_width` times as many;
+        keeps the best `beam_width`, finished ones among them."""
         going = [node for node in state.nodes if node.open]
         first = going == [tree.root]
         children = tree.expand(going, self.expansions * (self.beam_width if first else 1))
@@ -87,6 +90,7 @@ class BeamSearch(Searcher[Frontier]):
         return [s + share * log_prior(node) for s, node in zip(scores, nodes, strict=True)]
 
     def result(self, tree: Tree, state: Frontier) -> Result:
+        """The beam, weighted by likelihood."""
         return Result.by_likelihood(state.nodes)
 
 

@@ -74,9 +74,11 @@ class QueueSearch(Searcher[Queue]):
         return distinct(children)
 
     def start(self, tree: Tree) -> Queue:
+        """The root waits, nothing is found."""
         return Queue((), waiting=(((), 0, tree.root),), pushed=1)
 
     def step(self, tree: Tree, state: Queue) -> tuple[Queue, Note]:
+        """Pops the first node of every order, draws its children and queues those that are new."""
         popped, waiting = self._pop(state)
         nodes = [node for *_, node in popped]
         if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
@@ -116,6 +118,7 @@ class QueueSearch(Searcher[Queue]):
     queues_finished = False
 
     def result(self, tree: Tree, state: Queue) -> Result:
+        """What has finished; before that, what waits, the first to be popped first."""
         return Result.by_likelihood(
             state.nodes or [node for *_, node in sorted(state.waiting, key=lambda e: e[:2])]
         )
@@ -130,6 +133,7 @@ class BestFirst(QueueSearch):
     """
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        """One order: the higher the promise, the earlier."""
         return [(-node.log_promise,) for node in nodes]
 
 
@@ -162,6 +166,7 @@ class AStar(QueueSearch):
         checks.nonnegative(weight=self.weight)
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        """One order: f, the cost so far and `weight` times the cost to go."""
         return [(self._f(node),) for node in nodes]
 
     def _f(self, node: Node) -> float:

@@ -44,9 +44,11 @@ class DVTS(Searcher[Subtrees]):
         checks.count(n=self.n, expansions=self.expansions)
 
     def start(self, tree: Tree) -> Subtrees:
+        """`n` subtrees, all at the root."""
         return Subtrees((tree.root,) * self.n, answers=((),) * self.n)
 
     def step(self, tree: Tree, state: Subtrees) -> tuple[Subtrees, Note]:
+        """Draws `expansions` children in every subtree, which goes on from the best alone."""
         nodes, answers = list(state.nodes), list(state.answers)
         going = [i for i, node in enumerate(nodes) if node.open]
         children = tree.expand([nodes[i] for i in going], self.expansions)
@@ -62,5 +64,6 @@ class DVTS(Searcher[Subtrees]):
         return state.after(nodes=tuple(nodes), answers=tuple(answers), over=over), {}
 
     def result(self, tree: Tree, state: Subtrees) -> Result:
+        """Answers of all subtrees, weighted by likelihood; where a subtree has none, its node."""
         pairs = zip(state.nodes, state.answers, strict=True)
         return Result.by_likelihood([node for at, found in pairs for node in found or (at,)])

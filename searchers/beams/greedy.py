@@ -21,13 +21,16 @@ class Greedy(Searcher[Frontier]):
     steers: ClassVar[bool] = False
 
     def start(self, tree: Tree) -> Frontier:
+        """The root."""
         return Frontier((tree.root,))
 
     def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+        """Runs to the program's end in one round."""
         (node,) = tree.rollout(state.nodes, 1, greedy=True)
         if node.dead:
             raise all_dead(tree, [node], self)
         return state.after(nodes=(node,), over=not node.open), {}
 
     def result(self, tree: Tree, state: Frontier) -> Result:
+        """The one node, with weight one."""
         return Result(state.nodes, [0.0])

@@ -79,6 +79,7 @@ class MultiPerspective(QueueSearch):
                 )
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
+        """An order for every perspective: the higher its score, the earlier."""
         if not nodes:
             return []
         columns = [self._ranked(tree, nodes, ranking) for ranking in self.perspectives]
@@ -98,6 +99,7 @@ class MultiPerspective(QueueSearch):
         return scores
 
     def fresh(self, tree: Tree, children: list[Node]) -> list[Node]:
+        """Those of the new nodes that differ in choices, and in `normal_form` from all before."""
         new = super().fresh(tree, children)
         if self.normal_form is None:
             return new

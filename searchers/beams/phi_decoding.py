@@ -106,9 +106,12 @@ class PhiDecoding(Searcher[Beams]):
             raise ValueError(f"{self!r}: min_steps <= max_steps")
 
     def start(self, tree: Tree) -> Beams:
+        """`beam_width` beams, all at the root."""
         return Beams((Beam(tree.root),) * self.beam_width)
 
     def step(self, tree: Tree, state: Beams) -> tuple[Beams, Note]:
+        """Draws steps, foresees the confident ones to their ends, and chooses by advantage and
+        alignment; once foresight has ended, runs the beams on to their ends."""
         if state.settled or not state.beams:
             return self._finish(tree, state), {}
         t = state.round
@@ -184,6 +187,7 @@ class PhiDecoding(Searcher[Beams]):
         return (beams[choice], *(b for i, b in enumerate(beams) if i != choice))
 
     def result(self, tree: Tree, state: Beams) -> Result:
+        """Finished beams with log-weight A / tau; before that, what was foreseen, all alike."""
         if state.finished:
             log_weights = [beam.advantage / self.temperature for beam in state.finished]
             return Result([beam.node for beam in state.finished], log_weights)

@@ -44,9 +44,12 @@ class REBASE(Searcher[Frontier]):
         checks.positive(temperature=self.temperature)
 
     def start(self, tree: Tree) -> Frontier:
+        """The root alone."""
         return Frontier((tree.root,))
 
     def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+        """Shares `n` less the finished among the open nodes by softmax of their values, and expands
+        each by its share."""
         finished = [node for node in state.nodes if node.finished]
         going = [node for node in state.nodes if node.open]
         shares = allocate([node.value for node in going], self.n - len(finished), self.temperature)
@@ -59,6 +62,7 @@ class REBASE(Searcher[Frontier]):
         return state.after(nodes=nodes, over=over), {"width": len(children)}
 
     def result(self, tree: Tree, state: Frontier) -> Result:
+        """The frontier, weighted by likelihood."""
         return Result.by_likelihood(state.nodes)
 
 

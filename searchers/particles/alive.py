@@ -54,10 +54,13 @@ class AliveParticleFilter(Searcher[Alive]):
         checks.count(least=self.num_particles + 1, max_proposals=self.max_proposals)
 
     def start(self, tree: Tree) -> Alive:
+        """N particles of equal weight, at the root."""
         n = self.num_particles
         return Alive((tree.root,) * n, Weights.equal(n))
 
     def step(self, tree: Tree, state: Alive) -> tuple[Alive, Note]:
+        """Proposes until N + 1 are alive, drops the last; the evidence takes the factor
+        sum of N weights / (proposals - 1)."""
         alive, proposals = self._propose(tree, state)
         kept = alive[: self.num_particles]
         nodes = tuple(node for node, _ in kept)
@@ -109,4 +112,5 @@ class AliveParticleFilter(Searcher[Alive]):
         return error
 
     def result(self, tree: Tree, state: Alive) -> Result:
+        """The N particles, with an unbiased estimate of the evidence."""
         return Result(state.nodes, state.weights.tolist(), state.log_evidence)

@@ -71,10 +71,12 @@ class ParticleFilter(Searcher[Particles]):
         check_scheme(self.resampling)
 
     def start(self, tree: Tree) -> Particles:
+        """N particles at the root."""
         n = self.num_particles
         return Particles((tree.root,) * n, Weights.equal(n))
 
     def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        """Advances all and resamples by their tempered scores; no weight is carried on."""
         nodes, _ = advance(tree, state.nodes, state.weights)
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
@@ -103,4 +105,5 @@ class ParticleFilter(Searcher[Particles]):
         return np.where([node.dead for node in nodes], -np.inf, rewards)
 
     def result(self, tree: Tree, state: Particles) -> Result:
+        """The particles, weighted equally; no evidence, for tempered scores estimate none."""
         return Result(state.nodes, state.weights.tolist())

@@ -61,6 +61,7 @@ class ParticleGibbs(Searcher[Chains]):
         return (1.0,)
 
     def start(self, tree: Tree) -> Chains:
+        """A first sweep per chain, conditioned on nothing."""
         return Chains(self._begin(tree, 0, [None] * len(self._exponents)))
 
     def _begin(
@@ -73,6 +74,8 @@ class ParticleGibbs(Searcher[Chains]):
         )
 
     def step(self, tree: Tree, state: Chains) -> tuple[Chains, Note]:
+        """One step of every sweep. When all have ended, each draws a path, chains exchange theirs,
+        and the next sweeps begin, conditioned on them."""
         going = [sweep for sweep in state.sweeps if sweep.rounds == 0 or not sweep.over]
         moved = iter(conditional_smc.advance(tree, going, ancestor_sampling=self.ancestor_sampling))
         sweeps = tuple(next(moved) if sweep in going else sweep for sweep in state.sweeps)
@@ -92,6 +95,7 @@ class ParticleGibbs(Searcher[Chains]):
         return paths, {"reference": paths[0].identity}
 
     def result(self, tree: Tree, state: Chains) -> Result:
+        """Particles of all sweeps of the chain of exponent one, each sweep with weight one."""
         done = state.done or state.sweeps[:1]
         nodes = [node for sweep in done for node in sweep.nodes]
         log_weights = [s.weights.log_weights - s.weights.log_sum for s in done]

@@ -41,6 +41,8 @@ class ResampleMove(SMC):
         checks.count(last=self.last, moves=self.moves)
 
     def move(self, tree: Tree, nodes: list[Node], rounds: int) -> tuple[list[Node], Note]:
+        """`moves` Metropolis-Hastings proposals of each particle's `last` steps: the target is left
+        as it is."""
         accepted = 0
         for move in range(self.moves):
             uniforms = generator(tree.seed, "move", rounds, move).random(len(nodes))

@@ -62,10 +62,12 @@ class SMC(Searcher[Particles]):
             checks.nonnegative(tempering=exponent)
 
     def start(self, tree: Tree) -> Particles:
+        """N particles of equal weight, at the root."""
         n = self.num_particles
         return Particles((tree.root,) * n, Weights.equal(n))
 
     def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        """Advances and weighs all; resamples when the ESS falls below `ess_threshold` N."""
         nodes, weights = advance(tree, state.nodes, state.weights)
         if weights.dead:
             raise all_dead(tree, nodes, self)
@@ -112,6 +114,7 @@ class SMC(Searcher[Particles]):
         return weights.add(removed)
 
     def result(self, tree: Tree, state: Particles) -> Result:
+        """The particles with their weights and an unbiased estimate of the evidence."""
         return Result(state.nodes, state.weights.tolist(), state.weights.log_evidence)
 
 

@@ -51,10 +51,12 @@ class SMCSteering(Searcher[Particles]):
         checks.count(num_particles=self.num_particles, expansions=self.expansions)
 
     def start(self, tree: Tree) -> Particles:
+        """N copies of the root that share weight one."""
         n = self.num_particles
         return Particles((tree.root,) * n, Weights.equal(n, -np.log(n)))
 
     def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
+        """Expands every open particle and thins all atoms to N, none of them twice."""
         nodes, weights = self._expand(tree, state)
         if weights.dead:
             raise all_dead(tree, nodes, self)
@@ -85,6 +87,7 @@ class SMCSteering(Searcher[Particles]):
         return nodes, Weights(np.array(log_weights))
 
     def result(self, tree: Tree, state: Particles) -> Result:
+        """The particles with their weights, whose sum is the evidence."""
         return Result(state.nodes, state.weights.tolist(), state.weights.log_sum)
 
 

@@ -37,7 +37,9 @@ _FLATTEST = 1e-6
 class Temperature(Protocol):
     """T > 0 for round t = 1, 2, ... given `[N]` log-weights, not normalised."""
 
-    def __call__(self, log_weights: Floats, t: int) -> float: ...
+    def __call__(self, log_weights: Floats, t: int) -> float:
+        """The temperature of round `t`, counted from 1, for log-weights `[N]`."""
+        ...
 
 
 def temperature_at(setting: float | Temperature, log_weights: Floats, t: int) -> float:
@@ -80,6 +82,7 @@ class EntropicAnnealing:
         checks.probability(ess_threshold=self.ess_threshold, early_phase=self.early_phase)
 
     def __call__(self, log_weights: Floats, t: int) -> float:
+        """Above one while the weights are uneven in the early phase; one otherwise."""
         probabilities, n, u = normalised(log_weights), len(log_weights), t / self.max_steps
         e = ess(probabilities) / n
         if n == 1 or e >= self.ess_threshold or u >= self.early_phase:
@@ -108,6 +111,8 @@ class TargetESS:
             raise ValueError(f"share={self.share}: a share of N, between 0 and 1")
 
     def __call__(self, log_weights: Floats, t: int) -> float:
+        """The lowest temperature, at least one, at which the ESS is `share` N."""
+
         def excess(exponent: float) -> float:  # falls in the exponent
             return ess(normalised(exponent * log_weights)) - self.share * len(log_weights)
 

@@ -105,7 +105,7 @@ class VectorizedSMC:
         Returns:
             A posterior per question, or the error where all particles died.
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, int) else list(seed)
+        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(arguments):
             raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
         found: list[Posterior | AllParticlesDeadError] = []
@@ -154,6 +154,7 @@ class VectorizedSearch:
 
     @property
     def notes(self) -> list[dict[str, Any]]:
+        """What each checkpoint had to tell, in order."""
         return self._rows.notes
 
     @torch.no_grad()

@@ -49,9 +49,11 @@ class BestOfN(Searcher[Frontier]):
         checks.count(n=self.n)
 
     def start(self, tree: Tree) -> Frontier:
+        """`n` copies of the root."""
         return Frontier((tree.root,) * self.n)
 
     def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+        """Takes those whose turn it is one step further."""
         nodes = list(state.nodes)
         going = _in_turn(tree, nodes)
         for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
@@ -62,6 +64,7 @@ class BestOfN(Searcher[Frontier]):
         return state.after(nodes=tuple(nodes), over=over), {}
 
     def result(self, tree: Tree, state: Frontier) -> Result:
+        """All samples with their importance weights, and the evidence once all have ended."""
         weights = Weights(np.array([node.log_weight for node in state.nodes]))
         if state.over:
             return Result(state.nodes, weights.tolist(), weights.log_evidence)

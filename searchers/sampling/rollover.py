@@ -79,9 +79,12 @@ class RolloverBudgetForcing(Searcher[Tries]):
         return self.simulations // self.steps
 
     def start(self, tree: Tree) -> Tries:
+        """The root, with a full quota."""
         return Tries(tree.root, self.quota)
 
     def step(self, tree: Tree, state: Tries) -> tuple[Tries, Note]:
+        """One try from the current node: the search goes on from a child that beats the bar, or
+        from the best once the quota is spent."""
         if state.spent == self.simulations:
             return self._run_on(tree, state), {}
         (child,) = tree.expand([state.node])
@@ -117,4 +120,5 @@ class RolloverBudgetForcing(Searcher[Tries]):
         return state.after(answers=(end,), over=True)
 
     def result(self, tree: Tree, state: Tries) -> Result:
+        """Answers, weighted by likelihood; before the first, the best node."""
         return Result.by_likelihood(state.answers or [state.best or state.node])

@@ -210,6 +210,7 @@ class ABMCTSA(_AdaptiveBranching):
         return node.value
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        """An open child of highest drawn mean, or None to draw a new one: Thompson sampling."""
         gen, cont = self.draw(here.ways.sums, rng)
         if gen >= cont:
             return None
@@ -217,6 +218,7 @@ class ABMCTSA(_AdaptiveBranching):
         return here.open[int(means.argmax())]
 
     def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        """`[K]` means drawn from the posteriors of K arms with the sums `[3, K]`."""
         return (draw_gaussian if self.prior == "gaussian" else draw_beta)(sums, rng)
 
 
@@ -239,6 +241,7 @@ class ABMCTSM(_AdaptiveBranching):
     """
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
+        """An open, unsettled child of highest drawn score, or None to draw a new one."""
         sums, going = here.below.sums, list(here.open)
         scores, new = draw_mixed(sums, rng)
         number = sums[0, going]
@@ -250,4 +253,5 @@ class ABMCTSM(_AdaptiveBranching):
         return None if settled.all() else here.open[int(scores.argmax())]
 
     def draw(self, sums: Floats, rng: np.random.Generator) -> Floats:
+        """`[K]` scores drawn from the mixed model of K arms with the sums `[3, K]`."""
         return draw_mixed(sums, rng)[0]

@@ -119,6 +119,7 @@ class GumbelMCTS(Searcher[GumbelState]):
         checks.positive(value_scale=self.value_scale)
 
     def start(self, tree: Tree) -> GumbelState:
+        """Draws the root's actions, perturbs them and plans the halvings."""
         draws = tree.expand([tree.root], min(self.max_actions, self.simulations))
         # Tensors are equal only to themselves: steps of plain Pyro choices are all distinct.
         first: dict[tuple[Any, ...], int] = {}
@@ -186,6 +187,7 @@ class GumbelMCTS(Searcher[GumbelState]):
         return path
 
     def result(self, tree: Tree, state: GumbelState) -> Result:
+        """Answers below the chosen action, best first, then the others; weighted by likelihood."""
         chosen = self._chosen(state)
         own = [node for node in answers(tree) if chosen in node.path]
         others = [node for node in answers(tree) if chosen not in node.path]

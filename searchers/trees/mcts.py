@@ -89,9 +89,11 @@ class MCTS(Searcher[MCTSState]):
         checks.one_of(("rollout", "verifier"), evaluation=self.evaluation)
 
     def start(self, tree: Tree) -> MCTSState:
+        """The root, never visited."""
         return MCTSState(IntMap({tree.root.identity: Statistics()}))
 
     def step(self, tree: Tree, state: MCTSState) -> tuple[MCTSState, Note]:
+        """`leaves` simulations at once: select, expand, evaluate, back up."""
         statistics = state.statistics
         paths = self._select(tree.root, state)
         children = tree.expand([path[-1] for path in paths])
@@ -166,6 +168,7 @@ class MCTS(Searcher[MCTSState]):
 
     def result(self, tree: Tree, state: MCTSState) -> Result:
         # A vote among completions counts each by its value.
+        """All answers found, weighted by likelihood; before the first, the nodes that stand."""
         return Result.by_likelihood(state.answers or self._standing(tree.root, state.statistics))
 
 

@@ -119,9 +119,11 @@ class RAIN(Searcher[Rewind]):
         checks.nonnegative(exploration=self.exploration)
 
     def start(self, tree: Tree) -> Rewind:
+        """The root, with a full number of simulations."""
         return Rewind(tree.root, IntMap({tree.root.identity: Belief()}), self.simulations)
 
     def step(self, tree: Tree, state: Rewind) -> tuple[Rewind, Note]:
+        """One simulation below the root; when they suffice, a step is committed."""
         beliefs, root = state.beliefs, state.root
         path = self._descend(state)
         leaf = path[-1]
@@ -233,6 +235,7 @@ class RAIN(Searcher[Rewind]):
         return most if good or spent else None
 
     def result(self, tree: Tree, state: Rewind) -> Result:
+        """Answers, the one that was arrived at first; weighted by likelihood."""
         nodes = sorted(answers(tree), key=lambda node: node is not state.root)
         return Result.by_likelihood(nodes or [state.root])
 

@@ -87,9 +87,11 @@ class TreeRefinement(Searcher[Refinements]):
         checks.one_of(("greedy", "sample"), select=self.select)
 
     def start(self, tree: Tree) -> Refinements:
+        """The root alone in the queue."""
         return Refinements((tree.root,))
 
     def step(self, tree: Tree, state: Refinements) -> tuple[Refinements, Note]:
+        """Draws `branch` refinements of the next node; they are queued by the order's rule."""
         if state.settled:
             return self._run_on(tree, state), {}
         node, *queue = state.queue
@@ -137,6 +139,7 @@ class TreeRefinement(Searcher[Refinements]):
         return state.after(answers=answers, over=_best(answers).answered)
 
     def result(self, tree: Tree, state: Refinements) -> Result:
+        """Answers, best first, weighted by likelihood."""
         nodes = [node for node in state.answers if node.answered or not state.over]
         nodes.sort(key=lambda node: -node.log_likelihood)
         return Result.by_likelihood(nodes)

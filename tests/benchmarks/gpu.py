@@ -226,13 +226,15 @@ def by_ppl(model: Any, setting: Setting, graphs: bool, compile: bool = False) ->
     yield run
 
 
+# Whether steps are captured, and compiled.
+OURS = {"ppl": (False, False), "ppl-graphs": (True, False), "ppl-compiled": (True, True)}
 SIDES: dict[str, Callable[[Any, Setting], contextlib.AbstractContextManager[Run]]] = {
     "generate": by_generate,
     "batching": lambda model, setting: by_batching(model, setting, flash=True),
     "batching-sdpa": lambda model, setting: by_batching(model, setting, flash=False),
-    "ppl": lambda model, setting: by_ppl(model, setting, graphs=False),
-    "ppl-graphs": lambda model, setting: by_ppl(model, setting, graphs=True),
-    "ppl-compiled": lambda model, setting: by_ppl(model, setting, graphs=True, compile=True),
+    "ppl": lambda model, setting: by_ppl(model, setting, *OURS["ppl"]),
+    "ppl-graphs": lambda model, setting: by_ppl(model, setting, *OURS["ppl-graphs"]),
+    "ppl-compiled": lambda model, setting: by_ppl(model, setting, *OURS["ppl-compiled"]),
 }
 
 
@@ -361,7 +363,7 @@ def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool) -> N
     session.close()
     order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     averages = profiler.key_averages()
-    print(averages.table(sort_by=order, row_limit=25, max_name_column_width=70))
+    print(averages.table(sort_by=order, row_limit=16, max_name_column_width=70))
     if device.type == "cuda":
         # Rows of the host repeat the times of the kernels that they started.
         kernels = [
@@ -444,11 +446,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     if options.profile:
         for setting in settings:
-            for graphs, compile in ((False, False), (True, False), (True, True)):
-                how = "shared" if setting.shared else "separate"
-                which = f"graphs={graphs}, compile={compile}"
-                print(f"\none decode step, {setting.rows} rows, {how}, {which}")
-                profile_step(model, setting, graphs, compile)
+            for side in options.sides:
+                if side in OURS:
+                    how = "shared" if setting.shared else "separate"
+                    print(f"\none decode step, {setting.rows} rows, {how}, {side}")
+                    profile_step(model, setting, *OURS[side])
     print(f"\nload at the end: {machine().split('load ')[1].split(';')[0]}")
 
 

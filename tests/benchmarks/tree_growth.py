@@ -40,7 +40,8 @@ def by_ppl(kind: str, nodes: int) -> Callable[[], object]:
             pyro.factor(f"score_{t}", math.log(score / before))
             before = score
 
-    search = getattr(ppl.searchers, kind)(nodes).begin(program, seed=0)
+    # One more than is timed: the last would run the best node on to an end that it does not have.
+    search = getattr(ppl.searchers, kind)(nodes + 1).begin(program, seed=0)
     step: Callable[[], object] = search.step
     return step
 

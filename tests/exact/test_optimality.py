@@ -11,7 +11,7 @@ import pyro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import TOY, VERIFIERS, difference, more_a, toy
+from programs import TOY, VERIFIERS, difference, more_a, toy, toy_guide
 
 import ppl
 from ppl.searchers import (
@@ -102,6 +102,26 @@ def test_costs_never_fall_along_the_pops():
     for search in (AStar(40, ALL, cost="joint"), AStar(40, ALL, cost="value")):
         costs = [note["f"] for note in search.run(toy, "last", seed=1).history]
         assert costs == sorted(costs)
+
+
+def grown(aggregate: str, string: str) -> tuple[ppl.Tree, ppl.Node]:
+    """A node of the toy that has written the string."""
+    tree = ppl.Tree(toy, (aggregate,), seed=0)
+    node = tree.root
+    for symbol in string:
+        node = next(n for n in tree.expand([node], ALL) if (n.step or "$") == symbol)
+    return tree, node
+
+
+def test_the_costs_of_a_star_in_numbers():
+    tree, node = grown("last", "aba")  # worth .9, .6, .9
+    ((f,),) = AStar(1, cost="value", weight=2.0).priorities(tree, [node])
+    assert f == pytest.approx(0.3 + 2 * 0.1)
+    bounded = AStar(1, cost="joint", cost_to_go=lambda _: 5.0, weight=2.0)
+    for string, to_go in (("ab", 10), ("a$", 0)):  # nothing is to come of what has finished
+        tree, node = grown("prod", string)
+        ((f,),) = bounded.priorities(tree, [node])
+        assert f == pytest.approx(-math.log(joint(string)) + to_go)
 
 
 def test_best_first_without_preferences_goes_level_by_level():
@@ -206,6 +226,7 @@ def test_stochastic_beams_cool_down(monkeypatch):
     for t, (warm, cool) in enumerate(zip(seen[:half], seen[half:], strict=True)):
         assert cool == pytest.approx([w * 2**t for w in warm])
         assert max(warm) <= 1 / 0.8
+        assert min(warm) > 0  # exp(score) / tau: a score of zero is the worst there is
 
 
 @given(
@@ -237,6 +258,13 @@ def test_rebase_finds_as_many_solutions_as_asked(seed):
     widths = [note["width"] for note in search.notes]
     assert widths[0] == 7
     assert widths == sorted(widths, reverse=True)
+
+
+def test_dvts_goes_by_what_is_liked_and_not_by_the_weight():
+    """With a guide, `$` gains the most weight: it is proposed least."""
+    search = DVTS(1, 40).begin(toy, "last", seed=0, guide=toy_guide)
+    search.step()
+    assert [node.step for node in search.state.nodes] == ["a"]
 
 
 def test_dvts_subtrees_go_on_from_their_best_child():

@@ -2,6 +2,8 @@
 
     python tests/mutation/run.py                  # all of them
     python tests/mutation/run.py searchers -k smc # files of faults, and words of their names
+    python tests/mutation/run.py --resume results # go on where an earlier run was ended
+    python tests/mutation/run.py --sound          # the tests alone: all must pass without faults
 
 A fault is noticed if one of its tests fails, or does not come to an end. Torch and the other large
 packages are imported once: every fault runs in a fork, on a copy of the project of its own. Exits
@@ -11,9 +13,12 @@ with 1 if fewer than 95% are noticed, or if a fault no longer fits the code.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,8 +26,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fault import Fault
@@ -30,6 +36,7 @@ from fault import Fault
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WANTED = 0.95
+FINAL = ("noticed", "late", "equivalent")
 # Plugins of packages that are imported already cannot be rewritten, which pytest warns about.
 _PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
 
@@ -60,6 +67,42 @@ def faults(areas: Sequence[str], word: str) -> list[Fault]:
     return found
 
 
+def fits(fault: Fault) -> bool:
+    """Whether what the fault changes stands in the code, once."""
+    path = ROOT / fault.file
+    return path.is_file() and path.read_text(encoding="utf-8").count(fault.old) == 1
+
+
+def without_faults(todo: list[Fault]) -> list[Fault]:
+    """The tests of all of them, each once, with nothing changed."""
+    return list({f.tests: replace(f, new=f.old) for f in todo}.values())
+
+
+def earlier(results: Path | None) -> dict[str, str]:
+    """Verdicts that an earlier run has written and that need not be found again."""
+    if results is None or not results.exists():
+        return {}
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {row["fault"]: row["verdict"] for row in rows if row["verdict"] in FINAL}
+
+
+def import_others() -> None:
+    """Imports all that the library and its tests take from other packages, and no fault changes."""
+    imports = "import sys, pytest, hypothesis, ppl.searchers, ppl.verifiers"
+    listed = subprocess.run(
+        [sys.executable, "-c", f"{imports}; print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    for name in listed:
+        if name.split(".")[0] not in ("ppl", "__main__"):
+            with contextlib.suppress(ImportError):  # some are other names of a module
+                importlib.import_module(name)
+    assert "ppl" not in sys.modules
+
+
 def copied(into: Path) -> Path:
     """The project's files, as they stand in the working tree, links as links."""
     names = subprocess.run(
@@ -82,8 +125,6 @@ def start(fault: Fault, tree: Path, seconds: float) -> tuple[int, Running]:
     """Changes the copy and runs the fault's tests in a fork."""
     path = tree / fault.file
     original = path.read_text(encoding="utf-8")
-    if original.count(fault.old) != 1:
-        raise SystemExit(f"{fault.name}\n  occurs {original.count(fault.old)} times, not once")
     path.write_text(original.replace(fault.old, fault.new), encoding="utf-8")
     log = tree.with_suffix(".log")
     pid = os.fork()
@@ -105,7 +146,7 @@ def _test(fault: Fault, tree: Path, log: Path) -> None:
     try:
         import pytest
 
-        code = int(pytest.main([*fault.tests.split(), *_PYTEST]))
+        code = int(pytest.main([*shlex.split(fault.tests), *_PYTEST]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -157,25 +198,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", default="", metavar="WORD", help="only faults with this in the name")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=240, help="limit of one fault's tests")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="JSON lines: read and added to")
+    parser.add_argument("--sound", action="store_true", help="the tests without faults")
     options = parser.parse_args(arguments)
     todo = faults(options.areas, options.k)
+    if options.sound:
+        todo = without_faults(todo)
+    known = earlier(options.resume)
+    counts = Counter(known[f.name] for f in todo if f.name in known)
+    todo = [f for f in todo if f.name not in known]
+    for fault in todo:
+        if not fits(fault):
+            counts["broken"] += 1
+            print(f"broken     {fault.name}\n    does not stand in the code once", flush=True)
+    todo = [f for f in todo if fits(f)]
 
-    # What every test needs and no fault changes; the library itself is imported in the forks.
-    for name in ("torch", "transformers", "pyro.distributions", "scipy.special", "hypothesis"):
-        importlib.import_module(name)
+    import_others()
     os.environ["OMP_NUM_THREADS"] = "1"
-    assert "ppl" not in sys.modules
 
-    counts = {"noticed": 0, "late": 0, "missed": 0, "broken": 0, "equivalent": 0}
     for fault, verdict, said in run(todo, options.workers, options.seconds):
         counted = "equivalent" if fault.equivalent and verdict == "missed" else verdict
         counts[counted] += 1
         print(f"{counted:<11}{fault.name}", flush=True)
-        if counted in ("missed", "broken"):
+        if (counted in ("missed", "broken")) != options.sound:
             print("    " + "\n    ".join(said.splitlines()[-6:]), flush=True)
-    real = sum(counts.values()) - counts["equivalent"]
+        if options.resume is not None:
+            row = {"fault": fault.name, "tests": fault.tests, "verdict": counted}
+            with options.resume.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
     noticed = counts["noticed"] + counts["late"]
-    print(f"{noticed} of {real} faults noticed ({noticed / max(real, 1):.1%}); {counts}")
+    real = counts.total() - counts["equivalent"]
+    print(f"{noticed} of {real} faults noticed ({noticed / max(real, 1):.1%}); {dict(counts)}")
+    if options.sound:
+        return 0 if counts["missed"] == counts.total() else 1
     return 0 if noticed >= WANTED * real and not counts["broken"] else 1
 
 

@@ -56,6 +56,7 @@ class Cached(Verifier):
         self._answers: OrderedDict[Hashable, Sequence[float]] = OrderedDict()
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """What was asked before is answered from memory, equal texts of one call are asked once."""
         keys = [self._key(request) for request in requests]
         known = {key: self._answers[key] for key in keys if key in self._answers}
         new = {k: r for k, r in zip(keys, requests, strict=True) if k not in known}

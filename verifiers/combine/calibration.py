@@ -29,7 +29,9 @@ Floats = NDArray[np.float64]
 class Calibrator(Protocol):
     """A monotone map from scores `[n]` to log-probabilities `[n]`."""
 
-    def __call__(self, scores: ArrayLike) -> Floats: ...
+    def __call__(self, scores: ArrayLike) -> Floats:
+        """Log-probabilities of scores, of the same shape."""
+        ...
 
 
 def log_odds(log_probs: ArrayLike) -> Floats:
@@ -47,6 +49,7 @@ class Platt:
     intercept: float
 
     def __call__(self, scores: ArrayLike) -> Floats:
+        """log sigmoid(slope * score + intercept), of the scores' shape."""
         return np.asarray(log_expit(self.slope * np.asarray(scores) + self.intercept))
 
     @classmethod
@@ -71,6 +74,7 @@ class Temperature:
     temperature: float
 
     def __call__(self, scores: ArrayLike) -> Floats:
+        """log sigmoid(score / temperature), of the scores' shape."""
         return np.asarray(log_expit(np.asarray(scores, dtype=np.float64) / self.temperature))
 
     @classmethod
@@ -100,6 +104,7 @@ class Isotonic:
     probs: tuple[float, ...]
 
     def __call__(self, scores: ArrayLike) -> Floats:
+        """Log of the map, which is constant outside its knots; of the scores' shape."""
         return np.asarray(np.log(np.interp(np.asarray(scores), self.scores, self.probs)))
 
     @classmethod
@@ -147,6 +152,7 @@ class Calibrated(Verifier):
         self.pseudo_marginal, self.asks_models = scorer.pseudo_marginal, scorer.asks_models
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """The inner scores, each through the calibrator."""
         inner = _scores(self.scorer, requests)
         return [self.calibrator(s).tolist() if len(s) else [] for s in inner]
 

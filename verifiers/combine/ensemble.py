@@ -125,6 +125,7 @@ class Ensemble(Verifier):
         )
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """All verifiers are asked at once; their log-probabilities are combined step by step."""
         return [self._combined(answers) for answers in _ask_all(self.verifiers, requests)]
 
     def _combined(self, log_probs: list[tuple[float, ...]]) -> list[float]:
@@ -247,6 +248,7 @@ class Votes(Verifier):
         self.asks_models = any(v.asks_models for v in verifiers)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Log-posterior of "right" under the model; a vote is a last probability above 1/2."""
         results: list[Sequence[float]] = []
         for answers in _ask_all(self.verifiers, requests):
             votes = [float(a[-1] > np.log(0.5)) if a else np.nan for a in answers]

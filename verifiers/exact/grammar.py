@@ -88,6 +88,7 @@ class Grammar(Verifier):
         return allowed
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """0 if some member of the language begins so (once ended: is the text), else -inf."""
         return [[0.0 if self._obeys(request.text) else -np.inf] for request in requests]
 
     def _obeys(self, text: Text) -> bool:

@@ -270,6 +270,7 @@ class LeanProof(Verifier):
         self.name, self.meaning = f"LeanProof({name})", "outcome"
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One log-score per text: its proof is checked, equal proofs once."""
         proofs = [self.extract(request.text) for request in requests]
         known = {
             p: self.repl.proves(self.statement, p, name=self.theorem, env=self.env)

@@ -1,18 +1,22 @@
-"""Equality of mathematical answers, by math-verify (extra `math`), with its traps closed.
+"""Equality of mathematical answers as a verifier, with math-verify for a second opinion.
 
-math-verify 0.9 answers False both for a wrong answer and for one that it could not read or finish,
-needs the main thread for its own time limits, and takes an unreadable gold answer for different
-from everything. Here it runs in a worker process under our limits, and there are three answers:
-equal, different, unknown.
+`ppl.equality` decides. What it cannot read is handed to math-verify (extra `math`), in a worker
+process under our limits, and its word is taken only where it can be trusted: math-verify 0.9
+answers False both for a wrong answer and for one that it could not read, and reads the fragment of
+a string that it knows, so that its True needs both orders of the two and all digits of both.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Self
 
 from ppl.errors import MathAnswerError, WorkerError
+from ppl.language.answers import Equality, equality, readable
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.runtime.worker import Worker
@@ -23,34 +27,24 @@ reply = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-from math_verify import (
-    ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify)
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 print("ready", file=reply, flush=True)
 MATH = [LatexExtractionConfig(), ExprExtractionConfig()]
 
 def read(string):
-    # Without a fallback string: it makes equal garbage equal. Bare LaTeX is read once more as
-    # mathematics, and a bare letter as a choice.
-    latex = "$" + string + "$" if any(c in string for c in "^{}" + chr(92)) else string
-    for text, config in ((string, MATH), (latex, MATH), (string, [StringExtractionConfig()])):
-        found = parse(text, config, fallback_mode="no_fallback", parsing_timeout=None,
-                      raise_on_error=True)
-        if found:
-            return found
-    return []
+    # Without a fallback string, which makes equal garbage equal, and with delimiters, without
+    # which the first number of a formula is taken for the whole.
+    latex = string if "$" in string or "boxed" in string else "$" + string + "$"
+    return parse(latex, MATH, fallback_mode="no_fallback", parsing_timeout=None,
+                 raise_on_error=True)
 
 for line in sys.stdin:
-    gold, answer = json.loads(line)
     try:
-        golds = read(gold)
-        if not golds:
-            result = "empty"
-        else:
-            answers = read(answer)
-            # A letter in math mode is a symbol, a bare one a choice: spelled alike is equal.
-            same = gold.strip(" $") == answer.strip(" $")
-            result = True if same else verify(
-                golds, answers, timeout_seconds=None, raise_on_error=True) if answers else None
+        a, b = map(read, json.loads(line))
+        result = None
+        if a and b:
+            result = all(verify(x, y, timeout_seconds=None, raise_on_error=True)
+                         for x, y in ((a, b), (b, a)))
     except BaseException:
         result = None
     print(json.dumps(result), file=reply, flush=True)
@@ -58,11 +52,11 @@ for line in sys.stdin:
 
 
 class MathComparer:
-    """Compares answers in one warm worker process; safe to use from any thread.
+    """Compares answers; safe to use from any thread.
 
     Args:
-        limit: seconds for one comparison.
-        start_limit: seconds for the worker to start.
+        limit: seconds for one second opinion.
+        start_limit: seconds for its worker process to start, when it is first needed.
     """
 
     def __init__(self, limit: float = 5.0, start_limit: float = 120.0) -> None:
@@ -80,25 +74,57 @@ class MathComparer:
         self.worker.stop()
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether `answer` equals `gold` (the order matters); None if that cannot be told.
+        """Whether `answer` equals `gold`; None if that cannot be told. The order does not matter.
 
-        Unknown are answers that cannot be read, raise, or take too long or too much memory.
+        Unknown are answers that cannot be read, or only in part, or in two ways, and those on
+        which math-verify raises or takes too long or too much memory. Without the extra `math`
+        there is no second opinion, and more is unknown.
 
         Raises:
-            MathAnswerError: `gold` has no mathematical content: the data are wrong.
-            WorkerError: math-verify is not installed.
+            MathAnswerError: `gold` has no content: the data are wrong.
         """
+        _check_gold(gold)
+        found = equality(gold, answer)
+        if found is not Equality.UNKNOWN:
+            return found is Equality.EQUAL
+        if readable(gold) and readable(answer):
+            return None  # both are read, and it cannot be told
+        return self._second_opinion(gold, answer)
+
+    def _second_opinion(self, gold: str, answer: str) -> bool | None:
+        """True, if math-verify finds two formulas of the same numbers and names equal; else None.
+
+        Its no is worth nothing here: it may come from a fragment.
+        """
+        if not (_formula(gold) and _formula(answer)) or _atoms(gold) != _atoms(answer):
+            return None
+        if importlib.util.find_spec("math_verify") is None:
+            return None
         self.worker.start()
         try:
-            result = self.worker.ask([gold, answer], self.limit)
+            return self.worker.ask([gold, answer], self.limit) or None
         except WorkerError:
             return None
-        if result == "empty":
-            raise MathAnswerError(
-                f"the gold answer {gold!r} has no mathematical content; correct the data, or "
-                "compare words with == instead"
-            )
-        return None if result is None else bool(result)
+
+
+def _check_gold(gold: str) -> None:
+    if not re.search(r"\w", gold):
+        raise MathAnswerError(
+            f"the gold answer {gold!r} has neither digits nor letters; correct the data"
+        )
+
+
+def _formula(string: str) -> bool:
+    """Whether there is nothing but mathematics in it: no words, no several boxes."""
+    bare = re.sub(r"\\[A-Za-z]+", " ", string)
+    return re.search(r"[0-9]|[A-Za-z]", bare) is not None and not re.search(r"[A-Za-z]{2}", bare)
+
+
+def _atoms(string: str) -> Counter[str]:
+    """Its numbers, letters, relations and brackets. Formulas that differ in them are not equal by a
+    mere other order of the same terms."""
+    bare = re.sub(r"\\(?:left|right|displaystyle|limits|[dtc]?frac)\b", "", string.replace("$", ""))
+    return Counter(re.findall(r"[0-9]|[A-Za-z]+|[<>=()\[\]+^_-]", bare))
 
 
 _shared: list[MathComparer] = []
@@ -125,6 +151,9 @@ class MathAnswer(Verifier):
         floor: scores are clipped to [floor, 1 - floor].
         comparer: limits of the comparison.
 
+    Raises:
+        MathAnswerError: `gold` has no content.
+
     Example:
         >>> from ppl.verifiers import MathAnswer
         >>> third = MathAnswer("1/3")
@@ -141,11 +170,13 @@ class MathAnswer(Verifier):
     ) -> None:
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
+        _check_gold(gold)
         self.gold, self.extract, self.unknown, self.floor = gold, extract, unknown, floor
         self.name, self.meaning = f"MathAnswer({gold!r})", "outcome"
         self._comparer = comparer or shared_comparer()
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One log-score per text: its answer against the gold one, equal answers once."""
         answers = [self.extract(request.text) for request in requests]
         known = {a: self._comparer.equal(self.gold, a) for a in set(answers) if a is not None}
         return [[self._log_score(known[a] if a is not None else False)] for a in answers]

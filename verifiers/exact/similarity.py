@@ -106,6 +106,7 @@ class Similarity(Ranker):
         self.reference, self.embedder, self.extract = reference, embedder, extract
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Cosine of each text's embedding with the reference's."""
         strings = [self.reference, *(self.extract(request.text) for request in requests)]
         reference, *vectors = self.embedder.embed(strings)
         return [[float(vector @ reference)] for vector in vectors]

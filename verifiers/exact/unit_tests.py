@@ -115,6 +115,7 @@ class UnitTests(Verifier):
         return [best[self.prefix + source] for source in sources]
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One log-score per text: its code runs against the tests, equal programs once."""
         outcomes = self.outcomes([self.extract(request.text) for request in requests])
         return [[self._log_score(outcome)] for outcome in outcomes]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from fractions import Fraction
 from typing import TypeVar
 
 from ppl.errors import VerifierError
+from ppl.language.answers import Equality, equality, extract_answer
 from ppl.language.randomness import key
-from ppl.language.text import Text, extract_answer
+from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, LanguageModel
 from ppl.runtime.verdict import JudgeRequest, Meaning, Verifier
 from ppl.runtime.wave import ask
@@ -24,6 +24,8 @@ from ppl.verifiers.generative.judge import payer
 A = TypeVar("A", bound=Hashable)
 
 _NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1000 or 1,000
+_STATED = re.compile(r"[-+*/^$%.,0-9 ]+")  # a number and what belongs to it
+_MOST = 100_000  # candidates that are remembered
 BACKWARD = (
     "{masked}\nIf we know that the answer to the question above is {answer}, what is the value of "
     "the unknown variable x?"
@@ -34,10 +36,12 @@ class FOBAR(Verifier):
     """How often the model finds a masked number of the question back from the answer.
 
     The probability is Z / (masks * samples), Z the number of backward draws that return the masked
-    number: an unbiased estimate of P(number | masked question, answer), averaged over the masks,
-    so it is pseudo-marginal; every particle draws its own. (Raising zero to `floor` is the only
-    bias.) It costs masks * samples generations for each text with an answer. A text without an
-    answer yet is not judged (probability one).
+    number: an unbiased estimate of P(number | masked question, answer), averaged over the masks.
+    (Raising zero to `floor` is the only bias.) It is drawn once for each question and candidate
+    answer, from `seed`, and remembered: all particles with this answer share it. So the verifier
+    is one (noisy) function of the text, an evidence is unbiased over seeds, and the price is
+    masks * samples generations for each candidate, whatever the number of particles. Who asks
+    first pays. A text without an answer yet is not judged (probability one).
 
     Args:
         lm: the language model that reasons backward.
@@ -46,10 +50,10 @@ class FOBAR(Verifier):
         prompt: what is asked; `{masked}` is the question with x for the number.
         max_tokens, temperature: of the draws (the paper uses .7).
         floor: least probability (the paper's epsilon).
+        seed: of the draws.
     """
 
     meaning: Meaning = "outcome"
-    pseudo_marginal = True
     asks_models = True
 
     def __init__(
@@ -62,47 +66,59 @@ class FOBAR(Verifier):
         max_tokens: int = 256,
         temperature: float = 0.7,
         floor: float = 1e-8,
+        seed: int = 0,
     ) -> None:
         if samples < 1 or (masks is not None and masks < 1):
             raise ValueError(f"samples={samples}, masks={masks}: at least one of each")
         self.name, self.lm, self.floor = f"FOBAR({lm.name})", lm, floor
         self.samples, self.masks, self.prompt = samples, masks, prompt
-        self.max_tokens, self.temperature = max_tokens, temperature
+        self.max_tokens, self.temperature, self.seed = max_tokens, temperature, seed
+        self._shares: dict[tuple[str, str], float] = {}  # of question and candidate
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Asks for every masked number back, `samples` times, once a distinct candidate."""
+        new: dict[tuple[str, str], JudgeRequest] = {}
+        known: dict[tuple[str, str], float] = {}
+        candidates = [_candidate(request) for request in requests]
+        for candidate, request in zip(candidates, requests, strict=True):
+            if candidate in self._shares:
+                known[candidate] = self._shares[candidate]
+            elif candidate is not None:
+                new.setdefault(candidate, request)
+        known |= self._drawn(new)
+        return [[0.0 if c is None else math.log(max(known[c], self.floor))] for c in candidates]
+
+    def _drawn(self, new: Mapping[tuple[str, str], JudgeRequest]) -> dict[tuple[str, str], float]:
+        """Z / (masks * samples) of candidates that were not asked about before."""
         draws: list[ContinueRequest] = []
-        owners: list[tuple[int, str]] = []  # the request of each draw, and the masked number
-        for i, request in enumerate(requests):
-            if request.text.answer is None:
-                continue
-            for m, (number, prompt) in enumerate(self._masked(request)):
+        owners: list[tuple[tuple[str, str], str]] = []  # of each draw, with the masked number
+        for candidate, request in new.items():
+            for m, (number, prompt) in enumerate(self._masked(candidate, request.label)):
                 spec = self.lm(
                     prompt, max_tokens=self.max_tokens, temperature=self.temperature
                 ).spec
                 for k in range(self.samples):
-                    word = key(request.key, "backward", m, k)
+                    word = key(self.seed, "backward", *candidate, m, k)
                     draws.append(
                         ContinueRequest(self.lm, spec, word, request.label, payer(request))
                     )
-                    owners.append((i, number))
-        found = [0] * len(requests)
-        asked = [0] * len(requests)
-        for (i, number), drawn in zip(owners, ask(draws), strict=True):
-            asked[i] += 1
-            found[i] += same_number(number, extract_answer(drawn.value.text))
-        return [
-            [math.log(max(z / n, self.floor)) if n else 0.0]
-            for z, n in zip(found, asked, strict=True)
-        ]
+                    owners.append((candidate, number))
+        found: dict[tuple[str, str], list[bool]] = {candidate: [] for candidate in new}
+        for (candidate, number), drawn in zip(owners, ask(draws), strict=True):
+            found[candidate].append(same_number(number, extract_answer(drawn.value.text)))
+        shares = {candidate: sum(hits) / len(hits) for candidate, hits in found.items()}
+        self._shares |= shares
+        while len(self._shares) > _MOST:
+            del self._shares[next(iter(self._shares))]
+        return shares
 
-    def _masked(self, request: JudgeRequest) -> list[tuple[str, Text]]:
-        question = request.text.prompt
+    def _masked(self, candidate: tuple[str, str], label: str) -> list[tuple[str, Text]]:
+        question, answer = candidate
         places = list(_NUMBER.finditer(question))[: self.masks]
         if not places:
             raise VerifierError(
-                f"{self.name} at {request.label}: the question has no number to mask: {question!r}"
+                f"{self.name} at {label}: the question has no number to mask: {question!r}"
             )
-        answer = str(request.text.answer)
         masked = [(p.group(), question[: p.start()] + "x" + question[p.end() :]) for p in places]
         return [
             (n, self.lm.chat(self.prompt.replace("{masked}", q).replace("{answer}", answer)))
@@ -110,14 +126,32 @@ class FOBAR(Verifier):
         ]
 
 
+def _candidate(request: JudgeRequest) -> tuple[str, str] | None:
+    """The question and the answer of a text."""
+    answer = request.text.answer
+    return None if answer is None else (request.text.prompt, str(answer))
+
+
 def same_number(number: str, answer: str | None) -> bool:
-    """True if the last number of `answer` equals `number`."""
-    found = _NUMBER.findall(answer or "")
-    return bool(found) and _value(found[-1]) == _value(number)
+    """Whether `answer` states this number: as a whole, or by the last number of a sentence.
 
-
-def _value(number: str) -> Fraction:
-    return Fraction(number.replace(",", ""))
+    Read with its sign and whatever makes another number of it: -5, 1/5 and 5% are not 5.
+    """
+    if answer is None:
+        return False
+    if equality(number, answer) is Equality.EQUAL:
+        return True
+    if "\\" in answer or not re.search(r"[A-Za-z]{2}", answer):
+        return False  # a formula, which is read above or not at all
+    runs = [run for run in _STATED.finditer(answer) if re.search(r"[0-9]", run.group())]
+    if not runs:
+        return False
+    stated = runs[-1].group()
+    before, after = answer[: runs[-1].start()], answer[runs[-1].end() :]
+    # A letter or bracket that touches it makes it a part of something else.
+    touching = before[-1:] * (stated[0] != " ") + after[:1] * (stated[-1] not in " .,")
+    alone = not re.search(r"[A-Za-z0-9(){}\[\]^_]", touching)
+    return alone and equality(number, stated.strip(" .,")) is Equality.EQUAL
 
 
 def forward_backward(

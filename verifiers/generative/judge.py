@@ -94,6 +94,7 @@ class Judge(Verifier):
         self._right = np.log(np.maximum(list(self._words.values()), 1e-300))
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Log-probability of the good words against all words, all prompts in one batch."""
         asked = self._asked(requests)
         words = list(self._words)
         scores = ask(

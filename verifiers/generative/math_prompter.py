@@ -29,7 +29,7 @@ class Agreement:
 
     Attributes:
         value: the calculation's value for the question's own numbers, by the largest group of at
-            least two different forms that agree; None if there is none.
+            least two independent forms that agree; None if there is none.
         agreeing: the forms of that group.
     """
 
@@ -49,7 +49,9 @@ def agreement(
 
     Args:
         forms: Python expressions in the variables, or functions whose arguments are the variables
-            in order. Equal texts count once. A form that fails agrees with none.
+            in order. Forms of one calculation count once: equal programs, whatever their spacing,
+            brackets and names. A form that fails agrees with none, and so does one that does not
+            use every variable: what a constant is worth says nothing about the question.
         values: the question's number for each variable.
         draws: random draws on which forms must agree.
         seed: of the draws.
@@ -61,7 +63,7 @@ def agreement(
     """
     if draws < 1:
         raise ValueError(f"draws={draws}: forms must agree on at least one random draw")
-    distinct = list(dict.fromkeys(form.strip() for form in forms if form.strip()))
+    distinct = list(_independent(forms, tuple(values)).values())
     random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
     points = [*random.tolist(), list(values.values())]
     tests = tuple(f"result = form(*{point!r})" for point in points)
@@ -119,8 +121,49 @@ class MathPrompter(Verifier):
         )
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """0 for a text whose two forms agree, else -inf."""
         found = [self.agreement(request.text) for request in requests]
         return [[-math.inf if f.value is None else 0.0] for f in found]
+
+
+def _independent(forms: Sequence[str], names: tuple[str, ...]) -> dict[str, str]:
+    """The first form of each calculation, by the calculation."""
+    found: dict[str, str] = {}
+    for form in map(str.strip, forms):
+        calculation = _calculation(form, names)
+        if calculation is not None:
+            found.setdefault(calculation, form)
+    return found
+
+
+def _calculation(form: str, names: tuple[str, ...]) -> str | None:
+    """What a form calculates: its syntax tree, with places for names. None if it leaves one out.
+
+    A function of one `return` is the expression that it returns. What cannot be parsed fails when
+    it is run.
+    """
+    try:
+        tree = ast.parse(_source(form, names))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if not functions:
+        return None
+    function = functions[-1]
+    arguments = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    places = {name: f"${i}" for i, name in enumerate(arguments)}
+    body = function.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and body[1:]:
+        body = body[1:]  # without the docstring
+    used: set[str] = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name):
+                used.add(node.id)
+                node.id = places.get(node.id, node.id)
+    if not used.issuperset(arguments[: len(names)]) or len(arguments) < len(names):
+        return None
+    return "\n".join(ast.dump(statement) for statement in body)
 
 
 def _source(form: str, names: tuple[str, ...]) -> str:

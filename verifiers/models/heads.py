@@ -49,9 +49,11 @@ class Labels:
     good: str = "good"
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
+        """A token classifier and its tokenizer."""
         return load_pretrained(AutoModelForTokenClassification, source, **options)
 
     def log_odds(self, model: Any, tokenizer: Any, name: str) -> LogOdds:
+        """Difference of the logits of the two labels."""
         labels: dict[int, str] = {int(i): str(s) for i, s in model.config.id2label.items()}
         index = {label: i for i, label in labels.items()}
         if self.good not in index or self.bad not in index:
@@ -83,9 +85,11 @@ class Words:
     good: str = "+"
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
+        """A causal language model and its tokenizer."""
         return load_pretrained(AutoModelForCausalLM, source, **options)
 
     def log_odds(self, model: Any, tokenizer: Any, name: str) -> LogOdds:
+        """Difference of the logits of the two words' tokens."""
         head = _checked_head(model, name)
         good, bad = (self._token(tokenizer, word, name) for word in (self.good, self.bad))
 
@@ -119,6 +123,7 @@ class Layers:
     names: tuple[str, ...]
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
+        """A bare model with the named layers on top, and its tokenizer."""
         model, tokenizer = load_pretrained(AutoModel, source, **options)
         hub = {k: options.get(k) for k in ("revision", "token")}
         layers: list[nn.Module] = []
@@ -133,6 +138,7 @@ class Layers:
         return model, tokenizer
 
     def log_odds(self, model: Any, tokenizer: Any, name: str) -> LogOdds:
+        """What the layers give: a log-odds, or the difference of the logits of (bad, good)."""
         head = getattr(model, "reward_head", None)
         if head is None:
             raise PRMFormatError(f"{name}: load it with PRM.load, which adds the layers {self}")

@@ -109,6 +109,7 @@ class RewardModel(Ranker):
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """One reward per text, on the model's own scale."""
         return [[z] for z in self._model.logits(requests)[:, 0].tolist()]
 
     def potential(self, temperature: float) -> Potential:
@@ -137,6 +138,7 @@ class Potential(Verifier):
         self.pseudo_marginal = ranker.pseudo_marginal
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """The last score of each text, divided by the temperature."""
         return [[scores[-1] / self.temperature] for scores in self.ranker.judge(requests)]
 
 
@@ -191,5 +193,6 @@ class OutcomeModel(Verifier):
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Log-probability of the good class, one per text."""
         log_probs = torch.log_softmax(self._model.logits(requests).double(), dim=-1)
         return [[p] for p in log_probs[:, self._good].tolist()]

@@ -164,6 +164,7 @@ class PRM(Verifier):
 
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
+        """Log-probability of "good" for every new step, all texts in batches."""
         return [
             log_sigmoid(self.log_odds(states)) if len(states) else []
             for states in self.states(requests)

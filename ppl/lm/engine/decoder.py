@@ -10,8 +10,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ppl.language.cost import Ledger
-from ppl.lm.engine.engine import Account, Engine
+from ppl.language.cost import Account
+from ppl.lm.engine.engine import Engine, Payer
 from ppl.lm.engine.runs import Slot, Tokens
 
 P = ParamSpec("P")
@@ -76,9 +76,9 @@ class EngineDecoder:
         return self._logits if single else self._logits[self._stem_of]
 
     @_whole
-    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Ledger | None]) -> None:
+    def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
         """See `Decoder`."""
-        slots, hidden = self._engine.open(prefixes, accounts_of(ledgers))
+        slots, hidden = self._engine.open(prefixes, payers_of(ledgers))
         first = len(self._stems)
         states = dict(zip(prefixes, hidden, strict=True))
         where = {text: first + i for i, text in enumerate(states)}
@@ -197,6 +197,6 @@ class EngineDecoder:
         return torch.cat([s for s in states if s is not None]) if states else None
 
 
-def accounts_of(ledgers: Sequence[Ledger | None]) -> list[Account]:
+def payers_of(ledgers: Sequence[Account | None]) -> list[Payer]:
     """Under which names language models book prefix tokens."""
     return [None if a is None else (a, "prompt_tokens", "reused_tokens") for a in ledgers]

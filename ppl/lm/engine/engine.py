@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.lm.engine import admission
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
@@ -28,7 +28,7 @@ from ppl.lm.engine.runs import Match, Slot, Tokens, common_prefix
 # computes, on a GPU a short one costs as much as one of hundreds of tokens.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
 
-Account = tuple[Ledger, str, str] | None
+Payer = tuple[Account, str, str] | None
 """A ledger and the names under which computed and reused tokens are booked, or None."""
 
 # One lock a model, not an engine: a pass sets the attention of the model's configuration.
@@ -179,7 +179,7 @@ class Engine:
 
     @alone
     def hidden(
-        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account] = ()
+        self, texts: Sequence[Tokens], first: Sequence[int], payers: Sequence[Payer] = ()
     ) -> list[Tensor]:
         """Last hidden states `[n, hidden]` of each text, from position `first[i]` to its end."""
         busy = self.slots.busy
@@ -188,7 +188,7 @@ class Engine:
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)
-            slots, computed = self._run(texts[part], first[part], accounts[part])
+            slots, computed = self._run(texts[part], first[part], payers[part])
             for slot in slots.values():
                 self.slots.leave(slot)
             states += computed
@@ -196,7 +196,7 @@ class Engine:
 
     @alone
     def open(
-        self, texts: Sequence[Tokens], accounts: Sequence[Account] = ()
+        self, texts: Sequence[Tokens], payers: Sequence[Payer] = ()
     ) -> tuple[dict[Tokens, Slot], list[Tensor]]:
         """Computes of every text what is not known, and keeps the slots in which that was done.
 
@@ -204,7 +204,7 @@ class Engine:
             The slots of the texts that were computed, to be handed back with `close` (the others
             can be given one with `seat`), and each text's last hidden state `[hidden]`.
         """
-        slots, states = self._run(texts, [len(t) - 1 for t in texts], accounts)
+        slots, states = self._run(texts, [len(t) - 1 for t in texts], payers)
         return slots, [s[-1] for s in states]
 
     @alone
@@ -272,7 +272,7 @@ class Engine:
             self._memory.reserve(0, length)
 
     def _run(
-        self, texts: Sequence[Tokens], first: Sequence[int], accounts: Sequence[Account]
+        self, texts: Sequence[Tokens], first: Sequence[int], payers: Sequence[Payer]
     ) -> tuple[dict[Tokens, Slot], list[Tensor]]:
         """Computes what is missing of every text.
 
@@ -283,12 +283,12 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._memory.reserve(len(unique), max(map(len, unique)))
         known = [self.pool.cut(text) for text in unique]
-        accounts = accounts or [None] * len(texts)
-        payers = dict(zip(reversed(texts), reversed(accounts), strict=True))  # who asks first
-        if self._share_prefixes(unique, known, payers):
+        payers = payers or [None] * len(texts)
+        first_payers = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first
+        if self._share_prefixes(unique, known, first_payers):
             self._cut(unique)
         matches = {text: self.pool.match(text) for text in unique}
-        self._book(texts, matches, accounts)
+        self._book(texts, matches, payers)
         slots = self._filled({t: m for t, m in matches.items() if m.length < len(t)})
         states = [
             self.slots.view(slots[text], start, len(text)).states.clone()
@@ -305,7 +305,7 @@ class Engine:
             self.pool.cut(text)
 
     def _share_prefixes(
-        self, texts: Sequence[Tokens], known: Sequence[int], payers: Mapping[Tokens, Account]
+        self, texts: Sequence[Tokens], known: Sequence[int], payers: Mapping[Tokens, Payer]
     ) -> bool:
         """Computes prefixes that several of the texts share once, before the texts themselves.
 
@@ -317,7 +317,7 @@ class Engine:
             Whether there were any.
         """
         least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
-        shared: dict[Tokens, Account] = {}
+        shared: dict[Tokens, Payer] = {}
         for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
             size = common_prefix(a, b)
             if size - length >= least:
@@ -331,11 +331,11 @@ class Engine:
         return bool(shared)
 
     def _book(
-        self, texts: Sequence[Tokens], matches: dict[Tokens, Match], accounts: Sequence[Account]
+        self, texts: Sequence[Tokens], matches: dict[Tokens, Match], payers: Sequence[Payer]
     ) -> None:
         """The first row of a text pays for its computation, its twins reuse it."""
         paid: set[Tokens] = set()
-        for text, account in zip(texts, accounts, strict=True):
+        for text, account in zip(texts, payers, strict=True):
             if account is None:
                 continue
             ledger, computed, reused = account

@@ -58,6 +58,7 @@ class PackedLinear(nn.Module):
         return plain
 
     def extra_repr(self) -> str:
+        """Sizes, as PyTorch prints them for a linear layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 

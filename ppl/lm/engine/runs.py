@@ -28,6 +28,7 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
+        """Memory of both tensors, in bytes."""
         return self.kv.nbytes + self.states.nbytes
 
     def __getitem__(self, tokens: slice) -> Piece:
@@ -35,9 +36,11 @@ class Piece:
         return Piece(self.kv[:, :, :, tokens], self.states[tokens])
 
     def clone(self) -> Piece:
+        """A copy with memory of its own."""
         return Piece(self.kv.clone(), self.states.clone())
 
     def copy_(self, other: Piece) -> None:
+        """Writes another piece of the same `T` over this one."""
         self.kv.copy_(other.kv)
         self.states.copy_(other.states)
 
@@ -82,6 +85,7 @@ class Edge:
 
     @property
     def nbytes(self) -> int:
+        """Memory of what the tree itself holds, in bytes; 0 if a slot holds it."""
         return 0 if self.piece is None else self.piece.nbytes
 
 

@@ -71,6 +71,7 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
+        """Memory of all slots, in bytes."""
         return self.kv.nbytes + self.states.nbytes
 
     @property
@@ -203,6 +204,8 @@ class Window:
         return self._kv[number, 0], self._kv[number, 1]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns views
+        `[B, H, visible, D]` of the layer."""
         own, other = self.layer(layer)
         # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
         own[self._rows, :, self.columns] = keys.transpose(1, 2)
@@ -232,10 +235,13 @@ class WindowLayer(CacheLayerMixin):
         """Nothing to do: the memory is there before the first pass."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys that a mask speaks about."""
         return self._window.visible, 0
 
     def get_seq_length(self) -> int:
+        """Positions that the pass sees."""
         return self._window.visible
 
     def get_max_length(self) -> int:
+        """As many: the memory does not grow within a pass."""
         return self._window.visible

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ppl.language.cost import Ledger
+from ppl.language.cost import Account
 from ppl.lm.base import Tokens
 
 # What vLLM writes for minus infinity, which JSON cannot hold.
@@ -43,7 +43,7 @@ class Answer:
     reused_tokens: int
     model: str | None = None
 
-    def book_prompt(self, ledger: Ledger | None) -> None:
+    def book_prompt(self, ledger: Account | None) -> None:
         """Books the prompt's tokens, computed and reused."""
         if ledger is not None:
             ledger.add(prompt_tokens=self.prompt_tokens, reused_tokens=self.reused_tokens)

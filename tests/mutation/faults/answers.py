@@ -1,0 +1,114 @@
+"""Faults in posteriors: decision rules, weights, genealogy."""
+
+from fault import Fault
+
+POSTERIOR, TREE = "ppl/posterior/posterior.py", "ppl/runtime/tree.py"
+TESTS, LAW = "tests/test_posterior.py", "tests/exact/test_one_law.py"
+ANYTIME = "tests/test_anytime.py"
+
+FAULTS = [
+    Fault(
+        POSTERIOR,
+        "max(finished, key=lambda s: s.log_likelihood, default=None)",
+        "max(finished, key=lambda s: s.log_weight, default=None)",
+        TESTS,
+    ),
+    Fault(
+        POSTERIOR,
+        "max(finished, key=lambda s: s.log_joint, default=None)",
+        "max(finished, key=lambda s: s.log_likelihood, default=None)",
+        f"{TESTS} {LAW} -k 'map or decision'",
+    ),
+    Fault(
+        POSTERIOR, '1.0 if weights == "flat" else float(probability)', "float(probability)", TESTS
+    ),
+    Fault(POSTERIOR, '1.0 if weights == "flat" else float(probability)', "1.0", TESTS),
+    Fault(
+        POSTERIOR,
+        "if answer is None:\n                continue",
+        "if False:\n                continue",
+        TESTS,
+    ),
+    Fault(POSTERIOR, "or sample.value is None or probability == 0:", "or probability == 0:", TESTS),
+    Fault(
+        POSTERIOR,
+        "weight, first = classes.get(answer, (0.0, sample.value))",
+        "weight, first = classes.get(answer, (0.0, None))[0], sample.value",
+        TESTS,
+    ),
+    Fault(POSTERIOR, "/ math.fsum(p for p, _ in pairs)", "", TESTS),
+    Fault(
+        POSTERIOR,
+        "return {value: p / mass for value, p in ordered}",
+        "return dict(ordered)",
+        "tests/test_posterior.py -k average",
+    ),
+    Fault(
+        POSTERIOR,
+        "sorted(totals.items(), key=lambda item: -item[1])",
+        "sorted(totals.items(), key=lambda item: item[1])",
+        TESTS,
+    ),
+    Fault(
+        POSTERIOR,
+        "p = np.where(finished, self.probabilities, 0.0)",
+        "p = np.where(finished, 1.0, 0.0)",
+        "tests/test_posterior.py -k draws_follow",
+    ),
+    Fault(
+        POSTERIOR,
+        "p = np.where(finished, self.probabilities, 0.0)",
+        "p = np.where(finished, self.probabilities, self.probabilities)",
+        "tests/test_posterior.py -k average",
+    ),
+    Fault(POSTERIOR, 'generator(seed, "posterior")', 'generator("posterior")', TESTS),
+    Fault(
+        POSTERIOR,
+        "return 1.0 / total if total > 0 else 0.0",
+        "return 1.0 / max(self.probabilities) if total > 0 else 0.0",
+        TESTS,
+    ),
+    Fault(
+        POSTERIOR,
+        "return math.fsum(r.joint() for r in self.records)",
+        'return math.fsum(r.joint() for r in self.records if r.kind == "choice")',
+        f"{TESTS} {LAW} -k 'state or loaded'",
+    ),
+    Fault(POSTERIOR, 'attributes.get("probability", 0.0) + float(p)', "float(p)", TESTS),
+    Fault(
+        POSTERIOR,
+        "node.answered and not node.finished,",
+        "node.answered,",
+        "tests/test_posterior.py -k not_provisional",
+    ),
+    Fault(
+        POSTERIOR,
+        "log_evidence=result.log_evidence,",
+        "log_evidence=result.log_evidence or None,",
+        "tests/exact/test_evidence.py tests/test_particle_filter.py -k 'dead_sets or one_particle'",
+    ),
+    Fault(
+        POSTERIOR,
+        "merged[shown] = probability + p, number + 1, max(score, s.score)",
+        "merged[shown] = probability + p, number + 1, s.score",
+        TESTS,
+    ),
+    Fault(
+        POSTERIOR,
+        "(not answered[i], -rows[i][0], -rows[i][2])",
+        "(-rows[i][0], -rows[i][2])",
+        TESTS,
+    ),
+    Fault(
+        POSTERIOR,
+        "return np.zeros(len(weights)) if weights.dead else weights.probabilities",
+        "return weights.probabilities",
+        "tests/test_laws.py -k everything_dead",
+    ),
+    Fault(
+        TREE,
+        "return math.exp(min(self.log_likelihood, 700.0))",
+        "return math.exp(min(self.log_weight, 700.0))",
+        "tests/test_laws.py tests/test_golden.py -k 'score or REBASE or MCTS'",
+    ),
+]

@@ -1,0 +1,449 @@
+"""Faults in sampling, decoding, scoring, masks, tables and the engine's memory."""
+
+from fault import Fault
+
+SAMPLING, DECODE, BASE = "ppl/lm/sampling.py", "ppl/lm/decode.py", "ppl/lm/base.py"
+MASKS, TABLE, COST = "ppl/lm/masks.py", "ppl/lm/table.py", "ppl/language/cost.py"
+ENGINE, PREFIX = "ppl/lm/engine/engine.py", "ppl/lm/engine/prefix.py"
+SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
+MEMORY, DECODER = "ppl/lm/engine/memory.py", "ppl/lm/engine/decoder.py"
+PASSES = "ppl/lm/engine/passes.py"
+
+DRAWS, DECODERS, ENGINES = (
+    "tests/test_sampling.py",
+    "tests/test_decoders.py",
+    "tests/test_engine.py",
+)
+MASKED, TEXT, ERRORS = "tests/test_masks.py", "tests/test_text.py", "tests/test_errors.py"
+SITES, SEARCHERS, LAW = (
+    "tests/test_sites.py",
+    "tests/test_searchers.py",
+    "tests/exact/test_one_law.py",
+)
+ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
+
+FAULTS = [
+    # From logits to tokens.
+    Fault(
+        SAMPLING, "logits / torch.as_tensor(divisor,", "logits * torch.as_tensor(divisor,", DRAWS
+    ),
+    Fault(SAMPLING, "np.where(temperature == 0, 1, top_k)", "top_k", DRAWS),
+    Fault(SAMPLING, "rank[None, :] >= torch.as_tensor", "rank[None, :] > torch.as_tensor", DRAWS),
+    Fault(SAMPLING, "before = probs.cumsum(-1) - probs", "before = probs.cumsum(-1)", DRAWS),
+    Fault(
+        SAMPLING,
+        "before >= limit - _rounding(log_probs)",
+        "before > limit + _rounding(log_probs)",
+        DRAWS,
+    ),
+    Fault(SAMPLING, ") & (limit < 1)", ")", DRAWS),
+    Fault(
+        SAMPLING,
+        "log_probs.double() < least - _rounding(log_probs)",
+        "log_probs.double() <= least",
+        DRAWS,
+    ),
+    Fault(SAMPLING, "ordered.double().exp()", "ordered.exp()", f"{DRAWS} -k top_p"),
+    Fault(
+        SAMPLING,
+        "scatter_(1, order, drop_sorted)\n    return torch.log_softmax(",
+        "scatter_(1, order, drop_sorted)\n    return (lambda x, dim: x)(",
+        DRAWS,
+    ),
+    Fault(
+        SAMPLING,
+        "found = torch.searchsorted(mass, u * total, right=True)",
+        "found = torch.searchsorted(mass, u * total)",
+        DRAWS,
+    ),
+    Fault(
+        SAMPLING, "which > 0, mass.gather(1, (which - 1)", "which > 0, mass.gather(1, which", DRAWS
+    ),
+    Fault(SAMPLING, "torch.minimum(inside, last)", "inside", DRAWS),
+    Fault(
+        SAMPLING,
+        "mass = probs.cumsum(-1, dtype=torch.float64)",
+        "mass = probs.cumsum(-1).double()",
+        DRAWS,
+    ),
+    Fault(SAMPLING, ".double().log() - total.log()", ".double().log()", DRAWS),
+    Fault(SAMPLING, "logits = _keep_only(logits, allowed)\n", "pass\n", MASKED),
+    Fault(
+        SAMPLING,
+        "uniforms[p]) for p in parts]",
+        "uniforms[: p.stop - p.start]) for p in parts]",
+        f"{DRAWS} {ENGINES} -k 'shorter or frequencies or sixteen'",
+    ),
+    Fault(SAMPLING, "np.minimum(uniforms, 1 - 2.0**-52)", "uniforms", DRAWS),
+    # Rows.
+    Fault(
+        DECODE,
+        "if ledger.tokens_left < count or",
+        "if ledger.tokens_left < 1 or",
+        "tests/test_laws.py -k exceeded",
+    ),
+    Fault(
+        DECODE,
+        "_admit([row for row in rows if not row.unwanted])",
+        "_admit(rows)",
+        f"{DECODERS} tests/test_loop.py",
+    ),
+    Fault(
+        DECODE,
+        "for row in (*rows, *self._waiting):",
+        "for row in rows:",
+        f"{DECODERS} {ENGINES} -k 'budget or waiting or ledger or room'",
+    ),
+    Fault(
+        DECODE,
+        "None if row.new else row.request.ledger",
+        "row.request.ledger",
+        f"{ENGINES} {DECODERS} -k 'half_way or ledger'",
+    ),
+    Fault(DECODE, "len(self.new) == self.limit:", "len(self.new) > self.limit:", TEXT),
+    Fault(
+        DECODE,
+        "room if spec.max_tokens is None else min(spec.max_tokens, room)",
+        "spec.max_tokens or room",
+        f"{ERRORS} {ENGINES} {DECODERS} -k 'context or never_end or last_place'",
+    ),
+    Fault(
+        DECODE,
+        "np.array([len(row.new) for row in rows])",
+        "np.array([0 for row in rows])",
+        f"{DECODERS} {ENGINES} tests/test_golden.py",
+    ),
+    Fault(
+        DECODE,
+        "np.array([len(row.new) for row in rows])",
+        "np.array([row.length for row in rows])",
+        "tests/test_golden.py",
+    ),
+    Fault(
+        DECODE,
+        "_draw_tokens(logits, drawing, self._keys[keep])",
+        "_draw_tokens(logits, drawing, self._keys[: len(keep)])",
+        f"{DECODERS} tests/test_loop.py",
+    ),
+    Fault(
+        DECODE,
+        "for j in keep], self._keys[keep]",
+        "for j in keep], self._keys[: len(keep)]",
+        "tests/test_laws.py -k one_by_one",
+    ),
+    Fault(
+        DECODE,
+        "cut = request.spec.max_tokens is not None and len(tokens) == limit",
+        "cut = len(tokens) == limit",
+        f"{DECODERS} {TEXT} {ERRORS} {SITES} tests/test_programs.py {ENGINES}",
+    ),
+    Fault(
+        DECODE,
+        "all(r is None for r in reasons[:-1]) and (",
+        "(",
+        f"{TEXT} {DECODERS} tests/test_programs.py {SITES}",
+    ),
+    Fault(
+        DECODE,
+        "if not tokens or len(tokens) > limit:",
+        "if not tokens:",
+        f"{TEXT} {SITES} {DECODERS} tests/test_programs.py",
+    ),
+    Fault(
+        DECODE,
+        "return self.under if same_steps or could_be_drawn(model, asked) else",
+        "return self.under if same_steps or True else",
+        f"{SEARCHERS} -k stops_where",
+    ),
+    Fault(
+        DECODE,
+        "spec.allowed_after(tokens[:t], request.label",
+        "spec.allowed_after((), request.label",
+        f"{SITES} -k callable",
+    ),
+    Fault(
+        DECODE,
+        "spec.allowed_after(tokens[:t], request.label",
+        "spec.allowed_after(tokens[: t + 1], request.label",
+        f"{SITES} -k callable",
+    ),
+    Fault(
+        DECODE,
+        "return spec.allowed_after(row.new,",
+        "return spec.allowed_after((),",
+        f"{LAW} -k state",
+    ),
+    Fault(DECODE, "chosen.double().sum()", "chosen.sum()", DECODERS),
+    Fault(
+        DECODE,
+        "        row.under += log_prob\n",
+        "        row.under = log_prob\n",
+        f"{SEARCHERS} -k same_text",
+    ),
+    Fault(
+        DECODE,
+        "[spec.warp for _, _, spec in others]",
+        "[row.request.spec.warp for _, row, _ in others]",
+        f"{SEARCHERS} -k same_text",
+    ),
+    Fault(
+        DECODE,
+        "for _, row, spec in others]\n    log_probs",
+        "for _, row, _ in others for spec in [row.request.spec]]\n    log_probs",
+        f"{SEARCHERS} {LAW} -k 'same_text or state'",
+    ),
+    Fault(
+        DECODE,
+        "[spec.warp] * len(tokens), allowed)\n    chosen",
+        "[spec.warp] * len(tokens), [None] * len(tokens))\n    chosen",
+        MASKED,
+    ),
+    Fault(
+        DECODE,
+        "request.ledger.add(scored_tokens=len(request.value.tokens))",
+        "pass",
+        f"{DECODERS} tests/test_accounts.py tests/test_programs.py",
+    ),
+    Fault(
+        DECODE,
+        "if not math.isfinite(log_prob):",
+        "if False:",
+        f"{ERRORS} -k 'broken or probability_zero'",
+    ),
+    Fault(
+        DECODE,
+        "self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))",
+        "pass",
+        f"{ENGINES} -k half_way",
+    ),
+    Fault(
+        DECODE,
+        "row.unwanted = row.unwanted or row.ticket in tickets",
+        "row.unwanted = row.unwanted",
+        "tests/test_loop.py",
+    ),
+    # What a language model's distribution is.
+    Fault(
+        BASE,
+        "if greedy and target is None:",
+        "if False:",
+        "tests/exact/test_optimality.py -k greedy",
+    ),
+    Fault(
+        BASE,
+        "under = spec if target is None else under",
+        "pass",
+        "tests/exact/test_optimality.py -k greedy",
+    ),
+    Fault(
+        BASE,
+        "Warp(temperature=0.0)",
+        "Warp(temperature=1.0)",
+        "tests/exact/test_optimality.py -k greedy",
+    ),
+    Fault(
+        BASE,
+        "if len(text.tokens) >= self.context_length:",
+        "if len(text.tokens) > self.context_length:",
+        f"{ERRORS} -k prompts",
+    ),
+    Fault(
+        BASE,
+        "allowed(tuple(new))",
+        "allowed(tuple(new[:-1]))",
+        f"{SITES} {LAW} -k 'callable or state'",
+    ),
+    Fault(BASE, "allowed = allowed.clone()  # it may", "pass  # it may", MASKED),
+    Fault(BASE, "visit.text = self.text + entry.value", "visit.text = self.text", SEARCHERS),
+    Fault(
+        BASE,
+        "(high << 32) | low",
+        "low",
+        f"{DRAWS} {TEXT} tests/test_programs.py",
+        equivalent="32 bits of a key are a key",
+    ),
+    Fault(
+        BASE,
+        "if finished and not (tokens and tokens[-1] in ends):",
+        "if finished:",
+        f"{TEXT} tests/test_mixing.py",
+    ),
+    Fault(
+        MASKS,
+        "mask = pad(mask[:size], (0, max(0, size - codec_size)))",
+        "mask = mask[:size]",
+        f"{MASKED} -k tokenizer",
+    ),
+    Fault(
+        TABLE,
+        "elif len(tokens) == limit:",
+        "elif len(tokens) == limit - 1:",
+        "tests/exact/test_evidence.py -k toy",
+    ),
+    Fault(TABLE, "if token in ends:", "if False:", "tests/exact/test_evidence.py -k toy"),
+    # The prefix tree.
+    Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
+    Fault(
+        PREFIX,
+        "states[max(start - edge.start, 0) :]",
+        "states[max(start - edge.start - 1, 0) :]",
+        f"{ENGINES} -k hidden",
+    ),
+    Fault(PREFIX, "edge.piece[at:].clone()", "edge.piece[at - 1 : -1].clone()", ANY),
+    Fault(
+        PREFIX,
+        "edge.tokens[at:], edge.start + at, upper",
+        "edge.tokens[at:], edge.start, upper",
+        ANY,
+    ),
+    Fault(
+        PREFIX,
+        "if parent.slot is slot and not parent.children:",
+        "if parent.slot is slot:",
+        f"{ENGINES} {DECODERS} -k interleaving",
+    ),
+    Fault(
+        PREFIX,
+        "self.nbytes -= leaf.nbytes",
+        "pass",
+        f"{ENGINES} -k 'memory or evicted or interleaving'",
+    ),
+    Fault(
+        PREFIX,
+        "(leaf.slot is not None, leaf.used,",
+        "(leaf.slot is not None, -leaf.used,",
+        f"{ENGINES}",
+    ),
+    Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
+    Fault(
+        PREFIX,
+        "edge.slot.edges.discard(edge)\n        edge.piece, edge.slot",
+        "edge.piece, edge.slot",
+        ANY,
+    ),
+    Fault(
+        PREFIX,
+        "self.view(edge.slot, edge.start, edge.start + size)",
+        "self.view(edge.slot, 0, size)",
+        ANY,
+    ),
+    Fault(
+        PREFIX, "            whole = shared == len(child.tokens)", "            whole = True", ANY
+    ),
+    Fault(PREFIX, "at = min(edge.start + len(edge.tokens), match.length)", "at = edge.start", ANY),
+    # Slots.
+    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
+    Fault(SLOTS, "if e.start + len(e.tokens) > keep]", "if e.start > keep]", ANY),
+    Fault(
+        SLOTS,
+        "slot.length = min(slot.length, keep)",
+        "pass",
+        f"{ENGINES} {DECODERS} -k 'interleaving or fails or grown'",
+    ),
+    Fault(
+        SLOTS,
+        "max((e.start + len(e.tokens) for e in slot.edges), default=0)",
+        "slot.length",
+        DECODERS,
+    ),
+    Fault(
+        SLOTS,
+        "-(-max(length, 1) // _BUCKET) * _BUCKET",
+        "max(length, 1) // _BUCKET * _BUCKET",
+        f"{ENGINES} -k 'interleaving or last_place'",
+    ),
+    Fault(
+        SLOTS,
+        "size = max(a.length, b.length)",
+        "size = min(a.length, b.length)",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    Fault(
+        SLOTS,
+        "            self.view(slot, 0, slot.length).copy_(content)\n",
+        "",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    Fault(
+        SLOTS,
+        "a.index, b.index = b.index, a.index",
+        "pass",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    # Memory.
+    Fault(MEMORY, "and match.slot not in claimed:", ":", ANY),
+    Fault(MEMORY, "and not match.slot.busy and", "and", f"{DECODERS} {ENGINES} -k interleaving"),
+    Fault(MEMORY, "            copy.length = slot.length\n", "", DECODERS),
+    Fault(
+        MEMORY,
+        "self.capacity // 2 // self._slot_nbytes(length)",
+        "self.capacity // self._slot_nbytes(length)",
+        f"{ENGINES} -k memory",
+    ),
+    Fault(MEMORY, "pool.trim(self._in_idle_slots(rows))", "pass", f"{ENGINES} -k memory"),
+    Fault(
+        MEMORY,
+        "            slot.length = matches[text].length\n",
+        "            slot.length = 0\n",
+        f"{ENGINES} -k 'once or nothing'",
+    ),
+    # What is booked.
+    Fault(
+        ENGINE,
+        "len(text) if text in paid else matches[text].length",
+        "matches[text].length",
+        f"{ENGINES} tests/test_accounts.py -k 'once or flops or truth or totals'",
+    ),
+    Fault(
+        ENGINE,
+        "ledger.add(**{reused: -len(prefix)})",
+        "pass",
+        f"{ENGINES} tests/test_accounts.py -k 'once or flops or truth or totals'",
+    ),
+    Fault(
+        ENGINE, "if self._share_prefixes(unique, known, payers):", "if False:", f"{ENGINES} -k once"
+    ),
+    Fault(
+        DECODER,
+        'None if a is None else (a, "prompt_tokens", "reused_tokens")',
+        'None if a is None else (a, "reused_tokens", "prompt_tokens")',
+        "tests/test_accounts.py",
+    ),
+    Fault(DECODER, "where = {text: first + i for", "where = {text: i for", DECODERS),
+    Fault(COST, '- self.book.totals["verifier_calls"]', "", "tests/test_laws.py -k exceeded"),
+    Fault(
+        COST,
+        'return limit - self.book.totals["lm_tokens"]',
+        "return limit",
+        "tests/test_laws.py -k exceeded",
+    ),
+    Fault(
+        COST, "models.get(name, ModelCost()) + spent", "spent", "tests/test_accounts.py -k add_up"
+    ),
+    Fault(
+        COST,
+        "return Account, (self.budget, self.cost, self.elapsed)",
+        "return Account, (self.budget, None, self.elapsed)",
+        "tests/test_accounts.py -k resumed",
+    ),
+    Fault(
+        COST,
+        "return Account, (self.budget, self.cost, self.elapsed)",
+        "return Account, (self.budget, self.cost)",
+        "tests/test_accounts.py",
+    ),
+    Fault(
+        COST,
+        "if limit is None or self.verifying:\n            return math.inf\n"
+        '        return limit - self.book.totals["lm_calls"]',
+        "if limit is None:\n            return math.inf\n"
+        '        return limit - self.book.totals["lm_calls"]',
+        "tests/test_accounts.py -k budgets",
+    ),
+    Fault(
+        COST,
+        "self.elapsed >= limit",
+        "False",
+        "tests/test_accounts.py tests/test_loop.py -k time_limit",
+    ),
+]

@@ -1,0 +1,30 @@
+"""Faults in the loop, the batches, the turns and the accounts."""
+
+from fault import Fault
+
+LOOP, BATCH, TURNS = "ppl/runtime/loop.py", "ppl/runtime/batch.py", "ppl/runtime/turns.py"
+WAVE, COST = "ppl/runtime/wave.py", "ppl/language/cost.py"
+TESTS, ACCOUNTS = "tests/test_loop.py", "tests/test_accounts.py"
+
+FAULTS = [
+    Fault(BATCH, "running.session.cancel(mine)", "pass", f"{TESTS} -k drawn_no_further"),
+    Fault(BATCH, "if len(searches) > 1:", "if False:", f"{TESTS} -k verifier"),
+    Fault(
+        BATCH,
+        "len({g.search for g, _, _ in rows}) == 1",
+        "bool(rows)",
+        f"{TESTS} -k bad_question",
+    ),
+    Fault(
+        LOOP,
+        "if account is not None and account.out_of_time:",
+        "if False:",
+        f"{TESTS} -k starves_nobody",
+    ),
+    Fault(TURNS, "                seat.arriving = True\n", "", f"{TESTS} -k threads_share"),
+    Fault(WAVE, "self.eager = quorum is not None", "self.eager = False", f"{TESTS} -k quorum"),
+    Fault(WAVE, "any(p.thread != thread for p in self.particles)", "False", f"{TESTS} -k pickled"),
+    Fault(COST, "self.verifier_tokens - self.draws)", "self.verifier_tokens)", ACCOUNTS),
+    Fault(COST, "seconds * count / total", "seconds", f"{ACCOUNTS} -k add_up"),
+    Fault(COST, '"reused_tokens": "verifier_reused_tokens",', "", f"{ACCOUNTS} -k pages"),
+]

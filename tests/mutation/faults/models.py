@@ -1,0 +1,37 @@
+"""Faults in language models, the engine and servers."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
+DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
+
+FAULTS = [
+    Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
+    Fault(f"{ENGINE}/engine.py", "tokens[: slot.length], slot", "tokens, slot", DECODERS),
+    Fault(f"{ENGINE}/decoder.py", "- count]", "- count - 1]", DECODERS),
+    Fault(f"{ENGINE}/decoder.py", "if number not in going:", "if number in going:", DECODERS),
+    Fault(f"{ENGINE}/slots.py", "            self.pool.clear()\n", "", DECODERS),
+    Fault(f"{ENGINE}/passes.py", "ids.min() < 0 or ", "", DECODERS),
+    Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
+    Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
+    Fault(f"{ENGINE}/attention.py", " or not exchangeable:", ":", LOADING),
+    Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
+    Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
+    Fault(
+        f"{SERVER}/answer.py",
+        "isinstance(value, bool) or not isinstance(value, int) or not 0",
+        "not isinstance(value, int) or not 0",
+        FLAKY,
+    ),
+    Fault(f"{SERVER}/answer.py", "not value <= _ROUNDING", "value > _ROUNDING", FLAKY),
+    Fault(f"{SERVER}/answer.py", "if reused > length:", "if reused < 0:", FLAKY),
+    Fault(f"{SERVER}/client.py", "if -math.inf in answer.log_probs:", "if False:", FLAKY),
+    Fault(f"{SERVER}/client.py", "if answer.model != self._answering:", "if False:", FLAKY),
+    Fault(f"{SERVER}/endpoint.py", "_LATER = {408, 425, 429}", "_LATER = {429}", FLAKY),
+    Fault(f"{SERVER}/endpoint.py", "max(asked, own)", "own", FLAKY),
+    Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", FLAKY),
+    Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", FLAKY),
+    Fault(f"{SERVER}/probe.py", "reversed(texts)][::-1]", "texts]", FLAKY),
+]

@@ -28,6 +28,7 @@ from ppl.searchers import BestOfN
 
 UTC = datetime.UTC
 VALUES = [
+    ppl.Answer("x = 1"),
     None,
     True,
     0,

@@ -556,6 +556,25 @@ def test_a_quorum_pays_for_the_first_and_collects_the_others():
     nothing_is_left(lm)
 
 
+def test_a_quorum_of_what_is_underway_waits_for_no_more():
+    def law(prefix):
+        return {"a": 0.5, "$": 0.5} if len(prefix) in (1, 5) else {"a": 1.0}
+
+    lm = Counting(law, symbols="^a$", end="$", context_length=100, name="three lengths")
+
+    def program():
+        text = lm.prompt("^")
+        pyro.sample("s", lm(text, max_tokens=50))
+
+    tree = ppl.Tree(program, seed=0)
+    lengths = [len(tree.expand([tree.root], 16, quorum=1)[0].step)]
+    lengths.append(len(tree.collect(quorum=1)[0].step))
+    assert lengths == [0, 4]
+    assert tree.underway
+    tree.abandon()
+    nothing_is_left(lm)
+
+
 def test_what_is_underway_goes_on_beside_other_work_and_can_be_abandoned():
     lm, program = lengths()
     tree = ppl.Tree(program, seed=3)

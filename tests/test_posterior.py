@@ -83,6 +83,28 @@ def test_the_effective_size_in_numbers():
     assert posterior.ess == pytest.approx(1 / (0.5**2 + 2 * 0.25**2))
 
 
+def test_the_likeliest_comes_first_and_the_unfinished_last():
+    samples = [
+        ppl.Sample(value, math.log(w), math.log(score), value is not None, i, None, ())
+        for i, (value, w, score) in enumerate(
+            [("a", 1, 0.9), (None, 9, 0.9), ("b", 3, 0.2), ("a", 1, 0.4)]
+        )
+    ]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    assert list(posterior.marginal()) == ["b", "a"]
+    rows = [line.split() for line in str(posterior).splitlines()[1:4]]
+    assert [row[3] for row in rows] == ["'b'", "'a'", "(unfinished)"]
+    assert [row[2] for row in rows] == ["0.2000", "0.9000", "0.9000"]
+
+
+def test_the_dead_have_no_probability():
+    samples = [ppl.Sample(i, -math.inf, -math.inf, True, i, None, ()) for i in range(3)]
+    posterior = ppl.Posterior(samples, log_evidence=-math.inf, cost=ppl.Cost())
+    assert posterior.probabilities.tolist() == [0, 0, 0]
+    assert posterior.ess == 0
+    assert posterior.best is None
+
+
 def test_what_has_finished_is_not_provisional():
     assert not any(s.provisional for s in BestOfN(3).run(toy, "prod", seed=0).samples)
 

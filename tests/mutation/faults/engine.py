@@ -401,7 +401,10 @@ FAULTS = [
         f"{ENGINES} tests/test_accounts.py -k 'once or flops or truth or totals'",
     ),
     Fault(
-        ENGINE, "if self._share_prefixes(unique, known, payers):", "if False:", f"{ENGINES} -k once"
+        ENGINE,
+        "if self._share_prefixes(unique, known, first_payers):",
+        "if False:",
+        f"{ENGINES} -k once",
     ),
     Fault(
         DECODER,

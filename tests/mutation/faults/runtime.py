@@ -415,7 +415,7 @@ FAULTS = [
         TREE,
         "if quorum is None else min(quorum, most)",
         "",
-        "tests/test_loop.py -k 'quorum or underway'",
+        "tests/test_loop.py -k waits_for_no_more",
     ),
     Fault(
         TREE,
@@ -452,8 +452,8 @@ FAULTS = [
     # The oracle.
     Fault(
         ENUMERATION,
-        "math.exp(log_weight - self.log_evidence)",
-        "math.exp(log_weight)",
+        "math.exp(w - self.log_evidence)",
+        "math.exp(w)",
         f"{EVIDENCE} -k marginal",
     ),
     Fault(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior import store as storage
@@ -140,9 +141,7 @@ class Searcher(ABC, Generic[S]):
                 are `over` give their `posterior()`, and `run_all` goes on with all. So does
                 whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
-        seeds = [seed] * len(arguments) if isinstance(seed, Integral) else list(seed)
-        if len(seeds) != len(arguments):
-            raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
+        seeds = seeds_of(seed, arguments)
         searches = [
             self.begin(program, *_as_tuple(a), guide=guide, seed=s, budget=budget, **kwargs)
             for a, s in zip(arguments, seeds, strict=True)
@@ -166,6 +165,7 @@ class Searcher(ABC, Generic[S]):
         the same. Cancelling the task that awaits it ends this search alone.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
+        check_watched(progress, on_step)
         with _progress_line([search], progress) as shown:
             search.on_step = _both(shown, on_step)
             posterior: Posterior = await SHARED.wait_for(search)
@@ -181,7 +181,8 @@ class Searcher(ABC, Generic[S]):
         **kwargs: Any,
     ) -> Search:
         """A search to be stepped by hand, saved and resumed."""
-        return Search(self, Tree(program, args, kwargs, guide, seed, budget or Budget()))
+        limits = Budget() if budget is None else budget
+        return Search(self, Tree(program, args, kwargs, guide, seed, limits))
 
 
 class Search:
@@ -195,6 +196,7 @@ class Search:
         on_step: called with the search after every round of a run; not saved.
     """
 
+    @checked
     def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
         self.state: Any = None
@@ -274,12 +276,14 @@ class Search:
     def _result(self) -> Result:
         return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds, whole or not at all (Python's pickle)."""
         remedy = "define the program at the top level of a module and give it picklable arguments"
         storage.save(path, _FORMAT, self, remedy=remedy)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> Search:
         """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
         return storage.load(path, _FORMAT, Search)
@@ -300,6 +304,7 @@ class Search:
 OnStep = Callable[[Search], None]
 
 
+@checked
 def run_all(
     searches: Sequence[Search],
     *,
@@ -359,6 +364,11 @@ def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
     return both
 
 
+@checked
+def check_watched(progress: bool, on_step: Callable[..., Any] | None) -> None:
+    """Raises TypeError for a way to watch a search that is none."""
+
+
 @contextlib.contextmanager
 def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
     if not shown:
@@ -382,6 +392,16 @@ def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep |
             bar.update(task, completed=done, tokens=sum(s.tree.cost.lm_tokens for s in searches))
 
         yield on_step
+
+
+@checked
+def seeds_of(seed: int | Sequence[int], arguments: Sequence[Any]) -> list[int]:
+    """One seed per question."""
+    each: Any = [seed] * len(arguments) if isinstance(seed, Integral) else seed
+    seeds = list(each)
+    if len(seeds) != len(arguments):
+        raise ValueError(f"seed={shown(seed)}: {len(seeds)} seeds for {len(arguments)} questions")
+    return seeds
 
 
 def _as_tuple(argument: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ppl.errors import PromptError
+from ppl.language.arguments import checked
 from ppl.language.codec import Codec, Identity, Reader, checked_string
 
 StopReason = Literal["until", "end", "length"]
@@ -215,6 +216,7 @@ _BOXED = re.compile(r"\\boxed\s*\{")
 _LABELLED = re.compile(r"(?:####|(?i:final answer|the answer|answer)\s*(?:is\s*:?|:|=))\s*([^\n]+)")
 
 
+@checked
 def extract_answer(string: str) -> str | None:
     r"""The final answer that `string` states.
 

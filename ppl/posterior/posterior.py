@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyro.poutine import Trace
 
 from ppl.errors import SearchStateError
+from ppl.language.arguments import checked
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
 from ppl.language.text import Text
@@ -112,6 +113,7 @@ class Posterior:
         history: per round what the searcher noted (for people and plots).
     """
 
+    @checked
     def __init__(
         self,
         samples: Sequence[Sample],
@@ -123,6 +125,9 @@ class Posterior:
         stopped: Literal["done", "budget"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        for sample in samples:
+            if math.isnan(sample.log_weight) or math.isnan(sample.log_likelihood):
+                raise ValueError(f"samples: the weight or likelihood of {sample!r} is NaN")
         self.samples = list(samples)
         self.log_evidence = log_evidence
         self.cost = cost
@@ -132,6 +137,7 @@ class Posterior:
         self._nodes = list(nodes)
 
     @classmethod
+    @checked
     def of(
         cls,
         tree: Tree,
@@ -201,6 +207,7 @@ class Posterior:
         sample = max(finished, key=lambda s: s.log_joint, default=None)
         return None if sample is None else sample.value
 
+    @checked
     def vote(
         self,
         key: Callable[[Any], Hashable] | None = None,
@@ -232,6 +239,7 @@ class Posterior:
             classes[answer] = (weight + (1.0 if weights == "flat" else float(probability)), first)
         return max(classes.values(), key=lambda entry: entry[0], default=(0.0, None))[1]
 
+    @checked
     def sample(self, seed: int) -> Any:
         """One result drawn with the particles' probabilities."""
         finished = np.array([s.answered for s in self.samples], dtype=bool)
@@ -241,6 +249,7 @@ class Posterior:
         index = generator(seed, "posterior").choice(len(p), p=p / p.sum())
         return self.samples[int(index)].value
 
+    @checked
     def expectation(self, f: Callable[[Any], float]) -> float:
         """The weighted mean of `f(value)` over finished particles."""
         pairs = [
@@ -252,6 +261,7 @@ class Posterior:
             raise SearchStateError("there is no finished particle to average over")
         return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
 
+    @checked
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
         """Posterior probability of every value of `f` (of the result itself by default)."""
         totals: dict[Any, float] = {}
@@ -281,6 +291,7 @@ class Posterior:
                 attributes["probability"] = attributes.get("probability", 0.0) + float(p)
         return graph
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Writes the posterior to a file, whole or not at all.
 
@@ -290,6 +301,7 @@ class Posterior:
         storage.save(path, _FORMAT, self, remedy=remedy)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> Posterior:
         """Reads what `save` wrote. Unpickling runs code: load only files you trust."""
         return storage.load(path, _FORMAT, Posterior)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from ppl.errors import MathAnswerError, WorkerError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.runtime.worker import Worker
@@ -65,7 +67,9 @@ class MathComparer:
         start_limit: seconds for the worker to start.
     """
 
+    @checked
     def __init__(self, limit: float = 5.0, start_limit: float = 120.0) -> None:
+        checks.positive(limit=limit, start_limit=start_limit)
         self.limit = limit
         self.worker = Worker(_WORKER, "math-verify", "ppl-search[math]", start_limit)
 
@@ -79,6 +83,7 @@ class MathComparer:
         """Stops the worker; a later call starts a new one."""
         self.worker.stop()
 
+    @checked
     def equal(self, gold: str, answer: str) -> bool | None:
         """Whether `answer` equals `gold` (the order matters); None if that cannot be told.
 
@@ -130,6 +135,7 @@ class MathAnswer(Verifier):
         >>> third = MathAnswer("1/3")
     """
 
+    @checked
     def __init__(
         self,
         gold: str,
@@ -139,6 +145,7 @@ class MathAnswer(Verifier):
         floor: float = 1e-6,
         comparer: MathComparer | None = None,
     ) -> None:
+        checks.floor(floor=floor)
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
         self.gold, self.extract, self.unknown, self.floor = gold, extract, unknown, floor

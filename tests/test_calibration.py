@@ -119,7 +119,7 @@ def test_separable_and_senseless_labels():
         Isotonic.fit(scores, np.ones(4))
     with pytest.raises(ValueError, match="one finite score"):
         Platt.fit(scores[:3], scores > 0)
-    with pytest.raises(ValueError, match="scores=.*NaN"):
+    with pytest.raises(ValueError, match=r"scores=.*NaN"):
         Platt.fit([math.nan, 0.0], [True, False])
 
 

@@ -129,8 +129,8 @@ def load(
     }
     if not isinstance(source, str | Path):
         raise TypeError(
-            f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; a model "
-            "that you already hold is ppl.HFModel(model, tokenizer, name=...)"
+            f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; "
+            "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
     for name in sorted(others.keys() & _ELSEWHERE.keys()):
         raise TypeError(f"ppl.load knows no {name}=; use {_ELSEWHERE[name]}")

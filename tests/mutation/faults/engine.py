@@ -36,7 +36,7 @@ FAULTS = [
         "before > limit + _rounding(log_probs)",
         DRAWS,
     ),
-    Fault(SAMPLING, ") & (limit < 1)", ")", DRAWS),
+    Fault(SAMPLING, ") & (limit < 1)", ")", "tests/test_sampling.py -k beside_one"),
     Fault(
         SAMPLING,
         "log_probs.double() < least - _rounding(log_probs)",

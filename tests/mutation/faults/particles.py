@@ -201,7 +201,7 @@ FAULTS = [
         STEERING,
         "float(np.logaddexp.reduce(shares))",
         "float(shares.max())",
-        f"{PARTICLES} -k steering",
+        "tests/exact/test_particles.py -k can_hold_every_text",
     ),
     Fault(
         STEERING,

@@ -440,7 +440,7 @@ FAULTS = [
         COROUTINE,
         "runtime._PYRO_STACK[:], plates._stack = outside, dims",
         "runtime._PYRO_STACK[:] = outside",
-        BOUNDS,
+        "tests/test_boundaries.py -k keep_their_dimensions",
     ),
     Fault(
         COROUTINE,

@@ -95,6 +95,11 @@ def test_a_row_without_a_cut_keeps_all_beside_one_that_is_cut():
     assert torch.isfinite(cut).tolist() == [True, False, False]
 
 
+def test_sums_over_many_tokens_are_exact_enough_to_cut():
+    (row,) = warped_log_probs(torch.zeros(1, 40_000), [Warp(top_p=0.5)], [None])
+    assert int(torch.isfinite(row).sum()) == 20_000
+
+
 def test_warps_leave_the_callers_logits_alone():
     logits = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
     before = logits.clone()

@@ -223,12 +223,17 @@ FAULTS = [
         "-np.log(np.sort(rng.exponential(size=n)))",
         f"{GUMBELS} -k arrivals",
     ),
-    Fault(GUMBEL, "_VISIT_OFFSET = 50.0", "_VISIT_OFFSET = 5.0", GUMBELS),
+    Fault(
+        GUMBEL,
+        "_VISIT_OFFSET = 50.0",
+        "_VISIT_OFFSET = 5.0",
+        "tests/exact/test_gumbel_mcts.py -k interior_rule",
+    ),
     Fault(
         GUMBEL,
         "counts / (1 + counts.sum())",
         "counts / max(1, counts.sum())",
-        f"{GUMBELS} -k interior",
+        "tests/exact/test_gumbel_mcts.py -k counts_half",
     ),
     Fault(
         GUMBEL,

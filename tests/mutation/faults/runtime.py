@@ -473,7 +473,7 @@ FAULTS = [
         ENUMERATION,
         "if runs > most:",
         "if False:",
-        "tests/exact tests/test_programs.py -k enumerat",
+        "tests/test_programs.py -k gives_up",
     ),
     # Adaptive weighted rejection sampling.
     Fault(

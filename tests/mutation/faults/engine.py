@@ -68,7 +68,13 @@ FAULTS = [
         "mass = probs.cumsum(-1).double()",
         DRAWS,
     ),
-    Fault(SAMPLING, ".double().log() - total.log()", ".double().log()", DRAWS),
+    Fault(
+        SAMPLING,
+        ".double().log() - total.log()",
+        ".double().log()",
+        DRAWS,
+        equivalent="a softmax sums to one up to its rounding",
+    ),
     Fault(SAMPLING, "logits = _keep_only(logits, allowed)\n", "pass\n", MASKED),
     Fault(
         SAMPLING,

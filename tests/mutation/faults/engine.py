@@ -44,7 +44,11 @@ FAULTS = [
         DRAWS,
     ),
     Fault(
-        SAMPLING, "ordered.double().exp()", "ordered.exp()", "tests/test_sampling.py -k many_tokens"
+        SAMPLING,
+        "ordered.double().exp()",
+        "ordered.exp()",
+        "tests/test_sampling.py -k many_tokens",
+        equivalent="on a CPU torch adds up in float64 anyway",
     ),
     Fault(
         SAMPLING,

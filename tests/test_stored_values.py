@@ -6,6 +6,7 @@ import collections
 import datetime
 import math
 import re
+import tempfile
 import zipfile
 from decimal import Decimal
 from fractions import Fraction
@@ -17,7 +18,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from files import there_and_back
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ppl
@@ -27,6 +28,7 @@ from ppl.searchers import BestOfN
 
 UTC = datetime.UTC
 VALUES = [
+    ppl.Answer("x = 1"),
     None,
     True,
     0,
@@ -89,13 +91,11 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(plain)
 def test_any_plain_data_comes_back(value):
-    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / "ppl-test-stored"
-    try:
-        again = there_and_back(value, path)
-    finally:
-        path.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        again = there_and_back(value, Path(folder) / "p")
     assert again == value
     assert repr(again) == repr(value) or "frozenset" in repr(value)
 

@@ -82,17 +82,21 @@ class StoredCodec(Codec):
         self._fingerprint, self._pieces = identity.fingerprint, dict(pieces)
 
     def fingerprint(self) -> str:
+        """As the file says."""
         return self._fingerprint
 
     def piece(self, token: int) -> bytes:
+        """See `Codec.piece`. Raises TokenizerError for an id that the file does not have."""
         if token not in self._pieces:
             self._refuse(f"say what the id {token} is")
         return self._pieces[token]
 
     def encode(self, string: str) -> NoReturn:
+        """Raises TokenizerError."""
         self._refuse(f"encode {string[:40]!r}")
 
     def encode_after(self, string: str, *, plain: bool = False) -> NoReturn:
+        """Raises TokenizerError."""
         self._refuse(f"encode {string[:40]!r}")
 
     def _refuse(self, what: str) -> NoReturn:

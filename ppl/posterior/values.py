@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from ppl.language.answers.extraction import Answer
+
 PLAIN = (
     "numbers, strings, bytes, lists, tuples, dicts, sets, tensors, arrays, fractions, dates, texts "
     "and continuations"
@@ -37,6 +39,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 SIMPLE: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
+    Answer: ("answer", str, Answer),
     complex: ("complex", repr, complex),
     Decimal: ("decimal", str, Decimal),
     datetime.datetime: ("datetime", str, datetime.datetime.fromisoformat),

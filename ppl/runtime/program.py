@@ -35,7 +35,10 @@ def check_program(program: Program, what: str = "the program") -> None:
     A generator, a coroutine or an async function would only return what has still to be run.
     """
     if not callable(program):
-        raise ProgramError(f"{what} is a {type(program).__name__}, no function; {_REMEDY}")
+        raise ProgramError(
+            f"{what} is a {type(program).__name__}, no function; programs are plain functions, "
+            "handed over apart from their arguments, as in searcher.run(program, question)"
+        )
     inner: Any = program
     while isinstance(inner, functools.partial):
         inner = inner.func

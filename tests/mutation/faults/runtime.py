@@ -419,8 +419,8 @@ FAULTS = [
     ),
     Fault(
         TREE,
-        "            flight.stop()\n\n    def rollout",
-        "            pass\n\n    def rollout",
+        "            flight.stop()\n\n    @checked\n    def rollout",
+        "            pass\n\n    @checked\n    def rollout",
         "tests/test_loop.py -k underway",
     ),
     Fault(

@@ -196,7 +196,9 @@ def test_guides_only_propose_at_the_programs_sites():
 
 def test_a_guide_may_have_more_sites_than_a_run_comes_to():
     def model() -> float:
-        return float(pyro.sample("x", dist.Bernoulli(0.5)))
+        x = float(pyro.sample("x", dist.Bernoulli(0.5)))
+        pyro.sample("of its own", dist.Bernoulli(0.5))
+        return x
 
     def guide() -> None:
         pyro.sample("x", dist.Bernoulli(0.9))

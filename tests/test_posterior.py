@@ -143,8 +143,11 @@ def plain() -> float:
 
 
 def test_densities_of_plain_choices_are_saved_too(tmp_path):
-    BestOfN(6).run(plain, seed=0).save(tmp_path / "p")
-    for sample in ppl.Posterior.load(tmp_path / "p").samples:
+    posterior = BestOfN(6).run(plain, seed=0)
+    sent = pickle.loads(pickle.dumps([s.records for s in posterior.samples]))
+    posterior.save(tmp_path / "p")
+    for sample, records in zip(ppl.Posterior.load(tmp_path / "p").samples, sent, strict=True):
+        assert math.fsum(r.joint() for r in records) == pytest.approx(sample.log_joint)
         exact = math.log(0.2 if sample.value else 0.8) - 0.5
         assert sample.log_joint == pytest.approx(exact, abs=1e-6)
 

@@ -100,6 +100,12 @@ def test_sums_over_many_tokens_are_exact_enough_to_cut():
     assert int(torch.isfinite(row).sum()) == 20_000
 
 
+def test_the_total_of_a_row_is_added_up_in_float64():
+    probs = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0))
+    _, total = inverse_cdf(probs, np.array([0.5]))
+    assert float(total) == pytest.approx(float(probs.double().sum()), rel=1e-13)
+
+
 def test_warps_leave_the_callers_logits_alone():
     logits = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
     before = logits.clone()

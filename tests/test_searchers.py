@@ -18,7 +18,7 @@ import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
 from ppl.searchers.likelihood import log_prior
 from ppl.searchers.trees.mcts import puct, uct
-from ppl.verifiers import FunctionVerifier
+from ppl.verifiers import FunctionVerifier, Verifier
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,25 @@ def test_no_two_nodes_have_one_number():
     tree.expand([n for n in nodes if n.open], 2)
     tree.rollout([n for n in nodes if n.open])
     assert [n.identity for n in tree.nodes] == list(range(len(tree.nodes)))
+
+
+def test_a_horizon_is_a_number_of_checkpoints():
+    tree = ppl.Tree(_three_steps, (VERIFIERS["last"],))
+    assert [tree.rollout([tree.root], n)[0].depth for n in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_scores_of_a_tree_are_potentials_of_all_steps():
+    class Half(Verifier):
+        name, aggregate = "half", "prod"
+
+        def judge(self, requests):
+            return [[math.log(0.5)] * len(r.text.step_ends) for r in requests]
+
+    tree = ppl.Tree(_three_steps, (VERIFIERS["last"],))
+    (node,) = tree.rollout([tree.root], 2)
+    steps = len(node.text.step_ends)
+    assert steps > 1
+    assert tree.score([node], Half()) == pytest.approx([steps * math.log(0.5)])
 
 
 def test_rollouts_finish_and_scores_are_the_likelihoods():

@@ -151,7 +151,8 @@ def test_numbers_stay_a_floor_away_from_both_ends(said, kept):
 
 @pytest.mark.parametrize("floor", [0.5, 0.7, -0.1, math.nan])
 def test_a_floor_that_turns_the_order_round_is_refused(floor):
-    judge = FunctionVerifier(lambda text: 0.9, name="judge", floor=floor)
+    judge = FunctionVerifier(lambda text: 0.9, name="judge")
+    judge.floor = floor  # as a verifier of one's own may
     with pytest.raises(VerifierError, match=rf"judge at .* floor={floor}.*\[0, 0.5\)"):
         judge(TEXTS[0]).observe(True)
 

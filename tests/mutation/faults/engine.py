@@ -70,7 +70,7 @@ FAULTS = [
         SAMPLING,
         "mass = probs.cumsum(-1, dtype=torch.float64)",
         "mass = probs.cumsum(-1).double()",
-        DRAWS,
+        "tests/test_sampling.py -k added_up",
     ),
     Fault(
         SAMPLING,

@@ -392,7 +392,7 @@ FAULTS = [
         TREE,
         "            steps += 1\n",
         "            steps += 2\n",
-        "tests/exact/test_optimality.py",
+        "tests/test_searchers.py -k horizon",
     ),
     Fault(
         TREE,
@@ -433,7 +433,7 @@ FAULTS = [
         TREE,
         "[log_potential(scores, verifier.aggregate) for",
         '[log_potential(scores, "last") for',
-        f"tests/test_loop.py tests/test_multi_perspective.py {SEARCHERS} -k score",
+        "tests/test_searchers.py -k potentials_of_all",
     ),
     # Coroutines and Pyro's state.
     Fault(

@@ -32,7 +32,7 @@ FAULTS = [
         STORE,
         'if f.name != "models"}',
         'if f.name not in ("models", "seconds")}',
-        f"{STORED} -k costs",
+        "tests/test_stored.py",
     ),
     Fault(STORE, "        container.refuse(str(what))\n", "        raise\n", HOSTILE),
 ]

@@ -12,6 +12,10 @@ class PPLError(Exception):
     """Base class of every error raised on purpose by this library."""
 
 
+class ArgumentError(PPLError, TypeError, ValueError):
+    """An argument that is of no kind its call takes; the message begins with its name."""
+
+
 class ModelNotFoundError(PPLError):
     """A model or verifier could not be loaded from the given id, folder or file."""
 

@@ -18,6 +18,8 @@ import pyro
 import torch
 
 from ppl.errors import AllParticlesDeadError, PPLError, SearchStateError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.cost import Budget
 from ppl.lm.table import TableLM
 from ppl.posterior.posterior import Posterior
@@ -44,6 +46,7 @@ def early_ends() -> str:
     return text.text
 
 
+@checked
 def check_searcher(
     searcher: Searcher[Any],
     programs: Sequence[Program] = (early_ends,),
@@ -77,6 +80,7 @@ def check_searcher(
         SearchStateError: naming the law that does not hold.
         ValueError: there are no programs.
     """
+    checks.count(runs=runs)
     if not programs:
         raise ValueError("check_searcher(searcher, programs) needs at least one program")
     checked: dict[str, None] = {}

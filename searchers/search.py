@@ -12,12 +12,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
-
 from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior.posterior import Posterior
@@ -144,9 +144,7 @@ class Searcher(ABC, Generic[S]):
                 are `over` give their `posterior()`, and `run_all` goes on with all. So does
                 whatever else is raised that is no `PPLError` (by `on_step`, for one).
         """
-        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != len(arguments):
-            raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
+        seeds = seeds_of(seed, arguments)
         searches = [
             self.begin(program, *_as_tuple(a), guide=guide, seed=s, budget=budget, **kwargs)
             for a, s in zip(arguments, seeds, strict=True)
@@ -170,6 +168,7 @@ class Searcher(ABC, Generic[S]):
         the same. Cancelling the task that awaits it ends this search alone.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
+        check_watched(progress, on_step)
         with _progress_line([search], progress) as shown:
             search.on_step = _both(shown, on_step)
             posterior: Posterior = await SHARED.wait_for(search)
@@ -185,7 +184,8 @@ class Searcher(ABC, Generic[S]):
         **kwargs: Any,
     ) -> Search:
         """A search to be stepped by hand, saved and resumed."""
-        return Search(self, Tree(program, args, kwargs, guide, seed, budget or Budget()))
+        limits = Budget() if budget is None else budget
+        return Search(self, Tree(program, args, kwargs, guide, seed, limits))
 
 
 class Search:
@@ -199,6 +199,7 @@ class Search:
         on_step: called with the search after every round of a run; not saved.
     """
 
+    @checked
     def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
         self.state: Any = None
@@ -278,6 +279,7 @@ class Search:
     def _result(self) -> Result:
         return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds to a file of named fields, whole or not at all.
 
@@ -292,6 +294,7 @@ class Search:
         storage.save(path, self.searcher, self.tree, self.state, self.notes, self.exhausted)
 
     @staticmethod
+    @checked
     def load(
         path: str | Path,
         program: Program | None = None,
@@ -328,6 +331,7 @@ class Search:
 OnStep = Callable[[Search], None]
 
 
+@checked
 def run_all(
     searches: Sequence[Search],
     *,
@@ -387,6 +391,11 @@ def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
     return both
 
 
+@checked
+def check_watched(progress: bool, on_step: Callable[..., Any] | None) -> None:
+    """Raises TypeError for a way to watch a search that is none."""
+
+
 @contextlib.contextmanager
 def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
     if not shown:
@@ -410,6 +419,16 @@ def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep |
             bar.update(task, completed=done, tokens=sum(s.tree.cost.lm_tokens for s in searches))
 
         yield on_step
+
+
+@checked
+def seeds_of(seed: int | Sequence[int], arguments: Sequence[Any]) -> list[int]:
+    """One seed per question."""
+    each: Any = [seed] * len(arguments) if isinstance(seed, Integral) else seed
+    seeds = list(each)
+    if len(seeds) != len(arguments):
+        raise ValueError(f"seed={shown(seed)}: {len(seeds)} seeds for {len(arguments)} questions")
+    return seeds
 
 
 def _as_tuple(argument: Any) -> tuple[Any, ...]:

@@ -61,6 +61,23 @@ def test_sites_of_one_segment_draw_each_for_itself():
         assert x != y
 
 
+def plated() -> None:
+    with pyro.plate("own", 2):
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("f", torch.zeros(2))
+    pyro.sample("y", dist.Bernoulli(0.5))
+
+
+def test_plates_outside_of_a_search_keep_their_dimensions():
+    with pyro.plate("outer", 3, dim=-1):
+        before = list(runtime._DIM_ALLOCATOR._stack)
+        tree = ppl.Tree(plated)
+        tree.expand([tree.root], 2)
+        assert list(runtime._DIM_ALLOCATOR._stack) == before
+        tree.close()
+    assert not any(runtime._DIM_ALLOCATOR._stack)
+
+
 def test_a_search_inside_a_program_gives_the_generator_back():
     def outer():
         x = pyro.sample("x", dist.Normal(0.0, 1.0))

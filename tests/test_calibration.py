@@ -119,7 +119,7 @@ def test_separable_and_senseless_labels():
         Isotonic.fit(scores, np.ones(4))
     with pytest.raises(ValueError, match="one finite score"):
         Platt.fit(scores[:3], scores > 0)
-    with pytest.raises(ValueError, match="one finite score"):
+    with pytest.raises(ValueError, match=r"scores=.*NaN"):
         Platt.fit([math.nan, 0.0], [True, False])
 
 
@@ -504,7 +504,7 @@ def test_attempts_are_not_negative():
         lambda n: made.value(n, right=1.0, wrong=-1.0),
         lambda n: made.best_budget(right=1.0, wrong=-1.0, most=n),
     ):
-        with pytest.raises(ValueError, match="attempts=-1"):
+        with pytest.raises(ValueError, match=r"(attempts|most)=-1"):
             ask(-1)
 
 
@@ -535,7 +535,7 @@ def test_samples_needed():
     assert [samples_needed(p) for p in (0.9, 0.5, 0.1)] == [2, 7, 44]
     assert samples_needed(1.0) == 1
     assert samples_needed(0.0, most=64) == 64
-    with pytest.raises(ValueError, match="must be probabilities"):
+    with pytest.raises(ValueError, match="confidence="):
         samples_needed(0.5, confidence=1.0)
 
 

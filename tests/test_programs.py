@@ -204,6 +204,12 @@ def _warped(lm: ppl.LanguageModel) -> None:
             break
 
 
+def test_enumeration_gives_up_beyond_the_most_that_was_allowed():
+    assert len(ppl.enumerate_program(toy, "prod", most=22).values) == 15
+    with pytest.raises(ppl.PPLError, match="more than 21"):
+        ppl.enumerate_program(toy, "prod", most=21)
+
+
 def test_an_observation_at_the_start_is_a_checkpoint():
     def program() -> float:
         pyro.factor("f", torch.tensor(-1.0))

@@ -88,6 +88,18 @@ def test_rows_are_warped_each_by_its_own_rule():
         assert torch.equal(row, warped_log_probs(LOGITS, [warp], [None])[0])
 
 
+def test_a_row_without_a_cut_keeps_all_beside_one_that_is_cut():
+    logits = torch.tensor([[0.0, -1.0, -30.0]] * 2)
+    plain, cut = warped_log_probs(logits, [Warp(), Warp(top_p=0.5)], [None, None])
+    assert torch.isfinite(plain).all()
+    assert torch.isfinite(cut).tolist() == [True, False, False]
+
+
+def test_sums_over_many_tokens_are_exact_enough_to_cut():
+    (row,) = warped_log_probs(torch.zeros(1, 40_000), [Warp(top_p=0.5)], [None])
+    assert int(torch.isfinite(row).sum()) == 20_000
+
+
 def test_warps_leave_the_callers_logits_alone():
     logits = torch.randn(2, 11, generator=torch.Generator().manual_seed(0))
     before = logits.clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from programs import TOY, VERIFIERS, contents, toy, toy_guide
 
 import ppl
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
+from ppl.searchers.likelihood import log_prior
 from ppl.searchers.trees.mcts import puct, uct
 from ppl.verifiers import FunctionVerifier
 
@@ -436,6 +438,52 @@ def test_puct_prefers_likely_steps_and_uct_does_not():
         return sum(shares) / len(shares)
 
     assert visits_of_a("puct") > 0.55 > visits_of_a("uct")
+
+
+def test_priors_are_of_the_steps_and_not_of_their_past():
+    """Both symbols are equally likely after any beginning, but not their beginnings."""
+    law = {"a": 0.1, "b": 0.1, "c": 0.8}
+    lm = ppl.TableLM(
+        lambda prefix: law | {"$": 0.0} if len(prefix) == 1 else {"a": 0.2, "b": 0.8},
+        symbols="^abc$",
+    )
+
+    def model():
+        text = lm.prompt("^")
+        for t in range(2):
+            text += pyro.sample(f"s_{t}", lm(text, max_tokens=1))
+            ppl.twist(f"t_{t}", 0.0)
+        pyro.sample("end", lm(text, max_tokens=1))
+
+    searcher = MCTS(30, 6, selection="puct", evaluation="verifier")
+    search = searcher.begin(model, seed=0)
+    search.run()
+    statistics = search.state.statistics
+    (parent, *_) = (c for c in statistics[0].children if len(statistics[c.identity].children) > 1)
+    here = statistics[parent.identity]
+    bonus = searcher._scores(parent, here.children, statistics, Counter())
+    shares = np.array([{"a": 0.2, "b": 0.8}[c.step] for c in here.children])
+    for child, share, score in zip(here.children, shares / shares.sum(), bonus, strict=True):
+        own = statistics[child.identity]
+        expected = puct(own.total / own.visits, share, here.visits, own.visits)
+        assert score == pytest.approx(expected)
+
+
+def test_the_models_opinion_knows_no_scale():
+    def model():
+        with pyro.poutine.scale(scale=2.0):
+            pyro.sample("x", dist.Bernoulli(0.5))
+
+    tree = ppl.Tree(model)
+    (node,) = tree.expand([tree.root])
+    assert log_prior(node) == pytest.approx(math.log(0.5))
+
+
+def test_a_tree_with_something_open_uses_all_its_simulations():
+    for seed in range(6):
+        search = MCTS(14, 4).begin(toy, "prod", seed=seed)
+        search.run()
+        assert search.state.simulations == 14
 
 
 def test_simulations_on_their_way_make_others_look_elsewhere():

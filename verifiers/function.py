@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from ppl.errors import VerifierError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
 
@@ -21,6 +23,7 @@ class FunctionVerifier(Verifier):
         floor: 0 lets the function rule a text out for good.
     """
 
+    @checked
     def __init__(
         self,
         function: Callable[[Text], float],
@@ -30,6 +33,7 @@ class FunctionVerifier(Verifier):
         aggregate: Aggregate = "last",
         floor: float = 0.0,
     ) -> None:
+        checks.floor(floor=floor)
         self.function = function
         self.name = name or str(getattr(function, "__name__", "function"))
         check_declared(self.name, meaning, aggregate)
@@ -58,6 +62,7 @@ class FunctionRanker(Ranker):
         name: shown in messages, the function's name by default.
     """
 
+    @checked
     def __init__(self, function: Callable[[Text], float], *, name: str | None = None) -> None:
         self.function = function
         self.name = name or str(getattr(function, "__name__", "function"))
@@ -76,6 +81,7 @@ def _called(function: Callable[[Text], float], request: JudgeRequest, where: str
         ) from error
 
 
+@checked
 def verifier(
     function: Callable[[Text], float] | None = None,
     *,
@@ -98,6 +104,7 @@ def verifier(
     return wrap if function is None else wrap(function)
 
 
+@checked
 def ranker(function: Callable[[Text], float]) -> FunctionRanker:
     """Turns a plain function of the text into a ranker; use as `@ranker`."""
     return FunctionRanker(function)

@@ -12,12 +12,15 @@ import math
 from collections.abc import Sequence
 
 from ppl.errors import ObservationError, VerifierError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import AGGREGATES, MEANINGS, JudgeRequest, Ranker, Scorer, Verifier
 
 Scores = tuple[float, ...]
 
 
+@checked
 def check_verifier(
     verifier: Scorer, texts: Sequence[Text], *, tolerance: float = 1e-5
 ) -> list[str]:
@@ -44,6 +47,7 @@ def check_verifier(
         VerifierError: naming the law that does not hold and the text.
         ValueError: there are no texts.
     """
+    checks.nonnegative(tolerance=tolerance)
     if not texts:
         raise ValueError("check_verifier(verifier, texts) needs at least one text")
     _declared(verifier, texts[0])

@@ -1,6 +1,6 @@
 """Train the embedded decoder and process reward model from nothing, in one command.
 
-    python examples/training/train.py --out build/tiny                       # two CPU cores
+    python examples/training/train.py --out build/tiny --minutes 160         # two CPU cores
     python examples/training/train.py --out build/tiny --device cuda --minutes 5 --workers 14
 
 Stages, each resumed from its checkpoint when the command is given again:
@@ -76,18 +76,18 @@ class Recipe:
 
     decoder: Shape = field(default_factory=lambda: Shape(160, 4, 5, 432))
     reward: Shape = field(default_factory=lambda: Shape(192, 6, 6, 512))
-    decoder_rows: int = 64
-    decoder_steps: int = 3000
+    decoder_rows: int = 32
+    decoder_steps: int = 4500
     decoder_rate: float = 2e-3
-    reward_rows: int = 24
-    reward_steps: int = 4500
+    reward_rows: int = 16
+    reward_steps: int = 6500
     reward_rate: float = 1.5e-3
     own_responses: int = 6000  # per task
-    own_rows: int = 48
+    own_rows: int = 32
     own_steps: int = 700
     own_rate: float = 4e-4
     calibration_responses: int = 2000  # per task
-    minutes: tuple[float, float, float] = (0.2, 0.62, 0.18)  # shares of decoder, reward, own
+    minutes: tuple[float, float, float] = (0.25, 0.58, 0.17)  # shares of decoder, reward, own
 
     def scaled(self, factor: float) -> Recipe:
         names = ("decoder_steps", "reward_steps", "own_steps")
@@ -107,8 +107,9 @@ class Run:
     device: str
     seed: int
     minutes: float | None
-    pool: Pool
+    pool: Pool | None  # processes that make data; None where a caller makes its own
     bfloat16: bool
+    checkpoint_seconds: float = 300
 
     def autocast(self) -> Any:
         return torch.autocast(self.device, torch.bfloat16) if self.bfloat16 else nullcontext()
@@ -145,7 +146,7 @@ def fit(
     model.train()
     start = saved = time.monotonic()
     limit = 60 * run.minutes * share if run.minutes else math.inf
-    sums: dict[str, float] = {}
+    said: dict[str, list[Tensor]] = {}
 
     def checkpoint() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
@@ -166,19 +167,19 @@ def fit(
             total = torch.stack(list(parts.values())).sum() / len(batch)
             total.backward()  # type: ignore[no-untyped-call]
             for part, value in parts.items():
-                sums[part] = sums.get(part, 0.0) + value.detach() / len(batch)
+                said.setdefault(part, []).append(value.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
         tokens += sum(int((arrays["ids"] != 0).sum()) for arrays in batch.values())
         if step % 100 == 0 or step == steps:
-            said = "  ".join(f"{k} {float(v) / (step % 100 or 100):.4f}" for k, v in sums.items())
+            means = "  ".join(f"{k} {float(torch.stack(v).mean()):.4f}" for k, v in said.items())
             print(
-                f"{name} {seconds:6.0f} s  step {step}  {tokens / 1e6:.1f}M tokens  {said}",
+                f"{name} {seconds:6.0f} s  step {step}  {tokens / 1e6:.1f}M tokens  {means}",
                 flush=True,
             )
-            sums = {}
-        if time.monotonic() - saved > 300:
+            said = {}
+        if time.monotonic() - saved > run.checkpoint_seconds:
             checkpoint()
             saved = time.monotonic()
     checkpoint()
@@ -193,18 +194,23 @@ def fit(
 # --- stages -----------------------------------------------------------------------------------
 
 
+def decoder_loss(run: Run, model: Any, rows: dict[str, Array]) -> Tensor:
+    """Cross-entropy of the responses' tokens."""
+    batch = to_device(rows, run.device)
+    with run.autocast():
+        hidden = model.model(input_ids=batch["ids"], use_cache=False).last_hidden_state
+        wanted = batch["targets"] != UNKNOWN
+        logits = model.lm_head(hidden[wanted])
+    return cross_entropy(logits.float(), batch["targets"][wanted])
+
+
 def train_decoder(run: Run, recipe: Recipe) -> None:
     torch.manual_seed(run.seed)
     model: Any = new_decoder(recipe.decoder).to(run.device)
 
     def losses(batch: Batches) -> Iterator[dict[str, Tensor]]:
-        for arrays in batch.values():
-            rows = to_device(arrays, run.device)
-            with run.autocast():
-                hidden = model.model(input_ids=rows["ids"], use_cache=False).last_hidden_state
-                wanted = rows["targets"] != UNKNOWN
-                logits = model.lm_head(hidden[wanted])
-            yield {"lm": cross_entropy(logits.float(), rows["targets"][wanted])}
+        for task, arrays in batch.items():
+            yield {f"lm {task}": decoder_loss(run, model, arrays)}
 
     def batches(start: int) -> Iterator[Batches]:
         stop = recipe.decoder_steps
@@ -251,8 +257,9 @@ def train_reward(run: Run, recipe: Recipe) -> None:
     model: Any = new_reward(recipe.reward).to(run.device)
 
     def losses(batch: Batches) -> Iterator[dict[str, Tensor]]:
-        for arrays in batch.values():
-            yield reward_losses(run, model, arrays)
+        for task, arrays in batch.items():
+            parts = reward_losses(run, model, arrays)
+            yield {f"end {task}" if k == "end" else k: v for k, v in parts.items()}
 
     def batches(start: int) -> Iterator[Batches]:
         stop = recipe.reward_steps
@@ -288,8 +295,9 @@ def train_on_own(run: Run, recipe: Recipe) -> None:
     trees = {t: own_trees(run, t, recipe.own_responses, run.seed + 2) for t in LINE_TASKS}
 
     def losses(batch: Batches) -> Iterator[dict[str, Tensor]]:
-        for arrays in batch.values():
-            yield reward_losses(run, model, arrays)
+        for task, arrays in batch.items():
+            parts = reward_losses(run, model, arrays)
+            yield {f"end {task}" if k == "end" else k: v for k, v in parts.items()}
 
     def batches(start: int) -> Iterator[Batches]:
         rows, stop = recipe.reward_rows // 2, recipe.own_steps

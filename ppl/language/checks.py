@@ -5,7 +5,13 @@ what it may be.
     checks.probability(threshold=0.5)             in [0, 1]
     checks.positive(temperature=0.7)              above zero, finite
     checks.nonnegative(exploration=0.0)           zero or more, finite
+    checks.floor(floor=1e-6)                      in [0, 0.5)
     checks.one_of(("bfs", "dfs"), order="bfs")
+    checks.flag(greedy=True)                      True or False
+    checks.numbers(scores=[0.5, 2])               an array of floats, without NaN
+    checks.truths(labels=[1, 0, 1])               of bools, or of 0 and 1
+
+What is of a wrong type altogether is met by `ppl.language.arguments`.
 
 `True` is no number, `2.0` is no count, and NaN is nothing: comparisons with NaN are false, so that
 a bound written as `if x < 1: raise` lets it through.
@@ -18,12 +24,25 @@ from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl.errors import ArgumentError
+from ppl.language.arguments import shown
+
 
 def count(*, least: int = 1, **numbers: Any) -> None:
     """Raises ValueError for what is no int of at least `least`."""
     for name, number in numbers.items():
         if not _is(Integral, number) or not number >= least:
             raise ValueError(f"{name}={number!r}: a whole number (int), at least {least}")
+
+
+def seed(**numbers: Any) -> None:
+    """Raises ValueError for what is no whole number; any is a seed."""
+    for name, number in numbers.items():
+        if not _is(Integral, number):
+            raise ValueError(f"{name}={shown(number)}: a whole number (int)")
 
 
 def probability(**numbers: Any) -> None:
@@ -45,6 +64,54 @@ def nonnegative(**numbers: Any) -> None:
     for name, number in numbers.items():
         if not _is(Real, number) or not 0 <= number < math.inf:
             raise ValueError(f"{name}={number!r}: a number of zero or more, and finite")
+
+
+def floor(**numbers: Any) -> None:
+    """Raises ValueError for what is not in [0, 0.5): probabilities are kept between it and 1 - it,
+    and at one half nothing would be left of them."""
+    for name, number in numbers.items():
+        if not _is(Real, number) or not 0 <= number < 0.5:
+            raise ValueError(f"{name}={number!r}: a floor of probabilities, in [0, 0.5)")
+
+
+def number(**numbers: Any) -> None:
+    """Raises ValueError for what is no number; infinities are."""
+    for name, value in numbers.items():
+        if not _is(Real, value) or math.isnan(value):
+            raise ValueError(f"{name}={shown(value)}: a number")
+
+
+def flag(**flags: Any) -> None:
+    """Raises ArgumentError for what is not True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ArgumentError(f"{name}={shown(value)}: True or False")
+
+
+def numbers(*, nan: bool = False, **values: Any) -> NDArray[np.float64]:
+    """The one argument as an array of floats.
+
+    Raises ValueError for what is no array of numbers, and for NaN unless it has a meaning.
+    """
+    ((name, value),) = values.items()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}={shown(value)}: numbers")
+    if not nan and np.isnan(array).any():
+        raise ValueError(f"{name}={shown(value)}: holds NaN")
+    return array.astype(np.float64)
+
+
+def truths(**labels: Any) -> NDArray[np.bool_]:
+    """The one argument as an array of bools. Raises ValueError for other values than 0 and 1."""
+    ((name, values),) = labels.items()
+    array = numbers(**labels)
+    if not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name}: truth values, True and False or 1 and 0, got {shown(values)}")
+    return array.astype(bool)
 
 
 def one_of(known: Collection[str], **words: Any) -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ppl.language.arguments import check_fields
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCost:
@@ -136,6 +138,7 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for f in fields(self):
             limit = getattr(self, f.name)
             if limit is not None and not limit >= 0:

@@ -15,6 +15,7 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 
+from ppl.language.arguments import checked
 from ppl.language.site import Entry, Site, Visit
 
 _FRESH = itertools.count()
@@ -39,6 +40,7 @@ class TwistUnit(Site, Unit):  # type: ignore[misc]
         return ("twist", self.log_value)
 
 
+@checked
 def twist(name: str, log_value: float | torch.Tensor) -> None:
     """Guides the search without changing what it targets.
 
@@ -60,6 +62,7 @@ def twist(name: str, log_value: float | torch.Tensor) -> None:
         pyro.sample(name, TwistUnit(number), obs=torch.empty(0))
 
 
+@checked
 def condition(value: bool, name: str | None = None) -> None:
     """Requires `value` to be true: the particle's weight becomes zero otherwise.
 
@@ -93,6 +96,7 @@ def answer(value: Any) -> None:
         say(value)
 
 
+@checked
 def do(program: Callable[..., Any], data: Mapping[str, Any]) -> Callable[..., Any]:
     """The program with some sites set from outside (an intervention, not an observation).
 

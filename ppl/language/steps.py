@@ -31,6 +31,14 @@ class StepRule:
     pattern: re.Pattern[str] | None = None
     predicate: Callable[[str], bool] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.strings, tuple) or not all(isinstance(s, str) for s in self.strings):
+            raise TypeError(f"strings={self.strings!r}: a tuple of strings")
+        if self.pattern is not None and not isinstance(self.pattern, re.Pattern):
+            raise TypeError(f"pattern={self.pattern!r}: a compiled pattern, re.compile(...)")
+        if self.predicate is not None and not callable(self.predicate):
+            raise TypeError(f"predicate={self.predicate!r}: a function of the new text")
+
     def __call__(self, new_text: str, fresh: int | None = None) -> bool:
         """Whether the step ends here.
 

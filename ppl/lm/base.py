@@ -8,7 +8,7 @@ search needs: it draws (`session`) and scores (`score_batch`). A model whose log
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, Protocol, overload
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
+from ppl.language.arguments import checked, shown
 from ppl.language.codec import Codec, checked_string
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_CALLS, refuse_unknown
@@ -209,7 +210,7 @@ class LanguageModel(ABC):
         refuse_unknown("lm(text, ...)", unknown, _SETTINGS, OF_CALLS)
         if not isinstance(text, Text):
             raise TypeError(
-                f"lm(...) continues a Text, got {type(text).__name__}: start with "
+                f"text: lm(...) continues a Text, got {type(text).__name__}: start with "
                 "lm.prompt(string) or lm.chat(question)"
             )
         mine, made_with = self.codec.identity, text.codec.identity
@@ -252,6 +253,7 @@ class LanguageModel(ABC):
         Raises:
             PromptError: `string` is empty, no text, or longer than the context.
         """
+        checks.flag(begin=begin)
         tokens = self.codec.encode(checked_string(string, "lm.prompt"))
         first = self.codec.begin_tokens if begin and tokens else ()
         if tokens[: len(first)] != first:
@@ -280,7 +282,9 @@ class LanguageModel(ABC):
 
     def _checked(self, tokens: Tokens, string: str) -> Text:
         if not tokens:
-            raise PromptError("the prompt is empty: a language model needs at least one token")
+            raise PromptError(
+                f"string={string!r}: the prompt is empty, it needs at least one token"
+            )
         if len(tokens) >= self.context_length:
             raise PromptError(
                 f"the prompt has {len(tokens)} tokens, {self.name} holds {self.context_length}: "
@@ -299,10 +303,13 @@ class LanguageModel(ABC):
             PromptError: the string is no text.
             ValueError: an id is no token of the model.
         """
+        checks.flag(finished=finished)
         if isinstance(value, str):
-            tokens = self.codec.encode_after(checked_string(value, "lm.continuation"))
-        else:
+            tokens = self.codec.encode_after(checked_string(value, "lm.continuation, value"))
+        elif isinstance(value, Iterable) and not isinstance(value, Mapping):
             tokens = tuple(map(self._token, value))
+        else:
+            raise TypeError(f"value={shown(value)}: a string, or token ids")
         ends = self.codec.end_tokens
         if finished and not (tokens and tokens[-1] in ends):
             tokens = (*tokens, min(ends))
@@ -317,7 +324,7 @@ class LanguageModel(ABC):
             token = -1
         if not 0 <= token < self.token_count:
             raise ValueError(
-                f"{value!r} is no token id of {self.name}: give integers from 0 to "
+                f"value={value!r} is no token id of {self.name}: give integers from 0 to "
                 f"{self.token_count - 1}, or a string"
             )
         return token
@@ -332,6 +339,7 @@ class LanguageModel(ABC):
     @overload
     def retokenize(self, value: Text, *, onto: Text | None = None) -> Text: ...
 
+    @checked
     def retokenize(
         self, value: Text | Continuation, *, onto: Text | None = None
     ) -> Text | Continuation:

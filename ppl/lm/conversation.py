@@ -21,23 +21,23 @@ def checked_messages(messages: object) -> list[dict[str, Any]]:
     """The messages, a bare string as the user's. Raises PromptError if there is nothing to ask."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence):
+    if not isinstance(messages, Sequence) or isinstance(messages, bytes):
         raise PromptError(
-            f"lm.chat takes a question or a list of messages, got {type(messages).__name__}; of a "
-            "Text take text.text"
+            "messages: lm.chat takes a question or a list of messages, got "
+            f"{type(messages).__name__}; of a Text take text.text"
         )
     checked = []
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            shown = dict(message) if isinstance(message, Mapping) else message
+            said = dict(message) if isinstance(message, Mapping) else message
             raise PromptError(
-                f"lm.chat: {shown!r} is no message; give each a 'role' and a 'content'"
+                f"messages: lm.chat: {said!r} is no message; give each a 'role' and a 'content'"
             )
         for part in ("role", "content"):
             checked_string(message[part], f"lm.chat: the {part!r} of a message")
         checked.append(dict(message))
     if not checked or not checked[-1]["content"]:
-        raise PromptError("the question is empty: give the model something to answer")
+        raise PromptError("messages: the question is empty: give the model something to answer")
     return checked
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -38,26 +38,57 @@ def converted(path: Path) -> Path:
     folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        # transformers draws this one bar itself, whatever its progress bars are set to.
-        silent = functools.partial(gguf_reader.tqdm, disable=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    except OSError as error:
+        raise _not_kept(path, folder, error) from error
+    try:
+        model, tokenizer = _read(path)
+        try:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            _appear(partial, folder)
+        except Exception as error:  # writers have errors of their own for a full disk
+            raise _not_kept(path, folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of the file. Raises ModelNotFoundError if it cannot be read."""
+    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    # transformers draws this one bar itself, whatever its progress bars are set to.
+    silent = functools.partial(gguf_reader.tqdm, disable=True)
+    try:
         with quiet_transformers(), mock.patch.object(gguf_reader, "tqdm", silent):
-            source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
             # float32 keeps the dequantised weights exactly as the file states them.
             model = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
             )
-            model.save_pretrained(partial)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
-        with contextlib.suppress(OSError):  # another process may have been faster
-            partial.rename(folder)
+            return model, AutoTokenizer.from_pretrained(**source)
     except Exception as error:  # readers of a damaged file fail in any way (struct.error, ...)
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelNotFoundError(
-            f"cannot read {path}: {first_line} (GGUF files need the extra ppl-search[gguf])"
+            f"cannot read {path}: {_first_line(error)} (GGUF files need the extra ppl-search[gguf])"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+
+
+def _appear(partial: Path, folder: Path) -> None:
+    """Renames, unless another process was faster: a folder with files is never replaced."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _not_kept(path: Path, folder: Path, error: Exception) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"the conversion of {path} cannot be kept in {folder.parent}: {_first_line(error)}; make "
+        "room there, or set PPL_CACHE to a folder that can be written"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

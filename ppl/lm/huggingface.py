@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl.errors import UnsupportedModelError
 from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
@@ -37,6 +38,7 @@ class HFModel(LogitsModel):
         UnsupportedModelError: the model cannot be forked exactly.
     """
 
+    @checked
     def __init__(
         self,
         model: Any,

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
@@ -130,12 +131,12 @@ def load(
     }
     if not isinstance(source, str | Path):
         raise TypeError(
-            f"ppl.load takes a name, folder, file or address, got {type(source).__name__}; a model "
-            "that you already hold is ppl.HFModel(model, tokenizer, name=...)"
+            f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; "
+            "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
     for name in sorted(others.keys() & _ELSEWHERE.keys()):
         raise TypeError(f"ppl.load knows no {name}=; use {_ELSEWHERE[name]}")
-    checks.count(kv_bytes=kv_bytes)
+    _check_settings(**settings)
     fitting = [prefix for prefix in _LOADERS if str(source).startswith(prefix)]
     if fitting:
         prefix = max(fitting, key=len)
@@ -152,6 +153,25 @@ def load(
         whose = "are settings of servers" if others.keys() <= _SERVER else "are not known"
         raise TypeError(f"ppl.load({str(source)!r}): {names} {whose}")
     return _local(source, **settings)
+
+
+@checked
+def _check_settings(
+    dtype: torch.dtype | str | None,
+    device: str | torch.device | None,
+    revision: str | None,
+    token: str | None,
+    trust_remote_code: bool,
+    context_length: int | None,
+    kv_bytes: int,
+    pack: bool,
+    graphs: bool,
+    compile: bool,
+) -> None:
+    """The numbers among the settings; their kinds are the annotations."""
+    checks.count(kv_bytes=kv_bytes)
+    if context_length is not None:
+        checks.count(context_length=context_length)
 
 
 _DEFAULTS = {

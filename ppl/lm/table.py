@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl.errors import PromptError
 from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.codec import Codec
 from ppl.language.cost import Account
 from ppl.language.text import Continuation, StopReason
@@ -32,7 +33,7 @@ class SymbolCodec(Codec):
     """
 
     def __init__(self, symbols: str, end: str, name: str = "table") -> None:
-        if len(set(symbols)) != len(symbols) or end not in symbols:
+        if len(set(symbols)) != len(symbols) or len(end) != 1 or end not in symbols:
             raise ValueError(f"symbols {symbols!r} must be distinct and contain the end {end!r}")
         self.symbols, self.end, self.size, self.name = symbols, end, len(symbols), name
         self.end_tokens = frozenset({symbols.index(end)})
@@ -70,6 +71,7 @@ class TableLM(LogitsModel):
         0.5
     """
 
+    @checked
     def __init__(
         self,
         probabilities: Probabilities | Callable[[str], Probabilities],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyro.poutine import Trace
 
 from ppl.errors import SearchStateError
+from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
@@ -115,6 +116,7 @@ class Posterior:
             loaded by name), and the fingerprint of its tokenizer.
     """
 
+    @checked
     def __init__(
         self,
         samples: Sequence[Sample],
@@ -127,6 +129,9 @@ class Posterior:
         history: Sequence[Mapping[str, Any]] = (),
         models: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        for sample in samples:
+            if math.isnan(sample.log_weight) or math.isnan(sample.log_likelihood):
+                raise ValueError(f"samples: the weight or likelihood of {sample!r} is NaN")
         self.samples = list(samples)
         self.log_evidence = log_evidence
         self.cost = cost
@@ -137,6 +142,7 @@ class Posterior:
         self._nodes = list(nodes)
 
     @classmethod
+    @checked
     def of(
         cls,
         tree: Tree,
@@ -207,6 +213,7 @@ class Posterior:
         sample = max(finished, key=lambda s: s.log_joint, default=None)
         return None if sample is None else sample.value
 
+    @checked
     def vote(
         self,
         key: Callable[[Any], Hashable] | None = None,
@@ -240,6 +247,7 @@ class Posterior:
         winner = max(classes, key=lambda entry: entry[0], default=None)
         return None if winner is None else votes[winner[1]][0]
 
+    @checked
     def sample(self, seed: int) -> Any:
         """One result drawn with the particles' probabilities."""
         finished = np.array([s.answered for s in self.samples], dtype=bool)
@@ -249,6 +257,7 @@ class Posterior:
         index = generator(seed, "posterior").choice(len(p), p=p / p.sum())
         return self.samples[int(index)].value
 
+    @checked
     def expectation(self, f: Callable[[Any], float]) -> float:
         """The weighted mean of `f(value)` over finished particles."""
         pairs = [
@@ -260,6 +269,7 @@ class Posterior:
             raise SearchStateError("there is no finished particle to average over")
         return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
 
+    @checked
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
         """Posterior probability of every value of `f` (of the result itself by default).
 
@@ -293,6 +303,7 @@ class Posterior:
                 attributes["probability"] = attributes.get("probability", 0.0) + float(p)
         return graph
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Writes the posterior to a file of named fields, whole or not at all.
 
@@ -316,6 +327,7 @@ class Posterior:
         )
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> Posterior:
         """Reads what `save` wrote. Nothing in the file is run, and no model is needed: texts say
         what they said, and can be extended once their model is loaded. Tensors are on the CPU.

@@ -23,6 +23,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from ppl.language.arguments import checked
 from ppl.language.randomness import key as key_of
 from ppl.language.site import Draw, Site, Visit
 from ppl.language.text import Continuation, Text
@@ -66,6 +67,7 @@ class AWRS(Site, TorchDistribution):  # type: ignore[misc]
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
     has_rsample = False
 
+    @checked
     def __init__(
         self,
         proposal: LMDistribution,

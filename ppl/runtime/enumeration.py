@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from scipy.special import logsumexp
 
 from ppl.errors import PPLError
+from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.site import Site, share
 from ppl.runtime.program import check_program, check_result
@@ -47,6 +48,7 @@ class ExactResult:
         return {values[i]: p for p, i in tally(values, weights)}
 
 
+@checked
 def enumerate_program(
     program: Callable[..., Any], *args: Any, most: int = 100_000, **kwargs: Any
 ) -> ExactResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ppl.language.arguments import check_fields, checked
 from ppl.runtime.tree import Node
 
 
@@ -24,10 +25,12 @@ class Result:
     log_evidence: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.nodes) != len(self.log_weights):
-            raise ValueError(f"{len(self.nodes)} nodes, {len(self.log_weights)} log-weights")
+            raise ValueError(f"log_weights: {len(self.log_weights)} for {len(self.nodes)} nodes")
 
     @classmethod
+    @checked
     def by_likelihood(cls, nodes: Sequence[Node]) -> Result:
         """Nodes that count by what they have observed, without evidence."""
         return cls(nodes, [node.log_likelihood for node in nodes])

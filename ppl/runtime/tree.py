@@ -10,9 +10,12 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from ppl.errors import SearchStateError
+from ppl.language import checks
+from ppl.language.arguments import check_fields, checked
 from ppl.language.cost import Account, Budget, Cost
 from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
@@ -163,6 +166,7 @@ class Tree:
         check_program(self.program)
         if self.guide is not None:
             check_program(self.guide, "the guide")
+        check_fields(self)
         self.account = Account(self.budget)
         self.calls = Calls()
         self.root = Node(0, None)
@@ -176,6 +180,7 @@ class Tree:
         """All that the search has spent."""
         return self.account.cost
 
+    @checked
     def expand(
         self,
         nodes: Sequence[Node],
@@ -220,6 +225,7 @@ class Tree:
             flight.first + i: flight.parents[i] for flight in self._flights for i in flight.missing
         }
 
+    @checked
     def collect(self, quorum: int | None = None) -> list[Node]:
         """Waits for children that are underway.
 
@@ -234,6 +240,8 @@ class Tree:
             BudgetExhausted: the budget does not pay for them; they are given up.
             PPLError: a particle failed; it and those expanded with it are given up.
         """
+        if quorum is not None:
+            checks.count(least=0, quorum=quorum)
         most = len(self.underway)
         wanted = most if quorum is None else min(quorum, most)
         waves = [self._started(flight) for flight in self._flights]
@@ -257,6 +265,7 @@ class Tree:
         for flight in flights:
             flight.stop()
 
+    @checked
     def rollout(
         self, nodes: Sequence[Node], horizon: int | None = None, *, greedy: bool = False
     ) -> list[Node]:
@@ -268,6 +277,8 @@ class Tree:
             greedy: language models give their most likely tokens (temperature 0); other choices
                 are drawn.
         """
+        if horizon is not None:
+            checks.count(least=0, horizon=horizon)
         leaves = list(nodes)
         steps = 0
         while horizon is None or steps < horizon:
@@ -281,6 +292,7 @@ class Tree:
             steps += 1
         return leaves
 
+    @checked
     def force(self, nodes: Sequence[Node], examples: Sequence[Node]) -> list[Node]:
         """The child that each node would have with the choices of another node's segment.
 
@@ -294,6 +306,8 @@ class Tree:
             A child per node, weighed as if what proposes had proposed these choices. It is dead if
             the segment could not have happened here: other sites, an impossible value, another end.
         """
+        if len(nodes) != len(examples):
+            raise ValueError(f"{len(examples)} examples for {len(nodes)} nodes")
         choices = [{r.name: r.value for r in e.records if r.kind == "choice"} for e in examples]
         segments = [Segment(forced=values) for values in choices]
         children = self._grow(nodes, 1, segments, simulated=False)
@@ -304,6 +318,7 @@ class Tree:
                 child.dead_at = names[-1] if names else "the start"
         return children
 
+    @checked
     def score(self, nodes: Sequence[Node], verifier: Scorer) -> list[float]:
         """Judges nodes with a verifier or ranker that the program does not observe.
 
@@ -343,7 +358,7 @@ class Tree:
         quorum: int | None = None,
     ) -> list[Node]:
         """`segments` are for each child, or one for all."""
-        numbers = [counts] * len(nodes) if isinstance(counts, int) else list(counts)
+        numbers = [counts] * len(nodes) if isinstance(counts, Integral) else list(counts)  # type: ignore
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
             raise ValueError(f"counts {numbers} do not fit {len(nodes)} nodes")
         parents: list[Node] = []

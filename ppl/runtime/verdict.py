@@ -25,6 +25,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
+from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
@@ -66,6 +67,7 @@ def check_declared(name: str, meaning: Meaning, aggregate: Aggregate) -> None:
         )
 
 
+@checked
 def log_potential(log_scores: Sequence[float], aggregate: Aggregate) -> float:
     """log A(s_1 .. s_t) for step log-probabilities log s; 0 for no steps (A of nothing is 1)."""
     if not log_scores:
@@ -204,7 +206,7 @@ class Verifier(Scorer):
     def __call__(self, text: Text) -> Verdict:
         """The distribution over "correct so far" of `text`; observe it `True`."""
         if not isinstance(text, Text):
-            raise TypeError(f"verifier {self.name} judges a Text, got {type(text).__name__}")
+            raise TypeError(f"text: verifier {self.name} judges a Text, got {type(text).__name__}")
         return Verdict(self, text)
 
     def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:

@@ -20,6 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from ppl.language import checks
+from ppl.language.arguments import checked, shown
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -37,13 +40,18 @@ class Weights:
     log_carried: float = 0.0
 
     def __post_init__(self) -> None:
-        log_weights = np.array(self.log_weights, dtype=np.float64)
+        log_weights = checks.numbers(log_weights=self.log_weights)
+        if log_weights.ndim != 1:
+            raise ValueError(f"log_weights of shape {list(log_weights.shape)}: one axis, [N]")
+        checks.number(log_carried=self.log_carried)
         log_weights.flags.writeable = False
         object.__setattr__(self, "log_weights", log_weights)
 
     @classmethod
+    @checked
     def equal(cls, n: int, log_weight: float = 0.0) -> Weights:
         """N weights of the same size."""
+        checks.count(least=0, n=n)
         return cls(np.full(n, float(log_weight)))
 
     def __len__(self) -> int:
@@ -98,10 +106,15 @@ class Weights:
 
     def add(self, log_increments: Floats | Sequence[float]) -> Weights:
         """Every weight times its own factor."""
-        return Weights(self.log_weights + np.asarray(log_increments), self.log_carried)
+        factors = checks.numbers(log_increments=log_increments)
+        if factors.shape != self.log_weights.shape:
+            raise ValueError(f"log_increments: {len(factors)} for {len(self)} particles")
+        return Weights(self.log_weights + factors, self.log_carried)
 
+    @checked
     def flatten(self, temperature: float) -> Weights:
         """`w^(1/T)`: to draw by, not to weigh with."""
+        checks.positive(temperature=temperature)
         return Weights(self.log_weights / temperature, self.log_carried)
 
     def resample(
@@ -115,6 +128,9 @@ class Weights:
                 is not N times its probability: a copy then keeps what was not spent, `w / (mean w *
                 offspring)`.
         """
+        copied = checks.numbers(ancestors=ancestors)
+        if not np.isin(copied, np.arange(len(self))).all():
+            raise ValueError(f"ancestors={shown(ancestors)}: numbers from 0 to {len(self) - 1}")
         carried = self.log_carried + self.log_mean
         if log_offspring is None:
             return Weights(np.zeros(len(ancestors)), carried)

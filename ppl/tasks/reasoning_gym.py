@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import Literal, Self, cast, get_args
 
 from ppl.errors import TaskError, WorkerError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.runtime.worker import Worker
 
 TaskName = Literal["arithmetic", "countdown"]
@@ -78,22 +80,26 @@ class Problem:
     metadata: str
 
 
+@checked
 def arithmetic_key(expression: str) -> str:
     """Canonical key of an arithmetic problem: its expression without spaces."""
     return "arithmetic:" + "".join(expression.split())
 
 
+@checked
 def countdown_key(numbers: Iterable[int], target: int) -> str:
     """Canonical key of a countdown problem: its sorted numbers and its target."""
     return f"countdown:{','.join(map(str, sorted(numbers)))}={target}"
 
 
+@checked
 def held_out(key: str) -> bool:
     """Whether a problem is kept for evaluation: one key in eight, the same on every machine."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 8 == 0
 
 
+@checked
 def problems(task: TaskName, n: int, seed: int = 0) -> list[Problem]:
     """The first `n` distinct held-out instances of a task.
 
@@ -154,6 +160,7 @@ _EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
+@checked
 def allowed_answer(task: TaskName, answer: str) -> bool:
     """Whether an answer may be handed to the scorer at all.
 
@@ -215,7 +222,9 @@ class Judge:
         worker: the process, kept warm; see `ppl.runtime.worker`.
     """
 
+    @checked
     def __init__(self, limit: float = 10.0, start_limit: float = 120.0) -> None:
+        checks.positive(limit=limit, start_limit=start_limit)
         self.limit = limit
         self.worker = Worker(_WORKER, "the answer checker", "ppl-search[tasks]", start_limit)
 
@@ -234,6 +243,7 @@ class Judge:
         """Stop the worker; a later call starts a new one."""
         self.worker.stop()
 
+    @checked
     def score(self, problem: Problem, answer: str | None) -> bool:
         """Whether the answer is right."""
         if answer is None or not allowed_answer(problem.task, answer):
@@ -245,6 +255,7 @@ class Judge:
         except WorkerError as error:
             raise TaskError(f"{problem.key}, answer {answer!r}: {error}") from error
 
+    @checked
     def score_many(self, problems: Sequence[Problem], answers: Sequence[str | None]) -> list[bool]:
         """`score` for each pair, in order."""
         if len(problems) != len(answers):
@@ -255,6 +266,7 @@ class Judge:
 _shared: list[Judge] = []
 
 
+@checked
 def is_correct(problem: Problem, answer: str | None) -> bool:
     """Whether an answer is right, by a shared `Judge` that lives until the interpreter ends."""
     if not _shared:

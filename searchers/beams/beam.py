@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
@@ -56,6 +57,7 @@ class BeamSearch(Searcher[Frontier]):
     def __post_init__(self) -> None:
         checks.count(beam_width=self.beam_width, expansions=self.expansions)
         checks.probability(likelihood=self.likelihood)
+        check_fields(self)
 
     def start(self, tree: Tree) -> Frontier:
         """The root alone."""

@@ -21,6 +21,7 @@ from typing import Literal
 
 from ppl.errors import SearchStateError
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers.duplicates import distinct
@@ -164,6 +165,7 @@ class AStar(QueueSearch):
         if self.cost == "value" and self.cost_to_go is not None:
             raise ValueError("cost='value' has its own cost_to_go: give one or the other")
         checks.nonnegative(weight=self.weight)
+        check_fields(self)
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
         """One order: f, the cost so far and `weight` times the cost to go."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from ppl.errors import VerifierError
+from ppl.language.arguments import check_fields
 from ppl.runtime.tree import Node, Tree
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.beams.best_first import QueueSearch
@@ -77,6 +78,7 @@ class MultiPerspective(QueueSearch):
                     f"perspective {ranking!r}: one of {', '.join(RULES)}, a function of the node, "
                     "a verifier or a ranker"
                 )
+        check_fields(self)
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
         """An order for every perspective: the higher its score, the earlier."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
@@ -55,6 +56,7 @@ class ParticleGibbs(Searcher[Chains]):
 
     def __post_init__(self) -> None:
         checks.count(num_particles=self.num_particles, sweeps=self.sweeps)
+        check_fields(self)
 
     @property
     def _exponents(self) -> tuple[float, ...]:

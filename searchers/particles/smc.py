@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
@@ -54,6 +55,7 @@ class SMC(Searcher[Particles]):
     tempering: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         checks.count(num_particles=self.num_particles)
         checks.probability(ess_threshold=self.ess_threshold)
         check_scheme(self.resampling)

@@ -20,6 +20,7 @@ from itertools import islice
 import numpy as np
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
@@ -49,6 +50,7 @@ class SMCSteering(Searcher[Particles]):
 
     def __post_init__(self) -> None:
         checks.count(num_particles=self.num_particles, expansions=self.expansions)
+        check_fields(self)
 
     def start(self, tree: Tree) -> Particles:
         """N copies of the root that share weight one."""

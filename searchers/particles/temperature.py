@@ -27,6 +27,7 @@ from scipy.optimize import brentq
 from scipy.special import entr
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.runtime.weights import ess, normalised
 from ppl.searchers.parse import register
 
@@ -107,6 +108,7 @@ class TargetESS:
     share: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.share < 1:
             raise ValueError(f"share={self.share}: a share of N, between 0 and 1")
 

@@ -43,12 +43,13 @@ from ppl.lm.base import LMDistribution
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
 from ppl.runtime.loop import turn
-from ppl.runtime.particle import Program
+from ppl.runtime.program import Program, check_program
 from ppl.runtime.record import Record
 from ppl.runtime.verdict import Verdict
 from ppl.runtime.weights import Weights
 from ppl.searchers.parse import register
 from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
+from ppl.searchers.search import seeds_of
 
 
 @register
@@ -105,9 +106,7 @@ class VectorizedSMC:
         Returns:
             A posterior per question, or the error where all particles died.
         """
-        seeds = [int(seed)] * len(arguments) if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != len(arguments):
-            raise ValueError(f"{len(seeds)} seeds for {len(arguments)} questions")
+        seeds = seeds_of(seed, arguments)
         found: list[Posterior | AllParticlesDeadError] = []
         for argument, s in zip(arguments, seeds, strict=True):
             given = argument if isinstance(argument, tuple) else (argument,)
@@ -123,6 +122,8 @@ class VectorizedSMC:
 
     def begin(self, program: Program, *args: Any, seed: int = 0, **kwargs: Any) -> VectorizedSearch:
         """A search to be stepped by hand: a step runs the program to its next resampling."""
+        check_program(program)
+        checks.seed(seed=seed)
         return VectorizedSearch(self, program, args, kwargs, seed)
 
     def with_(self, **changes: Any) -> VectorizedSMC:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ppl.errors import WeightError
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
 from ppl.runtime.particle import Decide
 from ppl.runtime.result import Result
@@ -114,6 +115,7 @@ class _AdaptiveBranching(Searcher[BranchState]):
 
     def __post_init__(self) -> None:
         checks.count(simulations=self.simulations)
+        check_fields(self)
 
     @abstractmethod
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:

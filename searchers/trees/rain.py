@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Node, Tree
 from ppl.searchers.anytime import answers
@@ -117,6 +118,7 @@ class RAIN(Searcher[Rewind]):
         checks.count(simulations=self.simulations, more=self.more, width=self.width)
         checks.count(least=0, enough_visits=self.enough_visits)
         checks.nonnegative(exploration=self.exploration)
+        check_fields(self)
 
     def start(self, tree: Tree) -> Rewind:
         """The root, with a full number of simulations."""

@@ -221,6 +221,11 @@ def test_statistics_add_up():
     assert all(node.parent.simulated or node.parent.identity in branches for node in simulated)
 
 
+def test_one_visit_of_a_slot_counts_half():
+    """pi' of the visited slot is .9: less one half it leads, less one whole it would not."""
+    assert interior([1.0], [1], 0.0, 2, math.log(9) / 51) == 0
+
+
 def test_interior_rule_in_numbers():
     assert mixed_value([0.6, 0.2], [2, 1], 0.5) == pytest.approx(0.425)
     assert mixed_value([], [], 0.5) == 0.5

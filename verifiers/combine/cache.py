@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 
 from ppl.errors import VerifierError
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 
@@ -32,6 +33,7 @@ class Cached(Verifier):
         hits, misses: requests answered from memory, and not.
     """
 
+    @checked
     def __init__(
         self,
         verifier: Verifier,

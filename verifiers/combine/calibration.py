@@ -10,6 +10,7 @@ best-of-N, stays. Scores are log-odds for verifiers (`log_odds`) and the raw num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -19,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, log_expit
 
+from ppl.language import checks
+from ppl.language.arguments import check_fields, checked, shown
 from ppl.language.text import Text
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Scorer, Verifier, check_declared
 from ppl.verifiers.laws import prefix
@@ -36,7 +39,10 @@ class Calibrator(Protocol):
 
 def log_odds(log_probs: ArrayLike) -> Floats:
     """log p - log(1 - p) from log p, kept within +-40 (a probability may be exactly 0 or 1)."""
-    log_p = np.minimum(np.asarray(log_probs, dtype=np.float64), 0.0)
+    given = checks.numbers(log_probs=log_probs)
+    if (given > 1e-6).any():  # sums in float32 may end a little above zero
+        raise ValueError(f"log_probs={shown(log_probs)}: logarithms of probabilities, at most 0")
+    log_p = np.minimum(given, 0.0)
     with np.errstate(divide="ignore"):
         return np.asarray(np.clip(log_p - np.log(-np.expm1(log_p)), -40.0, 40.0))
 
@@ -47,6 +53,11 @@ class Platt:
 
     slope: float
     intercept: float
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not (math.isfinite(self.slope) and math.isfinite(self.intercept)):
+            raise ValueError(f"{self}: slope and intercept are finite")
 
     def __call__(self, scores: ArrayLike) -> Floats:
         """log sigmoid(slope * score + intercept), of the scores' shape."""
@@ -72,6 +83,9 @@ class Temperature:
     """sigmoid(score / temperature) (Guo et al. 2017): one number, so a few labels suffice."""
 
     temperature: float
+
+    def __post_init__(self) -> None:
+        checks.positive(temperature=self.temperature)
 
     def __call__(self, scores: ArrayLike) -> Floats:
         """log sigmoid(score / temperature), of the scores' shape."""
@@ -103,6 +117,15 @@ class Isotonic:
     scores: tuple[float, ...]
     probs: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.scores or list(self.scores) != sorted(set(self.scores)):
+            raise ValueError(f"scores={shown(self.scores)}: at least one knot, increasing")
+        for probability in self.probs:
+            checks.probability(probs=probability)
+        if len(self.probs) != len(self.scores) or list(self.probs) != sorted(self.probs):
+            raise ValueError(f"probs={shown(self.probs)}: one per knot, not decreasing")
+
     def __call__(self, scores: ArrayLike) -> Floats:
         """Log of the map, which is constant outside its knots; of the scores' shape."""
         return np.asarray(np.log(np.interp(np.asarray(scores), self.scores, self.probs)))
@@ -131,6 +154,7 @@ class Calibrated(Verifier):
         floor: probabilities are clipped to [floor, 1 - floor].
     """
 
+    @checked
     def __init__(
         self,
         scorer: Scorer,
@@ -140,6 +164,7 @@ class Calibrated(Verifier):
         aggregate: Aggregate | None = None,
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
         self.name = f"calibrated {scorer.name}"
         self.scorer, self.calibrator, self.floor = scorer, calibrator, floor
         self.meaning, self.aggregate = meaning or scorer.meaning, aggregate or scorer.aggregate
@@ -157,6 +182,7 @@ class Calibrated(Verifier):
         return [self.calibrator(s).tolist() if len(s) else [] for s in inner]
 
 
+@checked
 def step_scores(scorer: Scorer, texts: Sequence[Text]) -> list[Floats]:
     """What a calibrator is fitted on: for every text one score per step that is not blank.
 
@@ -195,7 +221,7 @@ def _scores(scorer: Scorer, requests: Sequence[JudgeRequest]) -> list[Floats]:
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    z, y = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    z, y = checks.numbers(scores=scores), checks.truths(labels=labels)
     if z.ndim != 1 or z.shape != y.shape or not np.isfinite(z).all():
         raise ValueError(f"scores {z.shape} and labels {y.shape}: give one finite score per label")
     if y.all() or not y.any():

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
+from ppl.language import checks
+from ppl.language.arguments import check_fields, checked
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.combine.calibration import check_probabilities, log_odds
 
@@ -44,6 +46,7 @@ class Ensemble(Verifier):
             probabilities (a ranker or a reward).
     """
 
+    @checked
     def __init__(
         self,
         verifiers: Sequence[Verifier],
@@ -57,8 +60,9 @@ class Ensemble(Verifier):
         aggregate: Aggregate | None = None,
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
         if not verifiers:
-            raise ValueError("an ensemble needs members")
+            raise ValueError("verifiers=[]: an ensemble needs members")
         if not 0 < prior < 1:
             raise ValueError(f"prior={prior}: must be a probability above 0 and below 1")
         check_probabilities("an ensemble", verifiers)
@@ -74,9 +78,12 @@ class Ensemble(Verifier):
         if self.weights.shape != (len(self.groups),):
             raise ValueError(f"{len(self.weights)} weights for {len(self.groups)} groups")
         self.prior_log_odds = float(logit(prior))
+        if intercept is not None and not np.isfinite(intercept):
+            raise ValueError(f"intercept={intercept}: finite log-odds")
         self.intercept = self.prior_log_odds if intercept is None else intercept
 
     @classmethod
+    @checked
     def fit(
         cls,
         verifiers: Sequence[Verifier],
@@ -100,7 +107,8 @@ class Ensemble(Verifier):
         Raises:
             ValueError: shapes do not fit.
         """
-        z, y = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+        checks.nonnegative(penalty=penalty)
+        z, y = checks.numbers(scores=scores), checks.truths(labels=labels)
         if z.shape != (len(y), len(verifiers)):
             raise ValueError(f"scores {z.shape} for {len(y)} labels, {len(verifiers)} verifiers")
         parts = _all_groups(len(verifiers), groups)
@@ -162,6 +170,13 @@ def _all_groups(members: int, groups: Sequence[Sequence[int]]) -> list[tuple[int
     return [*map(tuple, groups), *((j,) for j in range(members) if j not in named)]
 
 
+def _votes(votes: ArrayLike) -> Floats:
+    v = checks.numbers(nan=True, votes=votes)
+    if not (np.isin(v, (0, 1)) | np.isnan(v)).all():
+        raise ValueError("votes: 0 or 1, or NaN to abstain")
+    return v
+
+
 @dataclass(frozen=True)
 class DawidSkene:
     """Error rates of voters, estimated without any label (Dawid and Skene 1979).
@@ -178,9 +193,19 @@ class DawidSkene:
     tpr: tuple[float, ...]
     fpr: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        checks.probability(prior=self.prior)
+        for tpr, fpr in zip(self.tpr, self.fpr, strict=False):
+            checks.probability(tpr=tpr, fpr=fpr)
+        if len(self.tpr) != len(self.fpr):
+            raise ValueError(f"tpr of {len(self.tpr)} voters, fpr of {len(self.fpr)}")
+
     def log_odds(self, votes: ArrayLike) -> Floats:
         """`[n]` log-odds that texts are right, from votes `[n, voters]` (0 or 1; NaN abstains)."""
-        v = np.asarray(votes, dtype=np.float64)
+        v = _votes(votes)
+        if v.ndim != 2 or v.shape[1] != len(self.tpr):
+            raise ValueError(f"votes of shape {list(v.shape)}: [n, {len(self.tpr)}], as the voters")
         t, f = np.asarray(self.tpr), np.asarray(self.fpr)
         with np.errstate(divide="ignore"):  # a checker that never errs is certain
             passed, failed = np.log(t) - np.log(f), np.log1p(-t) - np.log1p(-f)
@@ -188,6 +213,7 @@ class DawidSkene:
         return np.asarray(logit(self.prior) + ratios.sum(1))
 
     @classmethod
+    @checked
     def fit(cls, votes: ArrayLike, *, rounds: int = 500) -> Self:
         """Expectation maximisation from the majority vote.
 
@@ -198,7 +224,8 @@ class DawidSkene:
         Raises:
             ValueError: fewer than three voters, or no votes.
         """
-        v = np.asarray(votes, dtype=np.float64)
+        v = _votes(votes)
+        checks.count(rounds=rounds)
         if v.ndim != 2 or v.shape[1] < 3 or not len(v):
             raise ValueError(f"votes {v.shape}: error rates need at least three voters")
         good = v.mean(1)
@@ -230,6 +257,7 @@ class Votes(Verifier):
         ValueError: the model has other voters, or a voter gives no probabilities.
     """
 
+    @checked
     def __init__(
         self,
         verifiers: Sequence[Verifier],
@@ -238,6 +266,7 @@ class Votes(Verifier):
         meaning: Meaning | None = None,
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
         if len(verifiers) != len(model.tpr):
             raise ValueError(f"{len(verifiers)} verifiers, but rates of {len(model.tpr)} voters")
         check_probabilities("a vote", verifiers)

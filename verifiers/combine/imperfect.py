@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language import checks
+from ppl.language.arguments import check_fields, checked
+
 Floats = NDArray[np.float64]
 
 
@@ -32,12 +35,14 @@ class ImperfectVerifier:
     prior: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         numbers = (*self.success, *self.prior, self.completeness, self.soundness)
         if not all(0 <= x <= 1 for x in numbers) or len(self.success) != len(self.prior):
             raise ValueError(f"{self}: all numbers are probabilities, one prior per success")
         if abs(sum(self.prior) - 1) > 1e-9:
             raise ValueError(f"prior {self.prior} does not sum to one")
 
+    @checked
     def outcome(self, attempts: int) -> tuple[float, float, float]:
         """Probabilities that the result is right, wrong but accepted, or missing.
 
@@ -51,11 +56,13 @@ class ImperfectVerifier:
         none = float(p @ reject**attempts)
         return float(p @ (good * reached)), float(p @ (bad * reached)), none
 
+    @checked
     def precision(self, attempts: int) -> float:
         """Share of right ones among the accepted; NaN if nothing is ever accepted."""
         right, wrong, _ = self.outcome(attempts)
         return right / (right + wrong) if right + wrong > 0 else float("nan")
 
+    @checked
     def value(self, attempts: int, *, right: float, wrong: float, price: float = 0.0) -> float:
         """Expected utility of at most so many attempts.
 
@@ -69,6 +76,7 @@ class ImperfectVerifier:
         """
         return float(self._gains(attempts, right, wrong, price).sum())
 
+    @checked
     def best_budget(
         self, *, right: float, wrong: float, price: float = 0.0, most: int = 1000
     ) -> int:
@@ -77,6 +85,7 @@ class ImperfectVerifier:
         Raises:
             ValueError: `most` is below zero.
         """
+        checks.count(least=0, most=most)
         totals = np.cumsum(self._gains(most, right, wrong, price))
         return int(np.argmax(np.concatenate([[0.0], totals])))
 

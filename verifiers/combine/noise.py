@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import log_expit
 
+from ppl.language.arguments import checked
 from ppl.language.randomness import generator
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.verifiers.combine.calibration import check_probabilities, log_odds
@@ -48,6 +49,7 @@ class Channel(_Wrapped):
         fpr: probability that it passes a wrong one.
     """
 
+    @checked
     def __init__(self, verifier: Verifier, *, tpr: float, fpr: float) -> None:
         _check_rates(tpr, fpr)
         super().__init__(verifier, f"channel({tpr:g}, {fpr:g})")
@@ -64,6 +66,7 @@ class Flipped(_Wrapped):
     Its verdicts are 0 or 1 (clipped to the floor of the verifier), keyed by seed and text.
     """
 
+    @checked
     def __init__(self, verifier: Verifier, *, tpr: float, fpr: float, seed: int = 0) -> None:
         _check_rates(tpr, fpr)
         super().__init__(verifier, f"flipped({tpr:g}, {fpr:g})")
@@ -90,6 +93,7 @@ class LogitNoise(_Wrapped):
         ValueError: `sd` is negative or not finite.
     """
 
+    @checked
     def __init__(self, verifier: Verifier, *, sd: float, seed: int = 0) -> None:
         _check_sd(sd)
         super().__init__(verifier, f"noisy({sd:g})")
@@ -118,6 +122,7 @@ class QuestionBias(_Wrapped):
         ValueError: `sd` is negative or not finite.
     """
 
+    @checked
     def __init__(self, verifier: Verifier, *, sd: float, seed: int = 0) -> None:
         _check_sd(sd)
         super().__init__(verifier, f"biased({sd:g})")

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import xlogy
 
+from ppl.language import checks
+from ppl.language.arguments import checked, shown
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -78,6 +81,7 @@ class Reliability:
         axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
+@checked
 def reliability(
     log_probs: ArrayLike, labels: ArrayLike, *, steps: ArrayLike | None = None, bins: int = 10
 ) -> Reliability:
@@ -92,7 +96,8 @@ def reliability(
     Raises:
         ValueError: shapes differ, nothing is given, or a number is no log-probability.
     """
-    log_p, y = np.asarray(log_probs, dtype=np.float64), np.asarray(labels).astype(bool)
+    checks.count(bins=bins)
+    log_p, y = checks.numbers(log_probs=log_probs), checks.truths(labels=labels)
     if log_p.ndim != 1 or log_p.shape != y.shape or not len(y) or not (log_p <= 1e-9).all():
         raise ValueError(
             f"log_probs {log_p.shape} and labels {y.shape}: give one log-probability per label"
@@ -102,7 +107,9 @@ def reliability(
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
     where = np.searchsorted(edges, p, side="left")
     groups = [_bin(p[where == i], y[where == i]) for i in np.unique(where)]
-    at = None if steps is None else np.asarray(steps)
+    at = None if steps is None else checks.numbers(steps=steps)
+    if at is not None and (at.shape != y.shape or (at < 0).any() or (at % 1 != 0).any()):
+        raise ValueError(f"steps={shown(steps)}: the index of the step, from 0, for every label")
     loss = -(xlogy(y, p) + xlogy(~y, np.maximum(1 - p, 1e-300)))
     return Reliability(
         count=len(y),

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ppl.errors import GrammarError
+from ppl.language.arguments import checked
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
@@ -59,17 +60,19 @@ class Grammar(Verifier):
     aggregate = "last"
     floor = 0.0
 
+    @checked
     def __init__(self, lark: str, *, name: str | None = None) -> None:
-        self._compile(lark, name or f"Grammar({lark!r})")
+        self._compile(lark, name or f"Grammar({lark!r})", "lark")
 
-    def _compile(self, lark: str, name: str) -> None:
+    def _compile(self, lark: str, name: str, argument: str) -> None:
         matcher = _llguidance().LLMatcher
         self.name, self._grammar = name, matcher.grammar_from_lark(f"{lark}\n{_EVERY_SPELLING}")
         complaint = matcher.validate_grammar(self._grammar)
         if complaint:
-            raise GrammarError(f"{name} does not compile: {complaint}")
+            raise GrammarError(f"{argument}: {name} does not compile: {complaint}")
         self._states: OrderedDict[tuple[Codec, Tokens], Any] = OrderedDict()
 
+    @checked
     def mask(self, text: Text) -> Callable[[Tokens], Tensor]:
         """What may follow `text`, for `lm(text, allowed=...)`: from the new tokens to a mask `[V]`.
 
@@ -132,9 +135,12 @@ class Regex(Grammar):
         name: shown in messages.
     """
 
+    @checked
     def __init__(self, pattern: str, *, name: str | None = None) -> None:
         grammar = json.loads(_llguidance().LLMatcher.grammar_from_regex(pattern))
-        self._compile(grammar["grammars"][0]["lark_grammar"], name or f"Regex({pattern!r})")
+        self._compile(
+            grammar["grammars"][0]["lark_grammar"], name or f"Regex({pattern!r})", "pattern"
+        )
 
 
 class JsonSchema(Grammar):
@@ -147,6 +153,7 @@ class JsonSchema(Grammar):
         name: shown in messages.
     """
 
+    @checked
     def __init__(
         self,
         schema: Mapping[str, Any] | str,
@@ -162,7 +169,7 @@ class JsonSchema(Grammar):
         except ValueError as error:
             raise GrammarError(f"the JSON schema cannot be read: {error}") from error
         inner = json.loads(grammar)["grammars"][0]["json_schema"]
-        self._compile(f"start: %json {json.dumps(inner)}", name or f"JsonSchema({text})")
+        self._compile(f"start: %json {json.dumps(inner)}", name or f"JsonSchema({text})", "schema")
 
 
 def _llguidance() -> Any:

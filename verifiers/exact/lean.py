@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from ppl.errors import LeanError, WorkerError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.process import forget_in_children
 from ppl.runtime.verdict import JudgeRequest, Verifier
@@ -47,6 +49,7 @@ class LeanRepl:
         ValueError: a limit is not positive.
     """
 
+    @checked
     def __init__(
         self,
         command: Sequence[str],
@@ -56,6 +59,8 @@ class LeanRepl:
         setup_seconds: float = 300.0,
         renew_after: int = 200,
     ) -> None:
+        if not command:
+            raise ValueError("command=[]: what starts Lean, such as ['lake', 'exe', 'repl']")
         if not (0 < seconds < math.inf and 0 < setup_seconds < math.inf and renew_after >= 1):
             raise ValueError(
                 f"seconds={seconds}, setup_seconds={setup_seconds}, renew_after={renew_after}: "
@@ -252,6 +257,7 @@ class LeanProof(Verifier):
         floor: scores are clipped to [floor, 1 - floor].
     """
 
+    @checked
     def __init__(
         self,
         repl: LeanRepl,
@@ -263,6 +269,7 @@ class LeanProof(Verifier):
         unknown: float = 0.5,
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
         self.repl, self.statement, self.theorem, self.env = repl, statement, name, env

@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from ppl.errors import MathAnswerError, WorkerError
+from ppl.language import checks
 from ppl.language.answers import Equality, equality, readable
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.runtime.worker import Worker
@@ -59,7 +61,9 @@ class MathComparer:
         start_limit: seconds for its worker process to start, when it is first needed.
     """
 
+    @checked
     def __init__(self, limit: float = 5.0, start_limit: float = 120.0) -> None:
+        checks.positive(limit=limit, start_limit=start_limit)
         self.limit = limit
         self.worker = Worker(_WORKER, "math-verify", "ppl-search[math]", start_limit)
 
@@ -73,6 +77,7 @@ class MathComparer:
         """Stops the worker; a later call starts a new one."""
         self.worker.stop()
 
+    @checked
     def equal(self, gold: str, answer: str) -> bool | None:
         """Whether `answer` equals `gold`; None if that cannot be told. The order does not matter.
 
@@ -159,6 +164,7 @@ class MathAnswer(Verifier):
         >>> third = MathAnswer("1/3")
     """
 
+    @checked
     def __init__(
         self,
         gold: str,
@@ -168,6 +174,7 @@ class MathAnswer(Verifier):
         floor: float = 1e-6,
         comparer: MathComparer | None = None,
     ) -> None:
+        checks.floor(floor=floor)
         if not 0 <= unknown <= 1:
             raise ValueError(f"unknown={unknown}: must be a probability")
         _check_gold(gold)

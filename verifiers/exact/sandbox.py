@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Literal
 
 from ppl.errors import SandboxError, WorkerError
+from ppl.language.arguments import check_fields
 from ppl.runtime.process import Group, send
 from ppl.verifiers.exact.cgroup import ENTER, Cgroup, home
 from ppl.verifiers.exact.inside import decode
@@ -85,6 +86,9 @@ class Check:
     names: tuple[str, ...]
     tests: tuple[str, ...]
     setup: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

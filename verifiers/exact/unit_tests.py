@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from ppl.errors import VerifierError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.verifiers.exact.code import code_of
@@ -55,6 +57,7 @@ class UnitTests(Verifier):
         >>> tests = UnitTests(["assert add(1, 2) == 3", "assert add(0, 0) == 0"], names=["add"])
     """
 
+    @checked
     def __init__(
         self,
         tests: str | Sequence[str],
@@ -83,8 +86,7 @@ class UnitTests(Verifier):
                 raise ValueError(f"names: {function!r} cannot be the name of a function")
         if not names or len(set(names)) < len(names):
             raise ValueError(f"names={list(names)!r}: at least one, each once")
-        if not 0 <= floor < 0.5:
-            raise ValueError(f"floor={floor}: must be in [0, 0.5)")
+        checks.floor(floor=floor)
         self.runs, self.flaky = whole("runs", runs, 1, 10**6), 0
         require_tests(self.tests, names, setup)
         self.names, self.setup, self.prefix = tuple(names), setup, prefix
@@ -92,6 +94,7 @@ class UnitTests(Verifier):
         self.sandbox = sandbox or Sandbox()
         self.name, self.meaning = name or f"UnitTests({', '.join(names)})", "outcome"
 
+    @checked
     def outcomes(self, sources: Sequence[str]) -> list[Outcome]:
         """What happens to each program; equal ones are run together.
 

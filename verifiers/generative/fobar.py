@@ -13,7 +13,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from ppl.errors import VerifierError
+from ppl.language import checks
 from ppl.language.answers import Equality, equality, extract_answer
+from ppl.language.arguments import checked, shown
 from ppl.language.randomness import key
 from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, LanguageModel
@@ -56,6 +58,7 @@ class FOBAR(Verifier):
     meaning: Meaning = "outcome"
     asks_models = True
 
+    @checked
     def __init__(
         self,
         lm: LanguageModel,
@@ -68,6 +71,12 @@ class FOBAR(Verifier):
         floor: float = 1e-8,
         seed: int = 0,
     ) -> None:
+        checks.floor(floor=floor)
+        checks.positive(floor=floor)
+        checks.count(max_tokens=max_tokens)
+        checks.nonnegative(temperature=temperature)
+        if "{masked}" not in prompt or "{answer}" not in prompt:
+            raise ValueError(f"prompt={shown(prompt)}: has places for {{masked}} and {{answer}}")
         if samples < 1 or (masks is not None and masks < 1):
             raise ValueError(f"samples={samples}, masks={masks}: at least one of each")
         self.name, self.lm, self.floor = f"FOBAR({lm.name})", lm, floor
@@ -154,6 +163,7 @@ def same_number(number: str, answer: str | None) -> bool:
     return alone and equality(number, stated.strip(" .,")) is Equality.EQUAL
 
 
+@checked
 def forward_backward(
     forward: Mapping[A, float],
     backward: Mapping[A, float],
@@ -175,6 +185,13 @@ def forward_backward(
     Returns:
         Probabilities of the candidates, best first.
     """
+    for votes in forward.values():
+        checks.nonnegative(forward=votes)
+    for draws in backward.values():
+        checks.nonnegative(backward=draws)
+    if not any(forward.values()):
+        raise ValueError(f"forward={shown(forward)}: candidates, and votes for one of them")
+    checks.positive(epsilon=epsilon)
     if not 0 <= alpha <= 1 or epsilon <= 0 or not forward:
         raise ValueError(
             f"alpha={alpha} must be in [0, 1], epsilon={epsilon} positive, and candidates given"

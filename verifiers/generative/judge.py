@@ -18,6 +18,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ppl.errors import VerifierError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.language.text import Continuation, Text
@@ -33,6 +35,7 @@ YES_NO = {w: float("y" in w.lower()) for w in ("Yes", " Yes", "yes", "No", " No"
 TRUE_FALSE = {"A": 1.0, " A": 1.0, "B": 0.0, " B": 0.0}
 
 
+@checked
 def chat(template: str) -> Ask:
     """Asks in a new conversation; `{question}` and `{solution}` stand for prompt and text.
 
@@ -75,6 +78,7 @@ class Judge(Verifier):
 
     asks_models = True
 
+    @checked
     def __init__(
         self,
         lm: LanguageModel,
@@ -86,6 +90,7 @@ class Judge(Verifier):
         aggregate: Aggregate = "last",
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
         self.name = name or f"{type(self).__name__}({lm.name})"
         check_declared(self.name, meaning, aggregate)
         self.meaning, self.aggregate, self.floor = meaning, aggregate, floor
@@ -161,6 +166,7 @@ class GenRM(Judge):
             geometric mean, which would not be unbiased.
     """
 
+    @checked
     def __init__(
         self,
         lm: LanguageModel,
@@ -176,8 +182,11 @@ class GenRM(Judge):
         aggregate: Aggregate = "last",
         floor: float = 1e-6,
     ) -> None:
-        if rationales < 0:
-            raise ValueError(f"rationales={rationales}: must not be negative")
+        checks.count(least=0, rationales=rationales)
+        checks.count(max_tokens=max_tokens)
+        checks.nonnegative(temperature=temperature)
+        if not verdict:
+            raise ValueError("verdict='': the string after which the model's verdict is read")
         if rationales and aggregate in ("min", "geomean"):
             # E[min] is not the min of expectations; products and means of independent draws are.
             raise ValueError(
@@ -249,6 +258,7 @@ class SelfEvaluation(Judge):
         verdicts, name, meaning, aggregate, floor: as in `Judge`.
     """
 
+    @checked
     def __init__(
         self,
         lm: LanguageModel,
@@ -269,6 +279,8 @@ class SelfEvaluation(Judge):
             aggregate=aggregate,
             floor=floor,
         )
+        if not question:
+            raise ValueError("question='': what the model is asked about its text")
         self._turn = _next_turn(lm, question)
 
     def _after(self, lm: LanguageModel, text: Text) -> Text:
@@ -308,7 +320,7 @@ def _encoded(lm: LanguageModel, verdicts: Mapping[str, float], name: str) -> dic
         tokens = lm.codec.encode_after(word)
         if not tokens or not 0 <= right <= 1 or words.get(tokens, right) != right:
             raise ValueError(
-                f"{name}: verdict {word!r}: {right}; give words a probability in [0, 1], and "
+                f"{name}: verdicts: {word!r}: {right}; give words a probability in [0, 1], and "
                 "another word to another one"
             )
         words[tokens] = right

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.verifiers.exact.pool import shared_pool
@@ -37,6 +39,7 @@ class Agreement:
     agreeing: tuple[str, ...] = ()
 
 
+@checked
 def agreement(
     forms: Sequence[str],
     values: Mapping[str, float],
@@ -61,14 +64,14 @@ def agreement(
         SandboxError: the isolation is not available.
         ValueError: there are no draws.
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws}: forms must agree on at least one random draw")
+    _check(values, draws)
+    checks.count(least=0, seed=seed)
     distinct = list(_independent(forms, tuple(values)).values())
     random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
     points = [*random.tolist(), list(values.values())]
     tests = tuple(f"result = form(*{point!r})" for point in points)
-    checks = [Check(_source(form, tuple(values)), ("form",), tests) for form in distinct]
-    outcomes = shared_pool(sandbox or Sandbox()).run(checks) if checks else []
+    runs = [Check(_source(form, tuple(values)), ("form",), tests) for form in distinct]
+    outcomes = shared_pool(sandbox or Sandbox()).run(runs) if runs else []
     groups: list[list[tuple[str, list[float]]]] = []
     for form, outcome in zip(distinct, outcomes, strict=True):
         if outcome.status != "passed" or not all(map(_number, outcome.results)):
@@ -86,6 +89,12 @@ def agreement(
     return Agreement(largest[0][1][-1], tuple(form for form, _ in largest))
 
 
+def _check(values: Mapping[str, float], draws: int) -> None:
+    checks.count(draws=draws)
+    if not values or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"values={values!r}: a number for each variable, by its name")
+
+
 class MathPrompter(Verifier):
     """Probability one if two different forms in a text agree, else zero; moved by `floor`.
 
@@ -96,6 +105,7 @@ class MathPrompter(Verifier):
         floor: scores are clipped to [floor, 1 - floor].
     """
 
+    @checked
     def __init__(
         self,
         values: Mapping[str, float],
@@ -106,6 +116,9 @@ class MathPrompter(Verifier):
         sandbox: Sandbox | None = None,
         floor: float = 1e-6,
     ) -> None:
+        checks.floor(floor=floor)
+        _check(values, draws)
+        checks.count(least=0, seed=seed)
         self.values, self.extract, self.draws, self.seed = dict(values), extract, draws, seed
         self.sandbox, self.floor = sandbox, floor
         self.name, self.meaning = f"MathPrompter({', '.join(values)})", "outcome"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl.errors import PRMFormatError
+from ppl.language.arguments import check_fields, checked
 from ppl.runtime.verdict import Aggregate, Meaning
 from ppl.verifiers.models.heads import Head, Labels, Layers, Words
 
@@ -53,6 +54,9 @@ class PRMFormat:
     models: str = ""
     architecture: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 def cut(tokenizer: Any, strings: Sequence[str], *, bos: bool = False) -> list[Tokens]:
     """Encodes the strings as one text and cuts the tokens where the strings end.
@@ -87,6 +91,7 @@ def cut(tokenizer: Any, strings: Sequence[str], *, bos: bool = False) -> list[To
     return [tuple(piece) for piece in pieces]
 
 
+@checked
 def tagged(tag: str, *, between: str = "", start: str = "{question}\n", bos: bool = True) -> Render:
     """Question, then every step with a tag after it: `start step1 tag between step2 tag ...`.
 

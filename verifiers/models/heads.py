@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTokenClass
 from transformers.utils import cached_file
 
 from ppl.errors import PRMFormatError
+from ppl.language.arguments import check_fields
 from ppl.lm.huggingface import _checked_head
 from ppl.lm.pretrained import load_pretrained
 
@@ -47,6 +48,9 @@ class Labels:
 
     bad: str = "bad"
     good: str = "good"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
         """A token classifier and its tokenizer."""
@@ -83,6 +87,9 @@ class Words:
 
     bad: str = "-"
     good: str = "+"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
         """A causal language model and its tokenizer."""
@@ -121,6 +128,11 @@ class Layers:
     """
 
     names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.names:
+            raise ValueError("names=(): at least one layer")
 
     def load(self, source: str | Path, **options: Any) -> tuple[Any, Any]:
         """A bare model with the named layers on top, and its tokenizer."""

@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ppl.errors import PRMFormatError, PromptError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
@@ -39,6 +41,7 @@ class _WholeText:
         self.name, self.model = name, model.eval()
         if getattr(model, "score", None) is None:
             raise PRMFormatError(f"{name} is a {type(model).__name__} without a head called score")
+        checks.count(kv_bytes=kv_bytes)
         self.engine = Engine(model, name=name, capacity=kv_bytes)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.codec = HFCodec(tokenizer, frozenset(), name)
@@ -91,6 +94,7 @@ class RewardModel(Ranker):
         kv_bytes: memory for cached keys and values.
     """
 
+    @checked
     def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int = 2 << 30) -> None:
         if model.config.num_labels != 1:
             raise PRMFormatError(
@@ -102,8 +106,10 @@ class RewardModel(Ranker):
 
     @staticmethod
     @keeps_origin
+    @checked
     def load(source: str | Path, *, kv_bytes: int = 2 << 30, **options: Any) -> RewardModel:
         """A folder or a Hub id; further options as in `ppl.load`."""
+        checks.count(kv_bytes=kv_bytes)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"RewardModel({str(source)!r})"
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
@@ -112,6 +118,7 @@ class RewardModel(Ranker):
         """One reward per text, on the model's own scale."""
         return [[z] for z in self._model.logits(requests)[:, 0].tolist()]
 
+    @checked
     def potential(self, temperature: float) -> Potential:
         """The likelihood exp(reward / temperature)."""
         return Potential(self, temperature)
@@ -130,9 +137,9 @@ class Potential(Verifier):
 
     meaning: Meaning = "reward"
 
+    @checked
     def __init__(self, ranker: Ranker, temperature: float) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: must be positive")
+        checks.positive(temperature=temperature)
         self.ranker, self.temperature = ranker, temperature
         self.name = f"{ranker.name} / {temperature:g}"
         self.pseudo_marginal = ranker.pseudo_marginal
@@ -159,6 +166,7 @@ class OutcomeModel(Verifier):
 
     meaning: Meaning = "outcome"
 
+    @checked
     def __init__(
         self,
         model: Any,
@@ -169,6 +177,7 @@ class OutcomeModel(Verifier):
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
     ) -> None:
+        checks.floor(floor=floor)
         labels = {str(label): int(i) for i, label in model.config.id2label.items()}
         if good not in labels or len(labels) < 2:
             raise PRMFormatError(
@@ -179,6 +188,7 @@ class OutcomeModel(Verifier):
 
     @staticmethod
     @keeps_origin
+    @checked
     def load(
         source: str | Path,
         *,
@@ -188,6 +198,8 @@ class OutcomeModel(Verifier):
         **options: Any,
     ) -> OutcomeModel:
         """A folder or a Hub id; further options as in `ppl.load`."""
+        checks.floor(floor=floor)
+        checks.count(kv_bytes=kv_bytes)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"OutcomeModel({str(source)!r})"
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)

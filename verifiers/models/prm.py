@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ppl.errors import ModelNotFoundError, PRMFormatError, PromptError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
@@ -65,6 +67,7 @@ class PRM(Verifier):
         UnsupportedModelError: the model cannot be forked exactly.
     """
 
+    @checked
     def __init__(
         self,
         model: Any,
@@ -85,8 +88,8 @@ class PRM(Verifier):
         natural: Aggregate = "prod" if self.meaning == "step" else "last"
         self.aggregate = aggregate or format.aggregate or natural
         check_declared(name, self.meaning, self.aggregate)
-        if not 0 <= floor < 0.5:
-            raise ValueError(f"floor={floor}: must be in [0, 0.5)")
+        checks.floor(floor=floor)
+        checks.count(kv_bytes=kv_bytes)
         self.format = _with_labels(format, good, bad)
         self_check(self.format, tokenizer, name)
         self.log_odds: LogOdds = self.format.head.log_odds(model, tokenizer, name)
@@ -100,6 +103,7 @@ class PRM(Verifier):
 
     @staticmethod
     @keeps_origin
+    @checked
     def load(
         source: str | Path,
         *,

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ppl.errors import PRMFormatError
+from ppl.language import checks
+from ppl.language.arguments import checked
 from ppl.verifiers.models.heads import LogOdds
 
 
+@checked
 def quantile_head(weight: Tensor, bias: Tensor | None, quantiles: Sequence[float]) -> nn.Linear:
     """A head with one output per quantile, which at first all say what the old head said.
 
@@ -28,6 +31,10 @@ def quantile_head(weight: Tensor, bias: Tensor | None, quantiles: Sequence[float
         quantiles: in (0, 1), increasing.
     """
     _check(quantiles)
+    if weight.ndim != 2 or len(weight) != 2:
+        raise ValueError(f"weight of shape {list(weight.shape)}: [2, hidden], (bad, good)")
+    if bias is not None and bias.shape != (2,):
+        raise ValueError(f"bias of shape {list(bias.shape)}: [2], (bad, good)")
     head = nn.Linear(weight.shape[1], len(quantiles))
     with torch.no_grad():
         head.weight.copy_((weight[1] - weight[0]).expand(len(quantiles), -1))
@@ -36,6 +43,7 @@ def quantile_head(weight: Tensor, bias: Tensor | None, quantiles: Sequence[float
 
 
 @torch.no_grad()
+@checked
 def quantile_head_of(log_odds: LogOdds, hidden: Tensor, quantiles: Sequence[float]) -> nn.Linear:
     """The same for the head of a PRM that is loaded, whatever its kind, if it is one linear layer.
 
@@ -47,6 +55,8 @@ def quantile_head_of(log_odds: LogOdds, hidden: Tensor, quantiles: Sequence[floa
     Raises:
         PRMFormatError: the head has a hidden layer of its own (Qwen2.5-Math-PRM).
     """
+    if hidden.ndim != 2:
+        raise ValueError(f"hidden of shape {list(hidden.shape)}: [n, hidden]")
     width = hidden.shape[1]
     one = torch.eye(width, dtype=hidden.dtype, device=hidden.device)
     bias = log_odds(torch.zeros_like(one[:1]))  # [1]
@@ -64,6 +74,7 @@ def quantile_head_of(log_odds: LogOdds, hidden: Tensor, quantiles: Sequence[floa
     return head
 
 
+@checked
 def pinball(probs: Tensor, success: Tensor, quantiles: Sequence[float]) -> Tensor:
     """Mean pinball loss; its minimiser is the quantile of `success` given the features.
 
@@ -72,11 +83,16 @@ def pinball(probs: Tensor, success: Tensor, quantiles: Sequence[float]) -> Tenso
         success: `[n]` success rates in [0, 1].
         quantiles: as the head's.
     """
+    _check(quantiles)
+    if probs.ndim != 2 or probs.shape[1] != len(quantiles):
+        raise ValueError(f"probs of shape {list(probs.shape)} for quantiles={list(quantiles)}")
+    _check_success(success, len(probs))
     q = torch.tensor(list(quantiles), dtype=probs.dtype, device=probs.device)
     error = success[:, None] - probs
     return torch.maximum(q * error, (q - 1) * error).mean()
 
 
+@checked
 def fit_quantiles(
     head: nn.Linear,
     hidden: Tensor,
@@ -100,6 +116,10 @@ def fit_quantiles(
         The final loss.
     """
     _check(quantiles)
+    checks.count(rounds=rounds)
+    checks.positive(learning_rate=learning_rate)
+    checks.nonnegative(weight_decay=weight_decay)
+    _check_success(success, len(hidden))
     optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=weight_decay)
     hidden = hidden.clone()  # the engine's tensors know no gradients
     for _ in range(rounds):
@@ -110,14 +130,17 @@ def fit_quantiles(
     return float(loss.detach())
 
 
+@checked
 def samples_needed(success: float, *, confidence: float = 0.99, most: int = 1 << 30) -> int:
     """Samples after which at least one is right with probability `confidence`.
 
     N = ceil(log(1 - confidence) / log(1 - success)), at least 1 and at most `most`; `success` is
     clipped to [1e-4, 1 - 1e-4]. Give it a low quantile to be on the safe side.
     """
-    if not 0 < confidence < 1 or math.isnan(success):
-        raise ValueError(f"success={success}, confidence={confidence}: must be probabilities")
+    checks.probability(success=success)
+    checks.count(most=most)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: between 0 and 1")
     p = min(max(success, 1e-4), 1 - 1e-4)
     return max(1, min(most, math.ceil(math.log(1 - confidence) / math.log1p(-p) - 1e-9)))
 
@@ -125,3 +148,8 @@ def samples_needed(success: float, *, confidence: float = 0.99, most: int = 1 <<
 def _check(quantiles: Sequence[float]) -> None:
     if not quantiles or list(quantiles) != sorted({q for q in quantiles if 0 < q < 1}):
         raise ValueError(f"quantiles {list(quantiles)}: give increasing numbers between 0 and 1")
+
+
+def _check_success(success: Tensor, number: int) -> None:
+    if success.shape != (number,) or not ((success >= 0) & (success <= 1)).all():
+        raise ValueError(f"success of shape {list(success.shape)}: [{number}], in [0, 1]")

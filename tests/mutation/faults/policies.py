@@ -196,12 +196,17 @@ FAULTS = [
         "len(here.children) < self.width",
         f"{SEARCHERS} -k 'leaves or on_their_way'",
     ),
-    Fault(MCTS, "closed = all(statistics", "closed = any(statistics", f"{SEARCHERS} -k mcts"),
+    Fault(
+        MCTS,
+        "closed = all(statistics",
+        "closed = any(statistics",
+        "tests/test_searchers.py -k something_open",
+    ),
     Fault(
         MCTS,
         "softmax([confidence(c.records) for c in siblings])",
         "softmax([confidence(c.history) for c in siblings])",
-        f"{SEARCHERS} tests/test_golden.py -k 'puct or MCTS'",
+        "tests/test_searchers.py -k not_of_their_past",
     ),
     Fault(MCTS, "if not state.statistics[c.identity].closed]", "]", f"{SEARCHERS} -k mcts"),
     Fault(LIKELIHOOD, "/ max(sum(sizes), 1)", "/ max(len(sizes), 1)", f"{PHIS} -k confidence"),
@@ -209,7 +214,7 @@ FAULTS = [
         LIKELIHOOD,
         "math.fsum(r.prior() for r in records if r.kind",
         "math.fsum(r.joint() for r in records if r.kind",
-        f"{OPTIMAL} {RAINS} tests/test_sites.py",
+        "tests/test_searchers.py -k knows_no_scale",
     ),
     # Gumbel.
     Fault(
@@ -218,12 +223,17 @@ FAULTS = [
         "-np.log(np.sort(rng.exponential(size=n)))",
         f"{GUMBELS} -k arrivals",
     ),
-    Fault(GUMBEL, "_VISIT_OFFSET = 50.0", "_VISIT_OFFSET = 5.0", GUMBELS),
+    Fault(
+        GUMBEL,
+        "_VISIT_OFFSET = 50.0",
+        "_VISIT_OFFSET = 5.0",
+        "tests/exact/test_gumbel_mcts.py -k interior_rule",
+    ),
     Fault(
         GUMBEL,
         "counts / (1 + counts.sum())",
         "counts / max(1, counts.sum())",
-        f"{GUMBELS} -k interior",
+        "tests/exact/test_gumbel_mcts.py -k counts_half",
     ),
     Fault(
         GUMBEL,

@@ -419,8 +419,8 @@ FAULTS = [
     ),
     Fault(
         TREE,
-        "            flight.stop()\n\n    def rollout",
-        "            pass\n\n    def rollout",
+        "            flight.stop()\n\n    @checked\n    def rollout",
+        "            pass\n\n    @checked\n    def rollout",
         "tests/test_loop.py -k underway",
     ),
     Fault(
@@ -440,7 +440,7 @@ FAULTS = [
         COROUTINE,
         "runtime._PYRO_STACK[:], plates._stack = outside, dims",
         "runtime._PYRO_STACK[:] = outside",
-        BOUNDS,
+        "tests/test_boundaries.py -k keep_their_dimensions",
     ),
     Fault(
         COROUTINE,
@@ -473,7 +473,7 @@ FAULTS = [
         ENUMERATION,
         "if runs > most:",
         "if False:",
-        "tests/exact tests/test_programs.py -k enumerat",
+        "tests/test_programs.py -k gives_up",
     ),
     # Adaptive weighted rejection sampling.
     Fault(

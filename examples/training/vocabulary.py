@@ -17,10 +17,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT = SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
-PHRASES = ("Start with ", "Place ten queens: ", "Solve this mini sudoku: ")
+PHRASES = ("Start with ", "Place eight queens: ", "Solve this mini sudoku: ")
 STEPS = [f" {step}{sign}" for step in "abcdefghijkl" for sign in "+-*"]
 NAMES = [f"{step}=" for step in "abcdefghijkl"]
-QUEENS = [f"{column}{row}" for column in "abcdefghij" for row in range(10)]
+QUEENS = [f"{column}{row}" for column in "abcdefgh" for row in range(8)]
 CELLS = [f"{column}{row}={digit}" for column in "abcd" for row in "1234" for digit in "1234"]
 PIECES = "|".join(
     [
@@ -28,7 +28,7 @@ PIECES = "|".join(
         r"[a-d][1-4]=[1-4]",
         r" [a-l][-+*]",
         r"[a-l]=",
-        r"[a-j]\d",
+        r"[a-h][0-7]",
         r"\d{1,2}",
         r"\n",
         r"[^\n]",

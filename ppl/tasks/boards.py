@@ -1,4 +1,4 @@
-"""Boards whose blanks are filled one a line: what mini sudoku and ten queens have in common.
+"""Boards whose blanks are filled one a line: what mini sudoku and eight queens have in common.
 
 A board is a string with one character a cell and `.` for a blank. A line writes the next blank's
 cell and value, and nothing else: the state is the set of what question and lines say. The hand that

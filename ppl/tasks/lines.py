@@ -1,7 +1,7 @@
 """Problems that are solved line by line, each line one step.
 
 Three tasks share one form, so that one decoder and one reward model serve them all: chain
-arithmetic, ten queens, mini sudoku. A response is a list of lines; every line but the last ends
+arithmetic, eight queens, mini sudoku. A response is a list of lines; every line but the last ends
 with a newline. A line says one step and no more: what stays is in the question and in the lines
 before it, and a small network spends its work on the step and not on copying. `right_lines` is an
 exact oracle: after right lines a line is right exactly if it is one of these few.

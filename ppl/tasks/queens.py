@@ -1,9 +1,9 @@
-"""Ten queens: 4 to 8 columns of a 10 by 10 board without a queen, one column a line.
+"""Eight queens: 4 to 7 columns of a chess board without a queen, one column a line.
 
-    Place ten queens: a3 d6 h2 i8        b7 / c9 / and so on
+    Place eight queens: a0 d5 g1        b4 / c7 / e2 / f6 / h3
 
-No two queens may share a row or a diagonal. There are 724 ways to place ten queens (Sloane's
-A000170), so what remains possible after a few of them is seldom what looks possible.
+Rows are 0 to 7. No two queens may share a row or a diagonal. There are 92 ways to place eight
+queens (Sloane's A000170), so what remains possible after a few is seldom what looks possible.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import ClassVar, Self
 
 from ppl.tasks.boards import Board, Solutions
 
-MIN_BLANKS, MAX_BLANKS = 4, 8
-COLUMNS, ROWS = "abcdefghij", "0123456789"
+MIN_BLANKS, MAX_BLANKS = 4, 7
+COLUMNS, ROWS = "abcdefgh", "01234567"
 
-_CELL = re.compile(r"[a-j][0-9]")
+_CELL = re.compile(r"[a-h][0-7]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,24 @@ class Queens(Board):
 
     task: ClassVar[str] = "queens"
     values: ClassVar[str] = ROWS
-    insight: ClassVar[float] = 0.25
+    insight: ClassVar[float] = 0.15
     slip: ClassVar[float] = 0.01
 
     @property
     def question(self) -> str:
         """The task as words: the queens that stand."""
-        return f"Place ten queens: {self.given()}"
+        return f"Place eight queens: {self.given()}"
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
         """A random problem: a random solution without some of its queens."""
         solution = rng.choice(solutions().boards)
-        gone = set(rng.sample(range(10), rng.randint(MIN_BLANKS, MAX_BLANKS)))
+        gone = set(rng.sample(range(8), rng.randint(MIN_BLANKS, MAX_BLANKS)))
         return cls("".join("." if i in gone else v for i, v in enumerate(solution)))
 
     @staticmethod
     def solutions() -> Solutions:
-        """All ways to place ten queens."""
+        """All ways to place eight queens."""
         return solutions()
 
     @staticmethod
@@ -64,6 +64,7 @@ class Queens(Board):
         return COLUMNS[cell] + value
 
     @staticmethod
+    @cache
     def parse(text: str) -> tuple[int, str]:
         """The column and the row that a text writes. Raises ValueError for anything else."""
         if _CELL.fullmatch(text) is None:
@@ -73,12 +74,12 @@ class Queens(Board):
 
 @cache
 def solutions() -> Solutions:
-    """All 724 ways to place ten queens."""
+    """All 92 ways to place eight queens."""
 
     def fill(rows: str) -> list[str]:
-        if len(rows) == 10:
+        if len(rows) == 8:
             return [rows]
-        board = rows + "." * (10 - len(rows))
+        board = rows + "." * (8 - len(rows))
         return [s for v in Queens.legal(board, len(rows)) for s in fill(rows + v)]
 
     return Solutions(fill(""))

@@ -78,6 +78,7 @@ class Sudoku(Board):
         return f"{'abcd'[cell % 4]}{cell // 4 + 1}={value}"
 
     @staticmethod
+    @cache
     def parse(text: str) -> tuple[int, str]:
         """The cell and the digit that a text writes. Raises ValueError for anything else."""
         match = _CELL.fullmatch(text)

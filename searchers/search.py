@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.errors import AllParticlesDeadError, PPLError, SearchStateError
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior import store as storage
@@ -202,6 +202,7 @@ class Search:
         self.notes: list[Note] = []
         self.exhausted = False
         self.on_step: OnStep | None = None
+        self._stepping = False
 
     @property
     def account(self) -> Account:
@@ -220,6 +221,12 @@ class Search:
         if current_job() is None:
             loop_here().run([(self.step, self.account)])
             return
+        if self._stepping:
+            raise SearchStateError(
+                "the search is in the middle of a round already: run it once at a time, from one "
+                "thread"
+            )
+        self._stepping = True
         try:
             if self.state is None:
                 self.state = self.searcher.start(self.tree)
@@ -234,6 +241,8 @@ class Search:
             self.exhausted = True
             with contextlib.suppress(BudgetExhausted):  # one answer for what is left
                 run_best_on(self.tree, self._result())
+        finally:
+            self._stepping = False
 
     def run(self, on_step: OnStep | None = None) -> Posterior:
         """Steps to the end. `on_step` is called after every round."""
@@ -295,7 +304,7 @@ class Search:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, on_step=None)
+        self.__dict__.update(state, on_step=None, _stepping=False)
 
 
 OnStep = Callable[[Search], None]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import random
-import subprocess
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ from test_loop import counting, nothing_is_left, walk
 
 import ppl
 from ppl.errors import SearchStateError
+from ppl.language.cost import Account
 from ppl.lm.decode import Session
 from ppl.runtime import keyed
 from ppl.runtime.batch import Batches
@@ -310,21 +310,25 @@ def test_nothing_of_a_search_is_kept():
     assert count() <= before + 1  # the background's last
 
 
-def test_the_interpreter_ends_while_a_search_is_running():
-    code = (
-        "import time, pyro, ppl\n"
-        "from ppl.runtime.loop import SHARED\n"
-        "lm = ppl.TableLM({'a': 1.0}, symbols='^a$', end='$', context_length=10**6)\n"
-        "begun = []\n"
-        "def program():\n"
-        "    begun.append(1)\n"
-        "    return pyro.sample('s', lm(lm.prompt('^'), max_tokens=10**5))\n"
-        "future = SHARED.submit(ppl.searchers.BestOfN(2).begin(program))\n"
-        "while not begun: time.sleep(0.01)\n"
-        "time.sleep(0.1)\n"
-        "print('over')\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=100
-    )
-    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "over", "")
+def test_the_end_of_the_interpreter_waits_for_what_was_submitted_to_be_abandoned():
+    lm = counting()
+    future = SHARED.submit(BestOfN(2).begin(walk, lm, 10**5, seed=0))
+    while not lm.steps:
+        time.sleep(0.001)
+    thread = SHARED._thread
+    SHARED.stop()  # registered with atexit
+    assert future.cancelled()
+    assert thread is not None
+    assert not thread.is_alive()
+    nothing_is_left(lm)
+
+
+def test_servers_of_one_search_reserve_from_one_budget():
+    account = Account(ppl.Budget(tokens=10))
+    first, second = account.of(counting()), account.of(TOY)
+    first.reserve(7)
+    assert second.tokens_left == 3
+    assert second.reserved == 7
+    first.reserve(-7)
+    first.add(lm_tokens=4)
+    assert second.tokens_left == 6

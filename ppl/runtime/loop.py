@@ -124,7 +124,7 @@ class Job(Host):
     def end(self) -> None:
         """Says that it is over, once."""
         if not self.over:
-            self.over = True
+            self.over, self.waits = True, None  # nothing wakes it any more
             self._done(self)
 
 
@@ -427,6 +427,8 @@ class Loop:
                 errors.append(error)
         else:
             errors.append(RuntimeError("it does not end: it catches its own end and goes on"))
+            for group in job.groups:
+                self.drop(group)
         job.end()
         if job.error is not None:
             errors.append(job.error)

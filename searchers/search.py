@@ -16,7 +16,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from ppl.errors import AllParticlesDeadError, PPLError
+from ppl.errors import AllParticlesDeadError, PPLError, SearchStateError
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
@@ -206,6 +206,7 @@ class Search:
         self.notes: list[Note] = []
         self.exhausted = False
         self.on_step: OnStep | None = None
+        self._stepping = False
 
     @property
     def account(self) -> Account:
@@ -224,6 +225,12 @@ class Search:
         if current_job() is None:
             loop_here().run([(self.step, self.account)])
             return
+        if self._stepping:
+            raise SearchStateError(
+                "the search is in the middle of a round already: run it once at a time, from one "
+                "thread"
+            )
+        self._stepping = True
         try:
             if self.state is None:
                 self.state = self.searcher.start(self.tree)
@@ -238,6 +245,8 @@ class Search:
             self.exhausted = True
             with contextlib.suppress(BudgetExhausted):  # one answer for what is left
                 run_best_on(self.tree, self._result())
+        finally:
+            self._stepping = False
 
     def run(self, on_step: OnStep | None = None) -> Posterior:
         """Steps to the end. `on_step` is called after every round."""

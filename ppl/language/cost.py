@@ -162,6 +162,7 @@ class _Book:
             self.pages[name] = Counter(counts)
         self.seconds = spent.seconds
         self.started = time.perf_counter() - elapsed
+        self.reserved = 0
         self.running_since: float | None = None
         self.opened: dict[tuple[object, bool], Account] = {}
 
@@ -250,20 +251,35 @@ class Account:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Bills the time inside to this account alone."""
-        self.book.running_since = time.perf_counter()
+        if self.book.running_since is not None:  # within itself: it is billed already
+            yield
+            return
+        self.book.running_since = started = time.perf_counter()
         try:
             yield
         finally:
-            self.book.seconds += time.perf_counter() - self.book.running_since
+            self.book.seconds += time.perf_counter() - started
             self.book.running_since = None
+
+    def reserve(self, tokens: int) -> None:
+        """Sets tokens aside for a request whose length is not known before its answer; a negative
+        number gives them back."""
+        if not self.verifying:
+            self.book.reserved += tokens
+
+    @property
+    def reserved(self) -> int:
+        """Tokens that are set aside now, by all models together."""
+        return 0 if self.verifying else self.book.reserved
 
     @property
     def tokens_left(self) -> float:
-        """LM tokens that may still be generated (infinite without a limit)."""
+        """LM tokens that may still be generated (infinite without a limit), and are not set aside
+        for others."""
         limit = self.book.budget.tokens
         if limit is None or self.verifying:
             return math.inf
-        return limit - self.book.totals["lm_tokens"]
+        return limit - self.book.totals["lm_tokens"] - self.book.reserved
 
     @property
     def calls_left(self) -> float:

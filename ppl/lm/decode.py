@@ -321,6 +321,7 @@ def _admit(rows: Sequence[Row]) -> set[int]:
     broke = set()
     for which, count in counts.items():
         ledger = ledgers[which]
+        # What servers of the same search have reserved is not waited for.
         if ledger.tokens_left < count or ledger.out_of_time:
             broke.add(which)
         else:

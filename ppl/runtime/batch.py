@@ -63,7 +63,6 @@ class Group(ABC):
         account: who pays for the time of members, or None.
 
     Attributes:
-        drawing: how many of them wait for a continuation.
         eager: True if scores and judgements of the group need not wait for its continuations.
         failure: why the group is given up.
         judging: judgements of the group that ask models themselves.
@@ -73,7 +72,6 @@ class Group(ABC):
 
     def __init__(self, host: Host, size: int, account: Account | None) -> None:
         self.host, self.size, self.account = host, size, account
-        self.drawing = 0
         self.failure: BaseException | None = None
         self.judging: set[Any] = set()
 
@@ -167,7 +165,6 @@ class Batches:
             group.fail(error)
             return
         running.rows[ticket] = rows[0]
-        group.drawing += 1
 
     def work(self) -> list[Future[Any]]:
         """One batch of model work: what is held, if its turn has come, else one token each.
@@ -175,11 +172,12 @@ class Batches:
         Returns:
             What others are working on, to wait for, if there is nothing to do here before.
         """
-        ready = [w for w in self._held if w[0].eager or w[0].drawing == 0]
-        if ready:
-            self._held = [w for w in self._held if not (w[0].eager or w[0].drawing == 0)]
-            self._execute(ready)
-            return []
+        if self._held:
+            drawing = {g for running in self._running.values() for g, _, _ in running.rows.values()}
+            ready = [w for w in self._held if w[0].eager or w[0] not in drawing]
+            if ready:
+                self._execute(ready)
+                return []
         flying: list[Future[Any]] = []
         idle = True
         for key, running in list(self._running.items()):
@@ -193,42 +191,43 @@ class Batches:
     def _step(self, key: _Key, running: _Running) -> bool:
         """Draws a token for every row; False if all that was done is to look for answers."""
         started = time.perf_counter()
-        session, rows = running.session, list(running.rows.values())
+        session, payers = running.session, [r.ledger for _, _, r in running.rows.values()]
         remote = hasattr(session, "in_flight")
         try:
             answers = session.step(0.0) if remote else session.step()  # type: ignore[call-arg]
+            for ticket, drawn in answers.items():
+                waiting = running.rows.get(ticket)
+                if waiting is not None:  # else it was given up in this very step
+                    self._deliver(key[0], waiting, drawn)
+                    del running.rows[ticket]
         except BaseException as error:
             self._broken(key, error)
             if not isinstance(error, Exception):
                 raise
             return True
         finally:
-            share_seconds(time.perf_counter() - started, (r.ledger for _, _, r in rows))
-        for ticket, drawn in answers.items():
-            waiting = running.rows.pop(ticket, None)
-            if waiting is None:  # an interrupt came between its drawing and its cancellation
-                continue
-            group, index, request = waiting
-            group.drawing -= 1
-            if drawn is None:
-                group.fail(BudgetExhausted())
-            elif isinstance(drawn, Exception):
-                group.fail(_error_of(key[0], [waiting], drawn))
-            else:
-                if request.ledger is not None:
-                    request.ledger.add(draws=1)
-                group.reply(index, drawn)
+            share_seconds(time.perf_counter() - started, payers)
         return bool(answers) or not remote
+
+    def _deliver(self, model: LanguageModel, waiting: Waiting, drawn: Any) -> None:
+        group, index, request = waiting
+        if drawn is None:
+            group.fail(BudgetExhausted())
+        elif isinstance(drawn, Exception):
+            group.fail(_error_of(model, [waiting], drawn))
+        else:
+            if request.ledger is not None:
+                request.ledger.add(draws=1)
+            group.reply(index, drawn)
 
     def _broken(self, key: _Key, error: BaseException) -> None:
         """A running batch failed or was interrupted: it ends, and those who are not to blame are
         drawn again; if several may be, each search by itself."""
         model, running = key[0], self._running[key]
-        rows = list(running.rows.values())
+        rows = [waiting for waiting in running.rows.values() if not _answered(waiting)]
         self._close(key, error)
         to_blame = isinstance(error, Exception) and len({g.search for g, _, _ in rows}) == 1
         for group, index, request in rows:
-            group.drawing -= 1
             if to_blame:
                 group.fail(_error_of(model, rows, error))
                 continue
@@ -237,7 +236,8 @@ class Batches:
             self._draw(group, index, request)
 
     def _execute(self, waiting: list[Waiting]) -> None:
-        """Scores and judgements: one batch per model and kind of request."""
+        """Scores and judgements, of those that are held: one batch per model and kind of request.
+        They are held until they are done, as an interrupt may come between."""
         _stop_the_broke(waiting)
         batches: defaultdict[tuple[Any, type, object], list[Waiting]] = defaultdict(list)
         for group, index, request in waiting:
@@ -247,19 +247,24 @@ class Batches:
                 if kind is JudgeRequest and model.asks_models:
                     own = group
                 batches[model, kind, own].append((group, index, request))
-        left = list(batches.items())
+        done: set[int] = set()
         try:
-            while left:
-                (model, kind, own), entries = left[0]
+            for (model, kind, own), entries in batches.items():
                 if own is not None and own is entries[0][0]:
                     for _, _, request in entries:
                         _book_call(request)
                     self._judge(model, entries[0][0], entries)
                 else:
                     self._batch(model, kind, entries)
-                left.pop(0)
-        finally:  # an interrupt: others still want their answers
-            self._held += [w for _, entries in left for w in entries if w[0].failure is None]
+                done.update(id(request) for _, _, request in entries)
+        finally:
+            taken = {id(request) for _, _, request in waiting}
+            self._held = [
+                w
+                for w in self._held
+                if id(w[2]) not in taken
+                or (w[0].failure is None and id(w[2]) not in done and not _answered(w))
+            ]
 
     def _batch(self, model: Any, kind: type, entries: list[Waiting]) -> None:
         started = time.perf_counter()
@@ -294,15 +299,12 @@ class Batches:
     def cancel(self, group: Group) -> None:
         """Nobody waits for what a group has asked any more."""
         self._held = [w for w in self._held if w[0] is not group]
-        if not group.drawing:
-            return
         for running in self._running.values():
             mine = {t for t, (g, _, _) in running.rows.items() if g is group}
             if mine:
                 running.session.cancel(mine)
             for ticket in mine:
                 del running.rows[ticket]
-        group.drawing = 0
 
     def rest(self) -> None:
         """Ends the running batches that nobody waits for."""
@@ -322,6 +324,12 @@ class Batches:
             if error is None:
                 raise
             error.add_note(f"ending {key[0].name}'s batch after that raised {second!r}")
+
+
+def _answered(waiting: Waiting) -> bool:
+    """True if the reply is on its way: what was interrupted must not be answered twice."""
+    group, index, _ = waiting
+    return any(g is group and i == index for g, i, _ in group.host.seat.queue)
 
 
 def judged(verifier: Scorer, requests: list[JudgeRequest]) -> Sequence[Any]:

@@ -57,13 +57,15 @@ class Coroutine:
     def _switched(self, switch: Callable[[Any], Any], value: Any) -> Any:
         plates = runtime._DIM_ALLOCATOR
         outside, dims = runtime._PYRO_STACK[:], plates._stack
-        runtime._PYRO_STACK[:], plates._stack = self._stack, self._plates
-        self._greenlet.parent = getcurrent()
         try:
+            runtime._PYRO_STACK[:], plates._stack = self._stack, self._plates
+            self._greenlet.parent = getcurrent()
             return switch(value)
         finally:
-            self._stack, self._plates = runtime._PYRO_STACK[:], plates._stack
-            runtime._PYRO_STACK[:], plates._stack = outside, dims
+            try:
+                self._stack, self._plates = runtime._PYRO_STACK[:], plates._stack
+            finally:  # an interrupt may come at any line
+                runtime._PYRO_STACK[:], plates._stack = outside, dims
 
 
 def park(event: Any) -> Any:

@@ -14,6 +14,7 @@ which lives as long as there are any.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 import time
@@ -37,6 +38,10 @@ from ppl.runtime.verdict import Scorer
 _SLICE = 0.02
 # Seconds after which a loop that waits for servers looks at time limits.
 _GLANCE = 0.1
+# How often a function that is being ended may wait again, in its `finally`s.
+_PATIENCE = 100
+# Most seconds that the interpreter's end waits for programs that were submitted.
+_FAREWELL = 5.0
 
 
 class Runnable(Protocol):
@@ -105,19 +110,21 @@ class Job(Host):
                     raise
                 self.error = error
         if self._greenlet.dead:
-            self._end()
+            self.end()
 
-    def abandon(self) -> None:
-        """Unwinds the function where it waits (its `finally` blocks run)."""
-        if self._greenlet is not None:
-            self._greenlet.parent = getcurrent()
-            while not self._greenlet.dead:
-                self._greenlet.throw(GreenletExit)
-        self._end()
+    def unwound(self) -> bool:
+        """Unwinds the function where it waits (its `finally` blocks run); False if it then waits
+        for something else."""
+        if self._greenlet is None or self._greenlet.dead:
+            return True
+        self._greenlet.parent = getcurrent()
+        self._greenlet.throw(GreenletExit)
+        return bool(self._greenlet.dead)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Says that it is over, once."""
         if not self.over:
-            self.over = True
+            self.over, self.waits = True, None  # nothing wakes it any more
             self._done(self)
 
 
@@ -151,9 +158,12 @@ class Loop:
 
         Returns:
             A future of the search's result. `cancel()` abandons this search alone, whatever it
-            waits for: its requests leave the models' batches, all others go on.
+            waits for: its requests leave the models' batches, all others go on. Inside of a
+            search's program, which keeps its turn until it asks or ends, the search runs at once.
         """
         future: Future[Any] = Future()
+        if loop_here() is not SHARED:
+            return _at_once(search, future)
         self._post([(search, future)])
         return future
 
@@ -163,6 +173,8 @@ class Loop:
         the search."""
         events = asyncio.get_running_loop()
         future: Future[Any] = Future()
+        if loop_here() is not SHARED:
+            return _at_once(search, future).result()
         posted = self._together.get(events)
         if posted is None:
             posted = self._together[events] = []
@@ -194,6 +206,7 @@ class Loop:
                 if failed:
                     raise failed[0]
             except BaseException as error:
+                TURNS.regain(seat)
                 for job in jobs:
                     for second in self._abandon(job):
                         error.add_note(f"a search that was abandoned for it raised {second!r}")
@@ -207,6 +220,7 @@ class Loop:
             try:
                 self._drive(seat, over, nested)
             except BaseException:
+                TURNS.regain(seat)
                 for group in groups:
                     self.drop(group)
                 raise
@@ -214,7 +228,7 @@ class Loop:
     def drop(self, group: Group) -> None:
         """Gives a group up: its requests leave the batches, its members end."""
         if getattr(inside, "loop", None) is None:
-            with seated(group.host.seat, self):
+            with seated(Seat(), self):
                 self.drop(group)
             return
         group.fail(Cancelled())
@@ -234,16 +248,26 @@ class Loop:
 
     def _post(self, posted: Sequence[_Posted]) -> None:
         seat = self._background
-        for search, future in posted:
-            job = Job(self, search.rounds, search.account, partial(self._end, future), seat)
-            with self._mutex:
-                self._jobs[job] = future
-            seat.inbox.append(partial(self._begin, job, future))
-            future.add_done_callback(partial(self._cancelled, job))
+        jobs = [
+            (Job(self, search.rounds, search.account, partial(self._end, future), seat), future)
+            for search, future in posted
+        ]
         with self._mutex:
+            self._jobs.update(jobs)
+            # In one piece: a thread that is at it already must not begin before all are there.
+            seat.inbox.append(partial(self._begin, jobs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="ppl loop", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="ppl loop", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:  # no more threads, or the interpreter is ending
+                    seat.inbox.pop()
+                    for job, _ in jobs:
+                        del self._jobs[job]
+                    raise
+                self._thread = thread
+        for job, future in jobs:
+            future.add_done_callback(partial(self._cancelled, job))
         TURNS.knock()
 
     def _serve(self) -> None:
@@ -252,19 +276,19 @@ class Loop:
             with seated(seat, self):
                 try:
                     self._drive(seat, lambda: not self._jobs, False)
-                except BaseException as error:  # nobody may wait for ever for a thread that died
+                except BaseException as error:  # nobody may wait for ever for what has failed
                     for job in list(self._jobs):
-                        job.error = error
+                        job.error = job.error or error
                         self._abandon(job)
-                    raise
             with self._mutex:
                 if not self._jobs:
                     self._thread = None
                     return
 
-    def _begin(self, job: Job, future: Future[Any]) -> None:
-        if not future.cancelled():
-            job.resume()
+    def _begin(self, jobs: Sequence[tuple[Job, Future[Any]]]) -> None:
+        for job, future in jobs:
+            if not future.cancelled():
+                job.resume()
 
     def _end(self, future: Future[Any], job: Job) -> None:
         with self._mutex:
@@ -296,10 +320,15 @@ class Loop:
             self._read(seat)
             if over():
                 return
-            if seat.queue and not self._advance(seat):
-                continue
+            paused = False
+            if seat.queue:
+                paused = self._advance(seat)
+                if not paused:
+                    continue
             other = None if nested else TURNS.others(seat)
             if other is not None:
+                if paused:  # programs without models, of several threads, starve none with one
+                    self._batches.work()
                 TURNS.hand(seat, other)
             elif self._batches.busy:
                 flying = self._batches.work()
@@ -319,35 +348,33 @@ class Loop:
         seat.queue.clear()
         asked: list[Waiting] = []
         started = time.perf_counter()
-        Slice.ends = started + _SLICE
+        outer, Slice.ends = Slice.ends, started + _SLICE
         paused = False
         accounts: list[Account | None] = []
-        for position, (group, index, reply) in enumerate(queue):
-            if group.failure is not None:
-                continue
-            try:
-                event = group.take(index, reply)
-            except Exception as error:
-                group.fail(error)
-                continue
-            except BaseException as error:  # sys.exit() ends a program, not the loop's thread
-                Slice.ends = float("inf")
-                if not seat.background:
-                    raise
-                group.fail(error)
-                continue
-            accounts.append(group.account)
-            if event is PAUSE:
-                account = group.account
-                if account is not None and account.out_of_time:
-                    group.fail(BudgetExhausted())
+        try:
+            for position, (group, index, reply) in enumerate(queue):
+                if group.failure is not None:
                     continue
-                seat.queue += [*queue[position + 1 :], (group, index, None)]
-                paused = True
-                break
-            if event is not None:
-                asked.append((group, index, event))
-        Slice.ends = float("inf")
+                try:
+                    event = group.take(index, reply)
+                except BaseException as error:  # sys.exit() ends a program, not the loop's thread
+                    if not isinstance(error, Exception) and not seat.background:
+                        raise
+                    group.fail(error)
+                    continue
+                accounts.append(group.account)
+                if event is PAUSE:
+                    account = group.account
+                    if account is not None and account.out_of_time:
+                        group.fail(BudgetExhausted())
+                        continue
+                    seat.queue += [*queue[position + 1 :], (group, index, None)]
+                    paused = True
+                    break
+                if event is not None:
+                    asked.append((group, index, event))
+        finally:
+            Slice.ends = outer  # of the program that this search runs inside of, if it does
         self._batches.ask(asked)
         share_seconds(time.perf_counter() - started, accounts)
         return paused
@@ -385,20 +412,35 @@ class Loop:
         group.judging.add(job)
         job.resume()
 
-    def _abandon(self, job: Job) -> list[Exception]:
+    def _abandon(self, job: Job) -> list[BaseException]:
         """Ends a job where it is; what went wrong in that."""
         if job.over:
             return []
-        errors: list[Exception] = []
-        for group in job.groups:
-            self.drop(group)
-        try:
-            job.abandon()
-        except Exception as error:
-            errors.append(error)
+        errors: list[BaseException] = []
+        for _ in range(_PATIENCE):
+            for group in job.groups:
+                self.drop(group)
+            try:
+                if job.unwound():
+                    break
+            except BaseException as error:  # an interrupt, too: others are still to be ended
+                errors.append(error)
+        else:
+            errors.append(RuntimeError("it does not end: it catches its own end and goes on"))
+            for group in job.groups:
+                self.drop(group)
+        job.end()
         if job.error is not None:
-            errors.append(job.error)  # type: ignore[arg-type]
+            errors.append(job.error)
         return errors
+
+    def stop(self) -> None:
+        """Abandons what was submitted, before the interpreter ends: its threads end anywhere."""
+        thread = self._thread
+        for future in list(self._jobs.values()):
+            future.cancel()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_FAREWELL)
 
     def forget(self) -> None:
         """Makes the loop new, for a forked child: what runs belongs to the parent."""
@@ -415,12 +457,21 @@ def loop_here() -> Loop:
     return SHARED if getattr(inside, "loop", None) is None else Loop()
 
 
+def _at_once(search: Runnable, future: Future[Any]) -> Future[Any]:
+    try:
+        future.set_result(loop_here().run([(search.rounds, search.account)])[0])
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
 def _after_fork() -> None:
     if getattr(inside, "loop", None) is None:
         SHARED.forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(SHARED.stop)
 
 
 def turn() -> AbstractContextManager[bool]:

@@ -24,6 +24,7 @@ from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.particle import DRAWN, Checkpoint, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.record import Record
+from ppl.runtime.turns import TURNS
 from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
 from ppl.runtime.wave import Flight, Wave, ask, until
 
@@ -409,6 +410,10 @@ class Tree:
             return Host(loop)
         if self._host is None:
             self._host = Host(SHARED)
+        if TURNS.taken(self._host.seat):
+            raise SearchStateError(
+                "two threads use one tree at the same time: give each a search of its own"
+            )
         return self._host
 
     def _landed(self, flight: Flight) -> list[Node]:

@@ -7,15 +7,20 @@ nobody waits for another's search to end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from ppl.runtime.keyed import generators_kept
+
+# Seconds after which those who wait look again whose turn it is: an interrupt may have come between
+# the handing over and the waking.
+_GLANCE = 0.5
 
 
 class Seat:
@@ -26,6 +31,10 @@ class Seat:
         news: groups that have failed or are complete, and that nobody has looked at yet.
         inbox: functions to call before anything else; other threads may append.
         background: True for the loop's own thread, which no failure may end.
+        arriving: True until the first turn.
+        interrupted: what is raised as soon as the turn comes.
+        thread: who sits here.
+        turn: wakes it.
     """
 
     def __init__(self, background: bool = False) -> None:
@@ -35,6 +44,7 @@ class Seat:
         self.background = background
         self.interrupted: BaseException | None = None
         self.arriving = False
+        self.thread: int | None = None
         self.turn = threading.Event()
 
     @property
@@ -44,61 +54,71 @@ class Seat:
 
 
 class Turns:
-    """A baton that is handed from thread to thread."""
+    """A baton that is handed from thread to thread.
+
+    `_holder` alone says who has it; all else only wakes those who wait. So an interrupt, which may
+    come between any two steps of this class, loses no turn.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: Seat | None = None
-        self._waiting: list[Seat] = []
+        self._seats: list[Seat] = []  # all at the table; who had a turn last is last
         self._knock: Future[None] | None = None
         self._kept = ExitStack()  # gives back what particles of this turn seed
 
     def take(self, seat: Seat) -> None:
         """Waits for the first turn. An interrupt while waiting is raised when the turn comes."""
+        me = threading.get_ident()
         with self._lock:
-            free = self._holder is None
-            if free:
+            seat.thread, seat.arriving = me, True
+            self._seats = [*(other for other in self._seats if other is not seat), seat]
+            # A thread that comes again has left: an interrupt kept it from saying so.
+            if self._holder is None or self._holder.thread == me:
                 self._holder = seat
-            else:
-                seat.arriving = True
-                self._waiting.append(seat)
-        if free:
-            self._kept.enter_context(generators_kept())
-        else:
-            self.knock()
-            self._wait(seat)
+        self._wait(seat)
+
+    def taken(self, seat: Seat) -> bool:
+        """True if another thread is at the table with this seat."""
+        return seat.thread != threading.get_ident() and seat in self._seats
 
     def others(self, seat: Seat) -> Seat | None:
         """A waiting seat that needs a turn, None if there is none."""
-        return next((s for s in self._waiting if s.eager and s is not seat), None)
+        return next((s for s in self._seats if s.eager and s is not seat), None)
 
     def hand(self, seat: Seat, other: Seat) -> None:
         """Gives the turn to `other` and waits until it comes back."""
         self._kept.close()
         with self._lock:
-            self._waiting.remove(other)
-            self._waiting.append(seat)
+            self._seats = [*(s for s in self._seats if s is not seat), seat]
             self._holder = other
-            other.turn.set()
+        other.turn.set()
         self._wait(seat)
+
+    def regain(self, seat: Seat) -> None:
+        """Waits until `seat` has the turn, if an interrupt has driven it away from waiting."""
+        if self._holder is not seat:
+            seat.arriving = True
+            with contextlib.suppress(BaseException):  # there is one to be raised already
+                self._wait(seat)
 
     @property
     def alone(self) -> bool:
         """True if nobody waits for a turn."""
-        return not self._waiting
+        return len(self._seats) < 2
 
     def leave(self, seat: Seat) -> None:
-        """Gives the turn away for good."""
-        self._kept.close()
-        with self._lock:
-            if self._holder is not seat:  # a forked child, whose table was cleared
-                return
-            following = next((s for s in self._waiting if s.eager), None)
-            if following is None and self._waiting:
-                following = self._waiting[0]
-            self._holder = following
+        """Gives the turn away for good; gives up waiting for it."""
+        try:
+            if self._holder is seat:
+                self._kept.close()
+        finally:
+            with self._lock:
+                rest, following = [s for s in self._seats if s is not seat], self._holder
+                if following is seat:
+                    following = next((s for s in rest if s.eager), rest[0] if rest else None)
+                self._seats, self._holder = rest, following
             if following is not None:
-                self._waiting.remove(following)
                 following.turn.set()
 
     def sleep(self, seat: Seat, wait: Callable[[Future[None]], None]) -> None:
@@ -111,18 +131,19 @@ class Turns:
     def knock(self) -> None:
         """Wakes a holder that waits for something outside."""
         knock = self._knock
-        if knock is not None and not knock.done():
-            knock.set_result(None)
+        if knock is not None:
+            with contextlib.suppress(InvalidStateError):  # several may knock at once
+                knock.set_result(None)
 
     def _wait(self, seat: Seat) -> None:
-        while True:
+        while self._holder is not seat:
             try:
-                seat.turn.wait()
-                break
+                if seat.arriving or seat.interrupted is not None:
+                    self.knock()
+                seat.turn.wait(_GLANCE)
+                seat.turn.clear()
             except BaseException as interrupt:  # what must be undone needs a turn, too
                 seat.interrupted = interrupt
-                self.knock()
-        seat.turn.clear()
         seat.arriving = False
         self._kept.enter_context(generators_kept())
         interrupted, seat.interrupted = seat.interrupted, None
@@ -157,10 +178,12 @@ def seated(seat: Seat, loop: Any) -> Iterator[bool]:
         inside.loop = loop
         yield False
     finally:
-        inside.loop = None
-        if TURNS.alone:
-            loop.rest()
-        TURNS.leave(seat)
+        try:
+            inside.loop = None
+            if TURNS.alone:
+                loop.rest()
+        finally:
+            TURNS.leave(seat)
 
 
 def _after_fork() -> None:

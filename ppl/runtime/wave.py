@@ -14,7 +14,7 @@ from typing import Any
 
 from ppl.language.cost import Account
 from ppl.runtime.batch import Group, Host, Request
-from ppl.runtime.loop import current_job, loop_here
+from ppl.runtime.loop import current_job, loop_here, turn
 from ppl.runtime.particle import Checkpoint, Particle, Segment
 
 
@@ -74,13 +74,14 @@ class Wave(Group):
             return False
         if host is self.host:
             return True
-        old = self.host.seat
-        self.host = host
-        if old is not host.seat:
-            host.seat.queue += [entry for entry in old.queue if entry[0] is self]
-            old.queue[:] = [entry for entry in old.queue if entry[0] is not self]
-            if old.news.pop(self, self) is None:
-                host.seat.news[self] = None
+        with turn():  # another thread may be about to answer it
+            old = self.host.seat
+            self.host = host
+            if old is not host.seat:
+                host.seat.queue += [entry for entry in old.queue if entry[0] is self]
+                old.queue[:] = [entry for entry in old.queue if entry[0] is not self]
+                if old.news.pop(self, self) is None:
+                    host.seat.news[self] = None
         return True
 
     def close(self) -> None:

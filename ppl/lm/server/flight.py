@@ -25,11 +25,12 @@ _GRACE = 0.5
 class ServerSession:
     """Requests in flight, with the interface of `ppl.lm.decode.Session`.
 
-    Every request reserves the tokens that it may draw, so a token budget is kept as long as the
-    server keeps `max_tokens`; all that the server drew is booked, also what is cut off behind the
-    end of a step or nobody waits for any more. A time limit is looked at between answers: what is
-    in flight then is still paid for. A session that ends waits half a second for what is in flight;
-    what takes longer is given up (the server sees the connection close) and cannot be booked.
+    Every request reserves the tokens that it may draw, with its account, so a token budget is kept
+    by several models together, as long as servers keep `max_tokens`; all that the server drew is
+    booked, also what is cut off behind the end of a step or nobody waits for any more. A time limit
+    is looked at between answers: what is in flight then is still paid for. A session that ends
+    waits half a second for what is in flight; what takes longer is given up (the server sees the
+    connection close) and cannot be booked.
 
     Args:
         model: what draws.
@@ -83,7 +84,7 @@ class ServerSession:
             return done
         arrived, _ = wait(self._flying, patience, FIRST_COMPLETED)
         for future in arrived:
-            row, _ = self._flying.pop(future)
+            row, _ = self._landed(future)
             try:
                 answer = future.result()
                 self._book(row, answer)
@@ -106,23 +107,27 @@ class ServerSession:
         arrived, late = wait(self._flying, _GRACE) if self._flying else (set(), set())
         for future in late:
             future.cancel()
+            self._landed(future)
         for future in arrived:
+            row, _ = self._landed(future)
             if not future.cancelled() and future.exception() is None:
-                self._book(self._flying[future][0], future.result())
-        self._flying.clear()
+                self._book(row, future.result())
+
+    def _landed(self, future: Future[Answer]) -> tuple[Row, int]:
+        """Gives back what was reserved for an answer; all of it is booked instead."""
+        row, tokens = self._flying.pop(future)
+        if row.request.ledger is not None:
+            row.request.ledger.reserve(-tokens)
+        return row, tokens
 
     def _send(self) -> dict[int, Drawn | PPLError | None]:
         """Sends what may be sent; gives up all rows of a ledger that is spent."""
         rows = [*(row for row, _ in self._flying.values()), *self._waiting]
         ledgers = {id(r.request.ledger): r.request.ledger for r in rows if r.request.ledger}
-        reserved = dict.fromkeys(ledgers, 0)
-        for row, tokens in self._flying.values():
-            if row.request.ledger is not None:
-                reserved[id(row.request.ledger)] += tokens
         broke = {
             which
             for which, ledger in ledgers.items()
-            if ledger.out_of_time or (ledger.tokens_left < 1 and not reserved[which])
+            if ledger.out_of_time or (ledger.tokens_left < 1 and not ledger.reserved)
         }
         done: dict[int, Drawn | PPLError | None] = {}
         for row in rows:
@@ -133,7 +138,7 @@ class ServerSession:
         sharing = Counter(id(row.request.ledger) for row in waiting)
         for row in waiting:
             which, ledger = id(row.request.ledger), row.request.ledger
-            left = math.inf if ledger is None else ledger.tokens_left - reserved[which]
+            left = math.inf if ledger is None else ledger.tokens_left
             if left < 1 or len(self._flying) >= self._concurrency:
                 self._waiting.append(row)  # until others have given back what they reserved
                 continue
@@ -143,9 +148,9 @@ class ServerSession:
             share = max(1, left / sharing[which])
             sharing[which] -= 1
             most = int(min(row.limit - len(row.new), CHUNK if hidden else math.inf, share))
-            if ledger is not None:
-                reserved[which] += most
             self._flying[self._client.endpoint.begin(self._client.draw(row, most))] = (row, most)
+            if ledger is not None:
+                ledger.reserve(most)
         self.joined = max(self.joined, len(self._flying))
         return done
 

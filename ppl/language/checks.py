@@ -121,5 +121,11 @@ def one_of(known: Collection[str], **words: Any) -> None:
             raise ValueError(f"{name}={word!r}: one of {', '.join(map(repr, known))}")
 
 
+# Checked at every site of a program: to ask an abstract class takes a microsecond, this nothing.
+_PLAIN: dict[type, tuple[type, ...]] = {Integral: (int,), Real: (float, int)}
+
+
 def _is(kind: type, number: Any) -> bool:
+    if type(number) in _PLAIN[kind]:
+        return True
     return isinstance(number, kind) and not isinstance(number, bool)

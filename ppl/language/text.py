@@ -104,8 +104,7 @@ class Text:
         )
 
     def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(values)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Text is immutable: append with +, {name!r} cannot be set")
@@ -117,7 +116,8 @@ class Text:
             TokenizerError: the continuation was made with another tokenizer.
             PromptError: the text is finished, or the words are no text.
         """
-        if not isinstance(other, Continuation | str):
+        step = isinstance(other, Continuation)
+        if not step and not isinstance(other, str):
             return NotImplemented
         if self.finished:
             raise PromptError(

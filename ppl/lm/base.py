@@ -207,14 +207,15 @@ class LanguageModel(ABC):
             PromptError: the text is finished, empty, or fills the context.
             ValueError: a setting is out of range.
         """
-        refuse_unknown("lm(text, ...)", unknown, _SETTINGS, OF_CALLS)
+        if unknown:
+            refuse_unknown("lm(text, ...)", unknown, _SETTINGS, OF_CALLS)
         if not isinstance(text, Text):
             raise TypeError(
                 f"text: lm(...) continues a Text, got {type(text).__name__}: start with "
                 "lm.prompt(string) or lm.chat(question)"
             )
         mine, made_with = self.codec.identity, text.codec.identity
-        if made_with != mine:
+        if made_with is not mine and made_with != mine:
             said = (text.text or text.prompt)[:40]
             raise mine.refused(made_with, f"{self.name}: the text {said!r}")
         if text.finished:
@@ -449,7 +450,8 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         if greedy:
             under = spec if target is None else under
             spec = replace(spec, warp=Warp(temperature=0.0))
-        request = ContinueRequest(self.model, spec, key, visit.label, visit.ledger, under)
+        ledger = visit.ledger.of(self.model)
+        request = ContinueRequest(self.model, spec, key, visit.label, ledger, under)
         drawn: Drawn = visit.ask(request)
         if greedy and target is None:  # the choice is the model's, at its own probability
             return drawn.value, drawn.log_prob_under, None

@@ -211,7 +211,13 @@ class Endpoint:
                 f"{where}: {error}; give an address such as http://host:8000/v1"
             ) from error
         status = reply.status_code
-        problem = f"answered {status}: {self._redacted(reply.text)[:500]}"
+        if status == 200:
+            try:
+                return json.loads(reply.content)
+            except (ValueError, RecursionError) as error:
+                said = self._said(reply)
+                raise ServerError(f"{where} {said}, which is no JSON") from error
+        problem = self._said(reply)
         if status in _LATER or status >= 500:
             after = _seconds(reply.headers.get("Retry-After"))
             if after > self._timeout:
@@ -222,18 +228,16 @@ class Endpoint:
             raise _AgainError(problem, after)
         if 400 <= status < 500:
             raise RefusedError(f"{where} {problem}")
-        if status != 200:
-            raise ServerError(f"{where} {problem}")
-        try:
-            return json.loads(reply.content)
-        except (ValueError, RecursionError) as error:
-            raise ServerError(f"{where} {problem}, which is no JSON") from error
+        raise ServerError(f"{where} {problem}")
 
     def _pause(self, state: Any) -> float:
         """Seconds until the next try."""
         own = min(_LONGEST_PAUSE, self._backoff * 2.0 ** (state.attempt_number - 1))
         asked = state.outcome.exception().after
         return float(max(asked, own) + self._jitter.uniform(0.0, own / 2))
+
+    def _said(self, reply: Any) -> str:
+        return f"answered {reply.status_code}: {self._redacted(reply.text)[:500]}"
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from time import perf_counter, thread_time
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 
+# Seconds that a program without model calls may compute, and may stand still, before others go on.
+_SLICE, _ASLEEP = 0.02, 0.5
+
 PAUSE = object()
 """The event of a particle that has run for long and lets others go on; its reply is None."""
 
 
 class Slice:
-    """When what runs now has to let others go on: a moment of `time.perf_counter`.
+    """How long what runs now may run before others go on.
 
-    Only one thread at a time has a turn (`ppl.runtime.turns`), so there is one moment.
+    It is the processor's time that counts: on a busy machine a program stands still for longer than
+    its slice, and would tear the batches of its search apart. One that sleeps is given `_ASLEEP`.
+    Only one thread at a time has a turn (`ppl.runtime.turns`), so there is one slice.
     """
 
-    ends = float("inf")
+    ends = float("inf")  # when to look, by `perf_counter`
+    _started = _busy = 0.0
+
+    @classmethod
+    def begin(cls) -> float:
+        """From now on; returns the moment."""
+        cls._started, cls._busy = perf_counter(), thread_time()
+        cls.ends = cls._started + _SLICE
+        return cls._started
+
+    @classmethod
+    def spent(cls) -> bool:
+        """Whether it is over; called once `ends` has passed, which is put off if not."""
+        now = perf_counter()
+        if thread_time() - cls._busy > _SLICE or now - cls._started > _ASLEEP:
+            return True
+        cls.ends = now + _SLICE / 4
+        return False
 
 
 _PATIENCE = 100  # sites at which a function that is being ended may wait again, in its `finally`s

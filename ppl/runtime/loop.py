@@ -34,8 +34,6 @@ from ppl.runtime.coroutine import PAUSE, Slice, park
 from ppl.runtime.turns import TURNS, Seat, inside, seated
 from ppl.runtime.verdict import Scorer
 
-# Seconds that a program without model calls may run before others go on.
-_SLICE = 0.02
 # Seconds after which a loop that waits for servers looks at time limits.
 _GLANCE = 0.1
 # How often a function that is being ended may wait again, in its `finally`s.
@@ -347,14 +345,18 @@ class Loop:
         queue = seat.queue[:]
         seat.queue.clear()
         asked: list[Waiting] = []
-        started = time.perf_counter()
-        outer, Slice.ends = Slice.ends, started + _SLICE
+        outer = Slice.ends
         paused = False
         accounts: list[Account | None] = []
         try:
             for position, (group, index, reply) in enumerate(queue):
                 if group.failure is not None:
                     continue
+                account = group.account
+                if account is not None and account.out_of_time:
+                    group.fail(BudgetExhausted())
+                    continue
+                began = Slice.begin()
                 try:
                     event = group.take(index, reply)
                 except BaseException as error:  # sys.exit() ends a program, not the loop's thread
@@ -362,12 +364,10 @@ class Loop:
                         raise
                     group.fail(error)
                     continue
-                accounts.append(group.account)
+                if account is not None:
+                    account.book.seconds += time.perf_counter() - began
+                accounts.append(account)
                 if event is PAUSE:
-                    account = group.account
-                    if account is not None and account.out_of_time:
-                        group.fail(BudgetExhausted())
-                        continue
                     seat.queue += [*queue[position + 1 :], (group, index, None)]
                     paused = True
                     break
@@ -375,6 +375,7 @@ class Loop:
                     asked.append((group, index, event))
         finally:
             Slice.ends = outer  # of the program that this search runs inside of, if it does
+        started = time.perf_counter()
         self._batches.ask(asked)
         share_seconds(time.perf_counter() - started, accounts)
         return paused

@@ -203,7 +203,8 @@ class Particle(Messenger):  # type: ignore[misc]
         """One sample statement of the program."""
         if msg["done"]:  # an inner handler (replay) has decided already
             return
-        if perf_counter() > Slice.ends:  # programs without a model let others go on here
+        # Programs without a model let others go on here.
+        if perf_counter() > Slice.ends and Slice.spent():
             park(PAUSE)
         name: str = msg["name"]
         self.site = f"site {name!r}"

@@ -359,7 +359,8 @@ class Tree:
         quorum: int | None = None,
     ) -> list[Node]:
         """`segments` are for each child, or one for all."""
-        numbers = [counts] * len(nodes) if isinstance(counts, Integral) else list(counts)  # type: ignore
+        given: Any = counts
+        numbers = [given] * len(nodes) if isinstance(given, Integral) else list(given)
         if len(numbers) != len(nodes) or any(n < 0 for n in numbers):
             raise ValueError(f"counts {numbers} do not fit {len(nodes)} nodes")
         parents: list[Node] = []

@@ -184,7 +184,7 @@ FAULTS = [
     ),
     Fault(
         PARTICLE,
-        "if perf_counter() > Slice.ends:",
+        "if perf_counter() > Slice.ends and Slice.spent():",
         "if False:",
         "tests/test_loop.py -k plain_sites",
     ),

@@ -99,6 +99,14 @@ def nothing_is_left(*models):
 # -- together ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises, also in processes that share the tests, which ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_awaited_searches_make_as_few_batches_as_run_many():
     seeds = range(6)
     lm = counting()
@@ -280,6 +288,7 @@ class Interrupting(Counting):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_control_c_ends_the_callers_searches_and_no_others():
     lm = Interrupting(PLAIN, symbols="^ab$", end="$", context_length=10**6, name="interrupting")
     lm.at = 40
@@ -301,6 +310,7 @@ def test_control_c_ends_the_callers_searches_and_no_others():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_control_c_reaches_a_thread_that_waits_for_its_turn():
     lm = counting()
     lm.before = lambda: time.sleep(0.002)

@@ -15,7 +15,8 @@ from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM,
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
 from ppl.runtime.enumeration import enumerate_program
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.node import Node
+from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
 
 __version__ = "0.1.0"

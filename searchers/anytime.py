@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import warnings
 
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 
 
 def answers(tree: Tree) -> list[Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ppl.runtime.tree import Node
+from ppl.runtime.node import Node
 
 
 def origin(child: Node) -> tuple[object, ...]:

@@ -24,7 +24,7 @@ from ppl.language.cost import Budget
 from ppl.lm.table import TableLM
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.enumeration import enumerate_program
-from ppl.runtime.tree import Node
+from ppl.runtime.node import Node
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.state import State
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ppl.language.text import Continuation
+from ppl.runtime.node import Node
 from ppl.runtime.record import Record
-from ppl.runtime.tree import Node
 
 
 def log_prior(node: Node) -> float:

@@ -23,9 +23,10 @@ from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED, current_job, loop_here
+from ppl.runtime.node import Node
 from ppl.runtime.particle import Program
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers import stored as storage
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ppl.runtime.tree import Node
+from ppl.runtime.node import Node
 from ppl.runtime.weights import Weights
 
 

@@ -23,9 +23,10 @@ from ppl.posterior.encoder import Encoder
 from ppl.posterior.models import about, load_again
 from ppl.posterior.store import cost_of, cost_row, damage, decoder_of, rows_of
 from ppl.posterior.values import NotDataError
+from ppl.runtime.node import Node
 from ppl.runtime.particle import Segment
 from ppl.runtime.program import Program
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import Scorer
 from ppl.runtime.wave import Flight
 from ppl.searchers.parse import imported, named, parse, spell

@@ -391,14 +391,12 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Exact log-probabilities of given continuations, as one batch; minus infinity for those
-        that a draw could not return."""
+        """Exact log-probabilities of continuations, `-inf` where a draw could not return them."""
 
     def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
         """Every continuation that `distribution` can draw, with its log-probability.
 
-        Raises:
-            ProgramError: this model has too many; a `TableLM` can.
+        Raises ProgramError unless the model can be enumerated, as a `TableLM` can.
         """
         raise ProgramError(f"only a TableLM can be enumerated, not {self!r}")
 

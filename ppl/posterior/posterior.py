@@ -24,9 +24,10 @@ from ppl.language.randomness import generator
 from ppl.language.text import Text
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
+from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 
 _SHOWN = 10  # answers that are printed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ppl.language.arguments import check_fields, checked
-from ppl.runtime.tree import Node
+from ppl.runtime.node import Node
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ import numpy as np
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.duplicates import distinct
 from ppl.searchers.likelihood import log_prior
 from ppl.searchers.resampling import without_replacement

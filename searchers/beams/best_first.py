@@ -22,8 +22,9 @@ from typing import Literal
 from ppl.errors import SearchStateError
 from ppl.language import checks
 from ppl.language.arguments import check_fields
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.duplicates import distinct
 from ppl.searchers.likelihood import log_prior
 from ppl.searchers.search import Note, Searcher, all_dead

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from ppl.errors import VerifierError
 from ppl.language.arguments import check_fields
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.node import Node
+from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.beams.best_first import QueueSearch
 from ppl.searchers.likelihood import log_prior

@@ -31,8 +31,9 @@ from scipy.special import log_softmax, softmax
 from ppl.language import checks
 from ppl.language.randomness import generator, key
 from ppl.language.text import Continuation
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.likelihood import confidence
 from ppl.searchers.resampling import without_replacement
 from ppl.searchers.search import Note, Searcher, all_dead

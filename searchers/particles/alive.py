@@ -22,8 +22,9 @@ from ppl.errors import AllParticlesDeadError
 from ppl.language import checks
 from ppl.language.randomness import generator
 from ppl.posterior.posterior import Posterior
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher
 from ppl.searchers.state import Particles

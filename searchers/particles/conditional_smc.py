@@ -23,7 +23,8 @@ from itertools import pairwise
 import numpy as np
 
 from ppl.language.randomness import generator
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.node import Node
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.resampling import multinomial
 

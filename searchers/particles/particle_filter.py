@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from ppl.errors import WeightError
 from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.particles.smc import advance
 from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at

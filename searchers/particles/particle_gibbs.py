@@ -20,8 +20,9 @@ import numpy as np
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.particles import conditional_smc
 from ppl.searchers.particles.conditional_smc import Sweep
 from ppl.searchers.search import Note, Searcher, all_dead

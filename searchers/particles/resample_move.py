@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ppl.language import checks
 from ppl.language.randomness import generator
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.node import Node
+from ppl.runtime.tree import Tree
 from ppl.searchers.particles.smc import SMC
 from ppl.searchers.search import Note
 

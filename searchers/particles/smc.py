@@ -22,8 +22,9 @@ import numpy as np
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at
 from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme

@@ -22,8 +22,9 @@ import numpy as np
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.duplicates import origin
 from ppl.searchers.resampling import optimal

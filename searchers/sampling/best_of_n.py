@@ -17,8 +17,9 @@ from typing import ClassVar
 import numpy as np
 
 from ppl.language import checks
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Frontier

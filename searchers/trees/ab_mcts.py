@@ -30,9 +30,10 @@ from ppl.errors import WeightError
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.particle import Decide
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State
 from ppl.searchers.trees.actions import Actions

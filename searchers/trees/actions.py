@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from ppl.errors import ProgramError
+from ppl.runtime.node import Node
 from ppl.runtime.particle import Decide
-from ppl.runtime.tree import Node
 from ppl.searchers.trees.arms import Arms, Floats
 
 Draw = Callable[[Floats, np.random.Generator], Floats]

@@ -38,8 +38,9 @@ from scipy.special import softmax
 
 from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.anytime import answers
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State

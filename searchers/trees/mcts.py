@@ -30,8 +30,9 @@ import numpy as np
 from scipy.special import softmax
 
 from ppl.language import checks
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.likelihood import confidence
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State

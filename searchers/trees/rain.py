@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from ppl.language import checks
 from ppl.language.arguments import check_fields
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.anytime import answers
 from ppl.searchers.duplicates import distinct
 from ppl.searchers.likelihood import log_prior_of

@@ -20,8 +20,9 @@ from typing import Literal
 
 from ppl.language import checks
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.result import Result
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers.duplicates import distinct
 from ppl.searchers.resampling import without_replacement
 from ppl.searchers.search import Note, Searcher, all_dead

@@ -20,7 +20,8 @@ from machine import machine
 import ppl
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest
 from ppl.lm.table import SymbolCodec
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.node import Node
+from ppl.runtime.tree import Tree
 
 PARTICLES = 16
 HALF = torch.tensor(0.5)

@@ -12,8 +12,9 @@ from scipy.special import softmax
 
 import ppl
 from ppl.language.randomness import generator
+from ppl.runtime.node import Node
 from ppl.runtime.record import Record
-from ppl.runtime.tree import Node, Tree
+from ppl.runtime.tree import Tree
 from ppl.searchers import PhiDecoding
 from ppl.searchers.beams.phi_decoding import Beam, clusters, log_foresight_weights
 from ppl.searchers.likelihood import confidence

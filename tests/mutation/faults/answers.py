@@ -2,7 +2,7 @@
 
 from fault import Fault
 
-POSTERIOR, TREE = "ppl/posterior/posterior.py", "ppl/runtime/tree.py"
+POSTERIOR, NODE = "ppl/posterior/posterior.py", "ppl/runtime/node.py"
 TESTS, LAW = "tests/test_posterior.py", "tests/exact/test_one_law.py"
 ANYTIME = "tests/test_anytime.py"
 
@@ -106,7 +106,7 @@ FAULTS = [
         "tests/test_posterior.py -k dead_have_no",
     ),
     Fault(
-        TREE,
+        NODE,
         "return math.exp(min(self.log_likelihood, 700.0))",
         "return math.exp(min(self.log_weight, 700.0))",
         "tests/test_laws.py tests/test_golden.py -k 'score or REBASE or MCTS'",

@@ -6,6 +6,7 @@ PARTICLE, GUIDE = "ppl/runtime/particle.py", "ppl/runtime/guide.py"
 RECORD, PLAIN, KEYED = "ppl/runtime/record.py", "ppl/runtime/site.py", "ppl/runtime/keyed.py"
 COROUTINE, ENUMERATION = "ppl/runtime/coroutine.py", "ppl/runtime/enumeration.py"
 AWRS, TREE, SITE = "ppl/runtime/awrs.py", "ppl/runtime/tree.py", "ppl/language/site.py"
+NODE = "ppl/runtime/node.py"
 RANDOM, WORDS = "ppl/language/randomness.py", "ppl/language/primitives.py"
 
 LAW, SITES = "tests/exact/test_one_law.py", "tests/test_sites.py"
@@ -29,27 +30,27 @@ FAULTS = [
         "        self.at_checkpoint = False",
         f"{LAW} -k forks",
     ),
-    Fault(TREE, "particle.log_twist - parent.log_twist", "particle.log_twist", f"{LAW} -k forks"),
+    Fault(NODE, "particle.log_twist - parent.log_twist", "particle.log_twist", f"{LAW} -k forks"),
     Fault(
-        TREE,
+        NODE,
         "particle.log_twist - parent.log_twist",
         "particle.log_twist + parent.log_twist",
         f"{EVIDENCE} -k twists",
     ),
     Fault(
-        TREE,
+        NODE,
         "ratio + particle.log_twist - parent.log_twist",
         "ratio - parent.log_twist",
         f"{EVIDENCE} -k twists",
     ),
     Fault(
-        TREE,
+        NODE,
         "log_twist=0.0 if dead else particle.log_twist",
         "log_twist=0.0 if dead else parent.log_twist + particle.log_twist",
         "tests/test_programs.py -k own_checkpoint",
     ),
     Fault(
-        TREE,
+        NODE,
         "return self.log_likelihood + self.log_twist",
         "return self.log_likelihood",
         f"{SEARCHERS} -k twists",
@@ -371,19 +372,19 @@ FAULTS = [
     ),
     # The tree.
     Fault(
-        TREE,
+        NODE,
         "else parent.log_weight + increment",
         "else increment",
         f"{LAW} -k forks",
     ),
     Fault(
-        TREE,
+        NODE,
         "else parent.log_likelihood + likelihood",
         "else likelihood",
         f"{LAW} -k forks",
     ),
     Fault(
-        TREE,
+        NODE,
         "return not self.dead and (self.finished or bool(self.provisional))",
         "return self.finished or bool(self.provisional)",
         f"{ANYTIME} tests/exact/test_ab_mcts.py tests/test_tree_refinement.py",
@@ -401,9 +402,9 @@ FAULTS = [
         f"{SEARCHERS} -k rollouts tests/test_golden.py",
     ),
     Fault(TREE, "Segment(greedy=greedy)", "Segment()", "tests/exact/test_optimality.py -k greedy"),
-    Fault(TREE, "provisional=particle.provisional", "provisional=()", ANYTIME),
+    Fault(NODE, "provisional=particle.provisional", "provisional=()", ANYTIME),
     Fault(
-        TREE,
+        NODE,
         "depth=parent.depth + 1",
         "depth=parent.depth",
         "tests/test_tree_refinement.py -k depth",

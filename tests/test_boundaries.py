@@ -187,7 +187,7 @@ class Called:
         return 1
 
 
-UNRUN = [yielding, waiting, both, Called(), poutine.scale(yielding, scale=2.0), 3]
+UNRUN = [yielding, waiting, both, Called(), poutine.scale(yielding, scale=2.0)]
 UNRUN += [lambda f=f: f() for f in (yielding, waiting, both)]  # seen when it returns
 
 
@@ -199,6 +199,12 @@ def test_what_only_returns_something_to_be_run_is_refused(program):
         ppl.enumerate_program(program)
     with pytest.raises(errors.ProgramError, match=r"guide.*plain functions"):
         BestOfN(2).run(lambda: pyro.sample("x", dist.Bernoulli(0.5)), guide=program)
+
+
+@pytest.mark.parametrize("call", [BestOfN(2).run, ppl.enumerate_program])
+def test_what_is_no_function_is_no_program(call):
+    with pytest.raises(errors.PPLError, match=r"program.*function"):
+        call(3)
 
 
 # -- verifiers ------------------------------------------------------------------------------------

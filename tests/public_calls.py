@@ -139,8 +139,10 @@ def classes() -> list[Call]:
 
 NOT_CALLED = {
     "AGGREGATES": "a constant",
+    "Answer": "a string",
     "Continuation": "made by models and by lm.continuation, which checks",
     "Cost": "made by accounts",
+    "Equality": "an enumeration",
     "FORMATS": "a constant",
     "Frontier": "made by searchers",
     "JudgeRequest": "made by the runtime, one per verdict",
@@ -237,6 +239,7 @@ CALLS = [
         of(ppl.Budget, tokens=3),
         bad={"tokens": (NEGATIVE, 2.5), "calls": (NEGATIVE, 2.5), "seconds": (NEGATIVE,)},
     ),
+    Call("equality", of(ppl.equality, a="1/2", b="0.5")),
     Call("Tree", of(ppl.Tree, program=program)),
     Call(
         "Tree.expand",

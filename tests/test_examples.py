@@ -51,7 +51,7 @@ def test_custom_verifiers(capsys):
     printed = capsys.readouterr().out
     assert printed.count("laws kept: declared, numbers, same again, batch") == 3
     assert printed.count("prefix, since") == 2  # not the function, which reads whole texts
-    assert "Posterior of SMC" in printed
+    assert "log evidence" in printed
 
 
 def test_verifier_calibration(tmp_path, capsys):

@@ -63,8 +63,8 @@ HOSTILE = {
     "no meta": ({"meta.json": lambda _: None}, "'meta.json' is missing"),
     "deep JSON": ({"history.jsonl": lambda _: nested(9_000)}, "history.jsonl, line 1 is no JSON"),
     "deep values": (
-        {"history.jsonl": lambda _: b'{"a":' + b'{"tuple":[' * 490 + b"1" + b"]}" * 490 + b"}"},
-        "holds no saved posterior",
+        {"history.jsonl": lambda _: b'{"a":' + b'{"tuple":[' ** 300 + b"1" + b"]}" * 300 + b"}"},
+        "nested more than 200 deep",
     ),
     "no JSON": ({"samples.jsonl": lambda _: b"{"}, "samples.jsonl, line 1 is no JSON"),
     "NaN": ({"history.jsonl": lambda _: b'{"a": NaN}'}, "NaN is no JSON number"),

@@ -19,7 +19,7 @@ from ppl.language.codec import Codec, Identity
 from ppl.language.text import Continuation, Text
 from ppl.lm.sampling import Warp
 from ppl.posterior.texts import Blocks, StoredCodec
-from ppl.posterior.values import BITS, SIMPLE, torch_dtype
+from ppl.posterior.values import BITS, DEEPEST, SIMPLE, torch_dtype
 from ppl.runtime.record import Record
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Decoder:
         devices: bool = False,
     ) -> None:
         self.blocks = Blocks(rows("tokens"))
+        self._depth = 0
         self._array_of, self._arrays, self._devices = array, dict[str, NDArray[Any]](), devices
         self._identities = [Identity(row["name"], row["fingerprint"]) for row in tokenizers]
         simple = {name: decode for name, _, decode in SIMPLE.values()}
@@ -81,16 +82,22 @@ class Decoder:
 
     def value(self, value: Any) -> Any:
         """What JSON stands for."""
-        if isinstance(value, list):
-            return [self.value(entry) for entry in value]
-        if not isinstance(value, dict):
+        if not isinstance(value, list | dict):
             return value
-        if len(value) != 1:
-            raise ValueError(f"{str(value)[:60]} is no value: it has {len(value)} keys")
-        ((kind, content),) = value.items()
-        if kind not in self.kinds:
-            raise ValueError(f"values of kind {kind!r} are not known here")
-        return self.kinds[kind](content)
+        self._depth += 1
+        if self._depth > 2 * DEEPEST:  # a state nests rows within values
+            raise ValueError(f"values are nested more than {2 * DEEPEST} deep")
+        try:
+            if isinstance(value, list):
+                return [self.value(entry) for entry in value]
+            if len(value) != 1:
+                raise ValueError(f"{str(value)[:60]} is no value: it has {len(value)} keys")
+            ((kind, content),) = value.items()
+            if kind not in self.kinds:
+                raise ValueError(f"values of kind {kind!r} are not known here")
+            return self.kinds[kind](content)
+        finally:
+            self._depth -= 1
 
     def row(self, row: Any) -> dict[str, Any]:
         """A row of named values."""

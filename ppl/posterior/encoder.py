@@ -21,12 +21,11 @@ from ppl.language.codec import Codec, Identity
 from ppl.language.text import Continuation, Text
 from ppl.lm.sampling import Warp
 from ppl.posterior.texts import Blocks
-from ppl.posterior.values import BITS, PLAIN, SIMPLE, NotDataError
+from ppl.posterior.values import BITS, DEEPEST, PLAIN, SIMPLE, NotDataError
 from ppl.runtime.record import Record
 
 Encode = Callable[[Any], Any]
 
-_DEEPEST = 100
 _LARGEST = 1 << 256  # larger numbers are written in base 16, which takes linear time
 _IDS = 8  # fewer are written where they stand
 _SHOWN = reprlib.Repr()
@@ -170,9 +169,9 @@ class Encoder:
         if kind in (NoneType, bool, str):
             return value
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > DEEPEST:
             raise NotDataError(
-                f"something nested more than {_DEEPEST} deep, or a {kind.__name__} that contains "
+                f"something nested more than {DEEPEST} deep, or a {kind.__name__} that contains "
                 "itself"
             )
         encode = self._kinds.get(kind)

@@ -327,11 +327,11 @@ class _Rows(Messenger):  # type: ignore[misc]
             raise self._not_by_row(log_probs.shape)
         log_probs = log_probs.expand(self.n)
         self.sites[msg["name"]] = _Site("observed", msg["value"], log_probs)
-        self.weights = self.weights.add(log_probs.double().numpy())
-        self._at_checkpoint = True
-        log_weights = self.weights.log_weights
-        if np.isnan(log_weights).any() or log_weights.max() == np.inf:
+        log_increments = log_probs.double().numpy()
+        if np.isnan(log_increments).any() or log_increments.max() == np.inf:
             raise WeightError(f"{self.site} gives a log-weight that is not a number or infinite")
+        self.weights = self.weights.add(log_increments)
+        self._at_checkpoint = True
         if self.weights.dead:
             raise AllParticlesDeadError(
                 f"all {self.n} particles are dead, killed at {self.site}; use more particles or a "

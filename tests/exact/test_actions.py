@@ -23,7 +23,8 @@ from ppl.searchers.trees.actions import Actions
 from ppl.verifiers import verifier
 
 GOOD, BAD = (
-    ppl.TableLM({"a": a, "b": 0.9 - a, "$": 0.1}, symbols="^ab$", end="$") for a in (0.7, 0.1)
+    ppl.TableLM({"a": a, "b": 0.9 - a, "$": 0.1}, symbols="^ab$", end="$", name=name)
+    for name, a in (("good", 0.7), ("bad", 0.1))
 )
 
 
@@ -103,7 +104,9 @@ def test_saved_and_resumed(make, tmp_path):
     for _ in range(13):
         search.step()
     search.save(tmp_path / "search")
-    assert contents(ppl.searchers.Search.load(tmp_path / "search").run()) == contents(whole)
+    models = {"good": GOOD, "bad": BAD}
+    again = ppl.searchers.Search.load(tmp_path / "search", program=writers, models=models)
+    assert contents(again.run()) == contents(whole)
 
 
 def test_actions_are_taken_with_their_posterior_probability():

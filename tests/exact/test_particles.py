@@ -227,7 +227,7 @@ def fitted_twist(rate: float = 0.5, rounds: int = 40):
         search = SMC(60, 0.0).begin(toy_with, log_psi, seed=round_number)
         while not search.over:
             search.step()
-        leaves, log_weights = search.state.nodes, search.state.log_weights
+        leaves, log_weights = search.state.nodes, search.state.weights.log_weights
         final = np.exp(log_weights) / np.exp(log_weights).sum()
         for t in (1, 2):  # after the last step nothing is to come
             nodes = [leaf.path[min(t, leaf.depth)] for leaf in leaves]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -63,10 +64,13 @@ def test_the_step_at_which_a_reference_is_weighed_shows_in_the_chain(broken, mon
 
     def with_last_weight(tree, sweeps, *, ancestor_sampling):
         done = advance(tree, sweeps, ancestor_sampling=ancestor_sampling)
+        broken = []
         for sweep in done:
             if sweep.reference is not None:
-                sweep.log_weights[-1] = sweep.reference[-1].log_increment
-        return done
+                log_weights = [*sweep.weights.tolist()[:-1], sweep.reference[-1].log_increment]
+                sweep = replace(sweep, weights=replace(sweep.weights, log_weights=log_weights))
+            broken.append(sweep)
+        return broken
 
     if broken:
         monkeypatch.setattr(conditional_smc, "advance", with_last_weight)

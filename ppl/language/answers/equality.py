@@ -27,11 +27,13 @@ from ppl.language.answers.reading import (
 )
 from ppl.language.answers.terms import Tree
 from ppl.language.answers.values import Equality, same_value
+from ppl.language.arguments import checked
 
 EQUAL, DIFFERENT, UNKNOWN = Equality.EQUAL, Equality.DIFFERENT, Equality.UNKNOWN
 _ROUNDED = 6  # digits after the point from which on a decimal may stand for what rounds to it
 
 
+@checked
 def equality(a: str, b: str) -> Equality:
     r"""Whether two answers are equal. Symmetric; every answer equals itself.
 

@@ -63,7 +63,7 @@ HOSTILE = {
     "no meta": ({"meta.json": lambda _: None}, "'meta.json' is missing"),
     "deep JSON": ({"history.jsonl": lambda _: nested(9_000)}, "history.jsonl, line 1 is no JSON"),
     "deep values": (
-        {"history.jsonl": lambda _: b'{"a":' + b'{"tuple":[' ** 300 + b"1" + b"]}" * 300 + b"}"},
+        {"history.jsonl": lambda _: b'{"a":' + b'{"tuple":[' * 300 + b"1" + b"]}" * 300 + b"}"},
         "nested more than 200 deep",
     ),
     "no JSON": ({"samples.jsonl": lambda _: b"{"}, "samples.jsonl, line 1 is no JSON"),

@@ -69,7 +69,7 @@ def test_a_module_is_imported_only_if_that_is_asked_for(tmp_path, monkeypatch):
     found = parse("elsewhere.Mine(n=3)", imports=True)
     assert (found.n, type(found).__module__) == (3, "elsewhere")
     assert parse(spell(found)) == found
-    monkeypatch.delitem(sys.modules, "elsewhere")
+    del sys.modules["elsewhere"]
 
 
 @pytest.mark.parametrize(

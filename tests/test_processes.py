@@ -122,7 +122,8 @@ def test_a_group_ends_together_and_takes_its_folder():
 
 
 CALLER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who is in the background
 from ppl.runtime.worker import Worker
 from ppl.verifiers.exact.pool import Pool
 from ppl.verifiers.exact.sandbox import Check, Sandbox

@@ -211,10 +211,11 @@ said = FunctionVerifier(lambda text: 0.7, name="said")
 def test_what_is_no_probability_does_not_slip_into_one(wrap, kind):
     """A rank of -0.3 would pass for the log-probability that it looks like."""
     rank = ranker(lambda text: -0.3)
-    with pytest.raises(ValueError, match=f"means '{kind}': calibrate it first"):
+    words = "a Verifier" if kind == "rank" else "means 'reward': calibrate it first"
+    with pytest.raises(ValueError, match=words):
         wrap(rank if kind == "rank" else Potential(rank, 1.0))
     assert wrap(said)(TEXTS[0]).log_probability <= 0
-    with pytest.raises(ValueError, match="only ranks"):
+    with pytest.raises(ValueError, match="a Verifier"):
         Cached(rank)
 
 

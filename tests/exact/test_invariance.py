@@ -19,7 +19,7 @@ from scipy import stats
 
 import ppl
 from ppl.language.randomness import generator
-from ppl.searchers import ParallelTempering, ParticleGibbs
+from ppl.searchers import ParallelTempering, ParticleGibbs, Weights
 from ppl.searchers.particles import conditional_smc
 from ppl.searchers.particles.resample_move import move_last
 from ppl.searchers.resampling import systematic
@@ -121,10 +121,10 @@ def test_ancestors_given_the_reference_belong_to_one_law_of_resampling():
     laws = []  # per reference r(o) / N and its standard error
     for i in range(3):
         order = [*(j for j in range(3) if j != i), i]
-        before, log_weights = [nodes[j] for j in order], np.log(7 * shares[order])
+        before, weights = tuple(nodes[j] for j in order), Weights(np.log(7 * shares[order]))
         seen: Counter[tuple[int, ...]] = Counter()
         for number in range(runs):
-            sweep = conditional_smc.Sweep(number, before, log_weights, nodes[i].path, rounds=1)
+            sweep = conditional_smc.Sweep(number, before, weights, nodes[i].path, rounds=1)
             parents = conditional_smc._resampled(tree, sweep)
             assert parents[-1] is nodes[i]
             seen[tuple(sum(p is node for p in parents) for node in nodes)] += 1

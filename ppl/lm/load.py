@@ -15,7 +15,7 @@ from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
-from ppl.lm.pretrained import TINY, load_pretrained
+from ppl.lm.pretrained import embedded, load_pretrained
 from ppl.lm.server.model import ServerModel
 
 Loader = Callable[..., LanguageModel]
@@ -86,10 +86,10 @@ def load(
     """A language model, run in this process or by a server.
 
     Args:
-        source: `"tiny"` for the embedded model; a folder in Hugging Face format; a `.gguf` file
-            (converted once and kept in the user's cache folder); a Hugging Face Hub id; the
-            address of a server, such as `"http://localhost:8000/v1"`; or what starts with a prefix
-            of one's own (`ppl.register`).
+        source: `"tiny"` or `"tiny-lines"` for an embedded model; a folder in Hugging Face format; a
+            `.gguf` file (converted once and kept in the user's cache folder); a Hugging Face Hub
+            id; the address of a server, such as `"http://localhost:8000/v1"`; or what starts with a
+            prefix of one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
             float32 on a CPU and bfloat16 on a GPU unless given.
         device: a GPU if there is one unless given.
@@ -189,7 +189,7 @@ def _local(
     compile: bool,
     **files: Any,
 ) -> HFModel:
-    folder = TINY / "lm" if str(source) == "tiny" else source
+    folder = embedded(source, "lm")
     model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
     return HFModel(
         model,

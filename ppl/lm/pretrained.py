@@ -15,6 +15,13 @@ from ppl.lm.gguf import converted
 from ppl.lm.quiet import quiet_transformers
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-lines": TINY / "lines"}  # folders with lm/ and prm/
+
+
+def embedded(source: str | Path, part: str) -> str | Path:
+    """The folder of an embedded model's part, `lm` or `prm`; other sources as they are."""
+    folder = EMBEDDED.get(str(source))
+    return source if folder is None else folder / part
 
 
 def load_pretrained(

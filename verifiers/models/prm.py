@@ -21,7 +21,7 @@ from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.origin import keeps_origin
-from ppl.lm.pretrained import TINY
+from ppl.lm.pretrained import embedded
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
@@ -120,7 +120,7 @@ class PRM(Verifier):
         kv_bytes: int = 2 << 30,
         context_length: int | None = None,
     ) -> PRM:
-        """A reward model by name: `"tiny"`, a folder, or a Hugging Face Hub id.
+        """A reward model by name: `"tiny"`, `"tiny-lines"`, a folder, or a Hugging Face Hub id.
 
         Args:
             format: a format, or its name in `FORMATS`; None goes by the model's name and
@@ -138,7 +138,7 @@ class PRM(Verifier):
         format = format or format_of(source)
         try:
             model, tokenizer = format.head.load(
-                TINY / "prm" if str(source) == "tiny" else source,
+                embedded(source, "prm"),
                 dtype=dtype,
                 device=device,
                 revision=revision,

@@ -1,0 +1,68 @@
+"""The shipped pair `tiny-lines` has what it was shipped for, and search gains by it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+import ppl
+from ppl.lm.pretrained import EMBEDDED
+from ppl.tasks.lines import LINE_TASKS, held_out_problems
+from ppl.verifiers import PRM
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "training")]
+
+import evaluate  # noqa: E402
+import networks  # noqa: E402
+import search_gain  # noqa: E402
+
+FOLDER = EMBEDDED["tiny-lines"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    return networks.load_decoder(FOLDER / "lm", "cpu"), networks.load_reward(FOLDER / "prm", "cpu")
+
+
+@pytest.mark.parametrize("task", LINE_TASKS)
+def test_the_reward_model_knows_right_lines_from_wrong_ones(task, pair):
+    """Gates on 40 held-out problems; docs/training.md has more of them."""
+    torch.manual_seed(0)
+    decoder, reward = pair
+    found = evaluate.siblings(decoder, reward, held_out_problems(task, 40, seed=1), Random(0))
+    auc, low, _ = found["reward model"]
+    assert auc >= 0.9
+    assert low > found["log-probability"][0]
+
+
+def test_the_reward_model_reads_the_answer(pair):
+    odds = evaluate.reads(pair[1])
+    assert all(odds["5"] > odds[other] for other in odds if other != "5")
+
+
+def test_the_library_loads_the_same_networks(pair):
+    lm, prm = ppl.load("tiny-lines"), PRM.load("tiny-lines")
+    text = lm.chat("Start with 34: a+7 b-5 c*2")
+    text = text + lm.continuation("a=41\n")
+    tree = evaluate.labelled_response(evaluate.Chain("34+7-5*2"), [evaluate.encode("a=41\n")])
+    odds = networks.tree_log_odds(pair[1], [tree])[0][-1]
+    assert float(prm(text).log_probability) == pytest.approx(
+        -float(torch.nn.functional.softplus(torch.tensor(-odds))), abs=1e-4
+    )
+
+
+def test_search_gains(capsys):
+    """Of 24 problems, eight completions solve at least five more than one does."""
+    rows = search_gain.main(
+        ["--problems", "8", "--budgets", "1", "8", "--searchers", "BestOfN", "SMC"]
+    )
+    right = {(r.searcher, r.n): sum(r.best) for r in search_gain.pooled(rows)}
+    assert right["BestOfN", 8] >= right["BestOfN", 1] + 5
+    assert right["SMC", 8] >= right["SMC", 1] + 5
+    assert "to BestOfN" in capsys.readouterr().out

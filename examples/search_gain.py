@@ -4,9 +4,9 @@ Runs one program on held-out problems of the three line tasks (chain arithmetic,
 sudoku) with the embedded pair `tiny-lines`, for every searcher and number of completions. Prints
 the share of problems whose answer is right, by the best answer and by the vote, with 95% Wilson
 intervals, tokens of both models, and the paired difference from best-of-N at the same N with the
-p-value of the exact McNemar test.
+p-value of the exact McNemar test; writes `search-gain.png`.
 
-    python examples/search_gain.py --problems 30
+    python examples/search_gain.py --problems 67
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyro
 from rich.console import Console
@@ -47,6 +48,17 @@ class Row:
     lm_tokens: int
     prm_tokens: int
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of problems whose best answer is right."""
+        return sum(self.best) / len(self.best)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        found = binomtest(sum(self.best), len(self.best)).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
 
 def solve(problem: LineProblem, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:
@@ -142,7 +154,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     samples = {(r.task, r.n): r for r in rows if r.searcher == "BestOfN"}
     for row in rows:
-        interval = binomtest(sum(row.best), len(row.best)).proportion_ci(method="wilson")
+        low, high = row.interval
         baseline = samples.get((row.task, row.n))
         cells = ["", ""]
         if baseline is not None and baseline is not row:
@@ -152,8 +164,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
             row.task,
             row.searcher,
             str(row.n),
-            f"{100 * sum(row.best) / len(row.best):.0f}%",
-            f"{100 * interval.low:.0f}-{100 * interval.high:.0f}",
+            f"{100 * row.accuracy:.0f}%",
+            f"{100 * low:.0f}-{100 * high:.0f}",
             f"{100 * sum(row.vote) / len(row.vote):.0f}%",
             *cells,
             f"{row.lm_tokens:,}",
@@ -163,16 +175,48 @@ def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against N, a panel a task and one for all."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    budgets = sorted({row.n for row in rows})
+    figure = Figure(figsize=(2.6 * len(tasks) + 0.8, 3.2), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
+        for shift, name in enumerate(dict.fromkeys(row.searcher for row in rows)):
+            mine = [r for r in rows if (r.task, r.searcher) == (task, name)]
+            xs = [r.n * 1.04**shift for r in mine]  # apart, so that all intervals can be seen
+            lows = [r.accuracy - r.interval[0] for r in mine]
+            highs = [r.interval[1] - r.accuracy for r in mine]
+            ys, line = [r.accuracy for r in mine], "k--" if name == "BestOfN" else "-"
+            axes.errorbar(xs, ys, [lows, highs], fmt=line, marker="o", ms=3, lw=1.4, elinewidth=0.5)
+        axes.set_title({"all": "all three tasks"}.get(task, task), fontsize=10)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(budgets))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels(map(str, budgets))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(alpha=0.3)
+    names = list(dict.fromkeys(row.searcher for row in rows))
+    figure.legend(names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
+    figure.supxlabel("completions per problem", fontsize=9)
+    figure.supylabel("problems solved", fontsize=9)
+    figure.savefig(path, dpi=140)
+
+
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, default=30, help="held-out problems a task")
+    parser.add_argument("--problems", type=int, default=67, help="held-out problems a task")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture")
     parser.add_argument("--budgets", type=int, nargs="+", default=[1, 4, 16], metavar="N")
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     rows = measure(args.problems, args.budgets, args.seed, args.searchers)
     show([*rows, *pooled(rows)], Console(width=110))
+    draw([*rows, *pooled(rows)], args.out / "search-gain.png")
     return rows
 
 

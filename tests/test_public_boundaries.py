@@ -77,6 +77,7 @@ KINDS = {
     "Allowed": "any",
     "Probabilities": "mapping",
     "Render": "function",
+    "Temperature": "function",
 }
 
 

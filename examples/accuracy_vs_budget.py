@@ -54,8 +54,13 @@ class Row:
 
     def interval(self, right: int) -> tuple[float, float]:
         """95% Wilson interval of the accuracy with so many right."""
-        ci = binomtest(right, self.problems).proportion_ci(method="wilson")
-        return float(ci.low), float(ci.high)
+        return wilson(right, self.problems)
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95% Wilson interval of a share."""
+    ci = binomtest(right, count).proportion_ci(method="wilson")
+    return float(ci.low), float(ci.high)
 
 
 def solve(question: str, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:

@@ -18,22 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyro
+from accuracy_vs_budget import SEARCHERS as COMMON
+from accuracy_vs_budget import wilson
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
 import ppl
-from ppl.searchers import MCTS, REBASE, SMC, BeamSearch, BestOfN, Searcher
+from ppl.searchers import REBASE, Searcher
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 from ppl.verifiers import PRM
 
-SEARCHERS: dict[str, Callable[[int], Searcher]] = {
-    "BestOfN": BestOfN,
-    "SMC": SMC,
-    "BeamSearch": lambda n: BeamSearch(round(n**0.5), round(n**0.5)),  # M = sqrt(N), Snell et al.
-    "REBASE": REBASE,
-    "MCTS": MCTS,
-}
+SEARCHERS: dict[str, Callable[[int], Searcher]] = {**COMMON, "REBASE": REBASE}
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """95% Wilson interval of the accuracy."""
-        found = binomtest(sum(self.best), len(self.best)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        return wilson(sum(self.best), len(self.best))
 
 
 def solve(problem: LineProblem, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:

@@ -629,6 +629,19 @@ def test_captured_steps_are_replayed_for_other_rows_and_lengths():
     assert lm.engine.runner.graphs.captured <= 4
 
 
+@torch.inference_mode()
+def test_steps_are_not_captured_again_where_the_same_rows_lie_elsewhere():
+    engine = make().engine
+    engine.runner.graphs = step_graphs(engine)
+    texts = [tuple(range(3 + i, 12 + i)) for i in range(24)]
+    slots = list(engine.open(texts)[0].values())
+    for first in range(16):  # eight neighbours, which begin at every place in turn
+        part = slice(first, first + 8)
+        texts[part] = [(*text, 50) for text in texts[part]]
+        engine.step(slots[part], texts[part])
+    assert engine.runner.graphs.captured <= 5
+
+
 def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
     """A pool whose last graph is gone takes no new one (torch: `use_count > 0`)."""
     alive, pools = weakref.WeakSet(), {}

@@ -90,6 +90,8 @@ class Passes:
         longest = max(slot.length for slot in slots) + 1
         low, high = self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
+            # What is captured is bound to where its rows lie: few places, few captures.
+            low -= low % min(rows_bucket(high - low), 8)
             rows = min(rows_bucket(high - low), len(self._slots.all))
             low = min(low, len(self._slots.all) - rows)
             high = low + rows

@@ -1,34 +1,41 @@
-"""What search is worth: every searcher at equal numbers of samples, and with worse verifiers.
+"""What search is worth: every searcher at about equal numbers of samples.
 
-Runs the program of `accuracy_vs_budget.py` on held-out problems of both embedded tasks: first every
-searcher at the cost of 4, 16 and 64 samples a problem, then the main ones at 16 while the reward
-model gets worse (Gaussian noise on its log-odds). Prints two tables, says how many samples one
-method needs for another's accuracy, and draws both. Needs the extras `tasks`, `plots`, `cluster`.
+Runs the program of `search_gain.py` on held-out problems of the three line tasks with the embedded
+pair `tiny-lines`, every searcher at the cost of 4, 16 and 64 samples a problem. Prints a table,
+says how many samples best-of-N and beam search need for the accuracy of SMC, with an interval over
+problems, and draws accuracy against tokens. Needs the extras `plots` and `cluster`. What a worse
+verifier does to them is `scaling_flaws.py`.
 
-    python examples/compare_searchers.py --problems 100 --out docs
+    python examples/compare_searchers.py --problems 20 --records searchers.jsonl --out docs
+    python examples/compare_searchers.py --records searchers.jsonl --show
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
-from accuracy_vs_budget import Row, run
+import search_gain
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
+from search_gain import Row, pooled
 
-import ppl
 from ppl import searchers as s
-from ppl.tasks import TASKS, Judge, problems
-from ppl.verifiers import PRM, LogitNoise
+from ppl.tasks.lines import LINE_TASKS, held_out_problems
 
-# Settings whose cost is about that of n samples; a solution has about four steps.
+STEPS = 8  # of a solution, about
+
+# Settings whose cost is about that of n samples.
 SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
     "BestOfN": s.BestOfN,
     "SMC": s.SMC,
@@ -44,66 +51,79 @@ SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
     "LookaheadSearch": lambda n: s.LookaheadSearch(max(1, n // 8), 4),
     "DVTS": lambda n: s.DVTS(max(1, n // 4), 4),
     "REBASE": lambda n: s.REBASE(n, 0.2),
-    "RolloverBudgetForcing": lambda n: s.RolloverBudgetForcing(4 * n, 4, "parent"),
-    "BestFirst": lambda n: s.BestFirst(n, 4),
-    "MultiPerspective": lambda n: s.MultiPerspective(n, 4),
-    "AStar": lambda n: s.AStar(n, 4),
+    "RolloverBudgetForcing": lambda n: s.RolloverBudgetForcing(STEPS * n, 4, "parent"),
+    "BestFirst": lambda n: s.BestFirst(STEPS * n // 4, 4),
+    "MultiPerspective": lambda n: s.MultiPerspective(STEPS * n // 4, 4),
+    "AStar": lambda n: s.AStar(STEPS * n // 4, 4),
     "MCTS": s.MCTS,
     "GumbelMCTS": s.GumbelMCTS,
-    "ABMCTSA": lambda n: s.ABMCTSA(4 * n),
-    "ABMCTSM": lambda n: s.ABMCTSM(4 * n),
+    "ABMCTSA": lambda n: s.ABMCTSA(STEPS * n),
+    "ABMCTSM": lambda n: s.ABMCTSM(STEPS * n),
     "RAIN": lambda n: s.RAIN(math.isqrt(n), max(1, math.isqrt(n) // 2), math.isqrt(n)),
     "PhiDecoding": lambda n: s.PhiDecoding(max(1, math.isqrt(n) // 2), max(2, math.isqrt(n) - 3)),
 }
 BUDGETS = (4, 16, 64)
-NOISY = ("BestOfN", "SMC", "BeamSearch", "MCTS")
-NOISE = (0.0, 1.0, 2.0, 4.0)  # standard deviation of the reward model's log-odds
-NOISE_BUDGET = 16
+
+Job = tuple[str, str, int, int, int]  # task, searcher, N, problems, seed
 
 
-def measure(
-    names: Sequence[str], budgets: Sequence[int], noises: Sequence[float], count: int, seed: int
-) -> list[tuple[float, Row]]:
-    """A row for every searcher, budget and noise, with the noise it was measured at."""
-    lm, prm = ppl.load("tiny"), PRM.load("tiny")
-    chosen = [p for task in TASKS for p in problems(task, count, seed=seed)]
-    cases = [(sd, name, n) for sd in noises for name in names for n in budgets]
-    rows = []
-    with Judge() as judge, Progress(console=Console(stderr=True), transient=True) as bar:
-        work = bar.add_task("searching", total=sum(n for *_, n in cases))
-        for sd, name, n in cases:
-            bar.update(work, description=f"{name} N={n} noise {sd:g}")
-            for engine in (lm.engine, prm.engine):
-                engine.pool.clear()
-            verifier = LogitNoise(prm, sd=sd, seed=seed) if sd else prm
-            rows.append(
-                (sd, run(name, n, SEARCHERS[name](n), chosen, lm, verifier, seed, judge)[0])
-            )
-            bar.advance(work, n)
-    return rows
+def measure(job: Job) -> Row:
+    """One searcher at one budget on the problems of a task."""
+    task, name, n, count, seed = job
+    lm, prm = search_gain.load()
+    for engine in (lm.engine, prm.engine):
+        engine.pool.clear()
+    chosen = held_out_problems(task, count, seed)
+    return search_gain.run(task, name, n, chosen, lm, prm, SEARCHERS[name](n))
 
 
-def show(rows: Sequence[tuple[float, Row]], title: str, console: Console) -> None:
-    """One line per row: accuracies with 95% Wilson intervals, and costs."""
-    table = Table(title=title)
-    headings = ("searcher", "N", "noise", "best", "95% int.", "vote", "95% int.", "LM tok", "s")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i == 0 else "right")
-    for sd, row in rows:
-        cells = [row.searcher, str(row.n), f"{sd:g}"]
-        for right in (row.right_best, row.right_vote):
-            low, high = row.interval(right)
-            cells += [f"{right / row.problems:.1%}", f"{low:.0%}-{high:.0%}"]
-        table.add_row(*cells, f"{row.lm_tokens:,}", f"{row.seconds:.1f}")
+def results(jobs: Sequence[Job], workers: int) -> Iterator[Row]:
+    """All jobs, the longest first; by several processes, each with a share of the cores."""
+    jobs = sorted(jobs, key=lambda job: -job[2])
+    if workers == 1:
+        yield from map(measure, jobs)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, spawn, initializer=search_gain.load, initargs=(threads,)
+    ) as pool:
+        for future in as_completed([pool.submit(measure, job) for job in jobs]):
+            yield future.result()
+
+
+def records(path: Path) -> list[Row]:
+    """What has been measured; a last line that was cut off does not count."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [Row(**{**r, "best": tuple(r["best"]), "vote": tuple(r["vote"])}) for r in rows]
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """One line a searcher and budget: accuracies with 95% Wilson intervals, and costs."""
+    table = Table(
+        title=f"{len(rows[0].best)} held-out problems, tiny-lines", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for i, heading in enumerate(
+        ("searcher", "N", "best", "95% int.", "vote", "95% int.", "LM tok", "PRM tok", "s")
+    ):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        cells = [row.searcher, str(row.n)]
+        for rights in (row.best, row.vote):
+            low, high = search_gain.wilson(sum(rights), len(rights))
+            cells += [f"{sum(rights) / len(rights):.0%}", f"{low:.0%}-{high:.0%}"]
+        each = [f"{tokens / len(row.best):,.0f}" for tokens in (row.lm_tokens, row.prm_tokens)]
+        table.add_row(*cells, *each, f"{row.seconds:.1f}")
     console.print(table)
 
 
-def samples_needed(rows: Sequence[Row], accuracy: float) -> float:
-    """N at which the accuracy of the vote is reached, between measured budgets on a log scale.
+def samples_needed(points: Sequence[tuple[int, float]], accuracy: float) -> float:
+    """N at which an accuracy is reached, between measured `(N, accuracy)` on a log scale.
 
     Infinity if it is not reached, the smallest budget measured if that suffices.
     """
-    points = sorted((row.n, row.right_vote / row.problems) for row in rows)
+    points = sorted(points)
     if points[0][1] >= accuracy:
         return points[0][0]
     for (n, below), (m, above) in itertools.pairwise(points):
@@ -113,73 +133,96 @@ def samples_needed(rows: Sequence[Row], accuracy: float) -> float:
     return float("inf")
 
 
-def savings(rows: Sequence[Row], console: Console) -> None:
-    """How many samples others need for what SMC reaches, at each of its budgets."""
-    mine = [row for row in rows if row.searcher == "SMC"]
-    for row in mine:
-        accuracy = row.right_vote / row.problems
-        others = {
-            name: samples_needed([r for r in rows if r.searcher == name], accuracy)
-            for name in ("BestOfN", "BeamSearch")
-        }
-        said = ", ".join(
-            f"{name} needs {'more than the largest budget' if n == float('inf') else f'{n:.0f}'}"
-            for name, n in others.items()
-        )
-        console.print(f"vote of SMC with {row.n} samples: {accuracy:.1%}; {said}")
+def savings(rows: Sequence[Row], n: int, other: str, seed: int = 0) -> tuple[float, float, float]:
+    """How many samples another searcher needs for the vote of SMC with `n`: the estimate and a 95%
+    interval, by a bootstrap over problems that are drawn for both at once."""
+    smc = np.array(next(r.vote for r in rows if (r.searcher, r.n) == ("SMC", n)), dtype=float)
+    theirs = {r.n: np.array(r.vote, dtype=float) for r in rows if r.searcher == other}
+
+    def needed(which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        points = [(m, float(rights[which].mean())) for m, rights in theirs.items()]
+        return samples_needed(points, float(smc[which].mean()))
+
+    rng = np.random.default_rng(seed)
+    draws = [needed(rng.integers(len(smc), size=len(smc))) for _ in range(1000)]
+    low, high = np.quantile(draws, [0.025, 0.975], method="nearest")
+    return needed(np.arange(len(smc))), float(low), float(high)
 
 
-def draw(rows: Sequence[Row], noisy: Sequence[tuple[float, Row]], path: Path) -> None:
-    """Left: accuracy of the vote by tokens; right: of `best` by noise."""
-    import matplotlib as mpl
+def say_savings(rows: Sequence[Row], console: Console) -> None:
+    """Prints what others need for what SMC reaches, at each of its budgets."""
+    budgets = sorted({row.n for row in rows})
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    def said(n: float) -> str:
+        return f"more than {max(budgets)}" if math.isinf(n) else f"{n:.0f}"
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6.5), layout="constrained")
-    names = list(dict.fromkeys(row.searcher for row in rows))
-    colours, markers = plt.get_cmap("tab10"), "os^Dv"
-    for i, name in enumerate(names):
-        style = {"color": colours(i % 10), "marker": markers[i // 10], "markersize": 5}
-        # Those of the right plot stand out in the left one.
-        style |= {"linewidth": 2.5} if name in NOISY else {"linewidth": 1, "alpha": 0.8}
+    for n in budgets:
+        for other in ("BestOfN", "BeamSearch"):
+            needed, low, high = savings(rows, n, other)
+            console.print(
+                f"for the vote of SMC({n}), {other} needs {said(needed)} samples "
+                f"[{said(low)}, {said(high)}]"
+            )
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy of the vote and of the best answer against tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    main = ("BestOfN", "SMC", "BeamSearch", "REBASE", "MCTS")
+    for i, name in enumerate(dict.fromkeys(row.searcher for row in rows)):
+        style = {"color": f"C{i % 10}", "marker": "os^Dv"[i // 10], "markersize": 5}
+        style |= {"linewidth": 2.5} if name in main else {"linewidth": 1, "alpha": 0.7}
         mine = [row for row in rows if row.searcher == name]
-        tokens = [row.lm_tokens / row.problems for row in mine]
-        share = [row.right_vote / row.problems for row in mine]
-        left.plot(tokens, share, label=name, **style)
-        worse = [(sd, row) for sd, row in noisy if row.searcher == name]
-        if worse:
-            share = [row.right_best / row.problems for _, row in worse]
-            right.plot([sd for sd, _ in worse], share, label=name, **style)
-    left.set(xscale="log", xlabel="LM tokens per problem", ylabel="accuracy of vote()")
-    right.set(xlabel="noise on the reward model's log-odds (sd)", ylabel="accuracy of best")
-    for axes in (left, right):
+        tokens = [row.lm_tokens / len(row.best) for row in mine]
+        for axes, rights in zip(panels, ("vote", "best"), strict=True):
+            shares = [sum(getattr(row, rights)) / len(row.best) for row in mine]
+            axes.plot(tokens, shares, label=name, **style)
+    for axes, title in zip(panels, ("vote()", "best"), strict=True):
+        axes.set(xscale="log", xlabel="LM tokens per problem", title=title)
         axes.grid(alpha=0.3)
-    right.legend()
-    handles, labels = left.get_legend_handles_labels()
+    panels[0].set_ylabel("problems solved")
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, default=100, help="problems per task")
-    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
+    parser.add_argument("--problems", type=int, default=20, help="held-out problems a task")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--records", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # as quick for a model this small
+    args = parser.parse_args(argv)
+    rows = records(args.records)
+    known = {(row.task, row.searcher, row.n) for row in rows}
+    jobs = [
+        (task, name, n, args.problems, args.seed)
+        for task in LINE_TASKS
+        for name in args.searchers
+        for n in args.budgets
+        if (task, name, n) not in known and not args.show
+    ]
+    with args.records.open("a") as file:
+        for row in results(jobs, args.workers):
+            file.write(json.dumps(asdict(row)) + "\n")
+            file.flush()
+            rows.append(row)
+    order = {name: i for i, name in enumerate([*LINE_TASKS, *SEARCHERS])}
+    rows.sort(key=lambda row: (order[row.searcher], row.n, order[row.task]))
+    together = pooled(rows)
     console = Console(width=100)
-    plain = measure(list(SEARCHERS), options.budgets, [0.0], options.problems, options.seed)
-    show(plain, f"{2 * options.problems} held-out problems, tiny model", console)
-    savings([row for _, row in plain], console)
-    at = NOISE_BUDGET if NOISE_BUDGET in options.budgets else max(options.budgets)
-    noisy = [(sd, row) for sd, row in plain if row.searcher in NOISY and row.n == at]
-    noisy += measure(NOISY, [at], NOISE[1:], options.problems, options.seed)
-    show(noisy, f"the same with a noisy reward model, N = {at}", console)
-    options.out.mkdir(parents=True, exist_ok=True)
-    draw([row for _, row in plain], noisy, options.out / "compare-searchers.png")
-    console.print(f"wrote {options.out / 'compare-searchers.png'}")
+    show(together, console)
+    if {"SMC", "BestOfN", "BeamSearch"} <= {row.searcher for row in together}:
+        say_savings(together, console)
+    draw(together, args.out / "compare-searchers.png")
+    return rows
 
 
 if __name__ == "__main__":

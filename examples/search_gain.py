@@ -43,6 +43,7 @@ SEARCHERS: dict[str, Callable[[int], Searcher]] = {**COMMON, "REBASE": REBASE}
 BUDGETS = (1, 4, 16, 64)
 MOST = {"BeamSearch": 16, "MCTS": 16, "REBASE": 16}  # 64 for the others: what do more samples buy?
 KV_BYTES = 1 << 28
+TOGETHER = 1024  # completions that run side by side: their keys and values fit KV_BYTES
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ Job = tuple[str, str, int, int, int]
 def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Row]]:
     """Rows and the numbers of their jobs, as they are done."""
     if workers == 1:
-        _load()
+        load()
         yield from ((i, job(*each)) for i, each in enumerate(jobs))
         return
     fresh = get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, fresh, initializer=_load, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers, fresh, initializer=load, initargs=(threads,)) as pool:
         futures = {pool.submit(job, *each): i for i, each in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -127,7 +128,7 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Row]]:
 _pair: tuple[ppl.HFModel, PRM] | None = None
 
 
-def _load(threads: int | None = None) -> tuple[ppl.HFModel, PRM]:
+def load(threads: int | None = None) -> tuple[ppl.HFModel, PRM]:
     """The embedded pair, once a process."""
     global _pair  # noqa: PLW0603
     if threads is not None:
@@ -140,7 +141,7 @@ def _load(threads: int | None = None) -> tuple[ppl.HFModel, PRM]:
 
 def job(task: str, name: str, n: int, count: int, seed: int) -> Row:
     """One searcher with one budget on all problems of a task."""
-    lm, prm = _load()
+    lm, prm = load()
     for engine in (lm.engine, prm.engine):
         engine.pool.clear()  # nobody profits from what another computed
     return run(task, name, n, held_out_problems(task, count, seed), lm, prm)
@@ -153,12 +154,16 @@ def run(
     chosen: Sequence[LineProblem],
     lm: ppl.LanguageModel,
     prm: ppl.Verifier,
+    searcher: Searcher | None = None,
 ) -> Row:
-    """One searcher on all problems of a task."""
+    """One searcher on all problems of a task; None: the one of this name."""
+    searcher = searcher or SEARCHERS[name](n)
     began = time.perf_counter()
-    done = SEARCHERS[name](n).run_many(
-        solve, [(p, lm, prm) for p in chosen], seed=range(len(chosen))
-    )
+    done: list[object] = []
+    size = max(1, TOGETHER // n)
+    for at in range(0, len(chosen), size):
+        some = [(problem, lm, prm) for problem in chosen[at : at + size]]
+        done += searcher.run_many(solve, some, seed=range(at, at + len(some)))
     posteriors = [d for d in done if isinstance(d, ppl.Posterior)]
     assert len(posteriors) == len(done)  # this reward model never rules a text out for good
     pairs = list(zip(chosen, posteriors, strict=True))
@@ -275,7 +280,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def draw_search(path: Path) -> None:
     """The genealogy of one search: which particles went on, and which were given up."""
-    lm, prm = _load()
+    lm, prm = load()
     problem = held_out_problems("chain", 1, seed=3)[0]
     posterior = SMC(16).run(solve, problem, lm, prm, seed=0)
     draw_genealogy(posterior, path)

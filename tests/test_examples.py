@@ -7,8 +7,11 @@ import re
 import accuracy_vs_budget
 import compare_searchers
 import custom_verifier
+import numpy as np
 import pytest
 import quantile_head
+import scaling_flaws
+import search_gain
 import verifier_calibration
 
 
@@ -28,22 +31,62 @@ def test_main_job_has_help(capsys):
 
 
 def test_compare_searchers(tmp_path, capsys):
-    compare_searchers.main(["--problems", "1", "--budgets", "2", "--out", str(tmp_path)])
+    small = ["--problems", "1", "--budgets", "2", "--records", str(tmp_path / "r.jsonl")]
+    small += ["--out", str(tmp_path), "--workers", "1"]
+    rows = compare_searchers.main(small)
     printed = capsys.readouterr().out
     for name in compare_searchers.SEARCHERS:
         assert printed.count(name) >= 1
-    assert printed.count("BestOfN ") >= 5  # once plain, four times by noise
+    assert "for the vote of SMC(2), BestOfN needs" in printed
     assert (tmp_path / "compare-searchers.png").stat().st_size > 5000
+    assert compare_searchers.main([*small, "--show"]) == rows
+    assert capsys.readouterr().out == printed
 
 
 def test_samples_needed_is_read_between_measured_budgets():
-    rows = [
-        accuracy_vs_budget.Row("x", n, 10, {}, 0, right, 0, 0, 0.0)
-        for n, right in ((4, 2), (16, 6))
-    ]
-    assert compare_searchers.samples_needed(rows, 0.4) == pytest.approx(8)
-    assert compare_searchers.samples_needed(rows, 0.1) == 4
-    assert compare_searchers.samples_needed(rows, 0.7) == float("inf")
+    points = [(16, 0.6), (4, 0.2)]
+    assert compare_searchers.samples_needed(points, 0.4) == pytest.approx(8)
+    assert compare_searchers.samples_needed(points, 0.1) == 4
+    assert compare_searchers.samples_needed(points, 0.7) == float("inf")
+
+
+def test_savings_have_an_interval_over_problems():
+    def row(name, n, right):
+        rights = tuple(i < right for i in range(100))
+        return search_gain.Row("all", name, n, rights, rights, 0, 0, 0.0)
+
+    rows = [row("SMC", 4, 50), row("BestOfN", 4, 40), row("BestOfN", 16, 60)]
+    needed, low, high = compare_searchers.savings(rows, 4, "BestOfN")
+    assert needed == pytest.approx(8)
+    assert 4 <= low < 8 < high <= 16
+
+
+def test_scaling_flaws(tmp_path, capsys):
+    small = ["--problems", "1", "--budgets", "4", "--records", str(tmp_path / "r.jsonl")]
+    small += ["--out", str(tmp_path), "--workers", "1", "--noises", "sd 2", "sd 4, lasting"]
+    small += ["--searchers", "BestOfN", "sampled beams", "tempered SMC"]
+    found = scaling_flaws.main(small)
+    printed = capsys.readouterr().out
+    assert len(found) == 3 * 2 * 3
+    assert all(f.any or not (f.best or f.vote) for f in found)
+    assert all((f.reached == 1) or not f.any for f in found)
+    assert all(1 <= f.ancestors <= 4 for f in found)
+    again = scaling_flaws.main([*small, "--show"])
+    assert again == found
+    assert capsys.readouterr().out == printed
+    assert (tmp_path / "scaling-flaws.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("advantage", "paths", "share"),
+    [(1, 2, 0.760), (1, 4, 0.552), (1, 16, 0.261), (1, 64, 0.111), (2, 4, 0.823), (2, 64, 0.381)],
+)
+def test_more_paths_bury_the_valid_one_under_noise(advantage, paths, share):
+    assert scaling_flaws.ranked_first(advantage, paths) == pytest.approx(share, abs=6e-4)
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((40_000, paths))
+    scores[:, 0] += advantage
+    assert np.mean(scores.argmax(1) == 0) == pytest.approx(share, abs=0.01)
 
 
 def test_custom_verifiers(capsys):

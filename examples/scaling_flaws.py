@@ -1,0 +1,257 @@
+"""Where more samples stop helping: searchers under verifiers that err (Yu et al. 2025, 2502.00271).
+
+Beam search, REBASE, SMC and best-of-N on held-out problems of the line tasks at N = 4 to 256, under
+the reward model of `tiny-lines` as it is and under three noisy copies: noise at every step, more of
+it, and noise that lasts along the steps. Survivors that are drawn (stochastic beam search) or
+resampled at temperature 2 (SMC) are the mitigations. For every search: whether the best answer and
+the vote are right, whether any survivor is, how many first lines the survivors descend from, and
+how far the best of them got before its first wrong line, by the tasks' exact oracles.
+
+    python examples/scaling_flaws.py --problems 20 --records flaws.jsonl  # what is missing
+    python examples/scaling_flaws.py --records flaws.jsonl --show         # tables and picture alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import search_gain
+from accuracy_vs_budget import wilson
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import ppl
+from ppl import searchers as s
+from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems, right_steps, split_lines
+from ppl.verifiers import LogitNoise, Verifier
+
+SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
+    "BestOfN": s.BestOfN,
+    "SMC": s.SMC,
+    "BeamSearch": lambda n: s.BeamSearch(max(1, n // 4), 4),
+    "REBASE": s.REBASE,
+    "sampled beams": lambda n: s.StochasticBeamSearch(
+        max(1, n // 4), 4, likelihood=0.0, temperature=0.2
+    ),
+    "tempered SMC": lambda n: s.SMC(n, resampling_temperature=2.0),
+}
+NOISES: dict[str, Callable[[Verifier], Verifier]] = {
+    "none": lambda prm: prm,
+    "sd 2": lambda prm: LogitNoise(prm, sd=2.0),
+    "sd 4": lambda prm: LogitNoise(prm, sd=4.0),
+    "sd 4, lasting": lambda prm: LogitNoise(prm, sd=4.0, persistence=0.8),
+}
+BUDGETS = (4, 16, 64, 256)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One search. `reached`: share of lines before the first wrong one, of the best survivor."""
+
+    task: str
+    problem: str
+    noise: str
+    searcher: str
+    n: int
+    best: bool
+    vote: bool
+    any: bool
+    ancestors: int
+    reached: float
+    lm_tokens: int
+
+
+Job = tuple[str, str, str, int, int]  # task, noise, searcher, N, problems
+
+
+def measure(job: Job) -> list[Found]:
+    """One searcher with one budget under one verifier, on the problems of a task."""
+    task, noise, name, n, count = job
+    lm, prm = search_gain.load()
+    for engine in (lm.engine, prm.engine):
+        engine.pool.clear()
+    chosen = held_out_problems(task, count, seed=0)
+    arguments = [(problem, lm, NOISES[noise](prm)) for problem in chosen]
+    done: list[object] = []
+    size = max(1, search_gain.TOGETHER // n)
+    for at in range(0, count, size):
+        some = arguments[at : at + size]
+        seeds = range(at, at + len(some))
+        done += SEARCHERS[name](n).run_many(search_gain.solve, some, seed=seeds)
+    return [
+        look(problem, posterior, noise, name, n)
+        for problem, posterior in zip(chosen, done, strict=True)
+        if isinstance(posterior, ppl.Posterior)
+    ]
+
+
+def look(problem: LineProblem, posterior: ppl.Posterior, noise: str, name: str, n: int) -> Found:
+    """What became of the survivors of one search."""
+    responses = [_lines(sample) for sample in posterior.samples]
+    right = [right_steps(problem, lines) for lines in responses]
+    whole = max(map(len, responses))
+    return Found(
+        problem.task,
+        problem.key,
+        noise,
+        name,
+        n,
+        problem.check(posterior.best),
+        problem.check(posterior.vote()),
+        any(problem.check(sample.value) for sample in posterior.samples if sample.finished),
+        len({lines[0] for lines in responses if lines}),
+        max(right) / whole,
+        posterior.cost.lm_tokens,
+    )
+
+
+def _lines(sample: ppl.Sample) -> list[str]:
+    text = sample.text
+    return [] if text is None else split_lines("".join(text.steps))
+
+
+def records(path: Path) -> list[Found]:
+    """What has been measured; a last line that was cut off does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [Found(**json.loads(line)) for line in lines]
+
+
+def run(jobs: Sequence[Job], workers: int) -> Iterator[list[Found]]:
+    """All jobs, the longest first; by several processes, each with a share of the cores."""
+    jobs = sorted(jobs, key=lambda job: -job[3])
+    if workers == 1:
+        yield from map(measure, jobs)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, spawn, initializer=search_gain.load, initargs=(threads,)
+    ) as pool:
+        for future in as_completed([pool.submit(measure, job) for job in jobs]):
+            yield future.result()
+
+
+def share(rows: Iterable[Found], what: str) -> tuple[int, int]:
+    """How many of the searches, of how many."""
+    values = [bool(getattr(row, what)) for row in rows]
+    return sum(values), len(values)
+
+
+def show(found: Sequence[Found], console: Console) -> None:
+    """Accuracy of the best answer and of the vote, right survivors, ancestors; a row a searcher."""
+    for noise in dict.fromkeys(row.noise for row in found):
+        table = Table(title=f"noise: {noise}", box=SIMPLE_HEAD, pad_edge=False)
+        headings = ("searcher", "N", "best", "95% int.", "vote", "any", "first lines", "reached")
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name in dict.fromkeys(row.searcher for row in found):
+            for n in sorted({row.n for row in found}):
+                rows = [r for r in found if (r.noise, r.searcher, r.n) == (noise, name, n)]
+                if not rows:
+                    continue
+                low, high = wilson(*share(rows, "best"))
+                best, vote, some = (
+                    f"{100 * share(rows, what)[0] / len(rows):.0f}%"
+                    for what in ("best", "vote", "any")
+                )
+                table.add_row(
+                    name,
+                    str(n),
+                    best,
+                    f"{100 * low:.0f}-{100 * high:.0f}",
+                    vote,
+                    some,
+                    f"{sum(r.ancestors for r in rows) / len(rows):.1f}",
+                    f"{100 * sum(r.reached for r in rows) / len(rows):.0f}%",
+                )
+        console.print(table)
+
+
+def draw(found: Sequence[Found], path: Path) -> None:
+    """A panel a verifier: the best answer's accuracy against N, and dotted what survives."""
+    from matplotlib.figure import Figure
+
+    noises = list(dict.fromkeys(row.noise for row in found))
+    names = list(dict.fromkeys(row.searcher for row in found))
+    figure = Figure(figsize=(2.9 * len(noises) + 0.6, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(noises), sharey=True, squeeze=False)[0]
+    for axes, noise in zip(panels, noises, strict=True):
+        for i, name in enumerate(names):
+            points = [
+                (n, [r for r in found if (r.noise, r.searcher, r.n) == (noise, name, n)])
+                for n in sorted({row.n for row in found})
+            ]
+            points = [(n, rows) for n, rows in points if rows]
+            ns = [n for n, _ in points]
+            for what, style in (("best", "-o"), ("any", ":")):
+                ys = [share(rows, what)[0] / len(rows) for _, rows in points]
+                label = name if what == "best" else None
+                axes.plot(ns, ys, style, color=f"C{i}", ms=3, lw=1.4, label=label)
+        axes.set_xscale("log", base=2)
+        axes.set_title(f"noise: {noise}", fontsize=10)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.supxlabel("completions per problem", fontsize=9)
+    figure.supylabel("best answer right (dotted: any survivor)", fontsize=9)
+    figure.savefig(path, dpi=140)
+
+
+def ranked_first(advantage: float, paths: int) -> float:
+    """P(the one valid path of `paths` is ranked first) if it is better by `advantage` standard
+    deviations of the scores' Gaussian noise: the integral of phi(z) Phi(z + advantage)^(K-1)."""
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    def density(z: float) -> float:
+        return float(norm.pdf(z) * norm.cdf(z + advantage) ** (paths - 1))
+
+    return float(quad(density, -math.inf, math.inf)[0])
+
+
+def main(argv: Sequence[str] | None = None) -> list[Found]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=20, help="held-out problems a task")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), metavar="N")
+    parser.add_argument("--noises", nargs="+", choices=NOISES, default=list(NOISES))
+    parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
+    parser.add_argument("--records", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture")
+    args = parser.parse_args(argv)
+    found = records(args.records)
+    known = {(r.task, r.noise, r.searcher, r.n) for r in found}
+    jobs = [
+        (task, noise, name, n, args.problems)
+        for task in LINE_TASKS
+        for noise in args.noises
+        for name in args.searchers
+        for n in args.budgets
+        if (task, noise, name, n) not in known and not args.show
+    ]
+    with args.records.open("a") as file:
+        for rows in run(jobs, args.workers):
+            file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+            file.flush()
+            found += rows
+    order = {name: i for i, name in enumerate([*NOISES, *SEARCHERS])}
+    found.sort(key=lambda r: (order[r.noise], order[r.searcher], r.n))
+    show(found, Console(width=100))
+    draw(found, args.out / "scaling-flaws.png")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ WORKERS ?= 2
 .PHONY: demo test lint bench mutation clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/accuracy_vs_budget.py
+	$(BIN)/python examples/search_gain.py
 
 # Tests of model-written code need bubblewrap; without it they are skipped, and that is said here.
 test: $(VENV)/.test
@@ -41,7 +41,7 @@ $(VENV)/.venv:
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[tasks,plots]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[plots]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.venv pyproject.toml constraints.txt

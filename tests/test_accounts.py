@@ -68,8 +68,8 @@ def test_the_totals_are_the_sum_over_models(tiny):
 def test_flops_are_two_per_parameter_and_token_that_the_engine_computed(tiny):
     """One particle: no two rows share a token, so the engine computes what is billed."""
     lm, prm = tiny
-    parameters = sum(p.numel() for p in lm.model.parameters())
-    assert lm.parameters == parameters
+    parameters = 1_869_888  # of the card in ppl/tiny
+    assert (lm.parameters, prm.parameters) == (parameters, 1_870_274)
     lm.engine.pool.clear()
     prm.engine.pool.clear()
     before = lm.engine.tokens_computed, prm.engine.tokens_computed
@@ -82,6 +82,12 @@ def test_flops_are_two_per_parameter_and_token_that_the_engine_computed(tiny):
     again = BestOfN(1).run(solve, QUESTIONS[0], lm, prm, seed=0).cost  # all of it is reused
     assert again.models[prm.name].flops == 0
     assert again.models[lm.name].reused_tokens > cost.models[lm.name].reused_tokens
+
+
+def test_packing_leaves_the_number_of_parameters():
+    assert ppl.load("tiny-lines").parameters == 1_325_120
+    assert ppl.load("tiny-lines", pack=False).parameters == 1_325_120
+    assert PRM.load("tiny-lines").parameters == 2_758_658
 
 
 def test_flops_of_a_model_of_unknown_size_are_unknown():

@@ -17,6 +17,7 @@ from ppl.lm.decode import LogitsModel
 from ppl.lm.engine.admission import not_finite, refuse_adapters
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.linear import parameter_count
 from ppl.lm.tokenizer import HFCodec
 
 
@@ -64,7 +65,7 @@ class HFModel(LogitsModel):
         )
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
-        self.parameters = sum(p.numel() for p in model.parameters())
+        self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from ppl.errors import PRMFormatError, PromptError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.linear import parameter_count
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
 from ppl.lm.tokenizer import HFCodec
@@ -43,7 +44,7 @@ class _WholeText:
             raise PRMFormatError(f"{name} is a {type(model).__name__} without a head called score")
         checks.count(kv_bytes=kv_bytes)
         self.engine = Engine(model, name=name, capacity=kv_bytes)
-        self.parameters = sum(p.numel() for p in model.parameters())
+        self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
 
     def _tokens(self, request: JudgeRequest) -> tuple[int, ...]:

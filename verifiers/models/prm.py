@@ -20,6 +20,7 @@ from ppl.language.arguments import checked
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.linear import parameter_count
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
 from ppl.lm.tokenizer import HFCodec
@@ -96,7 +97,7 @@ class PRM(Verifier):
         self.engine = Engine(
             model.eval(), name=name, capacity=kv_bytes, context_length=context_length
         )
-        self.parameters = sum(p.numel() for p in model.parameters())
+        self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}

@@ -132,6 +132,12 @@ class JoinedPart(nn.Module):
         return None if bias is None else self.joined.apart(bias)[self._number]
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Parameters of a model, shared ones once; of a packed one those that it had before."""
+    packed: int | None = getattr(model, "parameters_before_packing", None)
+    return sum(p.numel() for p in model.parameters()) if packed is None else packed
+
+
 def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
     """Replaces the linear layers of a model on a CPU by packed ones; how many were replaced.
 
@@ -142,6 +148,7 @@ def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
         probe: runs the model once, to see which layers are given the same input.
     """
     trusted: dict[tuple[object, ...], bool] = {}
+    model.parameters_before_packing = parameter_count(model)  # type: ignore[assignment]
 
     groups, read = _looked_at(model, probe)
 

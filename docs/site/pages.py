@@ -44,7 +44,7 @@ class Reference:
         return [*exported, *self.names]
 
 
-REFERENCES = (
+CURATED = (
     Reference(
         "ppl",
         "ppl",
@@ -96,6 +96,9 @@ REFERENCES = (
     ),
 )
 
+# Packages whose names are for the library itself; what users need of them is exported elsewhere.
+INSIDE = {"ppl.language", "ppl.lm", "ppl.posterior", "ppl.runtime", "ppl.tiny"}
+
 # Documents of the repository, outside of docs/, that pages may link to.
 CARDS = {
     "ppl/tiny/README.md": ("cards/tiny.md", "Model card: tiny"),
@@ -118,6 +121,19 @@ def exports(module: str) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
+@lru_cache(maxsize=1)
+def references() -> tuple[Reference, ...]:
+    """All pages of the reference: those above, and one for each further package with exports."""
+    known = {reference.module for reference in CURATED} | INSIDE
+    pages = list(CURATED[:-1])
+    for init in sorted((ROOT / "ppl").glob("*/__init__.py")):
+        module = f"ppl.{init.parent.name}"
+        if module not in known and exports(module):
+            said = ast.get_docstring(ast.parse(init.read_text())) or ""
+            pages.append(Reference(init.parent.name, module, said.split("\n\n")[0], module))
+    return (*pages, CURATED[-1])
+
+
 def examples() -> dict[str, Path]:
     """Pages of the examples that can be run, and their files."""
     files = sorted((ROOT / "examples").rglob("*.py"))
@@ -129,8 +145,7 @@ def examples() -> dict[str, Path]:
 def _package() -> Any:
     import griffe
 
-    package = griffe.load("ppl", search_paths=[str(ROOT)], resolve_aliases=True)
-    return package
+    return griffe.load("ppl", search_paths=[str(ROOT)], resolve_aliases=True)
 
 
 def _target(name: str) -> Any:
@@ -159,8 +174,9 @@ def reference_page(reference: Reference) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Of a searcher these three are its algorithm, said once in `Searcher`.
-_STEPS = r'["!^_[^_]", "!^__(?!call__)", "!^(start|step|result|priorities|move|choose|draw|quota|fresh)$"]'
+# Of a searcher these are its algorithm; what they do is said once, in `Searcher`.
+_OWN = "start|step|result|priorities|move|choose|draw|quota|fresh"
+_FILTERS = f'["!^_[^_]", "!^__(?!call__)", "!^({_OWN})$"]'
 
 
 def _documented(name: str) -> list[str]:
@@ -171,7 +187,7 @@ def _documented(name: str) -> list[str]:
     else:
         lines = [f"::: {name}"]
     if name.startswith("ppl.searchers.") and name not in _CONTRACTS:
-        lines += ["    options:", f"      filters: {_STEPS}"]
+        lines += ["    options:", f"      filters: {_FILTERS}"]
     return lines
 
 
@@ -196,7 +212,7 @@ def made_of() -> dict[str, str]:
     """The page that is made of a file of the repository, by the file's path."""
     made = {str(path.relative_to(ROOT)): page for page, path in examples().items()}
     made |= {path: page for path, (page, _) in CARDS.items()}
-    for reference in REFERENCES:
+    for reference in references():
         if reference.module is not None:
             made[str(_file(reference.module).relative_to(ROOT))] = f"api/{reference.page}.md"
     return made
@@ -207,16 +223,14 @@ def made_of() -> dict[str, str]:
 
 def on_config(config: Any) -> Any:
     """Adds the pages made here to the navigation."""
-    config.nav.insert(
-        -1, {"Examples": [{Path(page).stem: page} for page in examples()]}
-    )
-    config.nav.insert(-1, {"API reference": [{r.title: f"api/{r.page}.md"} for r in REFERENCES]})
+    config.nav.insert(-1, {"Examples": [{Path(page).stem: page} for page in examples()]})
+    config.nav.insert(-1, {"API reference": [{r.title: f"api/{r.page}.md"} for r in references()]})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages made here."""
-    made = {f"api/{r.page}.md": reference_page(r) for r in REFERENCES}
+    made = {f"api/{r.page}.md": reference_page(r) for r in references()}
     made |= {page: example_page(path) for page, path in examples().items()}
     made |= {page: _card(path, title) for path, (page, title) in CARDS.items()}
     for page, text in made.items():

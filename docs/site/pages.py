@@ -160,7 +160,7 @@ def summary(name: str) -> str:
     found = _target(name)
     said = found.docstring.value if found.docstring else ""
     first = " ".join(said.split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[.:])\s", first, maxsplit=1)[0].rstrip(":")
+    sentence = re.split(r"(?<!\bal)[.:]\s+(?=[A-Z`\[(])", first, maxsplit=1)[0].rstrip(".:")
     return sentence.replace("|", r"\|")
 
 
@@ -175,7 +175,7 @@ def reference_page(reference: Reference) -> str:
 
 
 # Of a searcher these are its algorithm; what they do is said once, in `Searcher`.
-_OWN = "start|step|result|priorities|move|choose|draw|quota|fresh"
+_OWN = "start|step|result|priorities|move|choose|draw|quota|fresh|begin|run|run_many|arun|with_"
 _FILTERS = f'["!^_[^_]", "!^__(?!call__)", "!^({_OWN})$"]'
 
 
@@ -186,12 +186,19 @@ def _documented(name: str) -> list[str]:
         lines = [f"[](){{#{name}}}", "", f"::: {found.path}"]
     else:
         lines = [f"::: {name}"]
-    if name.startswith("ppl.searchers.") and name not in _CONTRACTS:
-        lines += ["    options:", f"      filters: {_FILTERS}"]
+    if found.parent.path.startswith("ppl.searchers.") and name not in _CONTRACTS:
+        lines += ["    options:", f"      filters: {_FILTERS}", "      show_bases: false"]
+        said = found.parent.docstring
+        if found.is_class and said:
+            where = found.parent.filepath.resolve().relative_to(ROOT)
+            lines += ["", f'??? note "The algorithm, from {where}"', ""]
+            lines += [f"    {line}".rstrip() for line in said.value.splitlines()]
     return lines
 
 
-_CONTRACTS = ("ppl.searchers.Searcher", "ppl.searchers.Search", "ppl.searchers.VectorizedSMC")
+_CONTRACTS = tuple(
+    f"ppl.searchers.{name}" for name in ("Searcher", "Search", "State", "Frontier", "Particles")
+)
 
 
 def example_page(path: Path) -> str:

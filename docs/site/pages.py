@@ -202,11 +202,14 @@ _CONTRACTS = tuple(
 
 
 def example_page(path: Path) -> str:
-    """An example's docstring as text, its source below."""
+    """An example's docstring as text, the rest of its source below."""
     source = path.read_text()
-    said = ast.get_docstring(ast.parse(source)) or ""
+    tree = ast.parse(source)
+    said = ast.get_docstring(tree) or ""
+    begin = tree.body[0].end_lineno or 0 if said else 0
+    rest = "\n".join(source.splitlines()[begin:]).strip()
     where = path.relative_to(ROOT)
-    return f"# {where.name}\n\n{said}\n\n`{where}`:\n\n~~~~~~python\n{source}~~~~~~\n"
+    return f"# {where.name}\n\n{said}\n\n`{where}`:\n\n~~~~~~python\n{rest}\n~~~~~~\n"
 
 
 def _card(path: str, title: str) -> str:
@@ -230,7 +233,14 @@ def made_of() -> dict[str, str]:
 
 def on_config(config: Any) -> Any:
     """Adds the pages made here to the navigation."""
-    config.nav.insert(-1, {"Examples": [{Path(page).stem: page} for page in examples()]})
+    config.nav.insert(
+        -1,
+        {
+            "Examples": [
+                {page.removeprefix("examples/").removesuffix(".md"): page} for page in examples()
+            ]
+        },
+    )
     config.nav.insert(-1, {"API reference": [{r.title: f"api/{r.page}.md"} for r in references()]})
     return config
 

@@ -1,35 +1,48 @@
-"""What search gains where it can gain: long problems, and a reward model that reads the steps.
+"""The main job: one program, five searchers, equal budgets, long problems.
 
-Runs one program on held-out problems of the three line tasks (chain arithmetic, eight queens, mini
-sudoku) with the embedded pair `tiny-lines`, for every searcher and number of completions. Prints
-the share of problems whose answer is right, by the best answer and by the vote, with 95% Wilson
-intervals, tokens of both models, and the paired difference from best-of-N at the same N with the
-p-value of the exact McNemar test; writes `search-gain.png`.
+Runs the program `solve` on held-out problems of the three line tasks (chain arithmetic, eight
+queens, mini sudoku) with the embedded pair `tiny-lines`, for every searcher and number of
+completions. Prints the share of problems whose answer is right, by task, with 95% Wilson intervals;
+by the best answer and by the vote; tokens of both models; the paired difference from best-of-N with
+as many completions, and the p-value of the exact McNemar test. Writes `search-gain.png` and
+`genealogy.png`.
 
     python examples/search_gain.py --problems 67
+
+Every searcher at every budget is a job of its own; two processes share them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyro
+import torch
 from accuracy_vs_budget import SEARCHERS as COMMON
 from accuracy_vs_budget import wilson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import binomtest
 
 import ppl
-from ppl.searchers import REBASE, Searcher
+from ppl.posterior.pictures import draw_genealogy
+from ppl.searchers import REBASE, SMC, Searcher
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 from ppl.verifiers import PRM
 
 SEARCHERS: dict[str, Callable[[int], Searcher]] = {**COMMON, "REBASE": REBASE}
+BUDGETS = (1, 4, 16, 64)
+MOST = {"BeamSearch": 16, "MCTS": 16, "REBASE": 16}  # 64 for the others: what do more samples buy?
+KV_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -69,19 +82,68 @@ def solve(problem: LineProblem, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str
 
 
 def measure(
-    count: int, budgets: Sequence[int], seed: int = 0, searchers: Sequence[str] = tuple(SEARCHERS)
+    count: int,
+    budgets: Sequence[int] = BUDGETS,
+    seed: int = 0,
+    searchers: Sequence[str] = tuple(SEARCHERS),
+    workers: int = 1,
 ) -> list[Row]:
     """Runs everything; a row a task, searcher and budget."""
-    lm, prm = ppl.load("tiny-lines"), PRM.load("tiny-lines")
-    rows = []
-    for task in LINE_TASKS:
-        chosen = held_out_problems(task, count, seed)
-        for name in searchers:
-            for n in budgets:
-                for engine in (lm.engine, prm.engine):
-                    engine.pool.clear()  # nobody profits from what another computed
-                rows.append(run(task, name, n, chosen, lm, prm))
-    return rows
+    jobs = [
+        (task, name, n, count, seed)
+        for task in LINE_TASKS
+        for name in searchers
+        for n in budgets
+        if n <= MOST.get(name, n)
+    ]
+    # The longest first, so that no process is left alone with one at the end.
+    order = sorted(range(len(jobs)), key=lambda i: -jobs[i][2])
+    rows: dict[int, Row] = {}
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        work = bar.add_task("searching", total=sum(job[2] for job in jobs))
+        for i, row in _results([jobs[i] for i in order], workers):
+            rows[order[i]] = row
+            bar.update(work, description=f"{row.searcher} N={row.n}", advance=row.n)
+    return [rows[i] for i in range(len(jobs))]
+
+
+Job = tuple[str, str, int, int, int]
+
+
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Row]]:
+    """Rows and the numbers of their jobs, as they are done."""
+    if workers == 1:
+        _load()
+        yield from ((i, job(*each)) for i, each in enumerate(jobs))
+        return
+    fresh = get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, fresh, initializer=_load, initargs=(threads,)) as pool:
+        futures = {pool.submit(job, *each): i for i, each in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+_pair: tuple[ppl.HFModel, PRM] | None = None
+
+
+def _load(threads: int | None = None) -> tuple[ppl.HFModel, PRM]:
+    """The embedded pair, once a process."""
+    global _pair  # noqa: PLW0603
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if _pair is None:
+        lm = ppl.load("tiny-lines", kv_bytes=KV_BYTES)
+        _pair = lm, PRM.load("tiny-lines", kv_bytes=KV_BYTES)
+    return _pair
+
+
+def job(task: str, name: str, n: int, count: int, seed: int) -> Row:
+    """One searcher with one budget on all problems of a task."""
+    lm, prm = _load()
+    for engine in (lm.engine, prm.engine):
+        engine.pool.clear()  # nobody profits from what another computed
+    return run(task, name, n, held_out_problems(task, count, seed), lm, prm)
 
 
 def run(
@@ -141,33 +203,44 @@ def paired(row: Row, baseline: Row) -> tuple[float, float]:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Prints the table."""
-    table = Table(title="held-out problems solved, tiny-lines (CPU, float32)")
-    for heading in ("task", "searcher", "N", "best", "95% int.", "vote", "to BestOfN", "p"):
+    """Prints the table, and what fewer particles do against more samples."""
+    count = len(rows[0].best)
+    title = f"held-out problems solved, {count} a task; tiny-lines (CPU, float32)"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("searcher", "N", *LINE_TASKS, "all", "95% int.", "vote", "to BestOfN", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("LM tok", "PRM tok", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
-    samples = {(r.task, r.n): r for r in rows if r.searcher == "BestOfN"}
-    for row in rows:
+    by_task = {(r.searcher, r.n, r.task): f"{100 * r.accuracy:.0f}%" for r in rows}
+    together = {(r.searcher, r.n): r for r in pooled(rows)}
+    for (name, n), row in together.items():
         low, high = row.interval
-        baseline = samples.get((row.task, row.n))
-        cells = ["", ""]
-        if baseline is not None and baseline is not row:
-            difference, p = paired(row, baseline)
-            cells = [f"{100 * difference:+.0f}", f"{p:.3f}"]
+        difference, p = _against(row, together.get(("BestOfN", n)))
         table.add_row(
-            row.task,
-            row.searcher,
-            str(row.n),
+            name,
+            str(n),
+            *(by_task[name, n, task] for task in LINE_TASKS),
             f"{100 * row.accuracy:.0f}%",
             f"{100 * low:.0f}-{100 * high:.0f}",
             f"{100 * sum(row.vote) / len(row.vote):.0f}%",
-            *cells,
+            difference,
+            p,
             f"{row.lm_tokens:,}",
             f"{row.prm_tokens:,}",
             f"{row.seconds:.1f}",
         )
     console.print(table)
+    for name in ("SMC", "BeamSearch"):
+        if (name, 16) in together and ("BestOfN", 64) in together:
+            difference, p = _against(together[name, 16], together["BestOfN", 64])
+            console.print(f"{name} with 16 against BestOfN with 64: {difference} points, p = {p}")
+
+
+def _against(row: Row, baseline: Row | None) -> tuple[str, str]:
+    if baseline is None or baseline is row:
+        return "", ""
+    difference, p = paired(row, baseline)
+    return f"{100 * difference:+.0f}", f"{p:.3f}"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -200,18 +273,31 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
+def draw_search(path: Path) -> None:
+    """The genealogy of one search: which particles went on, and which were given up."""
+    lm, prm = _load()
+    problem = held_out_problems("chain", 1, seed=3)[0]
+    posterior = SMC(16).run(solve, problem, lm, prm, seed=0)
+    draw_genealogy(posterior, path)
+
+
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=67, help="held-out problems a task")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[1, 4, 16], metavar="N")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the pictures")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), metavar="N")
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     args = parser.parse_args(argv)
-    rows = measure(args.problems, args.budgets, args.seed, args.searchers)
-    show([*rows, *pooled(rows)], Console(width=110))
+    began = time.perf_counter()
+    rows = measure(args.problems, args.budgets, args.seed, args.searchers, args.workers)
+    show(rows, Console(width=110))
     draw([*rows, *pooled(rows)], args.out / "search-gain.png")
+    draw_search(args.out / "genealogy.png")
+    print(f"wrote {args.out / 'search-gain.png'} and {args.out / 'genealogy.png'}")
+    print(f"{time.perf_counter() - began:.0f} s")
     return rows
 
 

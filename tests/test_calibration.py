@@ -301,6 +301,18 @@ def test_simulated_noise_has_its_rates():
     assert odds.std() == pytest.approx(1.5, rel=0.15)
 
 
+@pytest.mark.parametrize("persistence", [0.0, 0.8, 1.0])
+def test_noise_may_last_along_the_steps(persistence):
+    flat = FunctionVerifier(lambda t: 0.7, name="flat")
+    noisy = LogitNoise(flat, sd=1.5, persistence=persistence, seed=1)
+    whole = [toy_text(word, "a", "b") for word in WORDS]
+    odds = np.array(step_scores(noisy, whole)) - logit(0.7)  # [texts, steps]
+    assert odds[:, -1].std() == pytest.approx(1.5, rel=0.15)
+    assert np.corrcoef(odds[:, -2], odds[:, -1])[0, 1] == pytest.approx(persistence, abs=0.12)
+    assert np.corrcoef(odds[:, -3], odds[:, -1])[0, 1] == pytest.approx(persistence**2, abs=0.12)
+    check_verifier(noisy, whole[:5])  # a step keeps its number when others follow
+
+
 @pytest.mark.parametrize("sd", [-1.0, math.nan, math.inf])
 def test_noise_needs_a_standard_deviation(sd):
     for kind in (LogitNoise, QuestionBias):

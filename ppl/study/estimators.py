@@ -62,9 +62,7 @@ def random_of_k(n: int, answered: int, c: int, k: int) -> float:
 
 
 @checked
-def best_of_k(
-    scores: ArrayLike, correct: ArrayLike, k: int, *, n: int | None = None
-) -> float:
+def best_of_k(scores: ArrayLike, correct: ArrayLike, k: int, *, n: int | None = None) -> float:
     """The chance that the best scored of k samples is right.
 
     With ranks r = 0, 1, ... by decreasing score: sum over r of c_r C(n-r-1, k-1) / C(n, k); c is

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppl.errors import ArgumentError
+from ppl.errors import ArgumentError, StudyError
 from ppl.language.arguments import checked, shown
 
-FORMATS = (1, "1", "ppl-study 1")
-"""What `config.json` may say under `format`, where it says anything."""
+FORMAT, VERSIONS = "ppl-study", (1,)
+"""What `config.json` says under `format` and `version`."""
 RESULTS, CANDIDATES, CONFIG = "results.jsonl", "candidates.jsonl", "config.json"
 
 
@@ -110,8 +110,8 @@ def read(*folders: str | Path) -> Runs:
     """Reads the folders of runs.
 
     Raises:
-        ArgumentError: no folders, a folder that holds no run, a format that is not known, or a line
-            that is no record; file and line are named.
+        ArgumentError: no folders, or a folder that holds no run.
+        StudyError: a format that is not known, or a line that is no record; file and line are named.
     """
     if not folders:
         raise ArgumentError("folders: none given; name the folder of a run")
@@ -155,14 +155,14 @@ def _config(folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"folders: {path} cannot be read: {error}") from error
+        raise StudyError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ArgumentError(f"folders: {path} is no JSON object")
-    told = config.get("format", FORMATS[0])
-    if told not in FORMATS:
-        raise ArgumentError(
-            f"folders: {path} says format {shown(told)}, and this version reads "
-            f"{FORMATS[0]} only: read it with the version of ppl that wrote it, or a newer one"
+        raise StudyError(f"{path} is no JSON object")
+    told = config.get("format", FORMAT), config.get("version", VERSIONS[-1])
+    if told[0] != FORMAT or told[1] not in VERSIONS:
+        raise StudyError(
+            f"{path} says format {shown(told[0])}, version {shown(told[1])}; this ppl reads "
+            f"{FORMAT!r}, version {VERSIONS[-1]}: read it with the ppl that wrote it, or a newer one"
         )
     return config
 
@@ -180,12 +180,12 @@ def _records(path: Path, torn: list[str]) -> Iterator[tuple[str, dict[str, Any]]
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise ArgumentError(
-                    f"folders: {where} is no JSON: {error}; remove the line, and the same run "
+                raise StudyError(
+                    f"{where} is no JSON: {error}; remove the line, and the same run "
                     "again fills the gap"
                 ) from error
             if not isinstance(record, dict):
-                raise ArgumentError(f"folders: {where} is no JSON object")
+                raise StudyError(f"{where} is no JSON object")
             yield where, record
 
 
@@ -200,7 +200,7 @@ def _of(record: Mapping[str, Any], name: str, kind: Any, where: str, default: An
     wrong = isinstance(value, bool) and kind is not bool
     if name not in record or wrong or not isinstance(value, kind):
         told = shown(value) if name in record else "is missing"
-        raise ArgumentError(f"folders: {where}: {name} {told}; this is no line of a run's folder")
+        raise StudyError(f"{where}: {name} {told}; this is no line of a run's folder")
     return value
 
 
@@ -229,7 +229,7 @@ def _row(record: Mapping[str, Any], where: str) -> Row:
 
 def _candidate(record: Any, where: str) -> Candidate:
     if not isinstance(record, dict):
-        raise ArgumentError(f"folders: {where}: a candidate is no JSON object")
+        raise StudyError(f"{where}: a candidate is no JSON object")
     scores = _of(record, "scores", list, where, [])
     return Candidate(
         answer=record.get("answer"),
@@ -250,4 +250,4 @@ def _number(value: Any, name: str, where: str) -> float:
         return float(value)
     if value in ("inf", "-inf", "nan"):
         return float(value)
-    raise ArgumentError(f"folders: {where}: {name} {shown(value)} is no number")
+    raise StudyError(f"{where}: {name} {shown(value)} is no number")

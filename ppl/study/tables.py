@@ -64,7 +64,9 @@ class Pools:
             # The verifier's own aggregation gives two names to one rule.
             both = [(p.values[str(rule.value)], p.values.get(own)) for p in pools]
             if all(b is not None and np.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in both):
-                return f"{rule.name}: the same as {'best' if own == 'likelihood' else 'weighted vote'}"
+                return (
+                    f"{rule.name}: the same as {'best' if own == 'likelihood' else 'weighted vote'}"
+                )
         return None
 
     def line(self, rule: Rule, k: int) -> Line:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 SIX = ("task", "problem", "model", "program", "searcher", "seed")
-SEARCHERS = (("BestOfN(64)", 64), ("SMC(4)", 4), ("SMC(16)", 16), ("SMC(64)", 64))
 
 
 def cell(record: Mapping[str, Any]) -> str:
@@ -34,7 +33,7 @@ def candidate(answer: str | None, gold: str = "1", **fields: Any) -> dict[str, A
         "log_likelihood": logs,
         "log_prob": -1.0,
         "tokens": 10,
-        "steps": ["a step"] * len(scores),
+        "steps": [],
         "scores": scores,
         "ancestor": None,
         **fields,
@@ -90,8 +89,10 @@ def _finite(value: Any) -> Any:
     return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def study(folder: Path, *, questions: int = 60, seed: int = 0, seeds: int = 1) -> Path:
-    """A run of four searchers over questions whose difficulty is Beta(0.8, 1)."""
+def study(
+    folder: Path, *, questions: int = 60, seed: int = 0, seeds: int = 1, largest: int = 64
+) -> Path:
+    """A run of searchers over questions whose difficulty is Beta(0.8, 1)."""
     rng = np.random.default_rng(seed)
     rows, pools = [], {}
     for q in range(questions):
@@ -99,7 +100,10 @@ def study(folder: Path, *, questions: int = 60, seed: int = 0, seeds: int = 1) -
         wrong = [str(int(w)) for w in rng.integers(100, 400, 6)]
         shares = rng.dirichlet([0.6] * 6)
         for s in range(seeds):
-            for searcher, n in SEARCHERS:
+            sizes = [n for n in (4, 16, 64) if n <= largest]
+            names = [("BestOfN", largest), *(("SMC", n) for n in sizes)]
+            for name, n in names:
+                searcher = f"{name}({n})"
                 lift = 0.0 if searcher.startswith("BestOfN") else 0.5 * p * (1 - p) * math.log2(n)
                 share = min(0.99, p + lift / 3)
                 found = []
@@ -118,6 +122,7 @@ def study(folder: Path, *, questions: int = 60, seed: int = 0, seeds: int = 1) -
                             gold,
                             scores=scores,
                             tokens=tokens,
+                            steps=[f"{rng.integers(10**6)} at {t}" for t in range(steps)],
                             log_prob=float(-rng.gamma(4 if good else 5, 3)),
                         )
                     )

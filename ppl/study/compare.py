@@ -7,7 +7,7 @@ taken for a share of the questions, drawn blindly, and outcomes and costs are th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,8 +155,8 @@ def _repeated(found: Sequence[Difference], line: Line) -> bool:
     return any(d.line.reselected and d.line.rule == line.rule for d in found)
 
 
-def _shared(a: Sequence[str], b: Sequence[str] | object) -> list[str]:
-    there = set(b)  # type: ignore[call-overload]
+def _shared(a: Iterable[str], b: Iterable[str]) -> list[str]:
+    there = set(b)
     return [question for question in a if question in there]
 
 
@@ -165,23 +165,27 @@ def _at_tokens(
 ) -> tuple[float, NDArray[np.float64], float] | None:
     """Candidates, outcomes `[Q]` and tokens of a rule that may spend so much; None out of reach.
 
-    What k candidates cost is a straight line in k.
+    What k candidates cost rises with k, so that the size is found by halving.
     """
     pools = section.pools
     assert pools is not None
-    first = pools.line(rule, 1).on(questions)
-    last = pools.line(rule, pools.n).on(questions)
-    each = (last[1] - first[1]) / (pools.n - 1) if pools.n > 1 else 0.0
-    k = 1 + (tokens - first[1]) / each if each else 1.0
-    slack = EQUAL * tokens / each if each else math.inf
-    if not 1 - slack <= k <= pools.n + slack or (not each and abs(tokens / first[1] - 1) > EQUAL):
+    first, last = (pools.tokens(rule, k, questions) for k in (1, pools.n))
+    if not first * (1 - EQUAL) <= tokens <= last * (1 + EQUAL):
         return None
-    k = min(max(k, 1.0), float(pools.n))
-    low = min(int(k), pools.n - 1) if pools.n > 1 else 1
-    share = k - low
+    tokens = min(max(tokens, first), last)
+    low, high = 1, pools.n  # tokens(low) <= tokens <= tokens(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if pools.tokens(rule, middle, questions) <= tokens:
+            low = middle
+        else:
+            high = middle
+    below, above = (pools.tokens(rule, k, questions) for k in (low, high))
+    share = (tokens - below) / (above - below) if above > below else 0.0
+    k = low + share * (high - low)
     outcomes, spent = pools.line(rule, low).on(questions)
     if share > 1e-9:
-        more, dearer = pools.line(rule, low + 1).on(questions)
+        more, dearer = pools.line(rule, high).on(questions)
         outcomes = (1 - share) * outcomes + share * more
         spent = (1 - share) * spent + share * dearer
     return k, outcomes, spent

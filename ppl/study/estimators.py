@@ -113,7 +113,7 @@ def answer_classes(
     """The class of every answer, `[m]`, -1 for None, and whether each class is right, `[C]`.
 
     Classes are made without a look at what is right. Spellings of one class may have been judged
-    differently: the most frequent judgement holds, the first among equals.
+    differently: it is right if most of it is.
     """
     there = [i for i, answer in enumerate(answers) if answer is not None]
     wrapped = [Answer(a) if isinstance(a, str) else a for a in (answers[i] for i in there)]
@@ -123,8 +123,7 @@ def answer_classes(
     right = np.zeros(max(numbers, default=-1) + 1, dtype=np.bool_)
     for number in range(len(right)):
         judged = [bool(correct[i]) for i, c in zip(there, numbers, strict=True) if c == number]
-        yes = sum(judged)
-        right[number] = judged[0] if 2 * yes == len(judged) else 2 * yes > len(judged)
+        right[number] = 2 * sum(judged) > len(judged)
     return classes, right
 
 
@@ -137,9 +136,11 @@ def vote_at_k(counts: Ints, right: NDArray[np.bool_], k: int, n: int) -> float:
     class; all terms are positive, so nothing cancels.
     """
     _sizes(n, k)
-    if k == n or len(counts) == 0:
-        top = counts == counts.max(initial=0)
-        return float(right[top].mean()) if len(counts) else 0.0
+    largest = int(counts.max(initial=0))
+    if largest == 0:
+        return 0.0
+    if k == n:
+        return float(right[counts == largest].mean())
     p = k / n
     laws = [binom.pmf(np.arange(min(m, k) + 1), m, p) for m in counts.tolist()]
     nothing = n - int(counts.sum())
@@ -147,13 +148,13 @@ def vote_at_k(counts: Ints, right: NDArray[np.bool_], k: int, n: int) -> float:
     size = min(nothing, k)
     start[: size + 1] = binom.pmf(np.arange(size + 1), nothing, p)
     total = 0.0
-    for t in range(1, min(k, int(counts.max())) + 1):
+    for t in range(1, min(k, largest) + 1):
         total += _largest(t, start, laws, right)
     return min(1.0, float(total / binom.pmf(k, n, p)))
 
 
 def _largest(t: int, start: Floats, laws: list[Floats], right: NDArray[np.bool_]) -> float:
-    """Joint chance, with total size k, that the largest class has size t and the choice is right."""
+    """Joint chance that sizes sum to k, the largest is t, and the choice among those is right."""
     k = len(start) - 1
     large = [len(law) > t for law in laws]
     most = k // t

@@ -83,7 +83,7 @@ class Threshold:
 
 
 def choose_rules(pools: Pools) -> list[Chosen]:
-    """The best rule at each size above one, chosen on the first half; nothing if a half is empty."""
+    """The best rule at each size above one, by the first half; nothing if a half is empty."""
     questions = list(pools.members)
     sides = [[q for q in questions if half(q) == side] for side in (0, 1)]
     if not all(sides):

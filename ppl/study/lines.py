@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ppl.study.intervals import wilson
 from ppl.study.runs import Row
+from ppl.study.sharing import Beginnings
 
 Floats = NDArray[np.float64]
 
@@ -111,7 +112,7 @@ class Line:
 
     @property
     def flops_per_right(self) -> float:
-        """FLOPs of all questions for each one that is right; NaN where a model's size is unknown."""
+        """FLOPs of all questions for each one that is right; NaN where they are unknown."""
         if math.isnan(self.cost.flops):
             return math.nan
         return self.cost.flops / self.accuracy if self.accuracy else math.inf
@@ -135,40 +136,41 @@ def spent(row: Row) -> Spent:
     )
 
 
-def spent_on(row: Row, k: int, n: int, *, verified: bool) -> Spent:
+def spent_on(row: Row, k: int, beginnings: Beginnings, *, verified: bool) -> Spent:
     """What k of the row's n independent candidates cost on average.
 
-    Tokens generated and read by verifiers by k/n; the prompt whole, as it is computed once. Tokens
-    that go through a model a second time because a candidate goes on after a step (one for each
-    continuation but the first) are among the prompt's, and are taken by k/n too; what else a
-    program adds to its texts is not told apart from the prompt. Without `verified` the verifiers
-    are left out: the rule does not ask them.
+    Generated tokens by k/n, which is exact. The question is computed once; what goes through a
+    model again because a candidate goes on (a token after each step), and what a verifier reads,
+    by the beginnings that k candidates hold, see `ppl.study.sharing`. What else a program adds to
+    its texts is not told apart from the question. Without `verified` verifiers are left out: the
+    rule does not ask them. With k = n this is what was measured.
     """
-    whole = spent(row)
-    share = k / n
+    whole, n = spent(row), beginnings.n
+    kept, joints = beginnings.kept(k)
+    question, prompt = _prompt(whole.prompt_tokens, beginnings, joints)
+    read = _read(whole.verifier_tokens, question, beginnings, kept) if verified else 0.0
     models: Mapping[str, Any] = row.cost.get("models") or {}
-    again = sum(_again(page, n) for page in models.values())
-    prompt = whole.prompt_tokens - again + share * again
-    flops = share * whole.flops if verified else math.nan
+    flops = k / n * whole.flops if verified else math.nan
     if models and not math.isnan(whole.flops):
-        flops = sum(_flops(page, n, share, verified=verified) for page in models.values())
-    read = share * whole.verifier_tokens if verified else 0.0
-    return Spent(share * whole.lm_tokens, prompt, read, flops)
+        flops = 0.0
+        for page in models.values():
+            generated, draws = page.get("lm_tokens", 0), page.get("draws", 0)
+            judged = max(0, page.get("verifier_tokens", 0) - (0 if generated else draws))
+            tokens = _prompt(page.get("prompt_tokens", 0), beginnings, joints)[1]
+            tokens += k / n * (generated - (draws if generated else 0))
+            if verified and whole.verifier_tokens:
+                tokens += judged * read / whole.verifier_tokens
+            flops += 2.0 * (page.get("parameters") or 0) * max(0.0, tokens)
+    return Spent(k / n * whole.lm_tokens, prompt, read, flops)
 
 
-def _again(page: Mapping[str, Any], n: int) -> float:
-    """Prompt tokens of a language model that are drawn tokens, put in again."""
-    if not page.get("lm_tokens"):
-        return 0.0
-    return float(min(max(0, page.get("draws", 0) - n), page.get("prompt_tokens", 0)))
+def _prompt(whole: float, beginnings: Beginnings, joints: float) -> tuple[float, float]:
+    """Tokens of the question, and prompt tokens with those that are put in after steps."""
+    again = min(float(beginnings.joints), whole)
+    return whole - again, whole - again + joints * again
 
 
-def _flops(page: Mapping[str, Any], n: int, share: float, *, verified: bool) -> float:
-    """2 P a token, as `ModelCost.flops`, for a share of the candidates."""
-    generated, draws = page.get("lm_tokens", 0), page.get("draws", 0)
-    read = max(0, page.get("verifier_tokens", 0) - (0 if generated else draws))
-    prompt, again = page.get("prompt_tokens", 0), _again(page, n)
-    computed = max(0.0, prompt + generated - (draws if generated else 0))
-    fixed = min(computed, prompt - again)
-    tokens = fixed + share * (computed - fixed) + (share * read if verified else 0.0)
-    return 2.0 * float(page.get("parameters") or 0) * tokens
+def _read(whole: float, question: float, beginnings: Beginnings, kept: float) -> float:
+    """What verifiers read: the question once, as far as it is beyond the candidates' tokens."""
+    once = min(max(0.0, whole - beginnings.total), question)
+    return once + kept * (whole - once)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import RenderableType
 
@@ -151,14 +153,15 @@ def _written(made: Report, out: Path, formats: Sequence[str]) -> tuple[Path, ...
     """Writes the files that are asked for."""
     stems = _stems([each.section for each in made.results])
     files: dict[str, Callable[[], str | bytes]] = {}
-    for kind in ("png", "svg"):
+    kinds: tuple[Literal["png", "svg"], ...] = ("png", "svg")
+    for kind in kinds:
         if kind in formats:
             for each, stem in zip(made.results, stems, strict=True):
                 section = each.section
-                files[f"{stem}.{kind}"] = lambda s=section, k=kind: picture(s, k)
+                files[f"{stem}.{kind}"] = partial(picture, section, kind)
     if "md" in formats:
-        kind = "png" if "png" in formats else "svg"
-        shown = [f"{stem}.{kind}" for stem in stems] if kind in formats else []
+        drawn = [kind for kind in kinds if kind in formats][:1]
+        shown = [f"{stem}.{kind}" for stem in stems for kind in drawn]
         files["report.md"] = lambda: report_text.markdown(made.results, made.head, shown)
     if "csv" in formats:
         files["lines.csv"] = lambda: report_text.lines_csv(made.results)

@@ -80,7 +80,7 @@ def picture(section: Section, kind: Literal["png", "svg"]) -> bytes:
             "png, svg and html"
         ) from error
     # Text stays text, and equal reports make equal files.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "ppl", "font.family": "sans-serif"}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "ppl", "font.family": "sans-serif"}
     svg = kind == "svg"
     with rc_context({**settings, "font.size": 11}):
         figure = Figure(figsize=(8.4, 4.8), layout="constrained")
@@ -151,7 +151,7 @@ def _ticks(axes: Any, tokens: Sequence[float]) -> None:
 
 
 def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names to the right of the picture, at the heights of the ends, moved apart where they meet."""
+    """Names to the right of the picture, at the heights of the ends, moved apart."""
     low, high = axes.get_ylim()
     low, high = max(low, -2.0), min(high, 102.0)
     axes.set_ylim(low, high)

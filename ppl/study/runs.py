@@ -34,6 +34,7 @@ class Candidate:
         log_prob: of the tokens, under the model.
         tokens: generated.
         scores: the verifier's value after each step.
+        steps: its text, in parts.
     """
 
     answer: Any
@@ -43,6 +44,7 @@ class Candidate:
     log_prob: float
     tokens: int
     scores: tuple[float, ...]
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ def read(*folders: str | Path) -> Runs:
 
     Raises:
         ArgumentError: no folders, or a folder that holds no run.
-        StudyError: a format that is not known, or a line that is no record; file and line are named.
+        StudyError: a format that is not known, or a line that is no record; file and line are
+            named.
     """
     if not folders:
         raise ArgumentError("folders: none given; name the folder of a run")
@@ -162,13 +165,13 @@ def _config(folder: Path) -> Mapping[str, Any]:
     if told[0] != FORMAT or told[1] not in VERSIONS:
         raise StudyError(
             f"{path} says format {shown(told[0])}, version {shown(told[1])}; this ppl reads "
-            f"{FORMAT!r}, version {VERSIONS[-1]}: read it with the ppl that wrote it, or a newer one"
+            f"{FORMAT!r}, version {VERSIONS[-1]}: read it with the ppl that wrote it"
         )
     return config
 
 
 def _records(path: Path, torn: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file, each with its place; what has no end of line is still being written."""
+    """The records of a file, each with its place; a line without its end is still being written."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -239,6 +242,7 @@ def _candidate(record: Any, where: str) -> Candidate:
         log_prob=_number(record.get("log_prob", math.nan), "log_prob", where),
         tokens=_of(record, "tokens", int, where, 0),
         scores=tuple(_number(score, "scores", where) for score in scores),
+        steps=tuple(map(str, _of(record, "steps", list, where, []))),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ppl.study import estimators
 from ppl.study.runs import Candidate, Row
+from ppl.study.sharing import Beginnings
 from ppl.study.subsets import Subsets, bests_vote, subsets, weighted_vote
 
 Value = Literal["likelihood", "weight", "log_prob", "last", "min", "prod"]
@@ -91,6 +92,7 @@ class Pool:
         values: of candidates by name, `[n]` each, larger is better. A name is missing where any
             candidate with an answer lacks the value.
         pruned: whether a verifier has ended candidates, so that every rule depends on it.
+        beginnings: what the candidates share.
     """
 
     cell: str
@@ -100,10 +102,11 @@ class Pool:
     correct: NDArray[np.bool_]
     values: dict[str, NDArray[np.float64]]
     pruned: bool
+    beginnings: Beginnings
 
     @classmethod
     def of(cls, row: Row, candidates: Sequence[Candidate]) -> Pool:
-        """The pool of a row of `BestOfN`; without candidates, one in which nothing has an answer."""
+        """The pool of a row of `BestOfN`; without candidates, one without answers."""
         n = max(1, len(candidates) or row.n)
         padded: list[Candidate | None] = [*candidates, *[None] * (n - len(candidates))]
         alive = [c if c is not None and _answered(c) else None for c in padded]
@@ -116,7 +119,8 @@ class Pool:
             if not np.isnan(known).any():
                 values[name] = known
         pruned = any(c.log_weight == -math.inf for c in candidates)
-        return cls(row.cell, n, classes, right, correct, values, pruned)
+        shared = Beginnings.of(candidates, n)
+        return cls(row.cell, n, classes, right, correct, values, pruned, shared)
 
     @cached_property
     def answered(self) -> NDArray[np.bool_]:

@@ -62,7 +62,8 @@ def _by_size(section: Section) -> Sheet | None:
     pools = section.pools
     if pools is None or pools.n == 1:
         return None
-    rows, costs = [], {}
+    rows: list[tuple[str, ...]] = []
+    costs: dict[bool, list[str]] = {}
     for rule in pools.rules:
         lines = [pools.line(rule, k) for k in pools.sizes]
         last = lines[-1]
@@ -76,8 +77,8 @@ def _by_size(section: Section) -> Sheet | None:
         ("rule", *(f"N={k}" for k in pools.sizes), f"95% at N={pools.n}"),
         tuple(rows),
         note=(
-            "Means over all subsets of N of the stored candidates: no model was asked. Oracle: some "
-            "candidate is right. Random: one with an answer, blindly. Tokens are a question's: "
+            "Means over all subsets of N of the stored candidates: no model was asked. Oracle: "
+            "some candidate is right. Random: one with an answer, blindly. Tokens of a question: "
             "prompt, generated and, where the rule asks a verifier, read by it."
         ),
     )

@@ -17,9 +17,9 @@ from ppl.language.arguments import checked
 from ppl.language.randomness import generator
 from ppl.study.estimators import _sizes
 
-MOST_ENUMERATED = 13_000
-"""Subsets that are gone through one by one: all of any size of 16, all pairs of 161; where there are
-more, some are sampled."""
+MOST_ENUMERATED = 5000
+"""Subsets that are gone through one by one: all of any size of 14, all pairs of 100. Where there
+are more, some are sampled."""
 DRAWN = 1000
 """Random subsets: a question's estimate is off by 0.016 at most (one standard error), and the mean
 of 100 questions by 0.0016, a thirtieth of what the choice of questions does."""
@@ -116,7 +116,7 @@ def _winners(found: Ints, weights: Floats, right: NDArray[np.bool_]) -> float:
     seen = np.bincount(cells.ravel(), minlength=rows * width).reshape(rows, width)[:, 1:] > 0
     if not width - 1:
         return 0.0
-    # Sums of equal weights in another order differ in their last digits: they are ties all the same.
+    # Sums of equal weights in another order differ in their last digits, and are ties still.
     top = totals.max(axis=1, keepdims=True)
     tied = seen & (totals >= top * (1 - 1e-12))
     count = tied.sum(axis=1)

@@ -31,8 +31,9 @@ class Pools:
 
     group: Group
     searcher: str
-    members: Mapping[str, tuple[tuple[Row, Pool], ...]]
+    members: Mapping[str, tuple[tuple[Row, Pool], ...]] = field(repr=False)
     _lines: dict[tuple[Rule, int], Line] = field(default_factory=dict, repr=False)
+    _costs: dict[tuple[bool, int], tuple[Spent, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def n(self) -> int:
@@ -69,6 +70,24 @@ class Pools:
                 )
         return None
 
+    def costs(self, rule: Rule, k: int) -> tuple[Spent, ...]:
+        """What k candidates of each question cost, with the verifier if the rule asks it."""
+        if (rule.verified, k) not in self._costs:
+            self._costs[rule.verified, k] = tuple(
+                _mean(
+                    spent_on(row, k, pool.beginnings, verified=rule.verified or pool.pruned)
+                    for row, pool in each
+                )
+                for each in self.members.values()
+            )
+        return self._costs[rule.verified, k]
+
+    def tokens(self, rule: Rule, k: int, questions: Sequence[str]) -> float:
+        """Mean tokens of k candidates, of some questions."""
+        wanted = set(questions)
+        costs = zip(self.members, self.costs(rule, k), strict=True)
+        return float(np.mean([cost.tokens for question, cost in costs if question in wanted]))
+
     def line(self, rule: Rule, k: int) -> Line:
         """What a rule would do with k candidates."""
         if (rule, k) not in self._lines:
@@ -76,16 +95,11 @@ class Pools:
         return self._lines[rule, k]
 
     def _line(self, rule: Rule, k: int) -> Line:
-        outcomes, costs, exact = [], [], True
+        outcomes, exact = [], True
         for each in self.members.values():
             found = [pool.estimate(rule, k) for _, pool in each]
             exact &= all(estimate.exact for estimate in found)
             outcomes.append(float(np.mean([estimate.chance for estimate in found])))
-            asked = [
-                spent_on(row, k, pool.n, verified=rule.verified or pool.pruned)
-                for row, pool in each
-            ]
-            costs.append(_mean(asked))
         rows = [row for each in self.members.values() for row, _ in each]
         return Line(
             self.group,
@@ -96,7 +110,7 @@ class Pools:
             "",
             tuple(self.members),
             np.array(outcomes),
-            tuple(costs),
+            self.costs(rule, k),
             errors=sum(row.error is not None for row in rows),
             unreadable=sum(
                 not pool.answered.any()

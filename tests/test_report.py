@@ -84,7 +84,7 @@ def test_a_torn_last_line_is_a_run_that_goes_on(folder, tmp_path):
 
 def test_shards_are_one_study_and_doubles_count_once(folder, tmp_path):
     lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
-    for name, part in (("a", lines[:50]), ("b", lines[40:])):
+    for name, part in (("a", lines[:30]), ("b", lines[20:])):
         shutil.copytree(folder, tmp_path / name)
         (tmp_path / name / "results.jsonl").write_text("".join(part))
     runs = read(tmp_path / "a", tmp_path / "b")
@@ -123,7 +123,7 @@ def test_an_unknown_format_is_refused_by_name(folder, tmp_path, told):
 
 def test_folders_and_arguments_are_refused_by_name(folder, tmp_path):
     for call, named in (
-        (lambda: read(), "folders: none"),
+        (read, "folders: none"),
         (lambda: read(tmp_path), "folders: .* holds no run"),
         (lambda: report(folder, formats=["pdf"]), "formats='pdf'"),
         (lambda: report(folder, baseline="SMC(3)"), r"baseline='SMC\(3\)'"),

@@ -348,8 +348,12 @@ def test_the_terminal_shows_it(made):
     text = console.export_text()
     for word in ("oracle", "random", "majority of the bests", "N=16", "SMC(16)", "McNemar"):
         assert word in text
-    narrow = Console(width=80, file=io.StringIO())
-    narrow.print(made)  # wraps, and raises nothing
+    narrow = Console(width=80, file=io.StringIO(), record=True)
+    narrow.print(made)
+    text = narrow.export_text()
+    assert "columns are left out here" in text
+    lines = [line for line in text.splitlines() if line.startswith("SMC(4)    best")]
+    assert re.search(r" \d+\.\d +\d+\.\d … \d+\.\d ", lines[0])
 
 
 def test_pictures_are_pictures(made):

@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stack
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,28 +23,48 @@ def terminal(results: Sequence[Results], head: Sequence[str]) -> RenderableType:
     for each in results:
         parts += ["", Text(str(each.section.group), style="bold")]
         for sheet in sheets(each):
-            parts += ["", _table(sheet)]
+            parts += ["", Fitted(sheet)]
         parts += ["", *(Text(note, style="dim") for note in each.section.notes)]
     return Stack(*parts)
 
 
-def _table(sheet: Sheet) -> Table:
+class Fitted:
+    """A table that leaves its spare columns out where the terminal is too narrow."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        kept = list(range(len(self.sheet.columns)))
+        rows = (self.sheet.columns, *self.sheet.rows)
+        widths = [max(cell_len(row[i]) for row in rows) + 2 for i in kept]
+        for name in self.sheet.spare:
+            if sum(widths[i] for i in kept) - 2 <= options.max_width:
+                break
+            kept.remove(self.sheet.columns.index(name))
+        yield _table(self.sheet, kept)
+
+
+def _table(sheet: Sheet, kept: Sequence[int]) -> Table:
+    out = len(sheet.columns) - len(kept)
+    note = f"{sheet.note} ({out} columns are left out here.)" if out else sheet.note
     table = Table(
         title=Text(sheet.title),
         title_justify="left",
         title_style="",
-        caption=Text(sheet.note),
+        caption=Text(note),
         caption_justify="left",
         box=None,
         pad_edge=False,
         header_style="bold",
     )
-    for i, heading in enumerate(sheet.columns):
+    for i in kept:
         words = i < sheet.words
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
+        side: Literal["left", "right"] = "left" if words else "right"
+        table.add_column(sheet.columns[i], justify=side, no_wrap=not words, min_width=8 * words)
     for row in sheet.rows:
         faint = row[0] in ("oracle", "random") or row[0].startswith("tokens,")
-        table.add_row(*map(Text, row), style="dim" if faint else "")
+        table.add_row(*(Text(row[i]) for i in kept), style="dim" if faint else "")
     return table
 
 

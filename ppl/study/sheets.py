@@ -24,6 +24,7 @@ class Sheet:
         rows: cells as text, one a column.
         words: how many columns, from the left, are words.
         note: how to read it.
+        spare: columns that are left out where there is no room, the first one first.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _ways(section: Section) -> Sheet:
             "seconds are a question's; per right: tokens of all questions for each right answer. "
             "Failed searches and unread answers count as not right."
         ),
+        spare=("s", "FLOPs", "verifier", "unread", "N", "per right"),
     )
 
 
@@ -171,6 +174,7 @@ def _differences(found: Sequence[Difference]) -> Sheet | None:
             "test, of chances. No correction for the number of comparisons. Out of reach: the "
             "stored candidates do not cost as much, or one costs more."
         ),
+        spare=("better/worse", "p"),
     )
 
 

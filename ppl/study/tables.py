@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -269,16 +267,3 @@ def _limits(row: Row) -> str:
 
 def _mean(costs: Iterable[Spent]) -> Spent:
     return Spent(*np.mean(np.array(list(costs)), axis=0).tolist())
-
-
-def overview(runs: Runs) -> dict[str, Any]:
-    """What the rows are, for the head of a report."""
-    return {
-        "rows": len(runs.rows),
-        "failed": sum(row.error is not None for row in runs.rows),
-        "doubled": runs.doubled,
-        "torn": len(runs.torn),
-        "questions": len({(row.task, row.problem) for row in runs.rows}),
-        "searchers": Counter(row.searcher for row in runs.rows),
-        "seeds": len({row.seed for row in runs.rows}),
-    }

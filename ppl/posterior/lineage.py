@@ -62,11 +62,11 @@ class Lineage:
         found = {row["node"]: row for row in rows}
         order, seen = list[dict[str, Any]](), set[Any]()
         for row in rows:  # a child may have arrived before others, never before its parent
-            chain = []
-            while row is not None and row["node"] not in seen:
-                seen.add(row["node"])
-                chain.append(row)
-                row = found.get(row["parent"])
+            chain, at = list[dict[str, Any]](), row
+            while at["node"] not in seen:
+                seen.add(at["node"])
+                chain.append(at)
+                at = found.get(at["parent"], at)
             order += reversed(chain)
         index = {row["node"]: i for i, row in enumerate(order)}
         self.rows = order

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from pyro.poutine import Trace
 
 from ppl.errors import SearchStateError
+from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
 from ppl.language.text import Continuation, Text
+from ppl.posterior import exports
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
@@ -324,6 +326,33 @@ class Posterior:
             SearchStateError: the file cannot be written.
         """
         return page(self, path)
+
+    @checked
+    def to_graphml(self, path: str | Path) -> None:
+        """Writes the genealogy as GraphML; see `ppl.posterior.exports.graphml`."""
+        exports.graphml(self, path)
+
+    @checked
+    def to_mermaid(self, most: int = 60) -> str:
+        """The genealogy as a Mermaid flowchart of at most so many nodes."""
+        checks.count(most=most)
+        return exports.mermaid(self, most)
+
+    def to_frames(self) -> exports.Frames:
+        """Pandas frames `samples`, `nodes` and `rounds`."""
+        return exports.frames(self)
+
+    @checked
+    def to_arviz(self, draws: int | None = None, *, seed: int = 0) -> Any:
+        """For ArviZ, weights and ancestors in `sample_stats`: see `ppl.posterior.exports.arviz`.
+
+        Args:
+            draws: so many equal draws from the particles, or None for the weighted particles.
+            seed: of the draws.
+        """
+        if draws is not None:
+            checks.count(draws=draws)
+        return exports.arviz(self, draws, seed=seed)
 
     @checked
     def save(self, path: str | Path) -> None:

@@ -158,7 +158,7 @@ function renderCost() {
     ["verifier tokens", count(c.verifier_tokens)], ["model calls", count(c.lm_calls)], ["verifier calls", count(c.verifier_calls)],
     ["seconds", short(c.seconds)], ["nodes", count(size)],
   ];
-  for (const [name, m] of Object.entries(c.models)) rows.push([brief(name, 26), `${count(m.computed)} computed`]);
+  for (const [name, m] of Object.entries(c.models)) rows.push([`by ${brief(name, 40)}`, count(m.computed)]);
   table("cost", [], rows);
 }
 

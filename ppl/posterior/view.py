@@ -60,7 +60,7 @@ def page(posterior: Searched, path: str | Path | None = None) -> Page:
         SearchStateError: the file cannot be written.
     """
     parts = {
-        "title": html.escape(posterior.searcher or "Posterior"),
+        "title": html.escape(clean(posterior.searcher or "Posterior")),
         "css": _file("view.css"),
         "js": "\n".join(_file(name) for name in _SCRIPTS),
         "plain": html.escape(clean(str(posterior))),

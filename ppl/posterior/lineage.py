@@ -78,9 +78,9 @@ class Lineage:
         flat = not posterior.nodes
         self.carriers: dict[int, list[int]] = {}
         for number, sample in enumerate(posterior.samples):
-            at = number + 1 if flat else index.get(sample.node)
-            if at is not None:
-                self.carriers.setdefault(at, []).append(number)
+            end = number + 1 if flat else index.get(sample.node)
+            if end is not None:
+                self.carriers.setdefault(end, []).append(number)
         self.node_of = {n: i for i, numbers in self.carriers.items() for n in numbers}
         alive = [s.log_weight > -math.inf for s in posterior.samples]
         kept = {i for i, numbers in self.carriers.items() if any(alive[n] for n in numbers)}

@@ -50,7 +50,7 @@ function lineOf(i) {
   else marked(step, brief(nodes.step[i], 300) || "(no words)");
   const note = element("span", "note");
   const mine = carried.get(i);
-  if (mine) {
+  if (mine && fate !== DEAD) {
     note.append(`${i === winner ? "★ " : ""}`, element("b", "", brief(data.answers[data.candidates[mine[0]].answer], 40)), `${mine.length > 1 ? ` ×${mine.length}` : ""}  ${share(mass[i])}`);
   } else if (isShut(i)) note.textContent = `${count(below[i] - 1)} below · ${fateOf(i)}`;
   else if (fate !== KEPT) note.textContent = fateOf(i);

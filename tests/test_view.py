@@ -271,6 +271,37 @@ def test_the_path_of_a_candidate_is_highlighted_with_its_steps(tmp_path):
     assert f"candidate 3: {posterior.samples[3].value}" in details
 
 
+def pressed(posterior: ppl.Posterior, folder: Path, keys: list[str], fragment: str = "") -> str:
+    """What the page has become after some keys: they are pressed by a script behind its own."""
+    presses = f"""<script>
+    for (const key of {json.dumps(keys)}) (document.activeElement || document.body).dispatchEvent(
+      new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
+    </script></body>"""
+    page = str(posterior.view()).replace("</body>", presses)
+    (folder / "keys.html").write_text(page, encoding="utf-8")
+    return dom(folder / "keys.html", fragment)
+
+
+@needs_chromium
+def test_everything_is_reached_by_keys(tmp_path):
+    posterior = grown(100)  # eleven chains; the highlighted one is chain 0, its end node 9
+    walked = pressed(posterior, tmp_path, ["ArrowUp", "ArrowUp", "ArrowLeft"])
+    assert facts(walked)["node"] == "7"
+    assert int(facts(walked)["visible"]) == len(posterior.nodes) - 2  # 8 and 9 are folded
+    assert 'aria-activedescendant="n7"' in walked
+    opened = facts(
+        pressed(posterior, tmp_path, ["Home", "ArrowDown", "f", "ArrowRight", "ArrowRight"])
+    )
+    assert (opened["node"], int(opened["visible"])) == ("2", len(posterior.nodes))
+    found = facts(pressed(posterior, tmp_path, ["n", "n", "N"], "q=step%202"))
+    assert found["node"] == "2"
+    other = pressed(posterior, tmp_path, ["]", "]", "?"])
+    assert facts(other)["path"] == "2"
+    assert '<div id="keys">' in other  # no longer hidden
+    cleared = facts(pressed(posterior, tmp_path, ["Escape"], "q=step&answer=1"))
+    assert (cleared["matches"], cleared["answer"]) == ("0", "")
+
+
 @needs_chromium
 def test_the_killing_site_is_named(tmp_path):
     grown(100).view(tmp_path / "p.html")

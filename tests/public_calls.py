@@ -18,6 +18,7 @@ import torch
 import ppl
 from ppl import searchers, tasks, verifiers
 from ppl.lm.pretrained import TINY
+from ppl.posterior import pairs
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
@@ -263,6 +264,26 @@ CALLS = [
     Call("Posterior.expectation", lambda: (posterior().expectation, {"f": len})),
     Call("Posterior.marginal", lambda: (posterior().marginal, {})),
     Call("Posterior.save", lambda: (posterior().save, {"path": "/dev/null/none"})),
+    Call("Posterior.view", lambda: (posterior().view, {"path": "/dev/null/none"})),
+    Call("Posterior.to_graphml", lambda: (posterior().to_graphml, {"path": "/dev/null/none"})),
+    Call("Posterior.to_mermaid", lambda: (posterior().to_mermaid, {}), bad={"most": COUNT}),
+    Call("Posterior.to_arviz", lambda: (posterior().to_arviz, {}), bad={"draws": COUNT}),
+    Call(
+        "preference_pairs",
+        lambda: (pairs.preference_pairs, {"posterior": posterior()}),
+        free=("posterior",),
+        bad={"margin": (-1.0,)},
+    ),
+    Call(
+        "trajectories",
+        lambda: (pairs.trajectories, {"posterior": posterior()}),
+        free=("posterior",),
+    ),
+    Call(
+        "step_labels",
+        lambda: (pairs.step_labels, {"posterior": posterior(), "right": bool}),
+        free=("posterior",),
+    ),
     Call("Posterior.load", lambda: (Posterior.load, {"path": "/nowhere"})),
     Call("Search.load", lambda: (searchers.Search.load, {"path": "/nowhere"})),
     Call(

@@ -105,4 +105,4 @@ def refusal(error: BaseException, name: str) -> RefusedError:
 
 def is_expected(error: BaseException) -> bool:
     """True for what the client is told in full, so that no log needs it."""
-    return isinstance(error, RefusedError | PromptError | _ABOUT_THE_REQUEST)
+    return isinstance(error, (RefusedError, PromptError, *_ABOUT_THE_REQUEST))

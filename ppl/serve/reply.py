@@ -26,15 +26,17 @@ class Said:
         content: its string, up to the first stop string.
         reason: why it ends.
         key: what of it is voted on, or None.
-        sample: the particle.
-        probability: its weight among all.
+        probability: the particle's weight among all.
+        log_likelihood: what its observations say of it.
+        tokens: how many were generated for it.
     """
 
     content: str
     reason: Reason
-    key: Any
-    sample: Sample
-    probability: float
+    key: Any = None
+    probability: float = 0.0
+    log_likelihood: float | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def chosen(asked: Asked, posterior: Posterior) -> list[tuple[Said, float]]:
 
     By `"vote"`, one of each class of equal answers, the heaviest class first and spelled as
     `Posterior.vote` spells it; then the other texts. By `"best"`, texts by falling likelihood. A
-    search that was stopped before it had an answer tells how far its heaviest particle came.
+    search that was stopped before it had an answer tells how far its heaviest particle came, which
+    may be nowhere.
 
     Returns:
         Each with the total weight of its answer.
@@ -83,14 +86,14 @@ def chosen(asked: Asked, posterior: Posterior) -> list[tuple[Said, float]]:
     if not heard:
         open_ = [(s, p) for s, p in pairs if s.text is not None and not s.answered]
         furthest = max(open_, key=lambda pair: pair[1], default=None)
-        if furthest is None:
-            return []
-        sample, p = furthest
-        return [(_said(asked, sample.text, sample, p), p)]
+        if furthest is not None:
+            sample, p = furthest
+            return [(_said(asked, sample.text, sample, p), p)]
+        return [(Said("", "length"), 0.0)] if posterior.stopped == "budget" else []
     voting = [(i, said) for i, said in enumerate(heard) if said.key is not None]
     classes = tally([said.key for _, said in voting], [said.probability for _, said in voting])
     weights = {voting[i][0]: weight for weight, i in classes}
-    order = sorted(range(len(heard)), key=lambda i: -heard[i].sample.log_likelihood)
+    order = sorted(range(len(heard)), key=lambda i: -(heard[i].log_likelihood or 0.0))
     if asked.rule == "vote":
         order = [*sorted(weights, key=lambda i: -weights[i]), *order]
     told: dict[str, tuple[Said, float]] = {}
@@ -100,15 +103,22 @@ def chosen(asked: Asked, posterior: Posterior) -> list[tuple[Said, float]]:
 
 
 def _said(asked: Asked, value: Any, sample: Sample, probability: float) -> Said:
+    drawn = sample.text
+    about: dict[str, Any] = {
+        "probability": probability,
+        "log_likelihood": sample.log_likelihood,
+        "tokens": 0 if drawn is None else len(drawn.tokens) - drawn.prompt_length,
+    }
     if not isinstance(value, Text):
-        return Said(str(value), "stop", value, sample, probability)
+        return Said(str(value), "stop", value, **about)
     content = value.text
     ends = [at for stop in asked.question.stop if (at := content.find(stop)) >= 0]
     if ends:
         content = content[: min(ends)]
-    reason: Reason = "stop" if ends or value.finished else "length"
+    if not ends and not value.finished:
+        return Said(content, "length", **about)
     read = asked.offered.answer or extract_answer
-    return Said(content, reason, read(content) if reason == "stop" else None, sample, probability)
+    return Said(content, "stop", read(content), **about)
 
 
 # -- as JSON -----------------------------------------------------------------------------------
@@ -170,7 +180,7 @@ def usage(asked: Asked, found: Found) -> dict[str, Any]:
             "verifier_tokens": cost.verifier_tokens,
             "lm_calls": cost.lm_calls,
             "verifier_calls": cost.verifier_calls,
-            "answer_tokens": sum(map(_tokens, (said for said, _ in found.choices))),
+            "answer_tokens": sum(said.tokens for said, _ in found.choices),
             "seconds": round(cost.seconds, 6),
         },
     }
@@ -204,13 +214,8 @@ def _about_choice(said: Said, weight: float) -> Mapping[str, Any]:
     return {
         "answer": None if said.key is None else str(said.key),
         "probability": weight,
-        "log_likelihood": _number(said.sample.log_likelihood),
+        "log_likelihood": _number(said.log_likelihood),
     }
-
-
-def _tokens(said: Said) -> int:
-    value = said.sample.text
-    return 0 if value is None else len(value.tokens) - value.prompt_length
 
 
 def _number(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ from programs import more_a
 import ppl
 from ppl.lm.decode import Session
 from ppl.runtime.tree import Tree
-from ppl.serve import Limits, Offer, background
+from ppl.serve import background
 from ppl.serve.thread import Running
 from ppl.verifiers import FunctionVerifier
 
@@ -98,7 +98,7 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 def trees() -> int:
     """Searches that are still in memory."""
     gc.collect()
-    return sum(isinstance(thing, Tree) for thing in gc.get_objects())
+    return sum(type(thing) is Tree for thing in gc.get_objects())
 
 
 def connected(server: Running) -> socket.socket:
@@ -107,6 +107,3 @@ def connected(server: Running) -> socket.socket:
     bare = socket.create_connection((host, int(port)), timeout=20)
     bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bare
-
-
-__all__ = ["Limits", "Offer"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 
 import httpx
 import pyro
 import pytest
 from serving import MORE_A, QUICK, SYMBOLS, ask, endless, quick, served
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import ppl
 from ppl.errors import ArgumentError
@@ -318,3 +322,34 @@ def test_offers_are_checked():
     with pytest.raises(ArgumentError, match="program"):
         app({"m": Offer(quick(), program="dance")})
     assert ppl.TableLM(QUICK, symbols=SYMBOLS, end="$").codec.size == 5
+
+
+# -- other servers --------------------------------------------------------------------------------
+
+
+def test_the_application_runs_in_any_asgi_server_also_mounted():
+    inner = app({"quick": quick()}, verifier=MORE_A, api_key="key")
+    outer = Starlette(routes=[Mount("/llm", inner)])
+
+    async def main():
+        transport = httpx.ASGITransport(outer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here/llm/v1") as api:
+            body = {"model": "quick:SMC(4)", "messages": [{"role": "user", "content": "ab"}]}
+            closed = await api.post("/chat/completions", json=body)
+            key = {"Authorization": "Bearer key"}
+            return closed, await api.post("/chat/completions", json=body, headers=key)
+
+    closed, answered = asyncio.run(main())
+    assert (closed.status_code, answered.status_code) == (401, 200)
+    assert answered.json()["ppl"]["searcher"] == repr(SMC(4))
+
+
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("starlette.applications", "application"), ("uvicorn", "server")],
+)
+def test_what_is_missing_is_named_with_its_extra(monkeypatch, package, module):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"ppl.serve.{module}", raising=False)
+    with pytest.raises(ImportError, match=r"ppl-search\[serve\]"):
+        background({"quick": quick()})

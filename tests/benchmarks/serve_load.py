@@ -5,7 +5,7 @@
 Closed loop: each client asks again as soon as it is answered; server and clients share one process.
 (a) a table model under SMC(4): what the endpoint costs beside its models; (b) the embedded pair
 `tiny-lines` under SMC(8), one problem a request. The row "direct" runs the same searches with
-`run_many`, which is the least that they can take.
+`run_many`, which is the least that they can take. CPU time is that of server and clients together.
 """
 
 from __future__ import annotations
@@ -117,12 +117,13 @@ def measure(
     """Prints a table."""
     watched = Watched(lm)
     say(f"\n{name}, {searcher!r}, {len(questions)} requests")
-    say("clients   requests/s   p50 ms   p95 ms   searches in a step")
+    say("clients   requests/s   p50 ms   p95 ms   CPU ms each   searches in a step")
     asked = [Question(lm, verifier, messages=({"role": "user", "content": q},)) for q in questions]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), time.process_time()
     direct = searcher.run_many(steps, asked, seed=range(len(asked)))
-    took = time.perf_counter() - began
-    say(f" direct   {len(asked) / took:10.1f}        -        -   {watched.mean():18.1f}")
+    took, spent = time.perf_counter() - began, 1000 * (time.process_time() - before) / len(asked)
+    rate, shared = len(asked) / took, watched.mean()
+    say(f" direct   {rate:10.1f}        -        -   {spent:11.1f}   {shared:18.1f}")
     expected = []
     for posterior in direct:
         assert isinstance(posterior, ppl.Posterior)
@@ -133,11 +134,16 @@ def measure(
         asyncio.run(load(server.url, "m", questions[:2], 1))  # warm
         for number in clients:
             watched.mean()
+            before = time.process_time()
             seconds, took, told = asyncio.run(load(server.url, "m", questions, number))
             assert told == expected  # whatever shared its batch
             p50, p95 = (1000 * float(np.quantile(seconds, q)) for q in (0.5, 0.95))
+            spent = 1000 * (time.process_time() - before) / len(questions)
             rate, shared = len(questions) / took, watched.mean()
-            say(f"{number:7d}   {rate:10.1f}   {p50:6.0f}   {p95:6.0f}   {shared:18.1f}")
+            say(
+                f"{number:7d}   {rate:10.1f}   {p50:6.0f}   {p95:6.0f}   {spent:11.1f}   "
+                f"{shared:18.1f}"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

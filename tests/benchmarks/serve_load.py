@@ -107,18 +107,20 @@ async def load(
 
 def measure(
     name: str,
-    lm: ppl.LanguageModel,
-    verifier: Verifier,
+    make: Callable[[], tuple[ppl.LanguageModel, Verifier]],
     searcher: SMC,
     questions: Sequence[str],
     clients: Sequence[int],
     say: Callable[[str], None] = print,
 ) -> None:
-    """Prints a table."""
-    watched = Watched(lm)
+    """Prints a table. Each row has fresh models: what one has computed, the next would reuse."""
     say(f"\n{name}, {searcher!r}, {len(questions)} requests")
     say("clients   requests/s   p50 ms   p95 ms   CPU ms each   searches in a step")
+    lm, verifier = make()
+    watched = Watched(lm)
     asked = [Question(lm, verifier, messages=({"role": "user", "content": q},)) for q in questions]
+    searcher.run_many(steps, asked[:2], seed=1000)  # warm
+    watched.mean()
     began, before = time.perf_counter(), time.process_time()
     direct = searcher.run_many(steps, asked, seed=range(len(asked)))
     took, spent = time.perf_counter() - began, 1000 * (time.process_time() - before) / len(asked)
@@ -130,10 +132,10 @@ def measure(
         vote = posterior.vote(key=lambda text: text.answer)
         expected.append(str(posterior.best if vote is None else vote))
     limits = Limits(running=256, waiting=1000)
-    with background({"m": lm}, verifier=verifier, searcher=searcher, limits=limits) as server:
-        asyncio.run(load(server.url, "m", questions[:2], 1))  # warm
-        for number in clients:
-            watched.mean()
+    for number in clients:
+        lm, verifier = make()
+        watched = Watched(lm)
+        with background({"m": lm}, verifier=verifier, searcher=searcher, limits=limits) as server:
             before = time.process_time()
             seconds, took, told = asyncio.run(load(server.url, "m", questions, number))
             assert told == expected  # whatever shared its batch
@@ -154,14 +156,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(machine())
-    quick = ppl.TableLM(
-        {"a": 0.4, "b": 0.3, "\n": 0.2, "$": 0.1}, symbols="^ab\n$", context_length=48
-    )
-    judge = FunctionVerifier(more_a, name="more_a")
-    measure("a table", quick, judge, SMC(4), ["ab"] * asked.requests, asked.clients)
+    measure("a table", _table, SMC(4), ["ab"] * asked.requests, asked.clients)
     problems = [problem.question for problem in held_out_problems("chain", asked.requests)]
-    lm, prm = ppl.load("tiny-lines"), PRM.load("tiny-lines")
-    measure("tiny-lines", lm, prm, SMC(8), problems, asked.clients)
+    measure("tiny-lines", _tiny_lines, SMC(8), problems, asked.clients)
+
+
+def _table() -> tuple[ppl.LanguageModel, Verifier]:
+    probabilities = {"a": 0.4, "b": 0.3, "\n": 0.2, "$": 0.1}
+    lm = ppl.TableLM(probabilities, symbols="^ab\n$", context_length=48)
+    return lm, FunctionVerifier(more_a, name="more_a")
+
+
+def _tiny_lines() -> tuple[ppl.LanguageModel, Verifier]:
+    return ppl.load("tiny-lines"), PRM.load("tiny-lines")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded, load_pretrained
 from ppl.lm.server.model import ServerModel
+from ppl.lm.server.pool import ServerPool
 
 Loader = Callable[..., LanguageModel]
 """`(source, **settings) -> LanguageModel`: settings are those that the caller of `load` gave."""
@@ -69,7 +70,7 @@ def register(prefix: str, loader: Loader) -> None:
 
 @keeps_origin
 def load(
-    source: str | Path,
+    source: str | Path | Sequence[str],
     *,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
@@ -88,7 +89,8 @@ def load(
     Args:
         source: `"tiny"` or `"tiny-lines"` for an embedded model; a folder in Hugging Face format; a
             `.gguf` file (converted once and kept in the user's cache folder); a Hugging Face Hub
-            id; the address of a server, such as `"http://localhost:8000/v1"`; or what starts with a
+            id; the address of a server, such as `"http://localhost:8000/v1"`, or those of several
+            that run the same model, as a list or with commas between them; or what starts with a
             prefix of one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
             float32 on a CPU and bfloat16 on a GPU unless given.
@@ -109,7 +111,8 @@ def load(
             registered loader.
 
     Returns:
-        An `HFModel`, a `ServerModel` for an address, or what a registered loader gives.
+        An `HFModel`, a `ServerModel` for an address, a `ServerPool` for several, or what a
+        registered loader gives.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -129,6 +132,8 @@ def load(
         "graphs": graphs,
         "compile": compile,
     }
+    if isinstance(source, list | tuple):
+        source = _addresses(source)
     if not isinstance(source, str | Path):
         raise TypeError(
             f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; "
@@ -177,7 +182,10 @@ def _check_settings(
 _DEFAULTS = {
     name: parameter.default for name, parameter in inspect.signature(load).parameters.items()
 }
-_SERVER = inspect.signature(ServerModel).parameters.keys()
+_SERVER = (
+    inspect.signature(ServerModel).parameters.keys()
+    | inspect.signature(ServerPool).parameters.keys()
+)
 
 
 def _local(
@@ -202,6 +210,16 @@ def _local(
     )
 
 
+def _addresses(source: Sequence[Any]) -> str:
+    """The addresses of a pool in one string."""
+    schemes = ("http://", "https://")
+    if not source or not all(isinstance(url, str) and url.startswith(schemes) for url in source):
+        raise ValueError(
+            f"source={source!r}: a list is one of addresses, such as 'http://localhost:8000/v1'"
+        )
+    return ",".join(source)
+
+
 def _behind_a_server(source: str, **settings: Any) -> ServerModel:
     local = settings.keys() & (_DEFAULTS.keys() - {"context_length"})
     if local:
@@ -210,6 +228,8 @@ def _behind_a_server(source: str, **settings: Any) -> ServerModel:
             f"{source}: {names} are for models in this process; how this one runs is what the "
             "server decides"
         )
+    if "," in source:
+        return ServerPool([url.strip() for url in source.split(",")], **settings)
     return ServerModel(source, **settings)
 
 

@@ -47,7 +47,9 @@ def keeps_origin(loader: Callable[P, M]) -> Callable[P, M]:
     @functools.wraps(loader)
     def load(*args: P.args, **settings: P.kwargs) -> M:
         model = loader(*args, **settings)
-        source = str(args[0] if args else settings.pop("source"))
+        given_source: Any = args[0] if args else settings.pop("source")
+        several = isinstance(given_source, list | tuple)
+        source = ",".join(given_source) if several else str(given_source)
         plain = {
             name: value
             for name, value in settings.items()

@@ -1,5 +1,6 @@
 """Models behind a server."""
 
 from ppl.lm.server.model import ServerModel
+from ppl.lm.server.pool import ServerPool
 
-__all__ = ["ServerModel"]
+__all__ = ["ServerModel", "ServerPool"]

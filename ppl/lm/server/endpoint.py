@@ -32,6 +32,10 @@ class RefusedError(ServerError):
     """The server refuses the request itself (4xx): it knows or allows no such thing."""
 
 
+class UnansweredError(ServerError):
+    """The server gives no answer, however often it is asked."""
+
+
 class _AgainError(Exception):
     """A try failed; another one may not.
 
@@ -179,7 +183,7 @@ class Endpoint:
         try:
             return await tries(self._once, path, body, where)
         except _AgainError as problem:
-            raise ServerError(
+            raise UnansweredError(
                 f"{where} failed {self._retries + 1} times, the last time: {problem}; is it "
                 "running, and can it take so many requests (concurrency=, timeout=, retries=)?"
             ) from problem
@@ -221,7 +225,7 @@ class Endpoint:
         if status in _LATER or status >= 500:
             after = _seconds(reply.headers.get("Retry-After"))
             if after > self._timeout:
-                raise ServerError(
+                raise UnansweredError(
                     f"{where} {problem} and wants to be left alone for {after:.0f} s, which is "
                     f"longer than timeout={self._timeout}; try later"
                 )

@@ -95,6 +95,10 @@ class TaskError(PPLError):
     """A task's questions or its answer checker are unavailable, or the checker failed."""
 
 
+class StudyError(PPLError):
+    """A study cannot be read or run, or would mix its results with those of another one."""
+
+
 class SandboxError(PPLError):
     """Model-written code was not run, because it cannot be isolated here. Never a failed test."""
 

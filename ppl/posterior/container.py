@@ -75,7 +75,7 @@ def write(
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, array, allow_pickle=False)
         entries[f"arrays/{name}.npy"] = buffer.getvalue()
-    _replace(path, _zipped(entries))
+    replace_file(path, _zipped(entries))
 
 
 def _json(value: Any) -> bytes:
@@ -101,7 +101,12 @@ def _zipped(entries: Mapping[str, bytes]) -> bytes:
     return whole.getvalue()
 
 
-def _replace(path: str | Path, content: bytes) -> None:
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Puts a file in place whole, as `write` says.
+
+    Raises:
+        SearchStateError: the file cannot be written; an old one is as it was.
+    """
     target = Path(os.path.realpath(path))
     beside = target.parent / f".ppl-{secrets.token_hex(8)}.tmp"
     try:

@@ -21,9 +21,10 @@ from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
-from ppl.language.text import Text
+from ppl.language.text import Continuation, Text
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
+from ppl.posterior.view import Page, page
 from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
@@ -289,6 +290,11 @@ class Posterior:
     # -- genealogy, storage, display ----------------------------------------------------------
 
     @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """A row per node of the search, as `genealogy` has them, with `node` and `parent`."""
+        return [dict(row) for row in self._nodes]
+
+    @property
     def genealogy(self) -> nx.DiGraph[int]:
         """All nodes of the search with their attributes; edges go from parent to child."""
         graph: nx.DiGraph[int] = nx.DiGraph()
@@ -303,6 +309,21 @@ class Posterior:
                 attributes = graph.nodes[sample.node]
                 attributes["probability"] = attributes.get("probability", 0.0) + float(p)
         return graph
+
+    @checked
+    def view(self, path: str | Path | None = None) -> Page:
+        """The search as one HTML page that needs no network: tree, values, weights, dead ends.
+
+        Args:
+            path: where to write it, for example `"search.html"`; None writes nothing.
+
+        Returns:
+            The page, which a notebook shows; `str(page)` is its HTML.
+
+        Raises:
+            SearchStateError: the file cannot be written.
+        """
+        return page(self, path)
 
     @checked
     def save(self, path: str | Path) -> None:
@@ -411,4 +432,22 @@ def _node_row(node: Node) -> dict[str, Any]:
         "dead_at": node.dead_at,
         "simulated": node.simulated,
         "result": node.result if node.finished else None,
+        "tokens": node.cost.lm_tokens,
+        "written": _written(node),
     }
+
+
+def _written(node: Node) -> str | None:
+    """What the text gained in a segment, where that is more than the step; None if it is not.
+
+    A program's own words (`text + "literal"`) belong to no step of the model, but to its text."""
+    text, before = node.text, None if node.parent is None else node.parent.text
+    if text is None or text is before:
+        return None
+    known = text.prompt_length if before is None else len(before.tokens)
+    drawn = sum(len(v.tokens) for v in node.choices if isinstance(v, Continuation))
+    if len(text.tokens) - known == drawn:
+        return None
+    if before is not None and text.tokens[:known] != before.tokens:
+        return None  # another text than before
+    return "".join(text.steps[0 if before is None else len(before.steps) :])

@@ -1,0 +1,333 @@
+"""Many at once, those who leave, those who wait, and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from serving import (
+    MORE_A,
+    ask,
+    client,
+    connected,
+    endless,
+    health,
+    quick,
+    served,
+    trees,
+    until,
+)
+
+from ppl.searchers import SMC
+from ppl.serve import Limits, Question, background
+from ppl.serve.programs import steps
+
+BUSY = Limits(running=300, waiting=0)
+LONG = {"extra_body": {"ppl": {"budget": {"tokens": 90_000}}}}
+
+
+def idle(server):
+    found = health(server)
+    return (found["running"], found["waiting"]) == (0, 0)
+
+
+def expected(seed: int) -> str:
+    """What a direct run of the same seed says."""
+    question = Question(quick(), MORE_A, messages=({"role": "user", "content": "ab"},))
+    found = SMC(4).run(steps, question, seed=seed)
+    vote = found.vote(key=lambda text: text.answer)
+    return str(found.best if vote is None else vote)
+
+
+# -- many ------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_at_once_lose_none_and_those_who_leave_leave_nothing():
+    """160 that want an answer and 40 that give up: every answer is that of a direct run."""
+    before = trees()
+    lm, slow = quick(), endless()
+
+    async def load(url):
+        limits = httpx.Limits(max_connections=None)
+        async with openai.AsyncOpenAI(
+            base_url=url,
+            api_key="none",
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=120),
+        ) as api:
+
+            def one(model, seed, **options):
+                messages = [{"role": "user", "content": "ab"}]
+                return api.chat.completions.create(
+                    model=model, messages=messages, seed=seed, **options
+                )
+
+            doomed = [asyncio.create_task(one("endless:SMC(2)", i, **LONG)) for i in range(40)]
+            wanted = [asyncio.create_task(one("quick:SMC(4)", i)) for i in range(160)]
+            answers = await asyncio.gather(*wanted)
+            assert not any(task.done() for task in doomed)
+            for task in doomed:
+                task.cancel()
+            left = await asyncio.gather(*doomed, return_exceptions=True)
+            assert all(isinstance(error, asyncio.CancelledError) for error in left)
+            return answers
+
+    with served({"quick": lm, "endless": slow}, limits=BUSY) as (server, _):
+        answers = asyncio.run(load(server.url))
+        assert until(lambda: idle(server))
+        assert until(lambda: not slow.busy)
+        at = slow.steps
+        time.sleep(0.1)
+        assert slow.steps == at  # nothing is drawn for those who have left
+        assert until(lambda: trees() <= before)
+    told = [answer.choices[0].message.content for answer in answers]
+    assert told[::8] == [expected(seed) for seed in range(0, 160, 8)]
+    assert [answer.ppl["seed"] for answer in answers] == list(range(160))
+    assert lm.most > 2 * 4  # rows of several requests ran side by side
+
+
+def test_who_does_not_fit_waits_and_who_cannot_wait_comes_later():
+    slow = endless()
+    limits = Limits(running=2, waiting=3)
+    with served({"endless": slow, "quick": quick()}, limits=limits) as (server, api):
+        threads, outcomes = [], []
+
+        def one(model, **options):
+            with client(server) as mine:
+                outcomes.append(ask(mine, model, **options).choices[0].finish_reason)
+
+        def go(model, **options):
+            threads.append(threading.Thread(target=one, args=(model,), kwargs=options))
+            threads[-1].start()
+
+        for _ in range(2):
+            go("endless:BestOfN(1)", max_tokens=300)
+        assert until(lambda: health(server)["running"] == 2)
+        for _ in range(3):
+            go("quick:SMC(2)", seed=1, max_tokens=30)
+        assert until(lambda: health(server)["waiting"] == 3)
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(api, "quick:SMC(2)")
+        assert caught.value.body["code"] == "rate_limit_exceeded"
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+        for thread in threads:
+            thread.join()
+        assert idle(server)
+        assert len(outcomes) == 5
+        assert outcomes[:2] == ["length", "length"]  # first come, first served
+        assert ask(api, "quick:SMC(2)").choices
+
+
+# -- those who leave -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_is_searched_for_no_longer(stream):
+    slow = endless()
+    before = trees()
+    with served({"endless": slow}, keep_alive=0.05, limits=BUSY) as (server, _):
+        body = (
+            b'{"model": "endless:SMC(3)", "messages": [{"role": "user", "content": "a"}], '
+            b'"stream": %s}' % (b"true" if stream else b"false")
+        )
+        bare = connected(server)
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        )
+        bare.sendall(head % len(body) + body)
+        assert until(lambda: health(server)["running"] == 1 and slow.steps > 3)
+        if stream:
+            assert b": searching, " in bare.recv(10_000)
+        bare.close()
+        assert until(lambda: idle(server))
+        assert until(lambda: not slow.busy)
+        assert until(lambda: trees() <= before)
+
+
+def test_who_leaves_the_queue_never_searches():
+    slow, second = endless(), endless()
+    limits = Limits(running=1, waiting=4)
+    with served({"first": slow, "second": second}, limits=limits) as (server, api):
+        first = ask_in_a_thread(server, "first:BestOfN(1)", max_tokens=400)
+        assert until(lambda: health(server)["running"] == 1)
+        with pytest.raises(openai.APITimeoutError):
+            ask(api, "second:BestOfN(1)", timeout=0.2, max_tokens=5)
+        assert until(lambda: health(server)["waiting"] == 0)
+        first.join()
+        assert idle(server)
+        assert second.steps == 0
+
+
+def ask_in_a_thread(server, model, told=None, **options):
+    def one():
+        with client(server) as api:
+            try:
+                told_.append(ask(api, model, **options))
+            except openai.OpenAIError as error:
+                told_.append(error)
+
+    told_ = [] if told is None else told
+    thread = threading.Thread(target=one)
+    thread.start()
+    return thread
+
+
+# -- those who wait --------------------------------------------------------------------------------
+
+
+def test_comments_come_while_a_slow_search_runs():
+    slow = endless(0.01)
+    with served({"endless": slow}, keep_alive=0.1) as (server, _):
+        body = {
+            "model": "endless:BestOfN(2)",
+            "messages": [{"role": "user", "content": "a"}],
+            "max_tokens": 60,
+            "stream": True,
+        }
+        lines, times = [], []
+        with httpx.stream("POST", f"{server.url}/chat/completions", json=body, timeout=30) as reply:
+            assert reply.status_code == 200
+            for line in reply.iter_lines():
+                if line:
+                    lines.append(line)
+                    times.append(time.monotonic())
+        comments = [line for line in lines if line.startswith(":")]
+        assert len(comments) >= 3
+        assert lines[: len(comments)] == comments  # then the answer, then no more of them
+        assert max(b - a for a, b in pairwise(times)) < 3
+        assert lines[-1] == "data: [DONE]"
+        assert '"content": "' + "a" * 60 in lines[len(comments)]
+        with client(server) as api:  # the official client reads over them
+            events = list(ask(api, "endless:BestOfN(2)", max_tokens=60, stream=True))
+            assert "".join(e.choices[0].delta.content or "" for e in events) == "a" * 60
+
+
+def test_a_search_that_fails_late_ends_its_stream_with_an_error():
+    def late(question):
+        text = steps(question)
+        raise RuntimeError(f"no use for {text}")
+
+    slow = endless(0.01)
+    with served({"endless": slow}, keep_alive=0.05, programs={"late": late}) as (server, _):
+        options = {"max_tokens": 30, "extra_body": {"ppl": {"program": "late"}}}
+        with client(server) as api:
+            stream = ask(api, "endless:BestOfN(1)", stream=True, **options)
+            with pytest.raises(openai.APIError) as caught:
+                list(stream)
+        assert caught.value.code == "program"
+        assert not isinstance(caught.value, openai.APIStatusError)  # 200 had been said
+        assert idle(server)
+
+
+def test_seconds_are_kept():
+    slow = endless()
+    with served({"endless": slow}) as (server, api):
+        started = time.monotonic()
+        options = {"extra_body": {"ppl": {"budget": {"seconds": 0.3}}}}
+        answer = ask(api, "endless:BestOfN(2)", **options)
+        assert answer.ppl["stopped"] == "budget"
+        assert answer.choices[0].finish_reason == "length"
+        assert time.monotonic() - started < 5
+        assert idle(server)
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def test_a_server_that_stops_lets_searches_end_and_nobody_in():
+    slow, told, late = endless(), [], []
+    with background({"endless": slow, "quick": quick()}, grace=20.0) as server:
+        first = ask_in_a_thread(server, "endless:BestOfN(1)", told, max_tokens=300)
+        assert until(lambda: health(server)["running"] == 1)
+        host = server.url.removeprefix("http://").removesuffix("/v1")
+        kept = http.client.HTTPConnection(host, timeout=20)
+        kept.request("GET", "/health")
+        kept.getresponse().read()
+        server._server.should_exit = True
+        assert until(lambda: server.gate.stopping)
+        after = ask_in_a_thread(server, "quick:SMC(2)", late)
+        first.join()
+        after.join()
+        kept.close()
+    assert told[0].choices[0].message.content == "a" * 300
+    assert isinstance(late[0], openai.APIConnectionError)
+
+
+def test_a_server_that_stops_abandons_who_is_late_and_says_so():
+    slow, told = endless(), []
+    before = trees()
+    started = time.monotonic()
+    with background({"endless": slow}, grace=0.3, limits=Limits(running=1)) as server:
+        threads = [ask_in_a_thread(server, "endless:BestOfN(1)", told, **LONG) for _ in range(2)]
+        assert until(lambda: (health(server)["running"], health(server)["waiting"]) == (1, 1))
+    assert time.monotonic() - started < 15
+    for thread in threads:
+        thread.join()
+    assert [error.status_code for error in told] == [503, 503]
+    assert {error.body["code"] for error in told} == {"server_stopping"}
+    assert until(lambda: not slow.busy)
+    assert until(lambda: trees() <= before)
+
+
+SCRIPT = """
+import time, ppl
+from ppl.serve import serve
+def endless(written):
+    time.sleep(0.002)
+    return {{"a": 1.0}}
+lm = ppl.TableLM(endless, symbols="^ab\\n$", context_length=10**6)
+serve({{"endless": lm}}, port={port}, grace=20.0)
+"""
+
+
+def test_sigterm_stops_a_process_gracefully():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(port=port)],
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        assert until(lambda: answers(url), 120)
+        told = []
+
+        def one():
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as api:
+                told.append(ask(api, "endless:BestOfN(1)", max_tokens=300))
+
+        thread = threading.Thread(target=one)
+        thread.start()
+        assert until(lambda: httpx.get(f"{url}/health").json()["running"] == 1)
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert told[0].choices[0].message.content == "a" * 300
+    assert "Traceback" not in said
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.HTTPError:
+        return False

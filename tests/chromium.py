@@ -12,7 +12,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 PROGRAM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
     None,
 )
 needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium, and found none")

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ppl.cli import demo, doctor, merge, report, serve, solve, sweep, tasks, view
+from ppl.cli.extras import own_version
 from ppl.cli.terminal import complain
 from ppl.errors import PPLError
 
@@ -73,9 +74,7 @@ for _command in _COMMANDS:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from ppl import __version__
-
-        typer.echo(f"ppl {__version__}")
+        typer.echo(f"ppl {own_version()}")
         raise typer.Exit
 
 

@@ -49,11 +49,9 @@ def doctor(
     speed = hardware.speed() if measure else None
     advice = _advice(machine, speed, checks)
     if as_json:
-        from ppl import __version__
-
         print_json(
             {
-                "ppl": __version__,
+                "ppl": optional.own_version(),
                 "python": platform.python_version(),
                 "packages": versions,
                 "machine": asdict(machine),
@@ -143,11 +141,9 @@ def _print(
     found: Sequence[optional.Extra],
     advice: Sequence[str],
 ) -> None:
-    from ppl import __version__
-
     console = stdout()
     packages = ", ".join(f"{n} {v or 'MISSING'}" for n, v in versions.items())
-    console.print(f"ppl {__version__}, Python {platform.python_version()}, {packages}")
+    console.print(f"ppl {optional.own_version()}, Python {platform.python_version()}, {packages}")
     memory = "" if machine.memory is None else f", {machine.memory / 2**30:.0f} GiB of memory"
     console.print(f"{machine.processor}: {machine.cores} cores, {machine.threads} threads{memory}")
     console.print(f"accelerators: {', '.join(machine.accelerators) or 'none'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 
 DISTRIBUTION = "ppl-search"
@@ -75,6 +76,11 @@ def extras() -> list[Extra]:
         for name, brings in DATA.items()
     ]
     return found + data
+
+
+def own_version() -> str:
+    """The version of the library that runs, installed or not."""
+    return str(import_module("ppl").__version__)
 
 
 def installed(package: str) -> bool:

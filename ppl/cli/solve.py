@@ -69,7 +69,7 @@ def solve(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer one question by a search."""
-    from ppl import Budget
+    from ppl.language.cost import Budget
 
     about, asked = _asked(question, task, problem)
     own = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}

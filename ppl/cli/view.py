@@ -22,7 +22,7 @@ def view(
     ] = False,
 ) -> None:
     """Show a search: its tree, values, weights, dead ends."""
-    from ppl import Posterior
+    from ppl.posterior.posterior import Posterior
 
     posterior = Posterior.load(file)
     if text:

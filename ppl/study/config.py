@@ -27,7 +27,7 @@ _NAMED = ("tasks", "models", "verifiers", "programs", "searchers")
 def resolved(study: Plan) -> dict[str, Any]:
     """A study with every name told. Loads its tasks, whose contents are part of it."""
     tasks: dict[str, Any] = {}
-    for name, source in study.tasks.items():
+    for name, source in study.named("tasks").items():
         task = study.task(name)
         tasks[name] = {
             **({"object": "Task"} if source is task else sources.told(source)),
@@ -40,13 +40,14 @@ def resolved(study: Plan) -> dict[str, Any]:
                 **use.told,
                 "verifiers": {model: study.verifier(name, model) for model in study.models},
             }
-            for name, use in study.programs.items()
+            for name, use in study.named("programs").items()
         }
     groups = study.groups
+    models, verifiers = study.named("models"), study.named("verifiers")
     return {
         "tasks": tasks,
-        "models": {name: sources.told(source) for name, source in study.models.items()},
-        "verifiers": {name: sources.told(source) for name, source in study.verifiers.items()},
+        "models": {name: sources.told(source) for name, source in models.items()},
+        "verifiers": {name: sources.told(source) for name, source in verifiers.items()},
         "programs": programs,
         "searchers": {g.searcher: {"settings": g.spelled, "n": g.n} for g in groups},
         "budgets": _distinct(g.limits for g in groups),

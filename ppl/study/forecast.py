@@ -164,7 +164,7 @@ class _Means:
 
 def _bound(study: Plan, group: Group) -> tuple[Basis, _Each]:
     """What cannot be passed: the budget, or all steps of a ready program at their full length."""
-    use, limits = study.programs[group.program], group.limits or {}
+    use, limits = study.named("programs")[group.program], group.limits or {}
     calls, tokens = limits.get("calls"), limits.get("tokens")
     if use.program in READY and group.n is not None:
         steps, length, more = _BOUNDS[str(use.program)]

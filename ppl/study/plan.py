@@ -130,7 +130,7 @@ class Plan:
             values = list(getattr(self, name))
             if len(values) != len(set(values)):
                 raise StudyError(f"{name}: one is there twice: {shown(values)}")
-        for program, use in self.programs.items():
+        for program, use in self.named("programs").items():
             if isinstance(use.verifier, str) and use.verifier not in self.verifiers:
                 raise StudyError(
                     f"programs.{program}: no verifier {use.verifier!r}: the study has "
@@ -207,11 +207,16 @@ class Plan:
     def _tasks(self) -> dict[str, Task]:
         return {}
 
+    def named(self, kind: str) -> Mapping[str, Any]:
+        """The study's `tasks`, `models`, `verifiers` or `programs`: names, and what they are."""
+        found: Mapping[str, Any] = getattr(self, kind)
+        return found
+
     def task(self, name: str) -> Task:
         """A task of the study by its name there; loaded once."""
         if name not in self._tasks:
             with sources.importing(self.folder):
-                self._tasks[name] = sources.task_of(name, self.tasks[name], self.folder)
+                self._tasks[name] = sources.task_of(name, self.named("tasks")[name], self.folder)
         return self._tasks[name]
 
     def verifier(self, program: str, model: str) -> str | None:
@@ -220,7 +225,7 @@ class Plan:
         Raises:
             StudyError: there are several, and nothing says which.
         """
-        wanted = self.programs[program].verifier
+        wanted = self.named("programs")[program].verifier
         if wanted is False or (wanted is None and not self.verifiers):
             return None
         if isinstance(wanted, str):

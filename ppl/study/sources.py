@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ppl import verifiers as kinds
 from ppl.errors import PPLError, StudyError
@@ -22,6 +22,8 @@ from ppl.runtime.verdict import Scorer
 from ppl.searchers.parse import imported, named
 from ppl.study import programs
 from ppl.tasks import Task, load
+
+K = TypeVar("K")
 
 READY = {"steps": programs.steps, "whole": programs.whole, "thinking": programs.thinking}
 """The programs that a study names by one word."""
@@ -275,8 +277,8 @@ def _ready_or(program: str | Callable[..., Any], what: str) -> Callable[..., Any
     return found
 
 
-def _checked(name: str, found: Any, kind: type[Any]) -> Any:
-    if not isinstance(found, kind):
+def _checked(name: str, found: Any, kind: Callable[..., K]) -> K:
+    if not isinstance(found, cast(type[K], kind)):
         raise StudyError(f"{name} is a {type(found).__name__}, not a {kind.__name__}")
     return found
 

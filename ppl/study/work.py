@@ -12,7 +12,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,16 @@ class Bench:
                 pool.clear()
 
     def _program(self, group: Group, task: Task) -> tuple[Callable[..., Any], tuple[Any, Any]]:
-        study, use = self.study, self.study.programs[group.program]
+        study, use = self.study, self.study.named("programs")[group.program]
         verifier = study.verifier(group.program, group.model)
         with sources.importing(study.folder):
             function = use.found()
             if group.model not in self._models:
-                self._models[group.model] = sources.model_of(group.model, study.models[group.model])
+                self._models[group.model] = sources.model_of(
+                    group.model, study.named("models")[group.model]
+                )
             if verifier is not None and verifier not in self._verifiers:
-                source = study.verifiers[verifier]
+                source = study.named("verifiers")[verifier]
                 self._verifiers[verifier] = sources.verifier_of(verifier, source)
         settings = dict(use.settings)
         if "task" in inspect.signature(function).parameters:
@@ -171,7 +173,7 @@ def row(
             "model": group.model,
             "program": group.program,
             "searcher": group.searcher,
-            "n": group.n,
+            "n": len(candidates) if group.n is None else group.n,
             "budget": group.limits,
             "seed": group.seed,
             "gold": problem.gold,
@@ -189,11 +191,10 @@ def row(
 
 def spent(cost: Cost) -> dict[str, Any]:
     """A cost as a row has it; its seconds stand beside it."""
-    names = ("lm_tokens", "prompt_tokens", "reused_tokens", "scored_tokens", "verifier_tokens")
-    names = (*names, "verifier_reused_tokens", "lm_calls", "verifier_calls", "flops")
+    names = [f.name for f in fields(Cost) if f.name not in ("seconds", "models")] + ["flops"]
     models = {}
     for name, model in cost.models.items():
-        models[name] = {key: getattr(model, key) for key in (*names, "draws", "parameters")}
+        models[name] = {key: getattr(model, key) for key in [*names, "draws", "parameters"]}
     return {**{key: getattr(cost, key) for key in names}, "models": models}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl.language.answers import Answer, Equality, equality, normal_form
+from ppl.language.answers import Answer, Equality, equality, normal_form, readable
 
 MOST_COMPARED = 200
 """Different spellings that are compared in pairs: the most frequent ones, at most 19,900 pairs and
@@ -51,6 +51,14 @@ def tally(values: Sequence[Any], weights: Sequence[float]) -> list[tuple[float, 
         if weight > heaviest.get(roots[spelling], (-math.inf, 0))[0]:
             heaviest[roots[spelling]] = (weight, i)
     return [(math.fsum(parts), heaviest[root][1]) for root, parts in totals.items()]
+
+
+def numbered(values: Sequence[Any]) -> list[int]:
+    """The class of each value, classes numbered in order of first appearance."""
+    spellings = [identity(value) for value in values]
+    roots = _classes(spellings)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(roots[spelling], len(numbers)) for spelling in spellings]
 
 
 def identity(value: Any) -> Hashable:
@@ -100,7 +108,9 @@ def _classes(spellings: Sequence[Hashable]) -> dict[Hashable, Hashable]:
         return spelling
 
     answers = Counter(s for s in spellings if isinstance(s, tuple) and s[:1] == (Answer,))
-    compared: list[Any] = [s for s, _ in answers.most_common(MOST_COMPARED)]
+    # What cannot be read equals nothing that is spelled otherwise, and is slow to find that out.
+    common: list[Any] = [s for s, _ in answers.most_common(MOST_COMPARED)]
+    compared = [s for s in common if readable(s[1])] if len(common) > 1 else []
     end = time.monotonic() + MOST_SECONDS
     for i, a in enumerate(compared):
         for b in compared[:i]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -282,27 +281,35 @@ def test_a_study_file_and_flags_that_override_it(tmp_path: Path):
     assert shard["cells"] == 4
 
 
-reports = pytest.mark.skipif(
-    importlib.util.find_spec("ppl.study.report") is None, reason="needs ppl.study.report"
-)
-
-
-@reports
-def test_the_demo_solves_more_with_search_and_can_be_reported(tmp_path: Path):
-    out = tmp_path / "demo"
-    found = told("demo", "-n", "3", "--searcher", "BestOfN(1)", "--searcher", "SMC(8)", "-o", out)
-    assert len(found) == 2
-    assert "SMC(8)" in ppl("report", out).stdout
-
-
-def test_the_demo_prints_a_row_a_searcher():
-    flags = ("--searcher", "BestOfN(1)", "--searcher", "SMC(8)", "-n", "4")
+def test_the_demo_prints_a_row_a_searcher_and_can_be_reported(tmp_path: Path):
+    flags = (
+        "--searcher",
+        "BestOfN(1)",
+        "--searcher",
+        "SMC(8)",
+        "-n",
+        "4",
+        "--out",
+        tmp_path / "demo",
+    )
     one, many = told("demo", *flags)
     assert (one["searcher"], many["searcher"]) == ("BestOfN(1)", "SMC(8)")
     assert one["problems"] == many["problems"] == 12
     assert one["best"] < many["best"]
     assert many["low"] < many["best"] < many["high"] or many["best"] == many["high"] == 1
     assert one["lm_tokens"] < many["lm_tokens"]
+    # What is there is not run again.
+    said = ppl("demo", *flags).stdout
+    assert f"{many['best']:.0%}" in said
+    assert "SMC(8)" in ppl("report", tmp_path / "demo").stdout
+    written = ppl("report", tmp_path / "demo", "--out", tmp_path / "r", "--format", "csv", "--csv")
+    assert "SMC(8)" in written.stdout
+    assert "written: " in written.stderr
+    assert ppl("report", tmp_path / "demo", "--markdown").stdout.count("|") > 50
+    ppl("report", tmp_path / "nothing", code=1)
+    trees = sorted((tmp_path / "demo" / "trees").glob("*.ppl"))[:2]
+    assert len(ppl("view", *trees).stdout.splitlines()) == 2
+    ppl("view", *trees, "--out", tmp_path / "one.html", code=2)
 
 
 # -- doctor --------------------------------------------------------------------------------------

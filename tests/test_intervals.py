@@ -75,7 +75,7 @@ def test_many_chances_are_tested_by_random_flips():
     found = paired(0.5 + gaps / 2, 0.5 - gaps / 2)
     assert found.test == "sign flips"
     z = abs(gaps.sum()) / np.sqrt((gaps**2).sum())
-    from scipy.stats import norm  # noqa: PLC0415
+    from scipy.stats import norm
 
     assert found.p == pytest.approx(2 * norm.sf(z), rel=0.5)
     assert paired(np.ones(40) * 0.9, np.ones(40) * 0.2).p == pytest.approx(1 / 20_001)

@@ -59,7 +59,9 @@ def demo(
     if out is None:
         hint("`ppl demo --out runs/demo` keeps the run; `ppl solve` answers a question of yours")
     else:
-        hint(f"kept in {out}: `ppl report {out}` says more, `ppl view {out}/trees/*.ppl` shows one")
+        hint(
+            f"kept in {out}: `ppl report {out}` says more, `ppl view {out}/trees/*.ppl` shows each"
+        )
 
 
 def summed(rows: Iterable[Mapping[str, Any]], searchers: Sequence[Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -29,14 +28,14 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
     """Compare searchers and rules, with intervals, from stored candidates."""
-    module = import_module("ppl.study.report")
-    made = module.report(
-        runs, baseline=baseline, out=out, formats=formats or module.FORMATS, seed=seed
-    )
+    from ppl.study.report import FORMATS
+    from ppl.study.report import report as made_of
+
+    made = made_of(runs, baseline=baseline, out=out, formats=formats or FORMATS, seed=seed)
     if csv:
-        typer.echo(made.csv(), nl=False)
+        typer.echo(made.csv, nl=False)
     elif markdown:
-        typer.echo(made.markdown())
+        typer.echo(made.markdown)
     else:
         stdout().print(made)
     for path in made.files:

@@ -12,7 +12,9 @@ from ppl.cli.tree import drawn
 
 
 def view(
-    file: Annotated[Path, typer.Argument(help="What `solve --save` or `sweep --trees` has kept.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="What `solve --save` or `sweep --trees` has kept.")
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page; beside the file unless given.")
     ] = None,
@@ -21,16 +23,19 @@ def view(
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = False,
 ) -> None:
-    """Show a search: its tree, values, weights, dead ends."""
+    """Show searches: their trees, values, weights, dead ends."""
     from ppl.posterior.posterior import Posterior
 
-    posterior = Posterior.load(file)
-    if text:
-        typer.echo(drawn(posterior))
-        typer.echo(str(posterior))
-        return
-    page = out or file.with_suffix(".html")
-    posterior.view(page)
-    typer.echo(str(page))
-    if browser:
-        webbrowser.open(page.resolve().as_uri())
+    if out is not None and len(files) > 1:
+        raise typer.BadParameter("one page for one file: leave it out", param_hint="--out")
+    for file in files:
+        posterior = Posterior.load(file)
+        if text:
+            typer.echo(drawn(posterior))
+            typer.echo(str(posterior))
+            continue
+        page = out or file.with_suffix(".html")
+        posterior.view(page)
+        typer.echo(str(page))
+        if browser:
+            webbrowser.open(page.resolve().as_uri())

@@ -14,6 +14,7 @@ from ppl.cli import extras, machine, terminal
 from ppl.cli.app import app
 from ppl.cli.tree import drawn
 from ppl.errors import TaskError
+from ppl.searchers import SMC
 from ppl.tasks import load
 
 QUESTION = "Start with 42: a*2 b-27 c+11 d+31 e-7 f-16 g+15 h-8"
@@ -310,6 +311,30 @@ def test_the_demo_prints_a_row_a_searcher_and_can_be_reported(tmp_path: Path):
     trees = sorted((tmp_path / "demo" / "trees").glob("*.ppl"))[:2]
     assert len(ppl("view", *trees).stdout.splitlines()) == 2
     ppl("view", *trees, "--out", tmp_path / "one.html", code=2)
+
+
+def test_serve_offers_what_is_named(monkeypatch):
+    served = {}
+
+    def record(models: dict, **options: object) -> None:
+        served.update(options, models=models)
+        raise KeyboardInterrupt  # as uvicorn does once it has stopped
+
+    monkeypatch.setattr("ppl.serve.serve", record)
+    flags = ("--searcher", "SMC(4)", "--port", "0", "--max-tokens", "500", "--queue", "3")
+    ppl("serve", "-m", "tiny-lines", "-m", "big=http://a/v1", *flags, "--program", "own=m:f")
+    offers = served["models"]
+    assert [(n, o.lm, o.verifier) for n, o in offers.items()] == [
+        ("tiny-lines", "tiny-lines", "tiny-lines"),
+        ("big", "http://a/v1", None),
+    ]
+    assert offers["big"].searcher == SMC(4)
+    assert (served["limits"].tokens, served["limits"].waiting) == (500, 3)
+    assert served["programs"] == {"own": "m:f"}
+    monkeypatch.setenv("PPL_API_KEY", "secret")
+    ppl("serve", "--prm", "none")
+    assert served["api_key"] == "secret"
+    assert served["models"]["tiny-lines"].verifier is None
 
 
 # -- doctor --------------------------------------------------------------------------------------

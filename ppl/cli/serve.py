@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -43,6 +44,7 @@ def serve(
     from ppl.serve import Limits, Offer
     from ppl.serve import serve as run
 
+    programs = [_program(text) for text in program or ()]
     limits = {"tokens": max_tokens, "waiting": queue}
     offers: dict[str, Offer] = {}
     for given in model or [MODEL]:
@@ -54,14 +56,15 @@ def serve(
             searcher=None if searcher is None else parsed(searcher),
         )
     hint(f"loading {', '.join(offers)}")
-    run(
-        offers,
-        host=host,
-        port=port,
-        api_key=api_key,
-        programs=dict(_program(text) for text in program or ()),
-        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
-    )
+    with contextlib.suppress(KeyboardInterrupt):  # it has let its searches end by then
+        run(
+            offers,
+            host=host,
+            port=port,
+            api_key=api_key,
+            programs=dict(programs),
+            limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        )
 
 
 def _program(text: str) -> tuple[str, str]:

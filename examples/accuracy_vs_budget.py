@@ -115,8 +115,8 @@ def run(
     assert len(posteriors) == len(results)  # a PRM never rules a text out for good
     right = judge.score_many(chosen, [r.best for r in posteriors])
     by_task = {
-        task: sum(r for r, p in zip(right, chosen, strict=True) if p.task == task)
-        / sum(p.task == task for p in chosen)
+        task: sum(r for r, p in zip(right, chosen, strict=True) if p.meta["task"] == task)
+        / sum(p.meta["task"] == task for p in chosen)
         for task in TASKS
     }
     row = Row(

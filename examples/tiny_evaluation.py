@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +48,8 @@ def step_scores(
 
 def held_out_truth(problem: Problem) -> str:
     """What :func:`tiny_data.step_labels` needs to know about an evaluation problem."""
-    metadata = json.loads(problem.metadata)
-    if problem.task == "arithmetic":
+    metadata = problem.meta["metadata"]
+    if problem.meta["task"] == "arithmetic":
         return str(metadata["expression"]).replace(" ", "")
     return f"{','.join(map(str, metadata['numbers']))}={metadata['target']}"
 
@@ -105,7 +104,7 @@ def evaluate(lm: Path, prm: Path, held_out: int, seed: int) -> dict[str, dict[st
 
 
 def _asked(problem: Problem) -> tuple[str, str, str]:
-    return problem.task, held_out_truth(problem), problem.question
+    return problem.meta["task"], held_out_truth(problem), problem.question
 
 
 def _within(last: Sequence[float], correct: Sequence[bool]) -> dict[str, float]:

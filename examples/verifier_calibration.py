@@ -50,7 +50,8 @@ def labelled_steps(
         for sample in posterior.samples:
             text = sample.text
             steps = text.text.split("\n")[: len(text.step_ends)]
-            truth = step_labels(problem.task, held_out_truth(problem), steps, text.finished)
+            task, said = problem.meta["task"], held_out_truth(problem)
+            truth = step_labels(task, said, steps, text.finished)
             if len(truth) == len(text.step_ends):  # else a step was cut off in the middle
                 texts.append(text)
                 spoken = [bool(step.strip()) for step in text.steps]  # blank steps have no score
@@ -72,9 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     lm, prm = ppl.load("tiny"), PRM.load("tiny")
     report = [p for task in TASKS for p in problems(task, args.problems, seed=args.seed)]
-    taken = {p.key for p in report}
+    taken = {p.id for p in report}
     others = [p for task in TASKS for p in problems(task, args.problems, seed=args.seed + 1)]
-    fitting = [p for p in others if p.key not in taken]
+    fitting = [p for p in others if p.id not in taken]
 
     scores, labels, _ = labelled_steps(lm, prm, fitting, args.responses, args.seed + 1)
     calibrators = {

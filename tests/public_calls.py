@@ -167,8 +167,8 @@ NOT_CALLED = {
     "Meaning": "a type",
     "Outcome": "made by sandboxes",
     "Reliability": "made by reliability()",
-    "Problem": "made by problems()",
     "TaskName": "a type",
+    "Entry": "made by known()",
 }
 
 NEGATIVE, NAN, INFINITE = -1, math.nan, math.inf
@@ -362,6 +362,17 @@ CALLS = [
         of(tasks.allowed_answer, task="arithmetic", answer="3"),
         bad={"task": ("bogus",)},
     ),
+    Call("tasks.Problem", of(tasks.Problem, id="a", question="b"), bad={"id": ("",)}),
+    Call("tasks.Task", lambda: (tasks.Task, {"name": "a", "problems": [problem()]})),
+    Call("tasks.known", of(tasks.known)),
+    Call("tasks.load", of(tasks.load, name="lines/chain"), bad={"name": ("", "bogus")}),
+    Call(
+        "tasks.split",
+        lambda: (tasks.split, {"task": tasks.load("lines/chain", n=2), "half": "train"}),
+        bad={"fraction": SHARE},
+    ),
+    Call("tasks.same_answer", lambda: (tasks.same_answer, {"problem": problem(), "answer": "3"})),
+    Call("tasks.same_text", lambda: (tasks.same_text, {"problem": problem(), "answer": "3"})),
     Call("tasks.arithmetic_key", of(tasks.arithmetic_key, expression="1 + 2")),
     Call("tasks.countdown_key", of(tasks.countdown_key, numbers=[1, 2], target=3)),
     Call("tasks.held_out", of(tasks.held_out, key="a")),
@@ -377,7 +388,7 @@ CALLS = [
 
 
 def problem() -> tasks.Problem:
-    return tasks.Problem("arithmetic", "1 + 2?", "arithmetic:1+2", "3", "{}")
+    return tasks.Problem("arithmetic:1+2", "1 + 2?", "3", {"dataset": "basic_arithmetic"})
 
 
 def _tree(verb: str) -> tuple[Any, dict[str, Any]]:

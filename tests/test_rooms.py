@@ -25,6 +25,7 @@ ROOMS = [
     "ppl.study",
     "ppl.serve",
     "ppl.cli",
+    "ppl.__main__",
 ]
 
 

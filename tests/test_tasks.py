@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -24,16 +23,19 @@ from ppl.tasks import (
     is_correct,
     problems,
 )
-from ppl.tasks import reasoning_gym as tasks
+from ppl.tasks import judge as judging
 
 pytest.importorskip("reasoning_gym")
 
 SUM = Problem(
-    "countdown",
-    "",
     countdown_key([3, 5, 7], 22),
+    "",
     "3*5+7",
-    json.dumps({"numbers": [3, 5, 7], "target": 22}),
+    {
+        "task": "countdown",
+        "dataset": "countdown",
+        "metadata": {"numbers": [3, 5, 7], "target": 22},
+    },
 )
 
 
@@ -46,8 +48,8 @@ def judge() -> Iterator[Judge]:
 @pytest.mark.parametrize("task", TASKS)
 def test_problems_are_distinct_held_out_and_repeatable(task: TaskName) -> None:
     found = problems(task, 60, seed=3)
-    assert len({p.key for p in found}) == 60
-    assert all(held_out(p.key) for p in found)
+    assert len({p.id for p in found}) == 60
+    assert all(held_out(p.id) for p in found)
     assert problems(task, 20, seed=3) == found[:20]  # same (seed, i), same item
     assert len(set(problems(task, 60, seed=4)) & set(found)) < 30
     assert pickle.loads(pickle.dumps(found[0])) == found[0]
@@ -55,9 +57,9 @@ def test_problems_are_distinct_held_out_and_repeatable(task: TaskName) -> None:
 
 def test_question_and_key_are_those_of_reasoning_gym() -> None:
     problem = problems("arithmetic", 1)[0]
-    expression = json.loads(problem.metadata)["expression"]
+    expression = problem.meta["metadata"]["expression"]
     assert problem.question == f"Calculate {expression}."
-    assert problem.key == arithmetic_key(expression)
+    assert problem.id == arithmetic_key(expression)
     assert countdown_key([7, 3, 5], 22) == "countdown:3,5,7=22"
     assert arithmetic_key("( 5 + -3 ) * 4") == "arithmetic:(5+-3)*4"
 
@@ -72,8 +74,8 @@ def test_held_out_is_stable_and_one_in_eight() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_oracle_is_right_and_constants_are_not(task: TaskName, judge: Judge) -> None:
     found = problems(task, 100)
-    assert all(judge.score_many(found, [p.answer for p in found]))
-    common = [answer for answer, _ in Counter(p.answer for p in found).most_common(10)]
+    assert all(judge.score_many(found, [p.gold for p in found]))
+    common = [answer for answer, _ in Counter(p.gold for p in found).most_common(10)]
     best = max(sum(judge.score_many(found, [answer] * 100)) for answer in common)
     assert best < 25
     for garbage in ("", "hello", "0", "1+1", "-", "()"):
@@ -162,7 +164,7 @@ def test_a_lost_worker_is_an_error_then_replaced(
 
 
 def test_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_WORKER", "import a_module_that_does_not_exist_anywhere")
+    monkeypatch.setattr(judging, "_WORKER", "import a_module_that_does_not_exist_anywhere")
     with Judge() as judge, pytest.raises(TaskError, match="died while starting"):
         judge.score(SUM, "3*5+7")
 
@@ -181,7 +183,7 @@ def test_is_correct_is_quiet_and_leaves_nothing_behind() -> None:
     """A plain script without a main guard: no output, no warning, no hang at exit."""
     script = (
         "from ppl.tasks import Problem, is_correct\n"
-        f"problem = Problem('countdown', '', {SUM.key!r}, '', {SUM.metadata!r})\n"
+        f"problem = Problem({SUM.id!r}, '', '3*5+7', {SUM.meta!r})\n"
         "assert is_correct(problem, '3*5+7') and not is_correct(problem, None)\n"
     )
     done = subprocess.run(

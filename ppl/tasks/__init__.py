@@ -1,21 +1,28 @@
-"""Multi-step problems with checkers."""
+"""Problems with judges: by name, from files, or made on demand.
 
-from ppl.tasks.reasoning_gym import (
+`load` finds a task by name; `split` cuts one into halves that are the same everywhere; `Task` and
+`Problem` are what one is made of. The rest serves the older embedded pair `tiny`.
+"""
+
+from ppl.tasks.catalogue import Entry, known, load
+from ppl.tasks.judge import (
     MAX_ANSWER,
+    TASKS,
+    Judge,
+    TaskName,
+    allowed_answer,
+    is_correct,
+)
+from ppl.tasks.reasoning_gym import (
     SCAN_PER_PROBLEM,
     SEED_STRIDE,
     SETTINGS,
-    TASKS,
-    Judge,
-    Problem,
-    TaskName,
-    allowed_answer,
     arithmetic_key,
     countdown_key,
     held_out,
-    is_correct,
     problems,
 )
+from ppl.tasks.task import Problem, Task, same_answer, same_text, split
 
 __all__ = [
     "MAX_ANSWER",
@@ -23,13 +30,20 @@ __all__ = [
     "SEED_STRIDE",
     "SETTINGS",
     "TASKS",
+    "Entry",
     "Judge",
     "Problem",
+    "Task",
     "TaskName",
     "allowed_answer",
     "arithmetic_key",
     "countdown_key",
     "held_out",
     "is_correct",
+    "known",
+    "load",
     "problems",
+    "same_answer",
+    "same_text",
+    "split",
 ]

@@ -1,37 +1,31 @@
-"""Multi-step problems with a checker: `reasoning-gym` instances that the embedded model never saw.
+"""Problems of `reasoning-gym`: those that the embedded model never saw, and any by name.
 
-`problems("countdown", 100)` gives questions, `Judge().score_many(problems, answers)` says which
-answers are right. The scorers of `reasoning-gym` execute the answer as text, so an answer must
-first pass a strict whitelist here, and is then scored in a separate process with a time limit.
+`problems("countdown", 100)` gives held-out questions, `Judge().score_many(problems, answers)` says
+which answers are right. `gym("knights_knaves", n_people=3)` is any of its tasks.
 
-Train and evaluation sets are disjoint by construction: every problem has a canonical key, and only
-keys with `held_out(key)` are served, while the model's own generator rejects exactly those.
+Train and evaluation sets of the embedded model are disjoint by construction: every problem has a
+canonical key, and only keys with `held_out(key)` are served, while the model's own generator
+rejects exactly those.
 
 Needs the extra `ppl-search[tasks]`; importing this module does not.
 """
 
 from __future__ import annotations
 
-import ast
-import atexit
+import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self, cast, get_args
+from typing import Any, cast
 
-from ppl.errors import TaskError, WorkerError
+from ppl.errors import TaskError
 from ppl.language import checks
 from ppl.language.arguments import checked
-from ppl.runtime.worker import Worker
-
-TaskName = Literal["arithmetic", "countdown"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
+from ppl.tasks.judge import TASKS, TaskName, shared_judge
+from ppl.tasks.task import Problem, Task, fitting
 
 DATASETS: Mapping[TaskName, str] = {"arithmetic": "basic_arithmetic", "countdown": "countdown"}
-"""Name of each task in `reasoning-gym`."""
+"""Name of each embedded task in `reasoning-gym`."""
 
 SETTINGS: Mapping[TaskName, Mapping[str, object]] = {
     "arithmetic": {
@@ -57,27 +51,7 @@ SETTINGS: Mapping[TaskName, Mapping[str, object]] = {
 
 # reasoning-gym draws item i of seed s from Random(s + i): far-apart seeds share no items.
 SEED_STRIDE = 10_000_019
-MAX_ANSWER = 200  # characters; the longest right answer has fewer than 60
 SCAN_PER_PROBLEM = 400  # items looked at per problem wanted before giving up
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One held-out question.
-
-    Attributes:
-        task: which task it belongs to.
-        question: the exact question of `reasoning-gym`.
-        key: canonical name of the problem; equal keys are the same problem.
-        answer: one right answer, `reasoning-gym`'s own.
-        metadata: what its scorer needs, as JSON text.
-    """
-
-    task: TaskName
-    question: str
-    key: str
-    answer: str
-    metadata: str
 
 
 @checked
@@ -101,7 +75,7 @@ def held_out(key: str) -> bool:
 
 @checked
 def problems(task: TaskName, n: int, seed: int = 0) -> list[Problem]:
-    """The first `n` distinct held-out instances of a task.
+    """The first `n` distinct held-out instances of an embedded task; their ids are their keys.
 
     Item i depends on `task`, `seed` and i only, so a longer list starts with the shorter one.
     """
@@ -113,14 +87,72 @@ def problems(task: TaskName, n: int, seed: int = 0) -> list[Problem]:
     for problem in _stream(task, seed, SCAN_PER_PROBLEM * (n + 10)):
         if len(found) >= n:
             break
-        if held_out(problem.key):
-            found.setdefault(problem.key, problem)
+        if held_out(problem.id):
+            found.setdefault(problem.id, problem)
     if len(found) < n:
         raise TaskError(
             f"problems({task!r}, n={n}): only {len(found)} distinct held-out problems found with"
             " these settings; ask for fewer"
         )
     return list(found.values())
+
+
+@checked
+def gym(name: str, *, n: int = 100, seed: int = 0, **settings: Any) -> Task:
+    """Any task of `reasoning-gym` by its name there.
+
+    Judged by its own scorer, in a separate process with a time limit: right is a score of exactly
+    one. Equal names, settings and seeds give equal problems; a larger `n` begins with the smaller.
+
+    Args:
+        name: as `reasoning_gym.create_dataset` knows it, such as "knights_knaves".
+        n: number of problems.
+        seed: of their making.
+        settings: of this task, see its configuration in `reasoning-gym`.
+
+    Raises:
+        TaskError: the extra is missing; the name or a setting is unknown or out of range.
+    """
+    checks.count(n=n)
+    judge = shared_judge()
+    known = judge.fields(name)
+    if known is None:
+        close = difflib.get_close_matches(name, judge.fields() or (), 3, 0.4)
+        raise TaskError(
+            f"reasoning-gym has no task {name!r}"
+            + (f"; did you mean {' or '.join(close)}?" if close else "")
+        )
+    own = [field for field in known if field not in ("seed", "size")]
+    fitting(f"reasoning_gym/{name}", settings, own)
+    whole = {**settings, "seed": seed * SEED_STRIDE, "size": n}
+    found = []
+    for i in range(n):
+        made = judge.make(name, whole, i)
+        if made["question"] is not None:
+            meta = {"dataset": name, "settings": whole, "index": i}
+            place = f"reasoning_gym/{name}/{seed}/{i}"
+            found.append(Problem(place, made["question"], made["gold"], meta))
+    return Task(
+        f"reasoning_gym/{name}",
+        found,
+        judged,
+        about="made by reasoning-gym, judged by its scorer",
+        licence="Apache-2.0",
+    )
+
+
+def judged(problem: Problem, answer: str | None) -> bool | None:
+    """Whether an answer is right, see `Judge.verdict`."""
+    return shared_judge().verdict(problem, answer)
+
+
+def gym_names() -> list[str]:
+    """The tasks of the installed `reasoning-gym`.
+
+    Raises:
+        TaskError: the extra is missing.
+    """
+    return shared_judge().fields() or []
 
 
 def _stream(task: TaskName, seed: int, limit: int) -> Iterator[Problem]:
@@ -148,128 +180,6 @@ def _problem(task: TaskName, item: Mapping[str, object]) -> Problem:
         key = arithmetic_key(str(metadata["expression"]))
     else:
         key = countdown_key(cast(Sequence[int], metadata["numbers"]), cast(int, metadata["target"]))
-    return Problem(
-        task, str(item["question"]), key, str(item["answer"]), json.dumps(metadata, default=list)
-    )
-
-
-# --- the whitelist ----------------------------------------------------------------------------
-
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
-_EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
-
-
-@checked
-def allowed_answer(task: TaskName, answer: str) -> bool:
-    """Whether an answer may be handed to the scorer at all.
-
-    Arithmetic: one integer. Countdown: integers, `+ - * /`, a minus sign and parentheses, checked
-    on the parsed tree, so powers, floor division, calls and names never reach the scorer.
-    """
-    if len(answer) > MAX_ANSWER:
-        return False
-    if task == "arithmetic":
-        return _INTEGER.fullmatch(answer) is not None
-    if _EXPRESSION.fullmatch(answer) is None:
-        return False
-    try:
-        tree = ast.parse(answer.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return _plain(tree.body)
-
-
-def _plain(node: ast.expr) -> bool:
-    if isinstance(node, ast.BinOp):
-        return isinstance(node.op, _OPERATORS) and _plain(node.left) and _plain(node.right)
-    if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.USub) and _plain(node.operand)
-    return isinstance(node, ast.Constant) and type(node.value) is int
-
-
-# --- the judge --------------------------------------------------------------------------------
-
-_WORKER = """
-import json, os, sys
-reply = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-import reasoning_gym
-scorers = {}
-print("ready", file=reply, flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    name = request["dataset"]
-    if name not in scorers:
-        scorers[name] = reasoning_gym.create_dataset(name, seed=0, size=1).score_answer
-    score = float(scorers[name](request["answer"], request["entry"]))
-    print(json.dumps(score), file=reply, flush=True)
-"""
-
-
-class Judge:
-    """Says which answers are right, with one warm worker process.
-
-    Only a score of exactly 1.0 by `reasoning-gym` counts as right. An answer of None, or one
-    outside the whitelist, is wrong. When the worker hangs or dies the truth is unknown, which is
-    not wrong: `TaskError` is raised, and the next call starts a new worker.
-
-    Args:
-        limit: seconds allowed per answer.
-        start_limit: seconds allowed for the worker to start and import `reasoning-gym`.
-
-    Attributes:
-        worker: the process, kept warm; see `ppl.runtime.worker`.
-    """
-
-    @checked
-    def __init__(self, limit: float = 10.0, start_limit: float = 120.0) -> None:
-        checks.positive(limit=limit, start_limit=start_limit)
-        self.limit = limit
-        self.worker = Worker(_WORKER, "the answer checker", "ppl-search[tasks]", start_limit)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the worker; a later call starts a new one."""
-        self.worker.stop()
-
-    @checked
-    def score(self, problem: Problem, answer: str | None) -> bool:
-        """Whether the answer is right."""
-        if answer is None or not allowed_answer(problem.task, answer):
-            return False
-        entry = {"answer": problem.answer, "metadata": json.loads(problem.metadata)}
-        request = {"dataset": DATASETS[problem.task], "answer": answer, "entry": entry}
-        try:
-            return bool(self.worker.ask(request, self.limit) == 1.0)
-        except WorkerError as error:
-            raise TaskError(f"{problem.key}, answer {answer!r}: {error}") from error
-
-    @checked
-    def score_many(self, problems: Sequence[Problem], answers: Sequence[str | None]) -> list[bool]:
-        """`score` for each pair, in order."""
-        if len(problems) != len(answers):
-            raise TaskError(f"{len(problems)} problems but {len(answers)} answers")
-        return [self.score(p, a) for p, a in zip(problems, answers, strict=True)]
-
-
-_shared: list[Judge] = []
-
-
-@checked
-def is_correct(problem: Problem, answer: str | None) -> bool:
-    """Whether an answer is right, by a shared `Judge` that lives until the interpreter ends."""
-    if not _shared:
-        _shared.append(Judge())
-        atexit.register(_shared[0].close)
-    return _shared[0].score(problem, answer)
+    plain = json.loads(json.dumps(metadata, default=list))
+    meta = {"task": task, "dataset": DATASETS[task], "metadata": plain}
+    return Problem(key, str(item["question"]), str(item["answer"]), meta)

@@ -1,0 +1,1 @@
+"""The command `ppl`: each of its commands is one small file, and a thin layer over the library."""

@@ -1,0 +1,183 @@
+"""`ppl doctor`: what is installed, what hardware there is, what would be fast, what is missing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ppl.cli import extras as optional
+from ppl.cli import machine as hardware
+from ppl.cli.terminal import print_json, stdout
+
+_CORE = ("torch", "transformers", "pyro-ppl", "numpy", "rich", "typer")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was tried.
+
+    Attributes:
+        name: what.
+        good: whether it works.
+        said: what was found.
+        remedy: the command that helps, "" if nothing has to.
+    """
+
+    name: str
+    good: bool
+    said: str
+    remedy: str = ""
+
+
+def doctor(
+    measure: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Measure the processor, for a second.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is installed, what would be fast, and which command brings what is missing."""
+    versions = {name: _version(name) for name in _CORE}
+    machine = hardware.machine()
+    checks = [_models(), _sandbox()]
+    found = optional.extras()
+    speed = hardware.speed() if measure else None
+    advice = _advice(machine, speed, checks)
+    if as_json:
+        print_json(
+            {
+                "ppl": optional.own_version(),
+                "python": platform.python_version(),
+                "packages": versions,
+                "machine": asdict(machine),
+                "speed": None if speed is None else asdict(speed),
+                "checks": [asdict(c) for c in checks],
+                "extras": [asdict(e) for e in found],
+                "advice": advice,
+            }
+        )
+    else:
+        _print(versions, machine, speed, checks, found, advice)
+    if not checks[0].good:
+        raise typer.Exit(1)
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _models() -> Check:
+    """Whether the embedded pair answers a question."""
+    from ppl.errors import PPLError
+    from ppl.lm.load import load
+
+    try:
+        lm = load("tiny-lines")
+        drawn = lm(lm.chat("Start with 40: a+8"), max_tokens=4).sample()
+    except (PPLError, OSError, RuntimeError) as error:
+        return Check(
+            "embedded models", False, str(error), "pip install --force-reinstall ppl-search"
+        )
+    return Check("embedded models", True, f"tiny-lines writes {len(drawn.tokens)} tokens")
+
+
+def _sandbox() -> Check:
+    """Whether programs that a model has written can be run."""
+    from ppl.errors import PPLError
+    from ppl.verifiers import UnitTests
+
+    try:
+        (outcome,) = UnitTests("assert f() == 1", names=["f"]).outcomes(["def f(): return 1"])
+    except PPLError as error:
+        return Check("sandbox", False, str(error), "apt-get install bubblewrap")
+    return Check("sandbox", outcome.status == "passed", "runs programs that models write")
+
+
+def _advice(
+    machine: hardware.Machine, speed: hardware.Speed | None, checks: Sequence[Check]
+) -> list[str]:
+    """What would be faster."""
+    said = []
+    if machine.accelerators:
+        said.append("pass --device cuda (ppl.load(..., device='cuda')) and dtype='bfloat16'")
+    else:
+        said.append(
+            "there is no accelerator: embedded and small models run well here; for models of a"
+            " billion parameters start a vLLM server elsewhere and pass --model http://HOST:8000/v1"
+        )
+    if machine.threads > machine.cores:
+        said.append(
+            f"torch uses {machine.threads} threads on {machine.cores} cores:"
+            f" export OMP_NUM_THREADS={machine.cores}"
+        )
+    if machine.compiler and not machine.accelerators:
+        said.append(
+            "ppl.load(..., compile=True) makes steps of small models on this processor faster"
+        )
+    elif not machine.compiler:
+        said.append("for compile=True install a C++ compiler: apt-get install g++")
+    if speed is not None and machine.available is not None:
+        fits = [n for n, size in hardware.SIZES.items() if 4.5 * size < machine.available]
+        largest = fits[-1] if fits else "none of these"
+        said.append(f"the memory that is free now holds, in float32, models of up to: {largest}")
+    return said
+
+
+def _print(
+    versions: dict[str, str | None],
+    machine: hardware.Machine,
+    speed: hardware.Speed | None,
+    checks: Sequence[Check],
+    found: Sequence[optional.Extra],
+    advice: Sequence[str],
+) -> None:
+    console = stdout()
+    packages = ", ".join(f"{n} {v or 'MISSING'}" for n, v in versions.items())
+    console.print(f"ppl {optional.own_version()}, Python {platform.python_version()}, {packages}")
+    memory = "" if machine.memory is None else f", {machine.memory / 2**30:.0f} GiB of memory"
+    console.print(f"{machine.processor}: {machine.cores} cores, {machine.threads} threads{memory}")
+    console.print(f"accelerators: {', '.join(machine.accelerators) or 'none'}")
+    console.print()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for check in checks:
+        remedy = "" if check.good or not check.remedy else f": {check.remedy}"
+        table.add_row(_mark(check.good), check.name, escape(check.said + remedy))
+    for extra in found:
+        said = extra.brings if not extra.missing else f"{extra.brings}: {extra.install}"
+        table.add_row(_mark(not extra.missing), extra.name, escape(said))
+    console.print(table)
+    if speed is not None:
+        console.print()
+        console.print(
+            f"{speed.flops / 1e9:.0f} GFLOP/s in float32, {speed.bandwidth / 1e9:.0f} GB/s;"
+            " bounds for tokens a second:"
+        )
+        console.print(_speeds(speed))
+    console.print()
+    for line in advice:
+        console.print(f"- {escape(line)}", soft_wrap=True)
+
+
+def _mark(good: bool) -> str:
+    return "[green]there[/green]" if good else "[yellow]missing[/yellow]"
+
+
+def _speeds(speed: hardware.Speed) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    for batch in (1, hardware.BATCH):
+        table.add_column(f"{batch} at once", justify="right")
+    for name, parameters in hardware.SIZES.items():
+        bounds: list[Any] = [speed.tokens(parameters, batch) for batch in (1, hardware.BATCH)]
+        table.add_row(name, *(f"{b:,.1f}" if b < 10 else f"{b:,.0f}" for b in bounds))
+    return table

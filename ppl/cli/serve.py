@@ -1,0 +1,74 @@
+"""`ppl serve`: an OpenAI-compatible endpoint whose answers are searches."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from ppl.cli.chosen import MODEL, verifier_name
+from ppl.cli.settings import searcher as parsed
+from ppl.cli.terminal import hint
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="NAME, or ALIAS=NAME. May be given again."),
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option("--verifier", "--prm", help="Embedded models have their own; `none`."),
+    ] = None,
+    searcher: Annotated[
+        str | None, typer.Option("--searcher", help="Of requests that name none: 'SMC(16)'.")
+    ] = None,
+    program: Annotated[
+        list[str] | None,
+        typer.Option("--program", metavar="NAME=MODULE:FUNCTION", help="A program of your own."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="PPL_API_KEY", help="Wanted from clients.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Most tokens of one request.")
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option("--queue", min=0, help="Most requests that wait.")
+    ] = None,
+) -> None:
+    """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
+    from ppl.serve import Limits, Offer
+    from ppl.serve import serve as run
+
+    programs = [_program(text) for text in program or ()]
+    limits = {"tokens": max_tokens, "waiting": queue}
+    offers: dict[str, Offer] = {}
+    for given in model or [MODEL]:
+        alias, equals, name = given.partition("=")
+        name = name if equals else given
+        offers[alias if equals else given] = Offer(
+            name,
+            verifier=verifier_name(name, verifier),
+            searcher=None if searcher is None else parsed(searcher),
+        )
+    hint(f"loading {', '.join(offers)}")
+    with contextlib.suppress(KeyboardInterrupt):  # it has let its searches end by then
+        run(
+            offers,
+            host=host,
+            port=port,
+            api_key=api_key,
+            programs=dict(programs),
+            limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        )
+
+
+def _program(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or ":" not in path:
+        raise typer.BadParameter(f"{text!r}: write NAME=MODULE:FUNCTION", param_hint="--program")
+    return name, path

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -356,6 +357,8 @@ def test_errors_run_again_when_asked(tmp_path, monkeypatch):
     config = json.loads((run / records.CONFIG).read_text())
     config["study"]["programs"]["count"]["code"] = None
     (run / records.CONFIG).write_text(json.dumps(config))
+    assert study().run(run, problems="0-6", retry=True).before == 4 * 7  # not of these
+    assert len([row for row in rows(run) if row["error"]]) == 4
     done = study().run(run, retry=True)
     assert (done.before, done.failed) == (4 * PROBLEMS - 4, 0)
     assert not [row for row in rows(run) if row["error"]]
@@ -561,3 +564,22 @@ def test_prompts_of_ready_programs():
         posterior = BestOfN(1).run(whole, text[0], model, None, task=text, **settings)
         sample = posterior.samples[0]
         assert model.codec.decode(sample.text.tokens[: sample.text.prompt_length]) == prompt
+
+
+def test_what_lies_beside_the_file_is_found(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_study.py").write_text(
+        "def echo(problem, lm, verifier):\n    return problem.question\n"
+    )
+    (tmp_path / "mine.jsonl").write_text('{"question": "a", "answer": "a"}\n')
+    (tmp_path / "a.toml").write_text(
+        'tasks = ["mine.jsonl"]\nmodels = {t = {make = "kill_study:lm"}}\n'
+        'programs = ["beside_the_study:echo"]\nsearchers = ["BestOfN(2)"]\n'
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = list(sys.path)
+    Study.read(tmp_path / "a.toml").run("run")
+    assert sys.path == path
+    (row,) = rows(Path("run"))
+    assert (row["task"], row["program"]) == ("mine.jsonl", "beside_the_study:echo")
+    assert (row["answer"], row["right"], row["error"]) == ("a", True, None)

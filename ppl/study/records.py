@@ -92,14 +92,14 @@ class Records:
         for result, _ in rows:
             self.results[result["cell"]] = result["error"] is not None
 
-    def forget_errors(self) -> int:
-        """Takes out the lines of cells that failed, so that they run again; how many."""
-        failed = {cell for cell, error in self.results.items() if error}
+    def forget_errors(self, cells: Iterable[str]) -> int:
+        """Takes out the lines of those cells that failed, so that they run again; how many."""
+        failed = {cell for cell in cells if self.results.get(cell)}
         if failed:
             # Results first: candidates without a result are taken away anyhow.
             for name in (RESULTS, CANDIDATES):
                 self._rewrite(name, lambda cell: cell not in failed)
-            self.results = {c: e for c, e in self.results.items() if not e}
+            self.results = {c: e for c, e in self.results.items() if c not in failed}
         return len(failed)
 
     def _rewrite(self, name: str, keep: Callable[[str], bool]) -> None:

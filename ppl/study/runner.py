@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,24 +98,22 @@ def run(
         clean(records.folder)
         config.settle(folder, study)
         if retry:
-            records.forget_errors()
+            records.forget_errors(g.cell(p.id) for g in study.groups for p in chosen[g.task])
         todo = list(jobs(study, chosen, records.results))
         left = sum(len(job.problems) for job in todo)
         before, done, failed, tokens = cells - left, 0, 0, 0
-        for job, row in _rows(study, todo, batch, workers, ray, trees):
-            kept = {} if row.tree is None else {str(row.result["cell"]): row.tree}
-            records.write([(row.result, row.candidates)], kept)
-            done += 1
-            failed += row.result["error"] is not None
-            tokens += row.result["cost"]["lm_tokens"]
-            if progress is not None:
-                seconds = time.perf_counter() - began
-                remaining = seconds / done * (left - done)
-                progress(
-                    Progress(
-                        before + done, cells, failed, str(job.group), tokens, seconds, remaining
-                    )
-                )
+        # Closed when it is left: an exception would keep searches and processes going.
+        with contextlib.closing(_rows(study, todo, batch, workers, ray, trees)) as found:
+            for job, row in found:
+                kept = {} if row.tree is None else {str(row.result["cell"]): row.tree}
+                records.write([(row.result, row.candidates)], kept)
+                done += 1
+                failed += row.result["error"] is not None
+                tokens += row.result["cost"]["lm_tokens"]
+                if progress is not None:
+                    seconds = time.perf_counter() - began
+                    told = before + done, cells, failed, str(job.group), tokens, seconds
+                    progress(Progress(*told, seconds / done * (left - done)))
         if done != left:
             raise StudyError(f"{folder}: {left - done} cells were not run: run the study again")
     return Summary(Path(folder), cells, before, failed, tokens, time.perf_counter() - began)
@@ -122,7 +121,7 @@ def run(
 
 def _rows(
     study: Plan, todo: Sequence[Job], batch: int, number: int, ray: str | None, trees: bool
-) -> Iterator[tuple[Job, Row]]:
+) -> Generator[tuple[Job, Row], None, None]:
     if not todo:
         return
     if ray is not None:

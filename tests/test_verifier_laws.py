@@ -305,6 +305,31 @@ def test_cached_asks_once_and_changes_nothing():
     assert len(small._answers) == 1
 
 
+def test_cached_tells_texts_apart_by_their_steps():
+    cached = Cached(Steps(honest))
+    twice = TOY.prompt("^") + TOY.continuation("a") + TOY.continuation("b")
+    once = TOY.prompt("^") + TOY.continuation("ab")
+    assert once.tokens == twice.tokens
+    answers = cached.judge([ppl.JudgeRequest(cached, t) for t in (twice, once)])
+    assert [len(answer) for answer in answers] == [2, 1]
+    assert cached.misses == 2
+
+
+def test_cached_forgets_what_was_used_least_recently():
+    cached = Cached(FunctionVerifier(programs.more_a, name="counting"), most=2)
+
+    def found(*steps):
+        before = cached.hits
+        text = TOY.prompt("^") + TOY.continuation("".join(steps))
+        cached.judge([ppl.JudgeRequest(cached, text)])
+        return cached.hits > before
+
+    assert [found(s) for s in ("a", "b", "a", "ab", "a", "b")] == [
+        *(False, False, True),  # a is used again,
+        *(False, True, False),  # so b makes room for ab
+    ]
+
+
 def loop(judge) -> str:
     text = TOY.prompt("^")
     for t in range(3):

@@ -212,6 +212,7 @@ def test_memory_that_cannot_be_had_leaves_an_engine_that_works(monkeypatch):
         patch.setattr(torch.Tensor, "new_zeros", full)
         with pytest.raises(torch.OutOfMemoryError):
             lm.sample_batch([request(lm, t, max_tokens=20) for t in texts])
+    assert lm.engine.known((3, 4, 5)) is None  # its memory has gone
     for text, draw in zip(texts, lm.sample_batch([request(lm, t) for t in texts]), strict=True):
         exact = plain_log_probs(lm.model, text, draw.value.tokens)
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyro
 from accuracy_vs_budget import SEARCHERS as COMMON
-from accuracy_vs_budget import wilson
+from intervals import wilson
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -35,18 +36,14 @@ from vocabulary import encode, prompt
 
 from ppl.tasks.lines import held_out_problems
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from intervals import wilson
+
 Floats = NDArray[np.float64]
 Interval = tuple[float, float, float]  # estimate, low, high
 SIBLINGS = 12  # lines sampled after each right prefix
 ANSWERS = 8  # answers sampled to each problem
-
-
-def wilson(right: int, n: int) -> Interval:
-    """Share with its 95% Wilson interval."""
-    z, p = 1.96, right / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, middle - half, middle + half
 
 
 def wins(scores: Floats, good: NDArray[np.bool_]) -> tuple[float, int]:
@@ -154,7 +151,7 @@ def evaluate_task(decoder: Any, reward: Any, task: str, n: int, seed: int) -> di
     correct = np.array([problems[i // ANSWERS].check(r.text) for i, r in enumerate(answers)])
     return {
         "problems": n,
-        "accuracy": wilson(sum(right), n),
+        "accuracy": (sum(right) / n, *wilson(sum(right), n)),
         "siblings": siblings(decoder, reward, problems[: n // 2], Random(seed)),
         "within": within(problems, answers, last),
         "ece": calibration_error(p, g),

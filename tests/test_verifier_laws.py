@@ -211,12 +211,15 @@ said = FunctionVerifier(lambda text: 0.7, name="said")
 def test_what_is_no_probability_does_not_slip_into_one(wrap, kind):
     """A rank of -0.3 would pass for the log-probability that it looks like."""
     rank = ranker(lambda text: -0.3)
-    words = "a Verifier" if kind == "rank" else "means 'reward': calibrate it first"
+    words = "a Verifier; a Ranker only ranks" if kind == "rank" else "means 'reward'"
+    words += r".*: calibrate it first, ppl\.verifiers\.Calibrated"
     with pytest.raises(ValueError, match=words):
         wrap(rank if kind == "rank" else Potential(rank, 1.0))
     assert wrap(said)(TEXTS[0]).log_probability <= 0
-    with pytest.raises(ValueError, match="a Verifier"):
+    with pytest.raises(ValueError, match="a Verifier; a Ranker only ranks"):
         Cached(rank)
+    with pytest.raises(ValueError, match=r"most=.*: a whole number \(int\)$"):
+        Cached(said, most=rank)  # no Verifier was wanted here
 
 
 def test_two_verifiers_of_one_name_do_not_cancel_each_other():

@@ -201,6 +201,29 @@ def test_a_program_may_search_itself():
 # -- alone -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_program_that_joins_a_thread_that_searches_is_told(pooled):
+    caught = []
+
+    def search():
+        with pytest.raises(ProgramError, match=r"keeps the turn.*in the program itself") as error:
+            SMC(2).run(toy, "prod", seed=0)
+        caught.append(error)
+
+    def program():
+        if pooled:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(search)
+        else:
+            thread = threading.Thread(target=search, daemon=True)
+            thread.start()
+            thread.join(20)
+        return len(caught)
+
+    assert BestOfN(1).run(program, seed=0).best == 1
+    nothing_is_left()
+
+
 def test_an_awaited_search_that_is_cancelled_ends_alone():
     lm, other = counting(), counting()
 

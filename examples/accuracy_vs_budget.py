@@ -21,11 +21,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy.stats import binomtest
 
 import ppl
 from ppl.posterior.pictures import draw_genealogy
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, Searcher
+from ppl.study.intervals import wilson
 from ppl.tasks import TASKS, Judge, Problem, problems
 from ppl.verifiers import PRM
 
@@ -55,12 +55,6 @@ class Row:
     def interval(self, right: int) -> tuple[float, float]:
         """95% Wilson interval of the accuracy with so many right."""
         return wilson(right, self.problems)
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95% Wilson interval of a share."""
-    ci = binomtest(right, count).proportion_ci(method="wilson")
-    return float(ci.low), float(ci.high)
 
 
 def solve(question: str, lm: ppl.LanguageModel, prm: ppl.Verifier) -> str | None:

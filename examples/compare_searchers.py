@@ -31,6 +31,7 @@ from rich.table import Table
 from search_gain import Row, pooled
 
 from ppl import searchers as s
+from ppl.study.intervals import wilson
 from ppl.tasks.lines import LINE_TASKS, held_out_problems
 
 STEPS = 8  # of a solution, about
@@ -111,7 +112,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         cells = [row.searcher, str(row.n)]
         for rights in (row.best, row.vote):
-            low, high = search_gain.wilson(sum(rights), len(rights))
+            low, high = wilson(sum(rights), len(rights))
             cells += [f"{sum(rights) / len(rights):.0%}", f"{low:.0%}-{high:.0%}"]
         each = [f"{tokens / len(row.best):,.0f}" for tokens in (row.lm_tokens, row.prm_tokens)]
         table.add_row(*cells, *each, f"{row.seconds:.1f}")

@@ -24,13 +24,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import search_gain
-from accuracy_vs_budget import wilson
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import ppl
 from ppl import searchers as s
+from ppl.study.intervals import wilson
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems, right_steps, split_lines
 from ppl.verifiers import LogitNoise, Verifier
 

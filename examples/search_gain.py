@@ -26,16 +26,15 @@ from pathlib import Path
 import pyro
 import torch
 from accuracy_vs_budget import SEARCHERS as COMMON
-from accuracy_vs_budget import wilson
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy.stats import binomtest
 
 import ppl
 from ppl.posterior.pictures import draw_genealogy
 from ppl.searchers import REBASE, SMC, Searcher
+from ppl.study.intervals import mcnemar, wilson
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 from ppl.verifiers import PRM
 
@@ -203,8 +202,7 @@ def paired(row: Row, baseline: Row) -> tuple[float, float]:
     """Difference of the best answers' accuracy from a baseline's, and McNemar's exact p-value."""
     gained = sum(a and not b for a, b in zip(row.best, baseline.best, strict=True))
     lost = sum(b and not a for a, b in zip(row.best, baseline.best, strict=True))
-    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return (gained - lost) / len(row.best), float(p)
+    return (gained - lost) / len(row.best), mcnemar(gained, lost)
 
 
 def show(rows: Sequence[Row], console: Console) -> None:

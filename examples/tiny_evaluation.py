@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import mannwhitneyu
 from tiny_responses import Encoder, Row, Sample, labelled, prm_batch, sample
 from transformers import (
     AutoModelForCausalLM,
@@ -15,6 +15,7 @@ from transformers import (
     LlamaForTokenClassification,
 )
 
+from ppl.study.intervals import wilson
 from ppl.tasks import TASKS, Judge, Problem, problems
 
 # Answers per problem where the verifier's ranking within a problem is measured.
@@ -72,7 +73,7 @@ def evaluate(lm: Path, prm: Path, held_out: int, seed: int) -> dict[str, dict[st
             asked = problems(task, held_out, seed)
             samples = sample(policy, encoder, [_asked(problem) for problem in asked])
             right = sum(judge.score_many(asked, [one.answer for one in samples]))
-            interval = binomtest(right, len(asked)).proportion_ci(method="wilson")
+            low, high = wilson(right, len(asked))
             scores = [s for row in step_scores(verifier, encoder, samples) for s in row]
             labels = [label for one in samples for label in labelled(encoder, one)[1]]
             pooled[0].extend(scores)
@@ -90,8 +91,8 @@ def evaluate(lm: Path, prm: Path, held_out: int, seed: int) -> dict[str, dict[st
                 "problems": len(asked),
                 "right": right,
                 "accuracy": right / len(asked),
-                "low": float(interval.low),
-                "high": float(interval.high),
+                "low": low,
+                "high": high,
                 "steps": len(labels),
                 "good_steps": sum(labels),
                 "auc": auc(scores, labels),

@@ -17,12 +17,12 @@ import numpy as np
 import pyro
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from tiny_data import step_labels
 from tiny_evaluation import held_out_truth
 
 import ppl
 from ppl.searchers import SMC, BestOfN
+from ppl.study.intervals import wilson
 from ppl.tasks import TASKS, Judge, Problem, problems
 from ppl.verifiers import PRM, Calibrated, Isotonic, Platt, Temperature, reliability, step_scores
 
@@ -115,9 +115,9 @@ def main(argv: list[str] | None = None) -> None:
                 vote += sum(judge.score_many(report, [r.vote() for r in found]))
                 ess += [r.ess for r in found]
             n = len(ess)
-            ci = binomtest(vote, n).proportion_ci(method="wilson")
+            low, high = wilson(vote, n)
             print(
-                f"| {name} | {best / n:.1%} | {vote / n:.1%} | {ci.low:.1%}-{ci.high:.1%} "
+                f"| {name} | {best / n:.1%} | {vote / n:.1%} | {low:.1%}-{high:.1%} "
                 f"| {np.mean(ess):.1f} |"
             )
 

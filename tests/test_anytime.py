@@ -53,6 +53,7 @@ def test_a_limit_buys_as_many_samples_as_it_pays_for():
         assert posterior.cost.lm_tokens <= 6 * k
         assert sum(s.finished for s in posterior.samples) == k
         assert posterior.best is not None
+        assert len(posterior.samples) <= k + 1  # those that have not begun are none
     posterior = BestOfN(64).run(long_walk, seed=1, budget=Budget(calls=13))
     assert sum(s.finished for s in posterior.samples) == 2
 

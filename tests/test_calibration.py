@@ -88,6 +88,9 @@ def test_isotonic_is_monotone_and_never_certain():
     assert 0 < probs.min() < probs.max() < 1
     small = Isotonic.fit([0.0, 1.0, 1.0], [False, True, False])
     assert np.exp(small([0.0, 1.0, 9.0])) == pytest.approx([0.2, 0.5, 0.5])
+    # One right below three wrong ones of equal score: pooled, each text counts once.
+    pooled = Isotonic.fit([0.0, 1.0, 1.0, 1.0, 2.0], [True, False, False, False, True])
+    assert np.exp(pooled([0.0, 1.0, 2.0])) == pytest.approx([1 / 4, 1 / 4, 1 - 1 / 7])
 
 
 @pytest.mark.parametrize("kind", [Platt, Temperature, Isotonic])
@@ -134,6 +137,15 @@ def test_calibrated_verifiers_keep_the_laws():
     assert log_odds([0.0, -math.inf]).tolist() == [40.0, -40.0]
     tiny_p = math.log1p(-1e-12)  # precise next to one, where p itself is rounded
     assert log_odds(tiny_p) == pytest.approx(math.log(1e12), rel=1e-3)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_calibration_does_not_change_how_a_verifier_is_asked(declared):
+    class Estimates(Words):
+        pseudo_marginal = asks_models = declared
+
+    made = Calibrated(Estimates(), Platt(1.0, 0.0))
+    assert (made.pseudo_marginal, made.asks_models) == (declared, declared)
 
 
 def test_a_ranker_becomes_a_likelihood_by_calibration():
@@ -235,6 +247,11 @@ def test_reliability_by_hand():
     assert {t: b.observed for t, b in r.by_step.items()} == {0: 0.5, 1: 1.0}
     assert "ECE 0.2500" in str(r)
     assert "step 2" in str(r)
+
+
+def test_an_edge_belongs_to_the_bin_below_it():
+    r = reliability(np.log([0.1, 0.2, 0.2, 0.3]), [0, 0, 1, 1], bins=2)
+    assert [(b.count, b.observed) for b in r.bins] == [(3, pytest.approx(1 / 3)), (1, 1.0)]
 
 
 def test_bins_have_equal_mass_and_calibrated_predictions_no_error():
@@ -432,6 +449,34 @@ def test_a_blank_step_takes_no_evidence_back(combined, before_any):
     assert combined(text).log_probability == pytest.approx(before)
 
 
+def test_a_silent_member_stays_with_what_it_said_last():
+    class Better(Verifier):
+        """Says more with every step that is not blank, and nothing about the others."""
+
+        name = "better"
+
+        def judge(self, requests):
+            said = []
+            for r in requests:
+                spoken = [t for t, step in enumerate(r.text.steps) if step.strip()]
+                said.append([math.log(0.2 * (t + 1)) for t in spoken if t >= r.since])
+            return said
+
+    class Every(Verifier):
+        name = "every"
+
+        def judge(self, requests):
+            return [[math.log(0.6)] * len(r.text.steps[r.since :]) for r in requests]
+
+    spaced = ppl.TableLM({"a": 0.5, " ": 0.3, "$": 0.2}, symbols="^a $", end="$")
+    text = spaced.prompt("^")
+    for step in "aa  ":
+        text = text + spaced.continuation(step)
+    both = Ensemble([Better(), Every()])
+    (new,) = both.judge([ppl.JudgeRequest(both, text, since=2)])
+    assert new == pytest.approx([log_expit(logit(0.4) + logit(0.6))])
+
+
 def test_weights_are_learned_from_labels():
     rng = np.random.default_rng(0)
     labels = rng.random(4000) < 0.5
@@ -479,9 +524,20 @@ def test_imperfect_verifier_published_example():
         assert mixed.value(budget, right=1.0, wrong=wrong) == pytest.approx(value, abs=5e-5)
     one = ImperfectVerifier((0.3,), 1.0, 0.75)
     assert one.precision(1000) == pytest.approx(0.6316, abs=1e-4)
+    assert one.precision(1) == pytest.approx(one.precision(1000))  # of one type, it stays
+    assert math.isnan(one.precision(0))
     # For one type the best number is none or all.
     assert one.best_budget(right=1.0, wrong=-1.0, most=50) == 50
     assert one.best_budget(right=1.0, wrong=-3.0, most=50) == 0
+
+
+def test_every_draw_has_its_price():
+    one = ImperfectVerifier((0.3,), 1.0, 0.75)
+    # Of 0.3 right, 0.175 wrong and 0.525 rejected draws, the second follows a rejected one.
+    paid = one.value(2, right=1.0, wrong=-1.0, price=0.1)
+    assert paid == pytest.approx((0.3 - 0.175 - 0.1) * (1 + 0.525))
+    assert one.best_budget(right=1.0, wrong=-1.0, price=0.12, most=50) == 50
+    assert one.best_budget(right=1.0, wrong=-1.0, price=0.13, most=50) == 0
 
 
 def test_imperfect_verifier_matches_a_simulation():

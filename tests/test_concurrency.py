@@ -10,7 +10,6 @@ import errno
 import importlib.util
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from programs import toy
+from scripts import run_script
 
 import ppl
 from ppl.lm import gguf
@@ -56,17 +56,8 @@ def test_a_search_in_another_process_gives_what_it_gives_here(how, tmp_path):
         pytest.skip("needs joblib")
     script = tmp_path / "script.py"
     script.write_text(SPAWN if how == "spawn" else JOBLIB)
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, script],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.stdout.split() == ["True"] * (1 if how == "spawn" else 2), done.stderr[-2000:]
+    said = run_script(script, warnings="default")
+    assert said.split() == ["True"] * (1 if how == "spawn" else 2)
 
 
 def test_threads_that_score_with_one_model_get_what_one_thread_gets(tiny):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 
 import numpy as np
@@ -15,8 +16,10 @@ from test_engine import FAMILIES, Letters, make, plain_log_probs, random_model, 
 import ppl
 from ppl.errors import PromptError
 from ppl.language.cost import Account
-from ppl.lm.base import ScoreRequest
+from ppl.language.steps import StepRule
+from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.decode import PlainDecoder
+from ppl.lm.sampling import Warp
 
 
 class Bigrams(ppl.LogitsModel):
@@ -209,6 +212,7 @@ def test_memory_that_cannot_be_had_leaves_an_engine_that_works(monkeypatch):
         patch.setattr(torch.Tensor, "new_zeros", full)
         with pytest.raises(torch.OutOfMemoryError):
             lm.sample_batch([request(lm, t, max_tokens=20) for t in texts])
+    assert lm.engine.known((3, 4, 5)) is None  # its memory has gone
     for text, draw in zip(texts, lm.sample_batch([request(lm, t) for t in texts]), strict=True):
         exact = plain_log_probs(lm.model, text, draw.value.tokens)
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
@@ -266,6 +270,56 @@ def test_ledgers_of_a_model_of_ones_own():
     lm, ledger = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$"), Account()
     lm.sample_batch([request(lm, (0, 1), ledger=ledger, max_tokens=1)])
     assert (ledger.cost.reused_tokens, ledger.cost.prompt_tokens) == (2, 0)
+
+
+class Cramped(Bigrams):
+    """Room for `rows(length)` rows at a time; every prefix token is computed and booked."""
+
+    def __init__(self, rows) -> None:
+        super().__init__()
+        self.batch_rows = rows
+        self.table[:, 4] = -math.inf  # the text never ends
+
+    def logits_along(self, prefixes, continuations, ledgers):
+        for prefix, ledger in zip(prefixes, ledgers, strict=True):
+            if ledger is not None:
+                ledger.add(prompt_tokens=len(prefix))
+        return super().logits_along(prefixes, continuations, ledgers)
+
+
+def test_rows_that_wait_are_given_up_with_those_whose_ledger_they_share():
+    lm = Cramped(lambda length: 2)
+    ledger, other = Account(ppl.Budget(tokens=5)), Account()
+    session = lm.session()
+    mine = [session.submit(request(lm, (0, 1), i, ledger=ledger)) for i in range(3)]
+    last = session.submit(request(lm, (0, 1), 3, ledger=other))
+    answers = [session.step() for _ in range(3)]
+    # Two rows drew twice; the fifth token would favour one of them, or the one that waited.
+    assert answers == [{}, {}, dict.fromkeys(mine)]
+    assert ledger.cost.lm_tokens == 4
+    assert ledger.cost.prompt_tokens == 2 * 2  # it had no place, and computed nothing
+    while session.running:
+        answers.append(session.step())
+    assert [a[last].value.reason for a in answers if last in a] == ["length"]
+    assert other.cost.lm_tokens == 6
+
+
+def test_a_row_that_rejoins_half_way_is_booked_once():
+    # Room for two short texts, but for one only that has three tokens or more.
+    lm = Cramped(lambda length: 2 if length < 3 else 1)
+    ledgers = [Account(), Account()]
+    session = lm.session()
+    rule = StepRule.of(lambda text: len(text) >= 3)
+    specs = [Spec((0,), rule, None, Warp(), None)] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ppl.lm.decode._USUAL_STEP", 1)
+        for i, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True)):
+            session.submit(ContinueRequest(lm, spec, i, ledger=ledger))
+        while session.running:
+            session.step()
+    assert session.joined == 2
+    for ledger in ledgers:
+        assert (ledger.cost.prompt_tokens, ledger.cost.lm_tokens) == (1, 3)
 
 
 def test_a_row_is_remembered_as_far_as_it_was_computed():

@@ -104,9 +104,11 @@ def changing(kind: str):
     def program():
         calls[0] += 1
         late, odd = calls[0] > 4, calls[0] % 2
-        if kind in ("probs", "warp"):
+        if kind in ("probs", "warp", "allowed"):
             if kind == "probs":
                 pyro.sample("x", dist.Bernoulli(0.7 if late else 0.5))
+            elif kind == "allowed":
+                pyro.sample("x", TOY(TOY.prompt("^"), max_tokens=1, allowed={1, 2 + late}))
             else:
                 pyro.sample("x", TOY(TOY.prompt("^"), max_tokens=1, temperature=1.0 + late))
             pyro.factor("f", torch.tensor(-2.0 if odd else 0.0))
@@ -132,6 +134,7 @@ def changing(kind: str):
         ("base", "'x'.*another distribution"),
         ("probs", "'x'.*another distribution"),
         ("warp", "'x'.*another distribution"),
+        ("allowed", "'x'.*another distribution"),
         ("end", "ended before.*'f'"),
     ],
 )

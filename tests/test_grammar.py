@@ -175,3 +175,9 @@ def test_bad_grammars_are_named(make):
 def test_names_are_readable():
     assert JsonSchema(SCHEMA).name == f"JsonSchema({json.dumps(SCHEMA)})"
     assert Regex("a+", name="as").name == "as"
+
+
+def test_sites_under_other_grammars_are_other_sites():
+    text = LM.prompt("^")
+    laws = [LM(text, allowed=Regex(p).mask(text)).fingerprint for p in ("a+", "a+", "b+")]
+    assert laws[0] == laws[1] != laws[2]

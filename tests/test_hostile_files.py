@@ -61,6 +61,8 @@ HOSTILE = {
     ),
     "an entry less": ({"history.jsonl": lambda _: TENSOR}, "'arrays/float32.npy' is missing"),
     "no meta": ({"meta.json": lambda _: None}, "'meta.json' is missing"),
+    "a meta that is a list": ({"meta.json": lambda _: b"[]"}, r"meta\.json is no JSON object"),
+    "a meta that is a number": ({"meta.json": lambda _: b"2"}, r"meta\.json is no JSON object"),
     "deep JSON": ({"history.jsonl": lambda _: nested(9_000)}, "history.jsonl, line 1 is no JSON"),
     "deep values": (
         {"history.jsonl": lambda _: b'{"a":' + b'{"tuple":[' * 300 + b"1" + b"]}" * 300 + b"}"},

@@ -26,7 +26,7 @@ from ppl.errors import ProgramError, VerifierError
 from ppl.lm.decode import Session
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED
-from ppl.runtime.turns import TURNS
+from ppl.runtime.turns import TURNS, Seat, Turns
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN, run_all
 from ppl.verifiers import FunctionVerifier, GenRM
 
@@ -201,6 +201,29 @@ def test_a_program_may_search_itself():
 # -- alone -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_program_that_joins_a_thread_that_searches_is_told(pooled):
+    caught = []
+
+    def search():
+        with pytest.raises(ProgramError, match=r"keeps the turn.*in the program itself") as error:
+            SMC(2).run(toy, "prod", seed=0)
+        caught.append(error)
+
+    def program():
+        if pooled:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(search)
+        else:
+            thread = threading.Thread(target=search, daemon=True)
+            thread.start()
+            thread.join(20)
+        return len(caught)
+
+    assert BestOfN(1).run(program, seed=0).best == 1
+    nothing_is_left()
+
+
 def test_an_awaited_search_that_is_cancelled_ends_alone():
     lm, other = counting(), counting()
 
@@ -325,6 +348,39 @@ def test_control_c_reaches_a_thread_that_waits_for_its_turn():
     assert not other.done()
     assert len(other.result(60).samples) == 2
     nothing_is_left(lm)
+
+
+def test_a_thread_that_is_driven_away_from_waiting_gets_the_turn_again(monkeypatch):
+    """It has searches to abandon, and nothing in its queue that would tell the others so."""
+    turns, mine, busy = Turns(), Seat(), Seat()
+    interrupted = threading.Event()
+
+    def other():
+        turns.take(mine)
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "_wait", lambda seat: 1 / 0)  # as if interrupted there
+            with pytest.raises(ZeroDivisionError):
+                turns.hand(mine, busy)
+        interrupted.set()
+        turns.regain(mine)
+        turns.leave(mine)
+
+    turns.take(busy)
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    while turns.others(busy) is not mine:
+        time.sleep(0.001)
+    turns.hand(busy, mine)
+    assert interrupted.wait(5)
+    patient = time.monotonic() + 5
+    while turns.others(busy) is None and time.monotonic() < patient:
+        time.sleep(0.001)
+    assert turns.others(busy) is mine
+    turns.hand(busy, mine)
+    thread.join(5)
+    assert not thread.is_alive()
+    turns.leave(busy)
+    assert turns._holder is None
 
 
 def timer_started(timer: threading.Timer) -> float:

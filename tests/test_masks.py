@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pyro
 import pytest
@@ -155,3 +157,45 @@ def test_what_is_neither_ids_nor_a_mask_is_named_with_its_site(allowed, message,
     where = r"site 'step' of particle \d, after 0 new tokens: .*"
     with pytest.raises(NoAllowedTokenError, match=where + message):
         SMC(2).run(lambda: pyro.sample("step", TOY(TOY.prompt("^"), max_tokens=1, allowed=given)))
+
+
+def test_a_site_is_known_by_the_tokens_that_it_allows():
+    def law(allowed):
+        return TOY(TOY.prompt("^"), allowed=allowed).fingerprint
+
+    *sets, _, _, _ = told_every_way({1, 3}, TOY.codec.size)
+    assert {law(tokens) for tokens in sets} == {law((3, 1, 1))}  # one set, however it is written
+
+    def odd(new):
+        return {1, 3}
+
+    def even(new):
+        return {2}
+
+    others = [{1, 3}, {1, 2}, {1}, range(1, 4), None, odd, even]
+    assert len({law(tokens) for tokens in others}) == len(others)
+    odd.fingerprint = ("odd", 2)
+    assert law(odd) != law(even)
+    assert law(odd)[-2:] == ("odd", 2)
+
+
+@pytest.mark.parametrize("make", [torch.zeros, np.zeros])
+def test_what_a_program_refills_was_what_it_was(make):
+    """One mask for all sites, filled anew for each: a site stays what it had been."""
+    mask = make(TOY.codec.size, dtype=torch.bool if make is torch.zeros else bool)
+
+    def program():
+        text = TOY.prompt("^")
+        for t in range(3):
+            mask[:] = False
+            mask[1 + t % 2] = True
+            text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed=mask))
+            pyro.factor(f"f_{t}", torch.tensor(0.5))
+        return text.text
+
+    tree = ppl.Tree(program)
+    (node,) = tree.expand([tree.root])
+    pickle.dumps(node.records)  # says what the site is while the mask is that of the next one
+    for _ in range(2):
+        node, _ = tree.expand([node], [2])
+    assert node.result == "aba"

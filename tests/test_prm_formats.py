@@ -15,6 +15,7 @@ from ppl.errors import PRMFormatError, PromptError
 from ppl.lm.tokenizer import HFCodec
 from ppl.verifiers import FORMATS, PRM, Labels, PRMFormat, Words, check_verifier, tagged
 from ppl.verifiers.models.formats import format_of
+from ppl.verifiers.models.heads import log_sigmoid
 
 BUILD = {
     "qwen2.5-math-prm": (prm_models.qwen, "Qwen2.5-Math-PRM-7B"),
@@ -159,6 +160,8 @@ def test_blank_steps_and_trailing_separators_get_no_score(name, prms):
     assert scores(prm, text("\n")) == [()]
     verdict = prm(text("8*2-7\n", "\n"))
     assert verdict.log_probability == pytest.approx(clean[0], abs=1e-5)
+    request = ppl.JudgeRequest(prm, text("8*2-7\n", "\n", "9"), since=2)
+    assert prm.judge([request])[0] == pytest.approx(clean[1:], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,12 @@ def test_saturated_scores_keep_their_difference(prms):
         assert prm.judge([ppl.JudgeRequest(prm, text("8"))])[0] == pytest.approx([-200.0])
     finally:
         prm.log_odds = base
+
+
+def test_log_probabilities_are_exact_for_their_log_odds():
+    odds = [-30.0, -0.5, 2.0, 110.0]
+    exact = [-math.log1p(math.exp(-z)) if z > 0 else z - math.log1p(math.exp(z)) for z in odds]
+    assert log_sigmoid(torch.tensor(odds)) == pytest.approx(exact, rel=1e-12)
 
 
 def test_a_format_of_ones_own_in_a_few_lines(folders):

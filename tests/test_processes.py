@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from scripts import run_script
 from test_sandbox import left_behind, needs_bubblewrap
 
 from ppl.errors import WorkerError
@@ -30,20 +31,6 @@ for line in sys.stdin:
     if request == "hang": time.sleep(99)
     print("junk" if request == "junk" else json.dumps([os.getpid(), request]), flush=True)
 """
-
-
-def run_script(script: str, *arguments: str, **environment: str) -> str:
-    """What a script prints, run as a file by an interpreter of its own in which warnings raise."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | environment,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
 
 
 def gone(*pids: int) -> bool:

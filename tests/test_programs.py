@@ -239,6 +239,7 @@ def test_a_weight_holds_the_twists_of_its_own_checkpoint_only():
         assert node.log_twist == pytest.approx(twist)
         assert node.log_weight == pytest.approx(-0.5 * (t + 1) + twist)
         assert node.log_promise == pytest.approx(node.log_weight)
+        assert node.value == pytest.approx(math.exp(-0.5 * (t + 1)))  # of the observations alone
     (node,) = tree.expand([node])
     assert node.finished
     assert node.log_weight == node.log_likelihood == pytest.approx(-2.0)

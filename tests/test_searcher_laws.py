@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from programs import SEARCHERS, branching, toy
 
 import ppl
 from ppl.errors import SearchStateError
+from ppl.language.randomness import generator
 from ppl.searchers import (
     SMC,
     BestOfN,
     Frontier,
     Greedy,
+    ResampleMove,
     Result,
     Searcher,
     State,
+    VectorizedSMC,
     Weights,
     check_searcher,
 )
@@ -38,6 +45,38 @@ def test_the_laws_come_with_a_program_of_their_own():
     assert check_searcher(SMC(3), runs=50) == [*ALWAYS, "evidence"]
     with pytest.raises(ValueError, match="at least one program"):
         check_searcher(SMC(3), [])
+
+
+@pytest.mark.parametrize(
+    "searcher",
+    [*SEARCHERS, SMC(4, 1.0), ResampleMove(4, 1.0, moves=2), VectorizedSMC(8, ess_threshold=1.0)],
+    ids=repr,
+)
+def test_no_two_draws_of_a_search_share_their_randomness(searcher, monkeypatch):
+    keys = []
+
+    def recorded(*parts):
+        keys.append(parts)
+        return generator(*parts)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ppl.searchers.") and getattr(module, "generator", None) is generator:
+            monkeypatch.setattr(module, "generator", recorded)
+    if isinstance(searcher, VectorizedSMC):
+        searcher.run(four_rows, seed=0)
+    else:
+        searcher.run(toy, "prod", seed=0)
+    assert len(set(keys)) == len(keys)
+    if isinstance(searcher, SMC | VectorizedSMC) and searcher.ess_threshold == 1.0:
+        assert len(keys) > 1
+
+
+def four_rows():
+    x = torch.zeros(())
+    for t in range(4):
+        x = pyro.sample(f"x_{t}", dist.Normal(x, 1.0))
+        pyro.sample(f"y_{t}", dist.Normal(x, 1.0), obs=torch.tensor(0.5 * t))
+    return x
 
 
 # -- searchers that break one law each -----------------------------------------------------------

@@ -211,12 +211,15 @@ said = FunctionVerifier(lambda text: 0.7, name="said")
 def test_what_is_no_probability_does_not_slip_into_one(wrap, kind):
     """A rank of -0.3 would pass for the log-probability that it looks like."""
     rank = ranker(lambda text: -0.3)
-    words = "a Verifier" if kind == "rank" else "means 'reward': calibrate it first"
+    words = "a Verifier; a Ranker only ranks" if kind == "rank" else "means 'reward'"
+    words += r".*: calibrate it first, ppl\.verifiers\.Calibrated"
     with pytest.raises(ValueError, match=words):
         wrap(rank if kind == "rank" else Potential(rank, 1.0))
     assert wrap(said)(TEXTS[0]).log_probability <= 0
-    with pytest.raises(ValueError, match="a Verifier"):
+    with pytest.raises(ValueError, match="a Verifier; a Ranker only ranks"):
         Cached(rank)
+    with pytest.raises(ValueError, match=r"most=.*: a whole number \(int\)$"):
+        Cached(said, most=rank)  # no Verifier was wanted here
 
 
 def test_two_verifiers_of_one_name_do_not_cancel_each_other():
@@ -303,6 +306,31 @@ def test_cached_asks_once_and_changes_nothing():
     small = Cached(plain, most=1)
     check_verifier(small, TEXTS)
     assert len(small._answers) == 1
+
+
+def test_cached_tells_texts_apart_by_their_steps():
+    cached = Cached(Steps(honest))
+    twice = TOY.prompt("^") + TOY.continuation("a") + TOY.continuation("b")
+    once = TOY.prompt("^") + TOY.continuation("ab")
+    assert once.tokens == twice.tokens
+    answers = cached.judge([ppl.JudgeRequest(cached, t) for t in (twice, once)])
+    assert [len(answer) for answer in answers] == [2, 1]
+    assert cached.misses == 2
+
+
+def test_cached_forgets_what_was_used_least_recently():
+    cached = Cached(FunctionVerifier(programs.more_a, name="counting"), most=2)
+
+    def found(*steps):
+        before = cached.hits
+        text = TOY.prompt("^") + TOY.continuation("".join(steps))
+        cached.judge([ppl.JudgeRequest(cached, text)])
+        return cached.hits > before
+
+    assert [found(s) for s in ("a", "b", "a", "ab", "a", "b")] == [
+        *(False, False, True),  # a is used again,
+        *(False, True, False),  # so b makes room for ab
+    ]
 
 
 def loop(judge) -> str:

@@ -33,20 +33,13 @@ from networks import Response, load_decoder, load_reward, sample, tree_log_odds
 from numpy.typing import NDArray
 from vocabulary import encode, prompt
 
+from ppl.study.intervals import wilson
 from ppl.tasks.lines import held_out_problems
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float, float]  # estimate, low, high
 SIBLINGS = 12  # lines sampled after each right prefix
 ANSWERS = 8  # answers sampled to each problem
-
-
-def wilson(right: int, n: int) -> Interval:
-    """Share with its 95% Wilson interval."""
-    z, p = 1.96, right / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, middle - half, middle + half
 
 
 def wins(scores: Floats, good: NDArray[np.bool_]) -> tuple[float, int]:
@@ -154,7 +147,7 @@ def evaluate_task(decoder: Any, reward: Any, task: str, n: int, seed: int) -> di
     correct = np.array([problems[i // ANSWERS].check(r.text) for i, r in enumerate(answers)])
     return {
         "problems": n,
-        "accuracy": wilson(sum(right), n),
+        "accuracy": (sum(right) / n, *wilson(sum(right), n)),
         "siblings": siblings(decoder, reward, problems[: n // 2], Random(seed)),
         "within": within(problems, answers, last),
         "ece": calibration_error(p, g),

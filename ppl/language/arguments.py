@@ -57,7 +57,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 inspect.Parameter.VAR_KEYWORD,
             )
             if expected is not None and not variadic and not expected.holds(value):
-                raise ArgumentError(f"{name}={shown(value)}: {expected.said}")
+                raise _unfit(name, value, expected)
         return function(*args, **kwargs)
 
     return call
@@ -69,7 +69,22 @@ def check_fields(settings: Any) -> None:
     for name, expected in _fields(kind).items():
         value = getattr(settings, name)
         if expected is not None and not expected.holds(value):
-            raise ArgumentError(f"{name}={shown(value)}: {expected.said}")
+            raise _unfit(name, value, expected)
+
+
+def _unfit(name: str, value: Any, expected: Fit) -> ArgumentError:
+    """The error; a value, or its first element that can, says itself how to make it fit: its class
+    has `remedies`, from what is asked for to what to do."""
+    remedy = next(
+        (
+            f"; {remedy}"
+            for each in (value if isinstance(value, list | tuple) else [value])
+            for asked, remedy in getattr(type(each), "remedies", {}).items()
+            if asked in expected.said
+        ),
+        "",
+    )
+    return ArgumentError(f"{name}={shown(value)}: {expected.said}{remedy}")
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, StopReason, Text
 from ppl.lm.conversation import checked_messages
-from ppl.lm.masks import Allowed, as_mask
+from ppl.lm.masks import Allowed, as_mask, fingerprint, kept
 from ppl.lm.sampling import Warp
 
 Tokens = tuple[int, ...]
@@ -232,8 +232,8 @@ class LanguageModel(ABC):
             )
         if max_tokens is not None:
             checks.count(max_tokens=max_tokens)
-        rule = StepRule.of(until)
-        spec = Spec(text.tokens, rule, max_tokens, Warp(temperature, top_p, top_k, min_p), allowed)
+        rule, warp = StepRule.of(until), Warp(temperature, top_p, top_k, min_p)
+        spec = Spec(text.tokens, rule, max_tokens, warp, kept(allowed))
         return LMDistribution(self, text, spec)
 
     def encode(self, string: str) -> Tokens:
@@ -493,8 +493,8 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     @property
     def fingerprint(self) -> tuple[object, ...]:
         """What identifies the distribution when a program is replayed."""
-        s = self.spec
-        return (self.model.name, s.tokens, str(s.rule), s.max_tokens, s.warp)
+        s, name = self.spec, self.model.name
+        return (name, s.tokens, str(s.rule), s.max_tokens, s.warp, *fingerprint(s.allowed))
 
     def __repr__(self) -> str:
         return f"lm({self.model.name}, {len(self.spec.tokens)} tokens, until={self.spec.rule})"

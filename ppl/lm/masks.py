@@ -8,6 +8,7 @@ row and token.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -21,6 +22,38 @@ Tokens = tuple[int, ...]
 TokenSet = Collection[int] | Tensor | NDArray[np.bool_]
 """Token ids, or a boolean mask `[V]` as a torch tensor or a numpy array."""
 Allowed = TokenSet | Callable[[Tokens], TokenSet | None] | None
+
+
+def kept(allowed: Allowed) -> Allowed:
+    """A copy that stays as it is if the program goes on to change the original; a function is
+    itself."""
+    if isinstance(allowed, Tensor):
+        return allowed.detach().clone()
+    if isinstance(allowed, np.ndarray):
+        return allowed.copy()
+    if callable(allowed) or isinstance(allowed, (tuple, frozenset, range, str, bytes)):
+        return allowed
+    return tuple(allowed) if isinstance(allowed, Collection) else allowed
+
+
+def fingerprint(allowed: Allowed) -> tuple[object, ...]:
+    """What identifies a choice of tokens: the set, however it is written, and nothing for None.
+
+    A function goes by its own `fingerprint` if it has one, otherwise by its name.
+    """
+    if allowed is None:
+        return ()
+    if callable(allowed):
+        own = getattr(allowed, "fingerprint", None)
+        name = getattr(allowed, "__qualname__", type(allowed).__qualname__)
+        return ("allowed", name) if own is None else ("allowed", *own)
+    if isinstance(allowed, Tensor):
+        allowed = allowed.numpy(force=True)
+    array = allowed if isinstance(allowed, np.ndarray) else np.asarray([*allowed])
+    if array.dtype == np.bool_:
+        array = np.flatnonzero(array)
+    ids = np.unique(array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(str))
+    return ("allowed", len(ids), blake2b(ids.tobytes(), digest_size=16).hexdigest())
 
 
 def as_mask(tokens: TokenSet, size: int, codec_size: int) -> Tensor:

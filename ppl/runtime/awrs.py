@@ -153,6 +153,11 @@ class AWRS(Site, TorchDistribution):  # type: ignore[misc]
             raise ValueError("AWRS cannot be used inside a vectorised pyro.plate")
         return self
 
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """That of the proposal, and the rule's name."""
+        return ("AWRS", *self.proposal.fingerprint, getattr(self.valid, "__qualname__", ""))
+
     def __repr__(self) -> str:
         return f"AWRS({self.proposal!r}, {getattr(self.valid, '__name__', self.valid)})"
 

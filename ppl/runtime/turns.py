@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
+from ppl.errors import ProgramError
 from ppl.runtime.keyed import generators_kept
 
 # Seconds after which those who wait look again whose turn it is: an interrupt may have come between
@@ -68,7 +70,11 @@ class Turns:
         self._kept = ExitStack()  # gives back what particles of this turn seed
 
     def take(self, seat: Seat) -> None:
-        """Waits for the first turn. An interrupt while waiting is raised when the turn comes."""
+        """Waits for the first turn. An interrupt while waiting is raised when the turn comes.
+
+        Raises:
+            ProgramError: the turn cannot come, as the program that has it waits for this thread.
+        """
         me = threading.get_ident()
         with self._lock:
             seat.thread, seat.arriving = me, True
@@ -76,7 +82,7 @@ class Turns:
             # A thread that comes again has left: an interrupt kept it from saying so.
             if self._holder is None or self._holder.thread == me:
                 self._holder = seat
-        self._wait(seat)
+        self._wait(seat, new=True)
 
     def taken(self, seat: Seat) -> bool:
         """True if another thread is at the table with this seat."""
@@ -135,8 +141,13 @@ class Turns:
             with contextlib.suppress(InvalidStateError):  # several may knock at once
                 knock.set_result(None)
 
-    def _wait(self, seat: Seat) -> None:
+    def _wait(self, seat: Seat, *, new: bool = False) -> None:
         while self._holder is not seat:
+            if new and _joins(self._holder, threading.current_thread()):
+                raise ProgramError(
+                    "a program waits (Thread.join) for a thread that runs a search, and keeps the "
+                    "turn that this search waits for: run the search in the program itself"
+                )
             try:
                 if seat.arriving or seat.interrupted is not None:
                     self.knock()
@@ -149,6 +160,16 @@ class Turns:
         interrupted, seat.interrupted = seat.interrupted, None
         if interrupted is not None:
             raise interrupted
+
+
+def _joins(holder: Seat | None, waiting: threading.Thread) -> bool:
+    """True if the thread that has the turn is joining another one, which waits for it."""
+    frame = None if holder is None else sys._current_frames().get(holder.thread or 0)
+    while frame is not None:
+        if frame.f_code is threading.Thread.join.__code__:
+            return frame.f_locals.get("self") is waiting
+        frame = frame.f_back
+    return False
 
 
 TURNS: Final = Turns()

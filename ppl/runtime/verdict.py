@@ -15,10 +15,10 @@ import contextlib
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -169,6 +169,9 @@ class Scorer(ABC):
             raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
 
 
+_CALIBRATE = "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
+
+
 class Ranker(Scorer):
     """Says which text is better, not how likely any of them is to be right.
 
@@ -179,13 +182,15 @@ class Ranker(Scorer):
     """
 
     meaning: Meaning = "rank"
+    remedies: ClassVar[Mapping[str, str]] = {
+        "a Verifier": f"a Ranker only ranks texts: calibrate it first, {_CALIBRATE}"
+    }
 
     def __call__(self, text: Text) -> NoReturn:
         """Refused: a score without meaning as a probability cannot be observed."""
         raise ObservationError(
             f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
-            "Rank with it (tree.score), or calibrate it on labels: "
-            "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
+            f"Rank with it (tree.score), or calibrate it on labels: {_CALIBRATE}"
         )
 
 

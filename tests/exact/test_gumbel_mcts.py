@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -18,6 +19,7 @@ from ppl.errors import AllParticlesDeadError
 from ppl.language import randomness
 from ppl.searchers import GumbelMCTS
 from ppl.searchers.trees.gumbel_mcts import (
+    Branch,
     interior,
     mixed_value,
     perturbed,
@@ -200,6 +202,21 @@ def test_a_round_visits_the_highest_of_those_in_turn():
         visited = [i for i, b in enumerate(branches) if b.visits > before[i][0]]
         assert sorted(expected) == visited
     assert sum(b.visits for b in branches) == 32
+
+
+def test_of_the_most_visited_steps_one_is_decided_on():
+    """However high the noise of another one is: only they have come through all rounds."""
+    search = GumbelMCTS(32, 8).begin(toy, "prod", seed=3)
+    search.step()
+    state = search.state
+    first, second = state.actions[:2]
+    branches = state.branches.set(first.identity, Branch(1, 0.9))
+    branches = branches.set(second.identity, Branch(2, 0.2))
+    for other in state.actions[2:]:
+        branches = branches.set(other.identity, Branch(1, 0.9))
+    state = replace(state, branches=branches, over=True)
+    assert state.gumbels[0] > state.gumbels[1]
+    assert GumbelMCTS(32, 8)._chosen(state) is second
 
 
 def test_statistics_add_up():

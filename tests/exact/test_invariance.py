@@ -109,6 +109,31 @@ CASES = {
 }
 
 
+def test_a_finished_particle_has_weight_one_in_later_rounds_of_a_sweep():
+    """Also one whose last step had a weight, as a twist was taken out there."""
+
+    def ragged() -> None:
+        first = pyro.sample("first", dist.Bernoulli(0.5))
+        ppl.twist("t", 0.7)
+        pyro.sample("second", dist.Bernoulli(0.5))
+        if first:
+            ppl.condition(True, "more")
+            pyro.sample("third", dist.Bernoulli(0.5))
+
+    tree = ppl.Tree(ragged, seed=2)
+    sweep = conditional_smc.begin(tree, 40, 0)
+    seen = 0
+    while not sweep.over:
+        before = set(map(id, sweep.nodes))
+        (sweep,) = conditional_smc.advance(tree, [sweep], ancestor_sampling=False)
+        for node, weight in zip(sweep.nodes, sweep.weights.log_weights, strict=True):
+            if node.finished and id(node) in before:
+                assert node.log_increment == pytest.approx(-0.7)
+                assert weight == 0
+                seen += 1
+    assert seen
+
+
 def test_ancestors_given_the_reference_belong_to_one_law_of_resampling():
     """Conditional resampling must be some unbiased scheme r, given that the reference survives:
     with o_i offspring of i, q(o | i is the reference) = r(o) o_i / (N W_i), one r for all i.

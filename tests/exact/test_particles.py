@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 
@@ -13,7 +14,7 @@ import torch
 from programs import TOY, VERIFIERS, branching, difference, toy, toy_guide, toy_twisted
 
 import ppl
-from ppl.searchers import SMC, AliveParticleFilter, BestOfN, SMCSteering
+from ppl.searchers import SMC, AliveParticleFilter, BestOfN, SMCSteering, Weights
 
 SEEDS = 400
 
@@ -133,6 +134,51 @@ def test_alive_gives_up_by_name():
     with pytest.raises(ppl.PPLError, match=r"dead, killed at 'hope'; raise max_proposals=50") as e:
         AliveParticleFilter(2, max_proposals=50).run(hopeless)
     assert math.isnan(e.value.log_evidence)
+
+
+def heavy() -> int:
+    """The second round finds particles of very unequal weight, and some that have finished."""
+    first = int(pyro.sample("first", dist.Bernoulli(0.5)))
+    pyro.factor("f", torch.tensor(0.0 if first else -1.0, dtype=torch.float64))
+    ppl.twist("t", 0.7)
+    pyro.sample("z", dist.Bernoulli(0.5))
+    if first == 0:
+        return first
+    ppl.condition(True, "g")
+    pyro.sample("y", dist.Bernoulli(0.5))
+    return first
+
+
+def alive_round(seed: int, open_share: float = 0.3):
+    """One round of two particles, the second of them open: the state before and after."""
+    tree = ppl.Tree(heavy, seed=seed)
+    nodes = tree.expand(tree.expand([tree.root], 8))
+    ended = next(node for node in nodes if node.finished)
+    going = next(node for node in nodes if node.open)
+    weights = Weights(np.log([1 - open_share, open_share]))
+    searcher = AliveParticleFilter(2)
+    state = dataclasses.replace(searcher.start(tree), nodes=(ended, going), weights=weights)
+    return state, searcher.step(tree, state)[0]
+
+
+def test_a_finished_particle_is_alive_with_weight_one():
+    seen = 0
+    for seed in range(20):
+        before, after = alive_round(seed)
+        assert before.nodes[0].log_increment < -0.5  # the twist that its end took out
+        for node, weight in zip(after.nodes, after.weights.log_weights, strict=True):
+            if node is before.nodes[0]:
+                assert weight == 0.0
+                seen += 1
+    assert seen > 10
+
+
+def test_which_survivor_is_left_out_has_nothing_to_do_with_its_ancestor():
+    """Of three survivors the last goes; of two that stay each has the second for its ancestor
+    with its weight. Proposals in the order of their ancestors would give it .24 and not .6."""
+    kept = [sum(node.parent is before.nodes[1] for node in after.nodes)
+            for before, after in map(alive_round, range(400))]  # fmt: skip
+    assert np.mean(kept) == pytest.approx(2 * 0.3, abs=4 * math.sqrt(2 * 0.3 * 0.7 / 400))
 
 
 # -- twisted SMC -------------------------------------------------------------------------------

@@ -78,17 +78,7 @@ class Grammar(Verifier):
 
         The end of the text is allowed exactly where the text belongs to the language.
         """
-        begun, codec = text.tokens[text.prompt_length :], text.codec
-
-        def allowed(new: Tokens) -> Tensor:
-            state = self._state(codec, begun + tuple(new))
-            if state is None:
-                return torch.zeros(codec.size, dtype=torch.bool)
-            bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
-            flags = np.unpackbits(bits, bitorder="little", count=codec.size)
-            return torch.from_numpy(flags.view(np.bool_))
-
-        return allowed
+        return _Following(self, text)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """0 if some member of the language begins so (once ended: is the text), else -inf."""
@@ -125,6 +115,23 @@ class Grammar(Verifier):
         if len(self._states) > _STATES:
             self._states.popitem(last=False)
         return state
+
+
+class _Following:
+    """What may follow a text; as `allowed=` of a site it goes by the grammar's name."""
+
+    def __init__(self, grammar: Grammar, text: Text) -> None:
+        self._grammar, self._codec = grammar, text.codec
+        self._begun = text.tokens[text.prompt_length :]
+        self.fingerprint = (grammar.name, self._begun)
+
+    def __call__(self, new: Tokens) -> Tensor:
+        state, size = self._grammar._state(self._codec, self._begun + tuple(new)), self._codec.size
+        if state is None:
+            return torch.zeros(size, dtype=torch.bool)
+        bits = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
+        flags = np.unpackbits(bits, bitorder="little", count=size)
+        return torch.from_numpy(flags.view(np.bool_))
 
 
 class Regex(Grammar):

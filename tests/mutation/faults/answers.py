@@ -109,6 +109,6 @@ FAULTS = [
         NODE,
         "return math.exp(min(self.log_likelihood, 700.0))",
         "return math.exp(min(self.log_weight, 700.0))",
-        "tests/test_laws.py tests/test_golden.py -k 'score or REBASE or MCTS'",
+        "tests/test_programs.py -k own_checkpoint",
     ),
 ]

@@ -104,13 +104,13 @@ FAULTS = [
         DECODE,
         "for row in (*rows, *self._waiting):",
         "for row in rows:",
-        f"{DECODERS} {ENGINES} -k 'budget or waiting or ledger or room'",
+        f"{DECODERS} -k rows_that_wait",
     ),
     Fault(
         DECODE,
         "None if row.new else row.request.ledger",
         "row.request.ledger",
-        f"{ENGINES} {DECODERS} -k 'half_way or ledger'",
+        f"{DECODERS} -k half_way",
     ),
     Fault(DECODE, "len(self.new) == self.limit:", "len(self.new) > self.limit:", TEXT),
     Fault(

@@ -21,7 +21,10 @@ FAULTS = [
         "if False:",
         f"{TESTS} -k starves_nobody",
     ),
-    Fault(TURNS, "            seat.arriving = True\n", "", f"{TESTS} -k threads_share"),
+    Fault(TURNS, "            seat.arriving = True\n", "", f"{TESTS} -k driven_away"),
+    Fault(
+        TURNS, "seat.thread, seat.arriving = me, True", "seat.thread = me", f"{TESTS} -k control_c"
+    ),
     Fault(WAVE, "self.eager = quorum is not None", "self.eager = False", f"{TESTS} -k quorum"),
     Fault(WAVE, "any(p.thread != thread for p in self.particles)", "False", f"{TESTS} -k pickled"),
     Fault(COST, "self.verifier_tokens - self.draws)", "self.verifier_tokens)", ACCOUNTS),

@@ -4,6 +4,7 @@ from fault import Fault
 
 WEIGHTS, RESAMPLING = "ppl/runtime/weights.py", "searchers/resampling.py"
 ROOM = "searchers/particles"
+SEARCHER_LAWS = "tests/test_searcher_laws.py"
 SMC, STEERING, ALIVE = f"{ROOM}/smc.py", f"{ROOM}/steering.py", f"{ROOM}/alive.py"
 MOVE, TEMPERATURE = f"{ROOM}/resample_move.py", f"{ROOM}/temperature.py"
 FILTER, CSMC = f"{ROOM}/particle_filter.py", f"{ROOM}/conditional_smc.py"
@@ -223,13 +224,19 @@ FAULTS = [
     ),
     # Alive particle filter.
     Fault(ALIVE, "np.log(proposals - 1)", "np.log(proposals)", f"{PARTICLES} -k alive"),
-    Fault(ALIVE, "kept = alive[: self.num_particles]", "kept = alive[1:]", f"{PARTICLES} -k alive"),
+    Fault(
+        ALIVE,
+        "kept = alive[: self.num_particles]",
+        "kept = alive[1:]",
+        f"{PARTICLES} -k alive_evidence",
+        equivalent="survivors are independent draws of one law: any N of the N + 1 do",
+    ),
     Fault(ALIVE, "while len(alive) <= n:", "while len(alive) < n:", f"{PARTICLES} -k alive"),
     Fault(
         ALIVE,
         "node.log_increment if ancestor.open else 0.0",
         "node.log_increment",
-        f"{PARTICLES} -k alive",
+        f"{PARTICLES} -k finished_particle_is_alive",
     ),
     Fault(
         ALIVE,
@@ -241,7 +248,7 @@ FAULTS = [
         ALIVE,
         "drawn = rng.choice(n, wanted, p=probabilities)",
         "drawn = np.sort(rng.choice(n, wanted, p=probabilities))",
-        f"{PARTICLES} -k alive",
+        f"{PARTICLES} -k left_out",
     ),
     Fault(ALIVE, '"ancestors", t, proposals)', '"ancestors", t)', f"{PARTICLES} {GOLDEN} -k alive"),
     Fault(ALIVE, "error.log_evidence = math.nan", "pass", f"{PARTICLES} -k alive"),
@@ -259,7 +266,7 @@ FAULTS = [
         "start = max(rounds - last - 1, 0)",
         f"{INVARIANCE} -k moves",
     ),
-    Fault(MOVE, "rounds, move).random", "move).random", GOLDEN),
+    Fault(MOVE, "rounds, move).random", "move).random", f"{SEARCHER_LAWS} -k randomness"),
     # Temperatures.
     Fault(TEMPERATURE, "max(1.0, (1 - u) / e)", "max(1.0, 1 / e)", TEMPERATURES),
     Fault(TEMPERATURE, "return 2 - u", "return 1 + u", TEMPERATURES),
@@ -305,7 +312,12 @@ FAULTS = [
         "log_odds[i] = sweep.weights.log_weights[i]",
         f"{INVARIANCE} -k sweep",
     ),
-    Fault(CSMC, "    if child is parent:\n        return 0.0\n", "", f"{INVARIANCE} -k sweep"),
+    Fault(
+        CSMC,
+        "    if child is parent:\n        return 0.0\n",
+        "",
+        f"{INVARIANCE} -k rounds_of_a_sweep",
+    ),
     Fault(CSMC, "len(sweep.nodes) - len(fixed)", "len(sweep.nodes)", f"{INVARIANCE} -k sweep"),
     Fault(
         CSMC,
@@ -363,7 +375,10 @@ FAULTS = [
         f"{ROWS} -k in_place",
     ),
     Fault(
-        VECTORIZED, 'generator(self.seed, "resample", t)', 'generator(self.seed, "resample")', ROWS
+        VECTORIZED,
+        'generator(self.seed, "resample", t)',
+        'generator(self.seed, "resample")',
+        f"{SEARCHER_LAWS} -k randomness",
     ),
     Fault(VECTORIZED, "if self.over else None,\n            cost", ",\n            cost", ROWS),
     # Best of N.
@@ -379,6 +394,6 @@ FAULTS = [
         BEST_OF_N,
         "begun = [node for node in state.nodes if node is not tree.root]",
         "begun = list(state.nodes)",
-        ANYTIME,
+        f"{ANYTIME} -k limit_buys",
     ),
 ]

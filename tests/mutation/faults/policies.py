@@ -254,7 +254,7 @@ FAULTS = [
         "math.floor(math.log2(actions))",
         f"{GUMBELS} -k halving",
     ),
-    Fault(GUMBEL, "if here[i].visits == visits]", "]", GUMBELS),
+    Fault(GUMBEL, "if here[i].visits == visits]", "]", f"{GUMBELS} -k most_visited"),
     Fault(GUMBEL, "first.setdefault(node.choices, k)", "first[node.choices] = k", GUMBELS),
     Fault(GUMBEL, "np.array(state.gumbels) + sigma(", "sigma(", GUMBELS),
     # RAIN.

@@ -142,15 +142,45 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/base.py",
-        "str(s.rule), s.max_tokens, s.warp)",
-        "str(s.rule), s.max_tokens)",
+        "str(s.rule), s.max_tokens, s.warp, ",
+        "str(s.rule), s.max_tokens, ",
         "tests/test_errors.py -k change_on_replay",
     ),
     Fault(
         "ppl/lm/base.py",
-        "(self.model.name, s.tokens, str(s.rule), ",
-        "(self.model.name, str(s.rule), ",
+        "(name, s.tokens, str(s.rule), ",
+        "(name, str(s.rule), ",
         f"{ERRORS} {SITES}",
+    ),
+    Fault(
+        "ppl/lm/base.py",
+        "s.warp, *fingerprint(s.allowed))",
+        "s.warp)",
+        "tests/test_errors.py -k change_on_replay",
+    ),
+    Fault(
+        "ppl/lm/masks.py",
+        "        array = np.flatnonzero(array)",
+        "        pass",
+        "tests/test_masks.py -k site_is_known",
+    ),
+    Fault(
+        "ppl/lm/masks.py",
+        'return ("allowed", name) if own is None else ("allowed", *own)',
+        'return ("allowed", name)',
+        "tests/test_masks.py tests/test_grammar.py -k 'site_is_known or grammars'",
+    ),
+    Fault(
+        "ppl/lm/masks.py",
+        "return allowed.detach().clone()",
+        "return allowed.detach()",
+        "tests/test_masks.py -k refills",
+    ),
+    Fault(
+        "ppl/lm/masks.py",
+        "return allowed.copy()",
+        "return allowed",
+        "tests/test_masks.py -k refills",
     ),
     # Checkpoints.
     Fault(

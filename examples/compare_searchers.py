@@ -17,10 +17,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -65,32 +63,14 @@ SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
 }
 BUDGETS = (4, 16, 64)
 
-Job = tuple[str, str, int, int, int]  # task, searcher, N, problems, seed
 
-
-def measure(job: Job) -> Row:
+def measure(task: str, name: str, n: int, count: int, seed: int) -> Row:
     """One searcher at one budget on the problems of a task."""
-    task, name, n, count, seed = job
     lm, prm = search_gain.load()
     for engine in (lm.engine, prm.engine):
         engine.pool.clear()
     chosen = held_out_problems(task, count, seed)
     return search_gain.run(task, name, n, chosen, lm, prm, SEARCHERS[name](n))
-
-
-def results(jobs: Sequence[Job], workers: int) -> Iterator[Row]:
-    """All jobs, the longest first; by several processes, each with a share of the cores."""
-    jobs = sorted(jobs, key=lambda job: -job[2])
-    if workers == 1:
-        yield from map(measure, jobs)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, spawn, initializer=search_gain.load, initargs=(threads,)
-    ) as pool:
-        for future in as_completed([pool.submit(measure, job) for job in jobs]):
-            yield future.result()
 
 
 def records(path: Path) -> list[Row]:
@@ -205,13 +185,13 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     known = {(row.task, row.searcher, row.n) for row in rows}
     jobs = [
         (task, name, n, args.problems, args.seed)
+        for n in sorted(args.budgets, reverse=True)  # the longest first
         for task in LINE_TASKS
         for name in args.searchers
-        for n in args.budgets
         if (task, name, n) not in known and not args.show
     ]
     with args.records.open("a") as file:
-        for row in results(jobs, args.workers):
+        for _, row in search_gain.spread(measure, jobs, args.workers):
             file.write(json.dumps(asdict(row)) + "\n")
             file.flush()
             rows.append(row)

@@ -17,10 +17,8 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import search_gain
@@ -70,12 +68,8 @@ class Found:
     lm_tokens: int
 
 
-Job = tuple[str, str, str, int, int]  # task, noise, searcher, N, problems
-
-
-def measure(job: Job) -> list[Found]:
+def measure(task: str, noise: str, name: str, n: int, count: int) -> list[Found]:
     """One searcher with one budget under one verifier, on the problems of a task."""
-    task, noise, name, n, count = job
     lm, prm = search_gain.load()
     for engine in (lm.engine, prm.engine):
         engine.pool.clear()
@@ -125,21 +119,6 @@ def records(path: Path) -> list[Found]:
         return []
     lines = path.read_text().split("\n")[:-1]
     return [Found(**json.loads(line)) for line in lines]
-
-
-def run(jobs: Sequence[Job], workers: int) -> Iterator[list[Found]]:
-    """All jobs, the longest first; by several processes, each with a share of the cores."""
-    jobs = sorted(jobs, key=lambda job: -job[3])
-    if workers == 1:
-        yield from map(measure, jobs)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, spawn, initializer=search_gain.load, initargs=(threads,)
-    ) as pool:
-        for future in as_completed([pool.submit(measure, job) for job in jobs]):
-            yield future.result()
 
 
 def share(rows: Iterable[Found], what: str) -> tuple[int, int]:
@@ -235,14 +214,14 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
     known = {(r.task, r.noise, r.searcher, r.n) for r in found}
     jobs = [
         (task, noise, name, n, args.problems)
+        for n in sorted(args.budgets, reverse=True)  # the longest first
         for task in LINE_TASKS
         for noise in args.noises
         for name in args.searchers
-        for n in args.budgets
         if (task, noise, name, n) not in known and not args.show
     ]
     with args.records.open("a") as file:
-        for rows in run(jobs, args.workers):
+        for _, rows in search_gain.spread(measure, jobs, args.workers):
             file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
             file.flush()
             found += rows

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -37,6 +38,8 @@ from ppl.searchers import REBASE, SMC, Searcher
 from ppl.study.intervals import mcnemar, wilson
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 from ppl.verifiers import PRM
+
+R = TypeVar("R")
 
 SEARCHERS: dict[str, Callable[[int], Searcher]] = {**COMMON, "REBASE": REBASE}
 BUDGETS = (1, 4, 16, 64)
@@ -101,25 +104,26 @@ def measure(
     rows: dict[int, Row] = {}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         work = bar.add_task("searching", total=sum(job[2] for job in jobs))
-        for i, row in _results([jobs[i] for i in order], workers):
+        for i, row in spread(measured, [jobs[i] for i in order], workers):
             rows[order[i]] = row
             bar.update(work, description=f"{row.searcher} N={row.n}", advance=row.n)
     return [rows[i] for i in range(len(jobs))]
 
 
-Job = tuple[str, str, int, int, int]
+def spread(
+    work: Callable[..., R], jobs: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, R]]:
+    """What `work(*job)` returns, with the job's number, as they are done.
 
-
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Row]]:
-    """Rows and the numbers of their jobs, as they are done."""
+    Each of so many processes has the embedded pair and a share of the cores.
+    """
     if workers == 1:
-        load()
-        yield from ((i, job(*each)) for i, each in enumerate(jobs))
+        yield from ((i, work(*job)) for i, job in enumerate(jobs))
         return
     fresh = get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, fresh, initializer=load, initargs=(threads,)) as pool:
-        futures = {pool.submit(job, *each): i for i, each in enumerate(jobs)}
+        futures = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
@@ -138,7 +142,7 @@ def load(threads: int | None = None) -> tuple[ppl.HFModel, PRM]:
     return _pair
 
 
-def job(task: str, name: str, n: int, count: int, seed: int) -> Row:
+def measured(task: str, name: str, n: int, count: int, seed: int) -> Row:
     """One searcher with one budget on all problems of a task."""
     lm, prm = load()
     for engine in (lm.engine, prm.engine):

@@ -37,7 +37,7 @@ from writing_requests import requests
 import ppl
 
 Record = dict[str, Any]
-TOGETHER = 20  # requests that a method works on side by side
+TOGETHER = 10  # requests that a method works on side by side
 
 
 def load(path: Path) -> list[Record]:
@@ -47,7 +47,9 @@ def load(path: Path) -> list[Record]:
         return [json.loads(line) for line in file if line.endswith("\n")]
 
 
-def record(number: int, method: str, task: Task, spent: Spent, seconds: float) -> Record:
+def record(
+    number: int, method: str, limit: int, task: Task, spent: Spent, seconds: float
+) -> Record:
     """One line: what a method did for a request."""
     cost = spent.cost
     model = cost.models.get(task.lm.name)
@@ -56,6 +58,7 @@ def record(number: int, method: str, task: Task, spent: Spent, seconds: float) -
         "kind": task.request.kind,
         "question": task.request.question,
         "method": method,
+        "limit": limit,
         "tokens": cost.lm_tokens,
         "computed": model.computed_tokens if model else 0,
         "verifier_tokens": cost.verifier_tokens,
@@ -96,7 +99,7 @@ def run(
             found = spend(METHODS[name], [task for _, task in going], tokens, seeds)
             seconds = (time.perf_counter() - began) / len(going)
             for (i, task), spent in zip(going, found, strict=True):
-                yield record(i, name, task, spent, seconds)
+                yield record(i, name, tokens, task, spent, seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
@@ -109,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--out", type=Path, default=Path(), help="folder of records and picture")
     parser.add_argument("--records", type=Path, help="only report these, .jsonl or .jsonl.gz")
     parser.add_argument("--source", help="another chat model: a .gguf file, a folder or a Hub id")
-    parser.add_argument("--fast", action="store_true", help="bfloat16 and compiled (needs C++)")
+    parser.add_argument("--dtype", default="float32", help="such as bfloat16, which is quicker")
+    parser.add_argument("--compile", action="store_true", help="quicker still; needs a C++ compiler")
     options = parser.parse_args(argv)
     if options.requests < 1 or options.tokens < 1:
         parser.error("--requests and --tokens are at least 1")
@@ -117,9 +121,13 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     path = options.records
     if path is None:
         path = options.out / "constrained-writing.jsonl"
-        done = {(r["request"], r["method"]) for r in load(path)} if path.exists() else set()
-        precision = {"dtype": "bfloat16", "compile": True} if options.fast else {}
-        lm = ppl.load(options.source or find_gguf(), **precision)
+        old = load(path) if path.exists() else []
+        limits = {r["limit"] for r in old} - {options.tokens}
+        if limits:
+            parser.error(f"{path} has records with --tokens {limits.pop()}: not comparable")
+        done = {(r["request"], r["method"]) for r in old}
+        source = options.source or find_gguf()
+        lm = ppl.load(source, dtype=options.dtype, compile=options.compile)
         log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             for line in run(
@@ -129,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         finally:
             os.close(log)
     rows = rows_of(load(path))
-    show(rows, Console(highlight=False, width=110))
+    show(rows, Console(highlight=False, width=132))
     draw(rows, options.out / "constrained-writing.png")
     return rows
 

@@ -68,8 +68,9 @@ class Request:
 
 
 def plain(string: str) -> str:
-    """The text without quotation marks around it, with plain apostrophes."""
-    return string.replace("’", "'").strip().strip("\"'“”")
+    """The text without quotation marks around it and what follows its end; plain apostrophes."""
+    string = re.sub("[“”]", '"', string.replace("’", "'"))
+    return re.sub(r'(?<=[.!?\n])[ \n"]*$', "", string).lstrip('"').removesuffix("\n")
 
 
 def obeys(request: Request, string: str) -> bool:

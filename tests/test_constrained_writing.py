@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import string
 
 import constrained_writing as example
 import pytest
-import torch
 import writing_report as report
 from writing_automaton import Automaton
 from writing_methods import METHODS, Task, spend
@@ -15,21 +16,21 @@ from writing_requests import KINDS, Request, obeys, requests
 
 import ppl
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzABT  ,.\n'-!"
+LETTERS = string.ascii_letters + "        ..,\n\n'-!"
 
 
 def walk(automaton: Automaton, rng: random.Random) -> str:
     """A text that mostly stays alive, and often says what is wanted."""
     text = ""
-    for _ in range(rng.randint(1, 90)):
+    for _ in range(rng.randint(1, 120)):
         options = rng.sample(LETTERS, len(LETTERS))
-        living = [c for c in options if automaton.alive(text + c)]
+        living = next((c for c in options if automaton.alive(text + c)), "")
         place = automaton.read(text)
         word = automaton.wanted(place)[0] if place else ""
         if word and text.endswith(" ") and rng.random() < 0.4:
             text += word
         else:
-            text += living[0] if living and rng.random() < 0.995 else options[0]
+            text += living if living and rng.random() < 0.995 else options[0]
         if automaton.request.stop.search(text):
             break
     return text
@@ -40,10 +41,8 @@ def test_automaton_and_checker_say_the_same(number):
     rng, met = random.Random(number), 0
     for request in requests(3 * len(KINDS))[number :: len(KINDS)]:
         automaton = Automaton(request)
-        for _ in range(300):
+        for _ in range(100):
             text = walk(automaton, rng)
-            if text != text.strip(" '\n-"):  # what surrounds a text is forgiven by one of them
-                continue
             right = obeys(request, text)
             met += right
             assert automaton.complete(text) == right, text
@@ -70,7 +69,7 @@ def test_automaton_and_checker_say_the_same(number):
 def test_checker_by_hand(settings, good, bad):
     request = Request("by hand", "?", **settings)
     assert obeys(request, good)
-    assert obeys(request, f'"{good}"')
+    assert obeys(request, f'"{good}\n')
     assert not obeys(request, bad)
     assert Automaton(request).complete(good)
     assert not Automaton(request).complete(bad)
@@ -111,9 +110,10 @@ def two_words(lm: ppl.LanguageModel) -> Task:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_what_obeys_and_keeps_to_its_tokens(name, lm):
-    task = two_words(lm)
-    spent = spend(METHODS[name], [task, two_words(lm)], 150, [3, 4])
-    assert all(s.cost.lm_tokens <= 150 for s in spent)
+    request = Request("two words", "T", lines=((2, 2),))
+    task = Task(lm, request)
+    spent = spend(METHODS[name], [task, Task(lm, request)], 600, [3, 4])
+    assert all(s.cost.lm_tokens <= 600 for s in spent)
     right = [(t, log_p) for s in spent for t, log_p, _ in s.texts if task.obeyed(t)]
     assert right
     for text, log_prob in right[:5]:
@@ -122,27 +122,27 @@ def test_every_method_finds_what_obeys_and_keeps_to_its_tokens(name, lm):
         assert log_prob == pytest.approx(float(law.log_prob(tokens)))
 
 
-@pytest.mark.parametrize("name", ["AWRS", "SMC", "SMC, masks", "twisted SMC"])
+@pytest.mark.parametrize("name", ["AWRS", "SMC, masks", "twisted SMC"])
 def test_particle_methods_agree_on_the_evidence(name, lm):
-    """All have one target, so one evidence: that which many plain samples give."""
+    """All have one target, so one evidence, here worked out by hand.
+
+    A letter has .5, so a word of a letters behind a "T" has .1 * .5^(a-1), its space .25, a longer
+    word in all .5^a, the end .25; the sum over a is .1 * .25 * .25 * .5 / .75.
+    """
     method = METHODS[name]
-    plain = METHODS["best-of-N"]
-    truth = plain.searcher(3000).run(plain.program, two_words(lm), seed=0).log_evidence
-    found = []
-    for seed in range(20):
-        search = method.searcher(30).begin(
-            method.program, two_words(lm), guide=method.guide, seed=seed
-        )
-        found.append(search.run().log_evidence)
-    mean = torch.tensor(found).logsumexp(0).item() - torch.tensor(20.0).log().item()
-    assert mean == pytest.approx(truth, abs=0.15)
+    tasks = [(two_words(lm),)] * 10
+    found = method.searcher(60).run_many(
+        method.program, tasks, guide=method.guide, seed=range(len(tasks))
+    )
+    mean = sum(math.exp(p.log_evidence) for p in found) / len(found)
+    assert mean == pytest.approx(0.1 * 0.25 * 0.25 * 0.5 / 0.75, rel=0.2)
 
 
 def lines(requests_done: int) -> list[dict[str, object]]:
     """Records made by hand: masks always obey, best-of-N for even requests."""
     return [
         {
-            "request": i, "kind": "ab"[i % 2], "method": method, "tokens": 100, "computed": 90,
+            "request": i, "kind": "ab"[i % 2], "method": method, "limit": 100, "tokens": 100, "computed": 90,
             "verifier_tokens": 0, "seconds": 1.0, "rounds": 1,
             "texts": [["No.", False, -9.0, 3, 0.0], ["Yes.", obeyed, -4.0, 4, 0.0]],
         }

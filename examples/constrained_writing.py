@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--records", type=Path, help="only report these, .jsonl or .jsonl.gz")
     parser.add_argument("--source", help="another chat model: a .gguf file, a folder or a Hub id")
     parser.add_argument("--dtype", default="float32", help="such as bfloat16, which is quicker")
-    parser.add_argument("--compile", action="store_true", help="quicker still; needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="quicker; needs a C++ compiler")
     options = parser.parse_args(argv)
     if options.requests < 1 or options.tokens < 1:
         parser.error("--requests and --tokens are at least 1")

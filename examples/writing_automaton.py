@@ -176,8 +176,8 @@ class Automaton:
         if char == "\n" and (inside or at.mark in ("comma", "stop")) and self._line_may_end(ended):
             if len(at.counts) < len(self.request.lines):
                 return ended._replace(mark="gap", counts=(*ended.counts, 0))
-            kept = at.mark != "comma" or len(self.request.lines) > 1
-            return ended._replace(mark="end") if kept and self._all_met(ended) else None
+            poem = len(self.request.lines) > 1
+            return ended._replace(mark="end") if poem and self._all_met(ended) else None
         return None
 
     def _letter(self, at: Place, char: str) -> Place | None:
@@ -294,7 +294,7 @@ class Automaton:
             return True
         if len(at.counts) < len(self.request.lines) or at.mark not in ("letter", "stop", "comma"):
             return False
-        if at.mark == "comma" and len(self.request.lines) == 1:
+        if len(self.request.lines) == 1:
             return False
         ended = self._ended(at) if at.mark == "letter" else at
         return ended is not None and self._line_may_end(ended) and self._all_met(ended)

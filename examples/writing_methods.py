@@ -42,7 +42,7 @@ class Task:
 
     @cached_property
     def expected(self) -> int:
-        """About how many tokens a text has, rather too many: a search that is cut returns little."""
+        """About how many tokens a text has, or too many: a search that is cut returns little."""
         least = sum(low for low, _ in self.request.lines)
         # Words that are forced are rare ones, and take more tokens.
         a_word = 2.5 if self.request.initials or self.request.growing else 1.5
@@ -210,6 +210,7 @@ class Method:
         program, guide: what it runs.
         tokens_a_text: what a text costs, relative to an obedient one that is written once.
         least: texts below which it is not worth beginning.
+        allowance: what the budget is multiplied by, where drawn tokens cost no pass of the model.
     """
 
     searcher: Callable[[int], Searcher]
@@ -217,12 +218,13 @@ class Method:
     guide: Callable[[Task], ppl.Text] | None = None
     tokens_a_text: float = 1.0
     least: int = 1
+    allowance: float = 1.0
 
 
 METHODS = {
     "best-of-N": Method(BestOfN, whole, tokens_a_text=1.3),
     "masks": Method(BestOfN, whole, whole_masked),
-    "AWRS": Method(SMC, tokenwise, tokenwise_guided, tokens_a_text=2.5),
+    "AWRS": Method(SMC, tokenwise, tokenwise_guided, tokens_a_text=5.0, allowance=5.0),
     "beam": Method(lambda n: BeamSearch(n // 4, 4, likelihood=0.5), stepwise, least=4),
     "SMC": Method(SMC, stepwise),
     "SMC, masks": Method(SMC, stepwise, stepwise_masked),
@@ -246,7 +248,8 @@ def spend(method: Method, tasks: Sequence[Task], tokens: int, seeds: Sequence[in
     Args:
         method: what to run.
         tasks: the requests.
-        tokens: how many each may generate; never exceeded.
+        tokens: how many each may generate; never exceeded. (AWRS draws most of its tokens from
+            states that it has, so it may draw more of them.)
         seeds: one a task.
 
     Returns:
@@ -254,8 +257,10 @@ def spend(method: Method, tasks: Sequence[Task], tokens: int, seeds: Sequence[in
         their log-weight. Texts that died before their end are not among them.
     """
     found = [Spent([], ppl.Cost()) for _ in tasks]
+    tokens = round(tokens * method.allowance)
     while True:
-        sizes = [_size(method, t, tokens - s.cost.lm_tokens) for t, s in zip(tasks, found, strict=True)]
+        left = [tokens - spent.cost.lm_tokens for spent in found]
+        sizes = [_size(method, task, n) for task, n in zip(tasks, left, strict=True)]
         going = [i for i, n in enumerate(sizes) if n > 0]
         if not going:
             return found
@@ -265,7 +270,7 @@ def spend(method: Method, tasks: Sequence[Task], tokens: int, seeds: Sequence[in
                 tasks[i],
                 guide=method.guide,
                 seed=1000 * seeds[i] + found[i].rounds,
-                budget=ppl.Budget(tokens=tokens - found[i].cost.lm_tokens),
+                budget=ppl.Budget(tokens=left[i]),
             )
             for i in going
         ]

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
            "eleven", "twelve")  # fmt: skip
@@ -74,11 +75,14 @@ def plain(string: str) -> str:
 
 
 def obeys(request: Request, string: str) -> bool:
-    """The checker: is this whole text what was asked for?"""
+    """The checker: is this whole text what was asked for?
+
+    A sentence ends with a full stop (or ! or ?), a poem ends as it likes.
+    """
     lines = plain(string).split("\n")
     if len(lines) != len(request.lines) or not all(LINE.fullmatch(line) for line in lines):
         return False
-    if not lines[0][0].isupper() or (len(lines) == 1 and lines[0][-1] in ",;:"):
+    if not lines[0][0].isupper() or (len(lines) == 1 and lines[0][-1] not in ".!?"):
         return False
     per_line = [[w.lower() for w in re.findall(WORD, line)] for line in lines]
     counts = [len(words) for words in per_line]
@@ -95,7 +99,7 @@ def obeys(request: Request, string: str) -> bool:
         and all(word in found for word in request.ordered)
         and (not request.last or words[-1] == request.last)
         and request.letters in (None, sum(sizes))
-        and (not request.growing or all(b > a for a, b in zip(sizes, sizes[1:], strict=False)))
+        and (not request.growing or all(b > a for a, b in pairwise(sizes)))
     )
 
 

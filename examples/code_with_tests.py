@@ -27,7 +27,7 @@ from pathlib import Path
 import pyro
 from rich.console import Console
 from rich.table import Table
-from smollm2_constrained import find_gguf
+from smollm2 import find_gguf
 
 import ppl
 from ppl.searchers import SMC, BestOfN

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pyro
 from rich.console import Console
 from rich.table import Table
-from smollm2_constrained import find_gguf
+from smollm2 import find_gguf
 from torch import Tensor
 
 import ppl

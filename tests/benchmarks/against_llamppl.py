@@ -98,7 +98,7 @@ def by_llamppl(folder: str, particles: int, tokens: int, repeats: int, _: bool) 
 def converted() -> str:
     """The folder of SmolLM2 as safetensors, made from the GGUF file when first asked for."""
     sys.path.append(str(Path(__file__).parents[2] / "examples"))
-    from smollm2_constrained import find_gguf
+    from smollm2 import find_gguf
 
     import ppl
 

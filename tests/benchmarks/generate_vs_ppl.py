@@ -103,7 +103,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     sys.path.append(str(Path(__file__).parents[2] / "examples"))
-    from smollm2_constrained import find_gguf
+    from smollm2 import find_gguf
 
     dtype = getattr(torch, options.dtype)
     lm = ppl.load(find_gguf(), dtype=dtype, device="cpu", compile=options.compile)

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write a picture of the table there")
     options = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[2] / "examples"))
-    from smollm2_constrained import find_gguf
+    from smollm2 import find_gguf
 
     lm = ppl.load(find_gguf(), device="cpu", kv_bytes=options.kv_bytes)
     print(machine())

@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if not options.no_smollm2:
         sys.path.append(str(Path(__file__).parents[2] / "examples"))
-        from smollm2_constrained import find_gguf
+        from smollm2 import find_gguf
 
         lm, plain = ppl.load(find_gguf()), ppl.load(find_gguf(), pack=False).model
         work = Scoring(lm, plain, options.responses, options.rows)

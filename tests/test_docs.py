@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ppl.study import Study
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -34,9 +36,14 @@ def test_code_blocks(page, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_blocks_that_are_not_run_are_none_of_python(page):
-    """Commands are `sh`, and what is printed is `text`; nothing else would be run by nobody."""
-    assert {kind for kind, _ in FENCE.findall(page.read_text())} <= {"python", "sh", "text"}
+def test_blocks_that_are_not_run_are_none_of_python(page, tmp_path):
+    """Commands are `sh`, what is printed is `text`, studies are `toml`; others nobody would run."""
+    blocks = FENCE.findall(page.read_text())
+    assert {kind for kind, _ in blocks} <= {"python", "sh", "text", "toml"}
+    for kind, block in blocks:
+        if kind == "toml":
+            (tmp_path / "study.toml").write_text(block)
+            assert Study.read(tmp_path / "study.toml").groups
 
 
 def anchors(page: Path) -> set[str]:

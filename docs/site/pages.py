@@ -87,6 +87,7 @@ CURATED = (
             "ppl.lm.decode.Decoder",
             "ppl.lm.decode.PlainDecoder",
             "ppl.lm.server.ServerModel",
+            "ppl.lm.server.ServerPool",
             "ppl.lm.table.SymbolCodec",
             "ppl.runtime.loop.SHARED",
             "ppl.runtime.wave.ask",

@@ -409,10 +409,18 @@ FAULTS = [
     Fault(PERSISTENT, "while number >> (_BITS * levels):", "if number >> (_BITS * levels):", MAPS),
     # Every search ends with an answer, and a stopped one with its best.
     Fault(
-        LAST, "key=lambda node: -node.log_promise)", "key=lambda node: node.log_promise)", ANYTIME
+        LAST,
+        "key=lambda node: -node.log_promise)",
+        "key=lambda node: node.log_promise)",
+        f"{ANYTIME} -k dead_end",
     ),
-    Fault(LAST, "if best.log_likelihood > max(held):", "if False:", ANYTIME),
-    Fault(LAST, "        if not ends[-1].dead:\n            break\n", "        break\n", ANYTIME),
+    Fault(LAST, "if best.log_likelihood > max(held):", "if False:", f"{ANYTIME} -k it_gave_up"),
+    Fault(
+        LAST,
+        "        if not ends[-1].dead:\n            break\n",
+        "        break\n",
+        f"{ANYTIME} -k dead_end",
+    ),
     Fault(
         LAST,
         "    return Result(nodes, log_weights)",
@@ -423,7 +431,7 @@ FAULTS = [
         LAST,
         "if found and result.log_evidence is None:",
         "if found:",
-        f"{ANYTIME} tests/test_laws.py -k 'budget'",
+        f"{ANYTIME} -k nothing_else",
     ),
     Fault(
         SEARCH,

@@ -119,25 +119,22 @@ def test_a_search_that_is_over_has_an_answer(searcher):
 
 @pytest.mark.parametrize("searcher", [BestFirst(1, 8), AStar(1, 8)], ids=repr)
 def test_the_best_open_node_is_completed_and_where_that_is_a_dead_end_the_next_best(searcher):
-    limit = 100
-
-    def program():
+    def program(limit: int) -> int:
         draft = int(pyro.sample("draft", dist.Categorical(logits=torch.zeros(100))))
         pyro.factor("liked", math.log(0.01 * (1 + draft)))
         pyro.sample("more", dist.Bernoulli(0.5))
         ppl.condition(draft < limit, "short")
         return draft
 
-    search = searcher.begin(program, seed=1)
-    assert search.run().best == max(int(n.choices[0]) for n in search.tree.nodes if n.depth == 1)
-    *_, third, second, first = sorted(
-        {int(n.choices[0]) for n in search.tree.nodes if n.depth == 1}
-    )
-    for limit, expected in ((first, second), (second, third)):
-        assert searcher.run(program, seed=1).best == expected
-    limit = 0
+    search = searcher.begin(program, 100, seed=1)
+    posterior = search.run()
+    drafts = [int(node.choices[0]) for node in search.tree.nodes if node.depth == 1]
+    *_, third, second, first = sorted(set(drafts))
+    assert posterior.best == first
+    assert searcher.run(program, first, seed=1).best == second
+    assert searcher.run(program, second, seed=1).best == third
     with pytest.raises(ppl.errors.AllParticlesDeadError, match="short"):
-        searcher.run(program, seed=1)
+        searcher.run(program, 0, seed=1)
 
 
 @pytest.mark.parametrize("searcher", [LookaheadSearch(2, 3), PhiDecoding(2, 3, 2)], ids=repr)

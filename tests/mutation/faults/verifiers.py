@@ -47,7 +47,7 @@ FAULTS = [
     ),
     Fault(NOISE, "self.tpr if s > math.log(0.5) else self.fpr", "self.tpr", TESTS),
     Fault(NOISE, '"flip", *request.text.tokens[:end]', '"flip", *request.text.tokens', TESTS),
-    Fault(NOISE, '"logit", *request.text.tokens[:end]', '"logit", end', TESTS),
+    Fault(NOISE, '"logit", *text.tokens[:at]', '"logit", at', TESTS),
     Fault(
         NOISE,
         "log_odds(log_probs) + self.sd * np.array(noise)",
@@ -57,8 +57,18 @@ FAULTS = [
     Fault(
         NOISE, '"question", *text.tokens[: text.prompt_length]', '"question", *text.tokens', TESTS
     ),
-    Fault(NOISE, "(ends[-1] if ends else text.prompt_length) if nothing else end", "end", TESTS),
-    Fault(NOISE, "new = ends[since:]", "new = ends[: len(ends) - since]", f"{TESTS} {LAWS}"),
+    Fault(
+        NOISE,
+        "end if step.strip() else (ends[-1] if ends else text.prompt_length)",
+        "end",
+        TESTS,
+    ),
+    Fault(
+        NOISE,
+        "new = _step_ends(text)[since:]",
+        "new = _step_ends(text)[: len(blank) - since]",
+        f"{TESTS} {LAWS}",
+    ),
     Fault(
         NOISE,
         "if not 0 <= fpr <= tpr <= 1:",

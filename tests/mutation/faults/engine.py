@@ -444,13 +444,13 @@ FAULTS = [
         COST,
         "return Account, (self.budget, self.cost, self.elapsed)",
         "return Account, (self.budget, None, self.elapsed)",
-        "tests/test_accounts.py -k resumed",
+        "tests/test_accounts.py -k pages",
     ),
     Fault(
         COST,
         "return Account, (self.budget, self.cost, self.elapsed)",
         "return Account, (self.budget, self.cost)",
-        "tests/test_accounts.py",
+        "tests/test_accounts.py -k where_it_was",
     ),
     Fault(
         COST,
@@ -458,12 +458,12 @@ FAULTS = [
         '        return limit - self.book.totals["lm_calls"]',
         "if limit is None:\n            return math.inf\n"
         '        return limit - self.book.totals["lm_calls"]',
-        "tests/test_accounts.py -k budgets",
+        "tests/test_accounts.py -k pages",
     ),
     Fault(
         COST,
         "self.elapsed >= limit",
         "False",
-        "tests/test_accounts.py tests/test_loop.py -k time_limit",
+        "tests/test_accounts.py -k where_it_was",
     ),
 ]

@@ -45,6 +45,14 @@ def test_pages_of_one_account_share_its_budget_and_add_up():
     hash(cost)
 
 
+def test_a_time_limit_goes_on_where_it_was():
+    """What went by in another process counts, too."""
+    account = Account(ppl.Budget(seconds=100.0), elapsed=60.0)
+    assert 60.0 <= pickle.loads(pickle.dumps(account)).elapsed < 99.0
+    assert not pickle.loads(pickle.dumps(account)).out_of_time
+    assert pickle.loads(pickle.dumps(Account(ppl.Budget(seconds=100.0), None, 100.0))).out_of_time
+
+
 def test_costs_add_up_model_by_model():
     a = Cost(lm_tokens=2, seconds=0.5, models={"x": ModelCost(lm_tokens=2, parameters=5)})
     b = Cost(lm_tokens=3, seconds=1.0, models={"x": ModelCost(lm_tokens=1), "y": ModelCost()})

@@ -7,7 +7,9 @@ import warnings
 from collections import Counter
 
 import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from programs import TOY, toy
 
 import ppl
@@ -17,13 +19,16 @@ from ppl.searchers import (
     ABMCTSM,
     MCTS,
     SMC,
+    AliveParticleFilter,
     AStar,
     BeamSearch,
     BestFirst,
     BestOfN,
     Greedy,
+    LookaheadSearch,
     MultiPerspective,
     PhiDecoding,
+    ResampleMove,
     TreeRefinement,
 )
 from ppl.verifiers import FunctionVerifier
@@ -110,6 +115,62 @@ def test_a_search_that_is_over_has_an_answer(searcher):
         part = searcher.run(long_walk, seed=0, budget=Budget(tokens=limit))
         assert part.cost.lm_tokens <= limit
         assert part.best is not None or part.stopped == "budget"
+
+
+@pytest.mark.parametrize("searcher", [BestFirst(1, 8), AStar(1, 8)], ids=repr)
+def test_the_best_open_node_is_completed_and_where_that_is_a_dead_end_the_next_best(searcher):
+    def program(limit: int) -> int:
+        draft = int(pyro.sample("draft", dist.Categorical(logits=torch.zeros(100))))
+        pyro.factor("liked", math.log(0.01 * (1 + draft)))
+        pyro.sample("more", dist.Bernoulli(0.5))
+        ppl.condition(draft < limit, "short")
+        return draft
+
+    search = searcher.begin(program, 100, seed=1)
+    posterior = search.run()
+    drafts = [int(node.choices[0]) for node in search.tree.nodes if node.depth == 1]
+    *_, third, second, first = sorted(set(drafts))
+    assert posterior.best == first
+    assert searcher.run(program, first, seed=1).best == second
+    assert searcher.run(program, second, seed=1).best == third
+    with pytest.raises(ppl.errors.AllParticlesDeadError, match="short"):
+        searcher.run(program, 0, seed=1)
+
+
+@pytest.mark.parametrize("searcher", [LookaheadSearch(2, 3), PhiDecoding(2, 3, 2)], ids=repr)
+def test_a_stopped_search_shows_its_best_answer_also_one_that_it_gave_up(searcher):
+    given_up = 0
+    for seed in range(4):
+        for limit in (8, 12, 16, 24):
+            search = searcher.begin(toy, "prod", seed=seed, budget=Budget(tokens=limit))
+            posterior = search.run()
+            answers = [n.log_likelihood for n in search.tree.nodes if n.answered]
+            if answers:
+                assert posterior.best_sample.log_likelihood == max(answers)
+            if answers and search.state is not None:
+                held = searcher.result(search.tree, search.state).nodes
+                given_up += posterior.best_sample.node not in {n.identity for n in held}
+    assert given_up > 0  # or the test says nothing
+
+
+@pytest.mark.parametrize(
+    "searcher", [AliveParticleFilter(4, max_proposals=100), ResampleMove(4, 1.0, last=2, moves=2)]
+)
+def test_a_stopped_sampler_shows_its_particles_and_nothing_else(searcher):
+    """Their weights follow a law: a better answer that was resampled away has no place there."""
+    better = 0
+    for seed in range(8):
+        for limit in (12, 16, 24):
+            search = searcher.begin(toy, "prod", seed=seed, budget=Budget(tokens=limit))
+            posterior = search.run()
+            if posterior.stopped != "budget" or posterior.best is None or search.state is None:
+                continue
+            particles = searcher.result(search.tree, search.state).nodes
+            if any(n.answered for n in particles):
+                assert [s.node for s in posterior.samples] == [n.identity for n in particles]
+                best = max(n.log_likelihood for n in search.tree.nodes if n.answered)
+                better += best > posterior.best_sample.log_likelihood
+    assert better > 0  # or the test says nothing
 
 
 def test_what_is_left_of_a_budget_completes_the_best_open_node():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -133,6 +135,84 @@ def test_a_model_of_ones_own_draws_and_scores_by_its_logits():
         assert float(plain.log_prob(draw.value)) == pytest.approx(draw.log_prob, abs=1e-5)
     assert law.log_prob(drawn[0].value) != plain.log_prob(drawn[0].value)
     assert isinstance(lm.decoder(), PlainDecoder)
+
+
+def test_tokens_of_a_continuation_are_independent_draws():
+    """All texts of four fair letters are equally frequent."""
+    fair = ppl.TableLM({"a": 0.5, "b": 0.5}, symbols="^ab$")
+    drawn = fair.sample_batch([request(fair, (0,), i, max_tokens=4) for i in range(1600)])
+    counts = Counter(draw.value.text for draw in drawn)
+    assert len(counts) == 16
+    assert all(abs(count - 100) < 4 * math.sqrt(100) for count in counts.values())
+
+
+def test_rows_go_on_as_if_alone_when_others_have_left():
+    lm = Bigrams()
+    requests = [request(lm, (0,), i, max_tokens=1 + 7 * i % 9) for i in range(12)]
+    together = lm.sample_batch(requests)
+    assert len({len(draw.value.tokens) for draw in together}) > 4
+    assert together == [lm.sample_batch([r])[0] for r in requests]
+
+
+def test_what_no_draw_returns_has_probability_zero():
+    lm = Bigrams()
+    text = lm.prompt("^")
+    by_rule, cut = lm(text, until="b"), lm(text, max_tokens=2)
+    both = lm(text, until="b", max_tokens=2)
+    say = lm.continuation
+    assert all(math.isfinite(by_rule.log_prob(say(s))) for s in ("b", "aab", "c$"))
+    assert all(math.isfinite(cut.log_prob(say(s))) for s in ("aa", "bc", "a$"))
+    assert all(math.isfinite(both.log_prob(say(s))) for s in ("ab", "aa", "b"))
+    beyond_its_end, before_its_end, too_long = ("abab", "a$b"), ("a", "ac"), ("aab", "cc$")
+    for law, values in (
+        (by_rule, beyond_its_end),
+        (by_rule, before_its_end),
+        (cut, ("a",)),
+        (both, too_long),
+        (by_rule, ("a" * 63,)),  # the context is full and the step has not ended: an error
+    ):
+        assert all(float(law.log_prob(say(s))) == -math.inf for s in values)
+
+
+def test_the_probability_of_a_long_continuation_is_the_product_of_its_tokens():
+    """Thousands of float32 logarithms are added without losing digits on the way."""
+    lm = Bigrams()
+    lm.context_length = 4096
+    value = lm.continuation("abccbaacb" * 440)
+    steps = [((a,), (b,)) for a, b in itertools.pairwise((0, *value.tokens))]
+    requests = [
+        ScoreRequest(lm, Spec(before, StepRule(), 1, Warp(), None), lm.continuation(token))
+        for before, token in steps
+    ]
+    whole = lm(lm.prompt("^"), max_tokens=len(value.tokens)).log_prob(value)
+    assert float(whole) == pytest.approx(math.fsum(lm.score_batch(requests)), abs=2e-5)
+
+
+def test_what_is_scored_is_booked_token_by_token():
+    lm, ledger = Bigrams(), Account()
+    values = [lm.continuation(s) for s in ("ab", "c")]
+    lm.score_batch(
+        [ScoreRequest(lm, Spec((0,), StepRule(), len(v.tokens), Warp(), None), v, ledger=ledger)
+         for v in values]
+    )  # fmt: skip
+    assert ledger.cost == ppl.Cost(scored_tokens=3)
+
+
+def test_a_rule_may_fill_one_mask_for_all_rows():
+    """After an a only b may follow, and so on in a circle; rows stand at different letters."""
+    lm, mask = Bigrams(), torch.zeros(5, dtype=torch.bool)
+
+    def refilled(new):
+        mask[:] = False
+        mask[1 + new[-1] % 3 if new else [1, 2, 3]] = True
+        return mask
+
+    spec = Spec((0,), StepRule(), 6, Warp(), refilled)
+    for draw in lm.sample_batch([ContinueRequest(lm, spec, 97 * i) for i in range(12)]):
+        assert draw.value.text in "abcabcabc"
+        assert lm.score_batch([ScoreRequest(lm, spec, draw.value)]) == pytest.approx(
+            [draw.log_prob]
+        )
 
 
 # -- what fails leaves nothing behind ------------------------------------------------------------

@@ -390,6 +390,17 @@ def test_a_known_text_whose_run_is_split_by_its_company():
         assert_close(state, plain_states(text)[-1])
 
 
+@torch.inference_mode()
+def test_a_text_that_parts_within_a_run_and_says_the_same_after_it():
+    """What is computed behind the run is of another text, though the words there are equal."""
+    engine = make().engine
+    engine.hidden([(3, 4, 5, 6, 7, 3), (3, 4, 5, 6, 8)], [0, 0])
+    other = (3, 4, 6, 6, 7, 3)
+    assert engine.pool.match(other).length == 2
+    (states,) = engine.hidden([other], [0])
+    assert_close(states, plain_states(other))
+
+
 def assert_close(ours: torch.Tensor, plain: torch.Tensor) -> None:
     assert ours.shape == plain.shape
     assert float((ours - plain).abs().max()) < 1e-4

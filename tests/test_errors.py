@@ -247,6 +247,9 @@ def test_prompts_that_cannot_be_continued(tiny):
         TOY(TOY.prompt("^") + TOY.continuation("b", finished=True))
     with pytest.raises(TypeError, match=r"lm\.prompt"):
         TOY("a string")
+    full = TOY.prompt("a" * 60) + TOY.continuation("bbbb")
+    with pytest.raises(errors.PromptError, match=r"64 tokens, .* holds 64: shorten the prompt"):
+        TOY(full)
     with pytest.raises(TypeError, match="tokenizer"):
         tiny[0](TOY.prompt("^"))
     with pytest.raises(ValueError, match="max_tokens"):

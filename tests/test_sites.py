@@ -265,3 +265,23 @@ def test_forced_segments_with_other_sites_or_another_end_are_dead():
         assert child.dead
         assert child.dead_at is not None
         assert child.log_likelihood == -math.inf
+
+
+def rolls() -> list[int]:
+    faces = []
+    for t in range(3):
+        faces.append(int(pyro.sample(f"roll_{t}", dist.Categorical(torch.ones(6)))))
+        pyro.factor(f"end_{t}", torch.tensor(-0.5))
+    return faces
+
+
+def test_particles_that_still_run_keep_to_what_is_decided_and_forced():
+    """The first fork of a node is its own particle going on, with the new segment's settings."""
+    tree = ppl.Tree(rolls, seed=0)
+    first = tree.expand([tree.root], 9)
+    decided = tree.expand(first[:4], decide=lambda name, fn: torch.tensor(4))
+    assert [int(node.choices[0]) for node in decided] == [4] * 4
+    example = tree.expand([first[4]])[0]
+    forced = tree.force(first[5:], [example] * 4)
+    assert [node.choices for node in forced] == [example.choices] * 4
+    assert all(node.forced and not node.dead for node in forced)

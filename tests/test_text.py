@@ -68,7 +68,8 @@ def test_continuations_are_frozen_values():
 def test_a_continuation_by_hand():
     assert TOY.continuation([1, 2]) == TOY.continuation("ab")
     assert TOY.continuation("ab").reason == "until"
-    assert TOY.continuation("ab$") == TOY.continuation("ab", finished=True)  # ended only once
+    assert TOY.continuation("ab$") == TOY.continuation("ab", finished=True)
+    assert TOY.continuation("ab$", finished=True) == TOY.continuation("ab$")  # ended only once
     assert TOY.continuation("ab", finished=True).tokens[-1] in TOY.codec.end_tokens
 
 

@@ -180,6 +180,27 @@ def test_the_best_answer_is_run_on_to_the_programs_end():
     assert all(n in end.path for n in search.tree.nodes if n.simulated)
 
 
+def test_of_equal_answers_one_that_is_complete_ends_the_search_for_nothing():
+    """Where the program is content with one of the best, no other is run on to an end."""
+
+    def program():
+        draft = int(pyro.sample("draft", dist.Categorical(logits=torch.zeros(6))))
+        pyro.factor("judged", math.log(0.3))
+        if draft < 3:
+            pyro.sample("more", dist.Bernoulli(0.5))
+        return draft
+
+    completed = 0
+    for seed in range(6):
+        search, posterior = grow(TreeRefinement(5, depth=0), program, seed=seed)
+        drafts = [node for node in search.tree.nodes[1:] if not node.simulated]
+        if drafts[0].open and any(node.finished for node in drafts):
+            completed += 1
+            assert len(search.tree.nodes) == 1 + len(drafts)
+            assert posterior.best >= 3
+    assert completed >= 2
+
+
 def test_if_the_best_answer_cannot_be_finished_the_next_best_is():
     def program():
         draw = int(pyro.sample("draft", dist.Categorical(logits=torch.zeros(100))))

@@ -18,7 +18,7 @@ from scipy.stats import norm
 import ppl
 from ppl.errors import WeightError
 from ppl.searchers import ABMCTSA, ABMCTSM
-from ppl.searchers.trees.ab_mcts import CONT, GEN
+from ppl.searchers.trees.ab_mcts import CONT, GEN, Branch
 from ppl.searchers.trees.arms import (
     _S_A,
     _S_Y,
@@ -171,6 +171,25 @@ def test_memories_are_the_scores_below(searcher):
             assert here.below.number[i] == len(subtree)
             assert here.below.squares[i] == pytest.approx(sum(v**2 for v in subtree))
             assert here.commonest[i] == max(Counter(round(100 * v) for v in subtree).values())
+
+
+def test_a_settled_child_is_passed_over_for_the_next_best():
+    """Four scores, three of them equal, and the best by far: nothing new is to be expected there.
+    One whose scores differ is gone on with, and a new child only sometimes."""
+    here, root = Branch(), ppl.Node(0, None)
+    scores = (0.9, 0.9, 0.9, 0.8), (0.5, 0.6, 0.7, 0.4), (0.1, 0.2, 0.15, 0.05)
+    for child, group in enumerate(scores):
+        here = here.append(ppl.Node(child + 1, root))
+        for score in group:
+            here = here.back_up(GEN, child, score)
+    rng = np.random.default_rng(0)
+    chosen = Counter(ABMCTSM(20).choose(here, rng) for _ in range(300))
+    assert chosen[0] == 0
+    assert chosen[1] > chosen[2]
+    assert chosen[1] + chosen[2] > 150
+    # With a score that differs more, the best is settled no longer.
+    here = here.back_up(GEN, 0, 0.85)
+    assert Counter(ABMCTSM(20).choose(here, rng) for _ in range(100))[0] > 50
 
 
 def _second_tries(good: float):

@@ -203,6 +203,17 @@ def test_greedy_takes_the_most_likely_and_remembers_its_probability():
     assert Greedy().run(toy, "prod", seed=1).best == posterior.best == 3
 
 
+def test_a_greedy_draw_comes_with_its_probability_for_nothing():
+    """Read off the logits that it was drawn from: the model is not asked again."""
+    tree = ppl.Tree(toy, ("prod",), seed=0)
+    (end,) = tree.rollout([tree.root], greedy=True)
+    asked = TOY.calls
+    assert math.fsum(r.prior() for r in end.history if r.kind == "choice") == pytest.approx(
+        3 * math.log(0.5)
+    )
+    assert TOY.calls == asked
+
+
 def test_draws_without_replacement_have_the_enumerated_probabilities():
     weights, rng, n = np.array([0.5, 0.3, 0.2]), np.random.default_rng(0), 20_000
     counts = Counter(tuple(without_replacement(np.log(weights), 2, rng)) for _ in range(n))

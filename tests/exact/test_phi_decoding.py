@@ -115,6 +115,22 @@ def test_looking_ahead_ends_on_agreement_or_after_max_steps(agreement, min_steps
     assert all(len(sample.value) == 6 for sample in posterior.samples)
 
 
+def test_full_agreement_is_agreement():
+    """A model that has one thing to say: at delta = 1, too, looking ahead is over at once."""
+    sure = ppl.TableLM({"a": 1.0}, symbols="^a$", end="$")
+
+    def program():
+        text = sure.prompt("^")
+        for t in range(6):
+            text = text + pyro.sample(f"s_{t}", sure(text, max_tokens=1))
+            ppl.condition(True, f"step_{t}")
+        return text.text
+
+    posterior = PhiDecoding(2, 3, agreement=1.0, min_steps=2).run(program, seed=0)
+    assert len(posterior.history) == 2
+    assert posterior.best == "aaaaaa"
+
+
 def test_sure_foresight_decides():
     """The step after which the model is sure of itself is the one that is taken."""
 

@@ -121,6 +121,29 @@ def test_similar_siblings_get_a_fifth():
             assert own.q == pytest.approx((q * n + 0.2 * v) / (n + 0.2))
 
 
+@pytest.mark.parametrize(("cosine", "share"), [(0.94, 0.0), (0.96, 0.2 * 0.96)])
+def test_siblings_read_alike_from_a_cosine_of_95_hundredths(cosine, share):
+    """Each letter has a direction of its own, and any two letters the same cosine."""
+
+    def embed(strings):
+        own = np.eye(4)[["abc".index(string[-1]) for string in strings]]
+        return own * math.sqrt(1 - cosine) + np.eye(4)[3] * math.sqrt(cosine)
+
+    search = RAIN(200, width=12, enough_value=1.0, embed=embed).begin(letters, 1, seed=1)
+    for _ in range(15):  # by then every child was passed
+        search.step()
+    children = search.state.beliefs[0].children
+    assert len(children) == 3
+
+    def known():
+        below = [search.state.beliefs[child.identity] for child in children]
+        return sum(b.visits for b in below), sum(b.weight for b in below)
+
+    visits, weight = known()
+    search.step()
+    assert known() == (visits + 1, pytest.approx(weight + 1 + 2 * share))
+
+
 def test_where_all_is_alike_and_bad_another_step_is_drawn():
     bad = FunctionVerifier(lambda text: 0.1, name="bad", aggregate="last")
 
@@ -160,6 +183,18 @@ def test_a_step_is_committed_when_it_is_good_enough_or_time_is_up():
     assert visits[0] == 20
     kept = slow.notes[0]["visits"]
     assert limits[0] == max(20, kept + 4) == visits[1]
+
+
+def test_a_step_that_was_searched_already_gets_more_simulations_of_its_own():
+    """Nearly all simulations passed the only good step; from there the search still looks on."""
+    search = RAIN(20, 7, width=12, exploration=0.01, enough_value=1.0).begin(letters, seed=0)
+    while not search.notes:
+        search.step()
+    root, kept = search.state.root.identity, search.notes[0]["visits"]
+    assert kept > 15
+    while len(search.notes) < 2:
+        search.step()
+    assert search.state.beliefs[root].visits == kept + 7
 
 
 def test_what_is_known_below_the_committed_step_is_kept():

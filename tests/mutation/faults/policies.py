@@ -268,7 +268,7 @@ FAULTS = [
         RAIN,
         "_ALIKE, _SHARED, _CLOSE = 0.95, 0.2, 0.03",
         "_ALIKE, _SHARED, _CLOSE = 0.8, 0.2, 0.03",
-        RAINS,
+        f"{RAINS} -k hundredths",
     ),
     Fault(RAIN, "0.75 * priors + 0.25 / len(children)", "0.75 * priors + 0.25", RAINS),
     Fault(RAIN, "value = 2 * min(leaf.value, 1.0) - 1", "value = min(leaf.value, 1.0)", RAINS),
@@ -282,7 +282,7 @@ FAULTS = [
         "others.max(), max(others.sum(), others.max())",
         RAINS,
     ),
-    Fault(RAIN, ".visits + self.more)", ".visits)", RAINS),
+    Fault(RAIN, ".visits + self.more)", ".visits)", f"{RAINS} -k of_its_own"),
     Fault(RAIN, ">= 2 * self.width:", ">= self.width:", RAINS),
     # Adaptive branching.
     Fault(
@@ -299,7 +299,7 @@ FAULTS = [
         "(number >= 1) &",
         f"{BRANCHING} tests/test_golden.py -k 'ab_mcts or ABMCTS or memories or deep'",
     ),
-    Fault(AB, "scores[settled] = -np.inf", "pass", f"{BRANCHING} tests/test_golden.py"),
+    Fault(AB, "scores[settled] = -np.inf", "pass", f"{BRANCHING} -k settled"),
     Fault(AB, "if child.answered:", "if child.finished:", f"{BRANCHING} {REFINED} {ANYTIME}"),
     Fault(ARMS, "kappa, nu = 1 + n, 1 + n", "kappa, nu = 1 + n, 2 + n", BRANCHING),
     Fault(ARMS, "n * mean**2 / kappa) / nu", "mean**2 / kappa) / nu", BRANCHING),
@@ -345,7 +345,12 @@ FAULTS = [
         PHIS,
     ),
     Fault(PHI, ".most_common(1)[0][0]", ".most_common()[-1][0]", PHIS),
-    Fault(PHI, "max(alignment) >= self.agreement", "max(alignment) > self.agreement", PHIS),
+    Fault(
+        PHI,
+        "max(alignment) >= self.agreement",
+        "max(alignment) > self.agreement",
+        f"{PHIS} -k full_agreement",
+    ),
     Fault(
         PHI,
         "softmax([beams[i].advantage / self.temperature for i in inside])",
@@ -398,16 +403,24 @@ FAULTS = [
         REFINE,
         "(node.log_likelihood, node.answered))",
         "node.log_likelihood)",
-        f"{REFINED} tests/test_golden.py",
+        f"{REFINED} -k for_nothing",
     ),
     Fault(PERSISTENT, "if len(self._items) == self._length else", "if True else", MAPS),
     Fault(PERSISTENT, "while number >> (_BITS * levels):", "if number >> (_BITS * levels):", MAPS),
     # Every search ends with an answer, and a stopped one with its best.
     Fault(
-        LAST, "key=lambda node: -node.log_promise)", "key=lambda node: node.log_promise)", ANYTIME
+        LAST,
+        "key=lambda node: -node.log_promise)",
+        "key=lambda node: node.log_promise)",
+        f"{ANYTIME} -k dead_end",
     ),
-    Fault(LAST, "if best.log_likelihood > max(held):", "if False:", ANYTIME),
-    Fault(LAST, "        if not ends[-1].dead:\n            break\n", "        break\n", ANYTIME),
+    Fault(LAST, "if best.log_likelihood > max(held):", "if False:", f"{ANYTIME} -k it_gave_up"),
+    Fault(
+        LAST,
+        "        if not ends[-1].dead:\n            break\n",
+        "        break\n",
+        f"{ANYTIME} -k dead_end",
+    ),
     Fault(
         LAST,
         "    return Result(nodes, log_weights)",
@@ -418,7 +431,7 @@ FAULTS = [
         LAST,
         "if found and result.log_evidence is None:",
         "if found:",
-        f"{ANYTIME} tests/test_laws.py -k 'budget'",
+        f"{ANYTIME} -k nothing_else",
     ),
     Fault(
         SEARCH,

@@ -30,7 +30,7 @@ FAULTS = [
         "        self.at_checkpoint = False",
         f"{LAW} -k forks",
     ),
-    Fault(NODE, "particle.log_twist - parent.log_twist", "particle.log_twist", f"{LAW} -k forks"),
+    Fault(NODE, "particle.log_twist - parent.log_twist", "particle.log_twist", f"{LAW} -k decided"),
     Fault(
         NODE,
         "particle.log_twist - parent.log_twist",
@@ -392,7 +392,7 @@ FAULTS = [
         TREE,
         "particle.begin(identity, segment)",
         "particle.begin(identity)",
-        "tests/exact/test_one_law.py -k decided",
+        f"{SITES} -k still_run",
     ),
     Fault(
         TREE,
@@ -405,7 +405,7 @@ FAULTS = [
         NODE,
         "else parent.log_weight + increment",
         "else increment",
-        f"{LAW} -k forks",
+        f"{LAW} -k decided",
     ),
     Fault(
         NODE,

@@ -191,6 +191,10 @@ def test_prompts_are_computed_once_and_forks_compute_nothing_again():
     fresh = tuple(range(60, 20, -1))
     lm.engine.hidden([(*fresh, 5), (*fresh, 6), (*fresh, 7)], [40, 40, 40])
     assert lm.engine.tokens_computed - before == 43
+    # So it is booked: who computed the prefix is not told that he reuses it, too.
+    ledger, other = Account(), tuple(range(50, 90))
+    lm.sample_batch([request(lm, (*other, 5 + i), i, ledger=ledger) for i in range(3)])
+    assert (ledger.cost.prompt_tokens, ledger.cost.reused_tokens) == (43, 80)
 
 
 def test_sliding_window_is_refused_by_name_or_exact():
@@ -436,6 +440,45 @@ def test_evicted_runs_keep_what_others_hold():
     read = [pool.read(edge, len(edge.tokens)).kv[0, 0, 0, :, 0] for edge in held.runs]
     assert torch.cat(read).tolist() == [1, 2, 3, 4]
     assert pool.states(held, 1)[:, 0].tolist() == [-2, -3, -4]
+
+
+def test_slots_that_hold_nothing_are_taken_first():
+    """Emptied, or left by a row that failed: before one whose content would have to be moved."""
+    pool = PrefixPool(capacity=1000)
+    slots = Slots((1, 1, 1, 2), pool, torch.float32, torch.device("cpu"))
+    pool.view = slots.view
+    slots.rebuild(4, 10)
+    kept, emptied, failed, halves = slots.all
+    for text, slot in (((1, 2), kept), ((3, 4), emptied), ((5, 6), halves)):
+        slots.take(slot).length = 2
+        pool.insert(text, slot)
+        slots.leave(slot)
+    slots.empty(emptied)
+    slots.take(failed).length = 3
+    slots.drop(failed)
+    assert slots.idle(set()) == [emptied, failed, kept, halves]
+    # Of a row that failed the tree's part stays.
+    slots.take(halves, 2).length = 5
+    slots.drop(halves)
+    assert halves.length == 2
+
+
+def test_memory_is_made_before_it_is_needed(monkeypatch):
+    """At no moment do slots and tree together hold more than the budget."""
+    lm = make(kv_bytes=100_000)
+    pool, most = lm.engine.pool, []
+    settle = pool.settle
+
+    def watched(edge):
+        settle(edge)
+        most.append(lm.engine.slots.nbytes + pool.nbytes)
+
+    monkeypatch.setattr(pool, "settle", watched)
+    for k in range(12):
+        texts = [tuple(3 + (i * 7 + j * (k + 1)) % 90 for j in range(40)) for i in range(3)]
+        lm.engine.hidden(texts, [39] * 3)
+    assert len(most) > 12
+    assert max(most) <= 100_000
 
 
 # -- laws 3 and 5 under every warp at once -------------------------------------------------------

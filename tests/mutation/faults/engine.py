@@ -364,13 +364,13 @@ FAULTS = [
         SLOTS,
         "slot.length = min(slot.length, keep)",
         "pass",
-        f"{ENGINES} {DECODERS} -k 'interleaving or fails or grown'",
+        f"{ENGINES} -k taken_first",
     ),
     Fault(
         SLOTS,
         "max((e.start + len(e.tokens) for e in slot.edges), default=0)",
         "slot.length",
-        DECODERS,
+        f"{ENGINES} -k taken_first",
     ),
     Fault(
         SLOTS,
@@ -406,7 +406,7 @@ FAULTS = [
         "self.capacity // self._slot_nbytes(length)",
         f"{ENGINES} -k memory",
     ),
-    Fault(MEMORY, "pool.trim(self._in_idle_slots(rows))", "pass", f"{ENGINES} -k memory"),
+    Fault(MEMORY, "pool.trim(self._in_idle_slots(rows))", "pass", f"{ENGINES} -k made_before"),
     Fault(
         MEMORY,
         "            slot.length = matches[text].length\n",
@@ -424,7 +424,7 @@ FAULTS = [
         ENGINE,
         "ledger.add(**{reused: -len(prefix)})",
         "pass",
-        f"{ENGINES} tests/test_accounts.py -k 'once or flops or truth or totals'",
+        f"{ENGINES} -k computed_once",
     ),
     Fault(
         ENGINE,

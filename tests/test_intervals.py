@@ -84,3 +84,10 @@ def test_many_chances_are_tested_by_random_flips():
 def test_outcomes_are_of_the_same_questions():
     with pytest.raises(ArgumentError, match="b: outcomes"):
         paired([1, 0], [1])
+
+
+@pytest.mark.parametrize("count", range(1, 60))
+def test_a_share_lies_in_its_interval(count):
+    for right in range(count + 1):
+        low, high = wilson(right, count)
+        assert 0 <= low <= right / count <= high <= 1

@@ -95,6 +95,39 @@ CURATED = (
             "ppl.tasks.chain.Chain",
         ),
     ),
+    Reference(
+        "training-data",
+        "Training data",
+        "Searches as rows to train on. [Looking at a search](../view.md) shows how.",
+        None,
+        (
+            "ppl.posterior.pairs.preference_pairs",
+            "ppl.posterior.pairs.trajectories",
+            "ppl.posterior.pairs.step_labels",
+            "ppl.posterior.pairs.node_values",
+            "ppl.posterior.pairs.write_rows",
+        ),
+    ),
+    Reference(
+        "report",
+        "Reports",
+        "What stored candidates say of every rule at every N. [Reports](../report.md) shows how.",
+        None,
+        (
+            "ppl.study.report.report",
+            "ppl.study.report.Report",
+            "ppl.study.runs.Runs",
+            "ppl.study.runs.read",
+            "ppl.study.estimators.pass_at_k",
+            "ppl.study.estimators.best_of_k",
+            "ppl.study.estimators.majority_at_k",
+            "ppl.study.estimators.random_of_k",
+            "ppl.study.intervals.wilson",
+            "ppl.study.intervals.mcnemar",
+            "ppl.study.intervals.paired",
+            "ppl.study.intervals.Paired",
+        ),
+    ),
 )
 
 # Packages whose names are for the library itself; what users need of them is exported elsewhere.

@@ -41,7 +41,8 @@ def wilson(right: float, count: int) -> tuple[float, float]:
     centre = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
     spread = math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
     half = Z / (1 + Z * Z / count) * spread
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put the share outside of its interval.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 @checked

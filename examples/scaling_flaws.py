@@ -75,12 +75,7 @@ def measure(task: str, noise: str, name: str, n: int, count: int) -> list[Found]
         engine.pool.clear()
     chosen = held_out_problems(task, count, seed=0)
     arguments = [(problem, lm, NOISES[noise](prm)) for problem in chosen]
-    done: list[object] = []
-    size = max(1, search_gain.TOGETHER // n)
-    for at in range(0, count, size):
-        some = arguments[at : at + size]
-        seeds = range(at, at + len(some))
-        done += SEARCHERS[name](n).run_many(search_gain.solve, some, seed=seeds)
+    done = search_gain.in_parts(SEARCHERS[name](n), n, arguments)
     return [
         look(problem, posterior, noise, name, n)
         for problem, posterior in zip(chosen, done, strict=True)

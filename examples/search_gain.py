@@ -162,11 +162,7 @@ def run(
     """One searcher on all problems of a task; None: the one of this name."""
     searcher = searcher or SEARCHERS[name](n)
     began = time.perf_counter()
-    done: list[object] = []
-    size = max(1, TOGETHER // n)
-    for at in range(0, len(chosen), size):
-        some = [(problem, lm, prm) for problem in chosen[at : at + size]]
-        done += searcher.run_many(solve, some, seed=range(at, at + len(some)))
+    done = in_parts(searcher, n, [(problem, lm, prm) for problem in chosen])
     posteriors = [d for d in done if isinstance(d, ppl.Posterior)]
     assert len(posteriors) == len(done)  # this reward model never rules a text out for good
     pairs = list(zip(chosen, posteriors, strict=True))
@@ -180,6 +176,18 @@ def run(
         sum(d.cost.verifier_tokens for d in posteriors),
         time.perf_counter() - began,
     )
+
+
+def in_parts(
+    searcher: Searcher, n: int, arguments: Sequence[Any]
+) -> list[ppl.Posterior | ppl.PPLError]:
+    """Searches `solve` with each of the arguments, `TOGETHER` completions side by side."""
+    done: list[ppl.Posterior | ppl.PPLError] = []
+    size = max(1, TOGETHER // n)
+    for at in range(0, len(arguments), size):
+        some = arguments[at : at + size]
+        done += searcher.run_many(solve, some, seed=range(at, at + len(some)))
+    return done
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_vs_budget import wilson
 from rich.console import Console
 from rich.table import Table
+
+from ppl.study.intervals import wilson
 
 ONE = "one sample"
 RESAMPLES = 2000  # of the bootstrap

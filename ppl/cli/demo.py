@@ -66,7 +66,7 @@ def demo(
 
 def summed(rows: Iterable[Mapping[str, Any]], searchers: Sequence[Any]) -> list[dict[str, Any]]:
     """A row a searcher: the share that its answers solve, with a 95% Wilson interval, and costs."""
-    from scipy.stats import binomtest
+    from ppl.study.intervals import wilson
 
     kept: dict[str, list[Mapping[str, Any]]] = {str(s): [] for s in searchers}
     for row in rows:
@@ -79,7 +79,7 @@ def summed(rows: Iterable[Mapping[str, Any]], searchers: Sequence[Any]) -> list[
         right = {
             rule: sum(r["rights"].get(rule) is True for r in mine) for rule in ("best", "vote")
         }
-        interval = binomtest(right["best"], len(mine)).proportion_ci(method="wilson")
+        low, high = wilson(right["best"], len(mine))
         costs = {
             key: sum(r["cost"][key] for r in mine) / len(mine)
             for key in ("lm_tokens", "verifier_tokens")
@@ -90,8 +90,8 @@ def summed(rows: Iterable[Mapping[str, Any]], searchers: Sequence[Any]) -> list[
                 "problems": len(mine),
                 "failed": sum(r["error"] is not None for r in mine),
                 "best": right["best"] / len(mine),
-                "low": float(interval.low),
-                "high": float(interval.high),
+                "low": low,
+                "high": high,
                 "vote": right["vote"] / len(mine),
                 **costs,
                 "seconds": sum(r["seconds"] for r in mine),

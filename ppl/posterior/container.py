@@ -107,29 +107,34 @@ def replace_file(path: str | Path, content: bytes) -> None:
     Raises:
         SearchStateError: the file cannot be written; an old one is as it was.
     """
-    target = Path(os.path.realpath(path))
-    beside = target.parent / f".ppl-{secrets.token_hex(8)}.tmp"
     try:
-        mode = _mode(target)
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                if mode is not None:
-                    os.fchmod(handle, mode)
-                file.write(content)
-                file.flush()
-                os.fsync(handle)
-            os.replace(beside, target)  # noqa: PTH105 (one family of calls)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                beside.unlink()
-            raise
-        _sync_folder(target.parent)
+        write_whole(path, content)
     except OSError as error:
         raise SearchStateError(
             f"{path} cannot be written ({error.strerror or error}); an old file of this name is as "
             "it was: save to a folder that can be written to and has room"
         ) from error
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """`replace_file` that raises what the system says (OSError)."""
+    target = Path(os.path.realpath(path))
+    beside = target.parent / f".ppl-{secrets.token_hex(8)}.tmp"
+    mode = _mode(target)
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if mode is not None:
+                os.fchmod(handle, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        os.replace(beside, target)  # noqa: PTH105 (one family of calls)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        raise
+    sync_folder(target.parent)
 
 
 def _mode(target: Path) -> int | None:
@@ -143,7 +148,7 @@ def _mode(target: Path) -> int | None:
     return stat.S_IMODE(found.st_mode)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """The new name is on the disk too. Some file systems do not offer this for folders."""
     handle = os.open(folder, os.O_RDONLY)
     try:

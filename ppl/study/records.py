@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ppl.errors import StudyError
+from ppl.posterior.container import sync_folder, write_whole
 
 RESULTS, CANDIDATES, CONFIG, TREES, LOCK = (
     "results.jsonl",
@@ -117,7 +118,7 @@ class Records:
                 beside.replace(path)
             finally:
                 beside.unlink(missing_ok=True)
-            _sync(path.parent)
+            sync_folder(path.parent)
             os.close(self._handles.pop(name))
             self._handles[name] = repaired(path)
 
@@ -208,7 +209,7 @@ def repaired(path: Path) -> int:
         os.ftruncate(handle, end)
         os.fsync(handle)
     if new:
-        _sync(path.parent)
+        sync_folder(path.parent)
     return handle
 
 
@@ -216,16 +217,7 @@ def replace(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
     with _named(path):
         path.parent.mkdir(exist_ok=True)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync(path.parent)
+        write_whole(path, content)
 
 
 def locked(folder: Path) -> int:
@@ -273,14 +265,6 @@ def _damaged(path: Path, number: int) -> StudyError:
         f"{path}, line {number} is no line of a study: something else has written there; take the "
         "line out, its cell runs again"
     )
-
-
-def _sync(folder: Path) -> None:
-    """A new name is on the disk too; some file systems do not offer this for folders."""
-    handle = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):
-        os.fsync(handle)
-    os.close(handle)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from rich.console import RenderableType
 from ppl.errors import ArgumentError, StudyError
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.posterior.container import write_whole
 from ppl.study import report_text
 from ppl.study.compare import differences
 from ppl.study.halves import choose_rules, choose_threshold
@@ -175,10 +176,7 @@ def _written(made: Report, out: Path, formats: Sequence[str]) -> tuple[Path, ...
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             path = out / name
-            raw = content.encode() if isinstance(content, str) else content
-            beside = path.with_name(f".{name}.tmp")
-            beside.write_bytes(raw)
-            beside.replace(path)
+            write_whole(path, content.encode() if isinstance(content, str) else content)
             paths.append(path)
     except OSError as error:
         raise StudyError(

@@ -57,6 +57,7 @@ def universal_self_consistency(
     Returns:
         The number of the response it names, from 0; None if it names none.
     """
+    checks.count(max_tokens=max_tokens)
     text = lm.chat(consistency_prompt(question, texts))
     reply = pyro.sample("consistent", lm(text, max_tokens=max_tokens))
     found = _CHOSEN.search(reply.text)

@@ -7,7 +7,8 @@ and a text goes if it is more likely of the lower component, and below the mean.
 
 The published code takes exp(mean log-probability of a token) for the probability; the theory is
 about that of the whole text. Probabilities are divided by the largest before they are fitted, so
-that the bounds on the scales mean the same for both.
+that the bounds on the scales mean the same for both. Those of long whole texts lie apart by many
+powers of ten, which no Weibull law describes: then nothing is pruned.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _LEAST = 0.01
 # Of equal probabilities the likelihood has no bound, as a shape goes to infinity.
 _MOST_SHAPE = 100.0
 _FEWEST = 4  # distinct values that five parameters are fitted to
+# The largest probability is 1: a component whose mean is above this is of no law on such numbers.
+_MOST_MEAN = 2.0
+_APART = 0.01  # logarithms of means that are nearer than this are of one component
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class RPC:
             return columns["log_joints"]
         if self.probability == "path":
             return columns["log_probs"]
-        return columns["log_probs"] / np.maximum(columns["tokens"], 1)
+        return np.asarray(columns["log_probs"] / np.maximum(columns["tokens"], 1))
 
 
 def first_of_each(texts: Floats, without: Bools) -> Bools:
@@ -93,7 +97,8 @@ def first_of_each(texts: Floats, without: Bools) -> Bools:
 def kept(log_probs: ArrayLike) -> Bools:
     """Which of the distinct texts stay after pruning, `[N]`: never none; all if nothing is told.
 
-    Nothing is pruned of fewer than four distinct probabilities, or where the fit fails.
+    Nothing is pruned of fewer than four distinct probabilities, or where the fit fails: no optimum
+    is found, a component has a mean far above the largest probability, or there is only one.
 
     Args:
         log_probs: `[N]`, of distinct texts; finite.
@@ -110,18 +115,20 @@ def kept(log_probs: ArrayLike) -> Bools:
     fitted = minimize(
         _loss,
         _START,
-        args=(logs,),
+        args=(np.sort(logs),),  # whose order is nothing, to the last digit
         method="L-BFGS-B",
         jac=True,
         bounds=[_SHARE, *[(_LEAST, _MOST_SHAPE), (_LEAST, None)] * 2],
     )
-    if not fitted.success or not np.isfinite(fitted.x).all():
-        return everything
     share, *laws = fitted.x.tolist()
     first, second = laws[:2], laws[2:]
     log_first = math.log(share) + _log_density(logs, *first)
     log_second = math.log1p(-share) + _log_density(logs, *second)
-    if _log_mean(*first) > _log_mean(*second):
+    means = _log_mean(*first), _log_mean(*second)
+    fits = fitted.success and max(means) <= math.log(_MOST_MEAN)
+    if not fits or abs(means[0] - means[1]) < _APART:
+        return everything
+    if means[0] > means[1]:
         bad, good = log_second, log_first
     else:
         bad, good = log_first, log_second

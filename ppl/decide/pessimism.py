@@ -81,7 +81,7 @@ class Pessimistic:
         rewards = np.where(there, columns["rewards"], 0.0)
         threshold = _threshold(rewards, base, self.beta)
         with np.errstate(divide="ignore"):
-            return np.log(base * np.maximum(rewards - threshold[..., None], 0.0))
+            return np.asarray(np.log(base * np.maximum(rewards - threshold[..., None], 0.0)))
 
 
 def _threshold(rewards: Floats, base: Floats, beta: float) -> Floats:

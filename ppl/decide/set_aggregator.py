@@ -143,7 +143,7 @@ def _features(found: Candidates, numbers: Ints) -> Floats:
     rates = found.columns["log_probs"][there] / tokens
 
     def mean(values: Floats) -> Floats:
-        return np.bincount(own, values, minlength=size) / counts - values.mean()
+        return np.asarray(np.bincount(own, values, minlength=size) / counts - values.mean())
 
     top = np.full(size, -np.inf)
     np.maximum.at(top, own, scores)

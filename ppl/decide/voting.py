@@ -32,7 +32,7 @@ from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.randomness import generator
 from ppl.posterior.posterior import Posterior
-from ppl.posterior.votes import Combine, heaviest_of, leading, pooled, winner
+from ppl.posterior.votes import Combine, heaviest_of, leading, pooled, speaker, winner
 
 
 class Weighting(Protocol):
@@ -64,7 +64,8 @@ def score_weights(columns: Columns) -> Floats:
 def confidence_weights(columns: Columns) -> Floats:
     """The probability that the answer is right."""
     with np.errstate(divide="ignore"):
-        return np.log(columns["confidences"]) + dead(columns["log_weights"])
+        logs: Floats = np.log(columns["confidences"])
+    return logs + dead(columns["log_weights"])
 
 
 def probability_weights(columns: Columns) -> Floats:
@@ -147,24 +148,18 @@ def shares(
     if np.isneginf(logs[numbers >= 0]).all():  # they count alike then, and so does no answer
         logs = np.where(found.alive[kept], 0.0, -np.inf)
     # No answer is a class of its own here, with a share and without a chance.
-    totals, _ = pooled(np.where(numbers < 0, numbers.max() + 1, numbers)[None], logs[None],
-                       int(numbers.max()) + 2)  # fmt: skip
+    count = int(numbers.max()) + 1
+    totals, _ = pooled(np.where(numbers < 0, count, numbers)[None], logs[None], count + 1)
+    parts = totals[0] / totals[0].sum()
     rows = []
-    for number in range(int(numbers.max()) + 1):
-        members = np.flatnonzero(numbers == number).tolist()
-        won = winner([answers[i] for i in members], logs[members])
-        assert won is not None
-        value = found.values[kept[members[won[0]]]]
-        rows.append((value, float(totals[0, number] / totals[0].sum())))
-    first = _first(numbers, logs)
-    order = sorted(range(len(rows)), key=lambda number: (number != first, -rows[number][1]))
+    for number in range(count):
+        members = np.flatnonzero(numbers == number)
+        chosen = members[speaker([answers[i] for i in members.tolist()], logs[members])]
+        rows.append((found.values[kept[int(chosen)]], float(parts[number])))
+    # By themselves: beside what no answer weighs, all of them may be too small for a float.
+    first = int(np.argmax(leading(*pooled(numbers[None], logs[None], count))[0]))
+    order = sorted(range(count), key=lambda number: (number != first, -rows[number][1]))
     return [rows[number] for number in order]
-
-
-def _first(numbers: Any, logs: Floats) -> int:
-    """The winning class, which is the first seen among tied ones."""
-    totals, seen = pooled(numbers[None], logs[None], int(numbers.max()) + 1)
-    return int(np.argmax(leading(totals, seen)[0]))
 
 
 @checked
@@ -227,13 +222,15 @@ def weigh(found: Candidates, weights: Weights) -> Floats:
         logs = weights(found.columns)
     else:
         given = checks.numbers(weights=weights)
-        if given.shape == (size,) and ((given < 0) | np.isinf(given)).any():
+        if given.shape != (size,):
+            raise ArgumentError(f"weights: of shape {list(given.shape)} for {size} candidates")
+        if ((given < 0) | np.isinf(given)).any():
             raise ArgumentError(
                 f"weights={shown(weights)}: zero or more, and finite; negative votes would reward "
                 "what is rare"
             )
         with np.errstate(divide="ignore"):
-            logs = np.log(given) + dead(found.columns["log_weights"]) if size else given
+            logs = np.log(given) + dead(found.columns["log_weights"])
     logs = checks.numbers(weights=logs)
     if logs.shape != (size,):
         raise ArgumentError(f"weights: of shape {list(logs.shape)} for {size} candidates")

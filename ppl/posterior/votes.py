@@ -47,11 +47,11 @@ def pooled(
     cells = np.arange(len(classes))[:, None] * width + classes + 1
     size = len(classes) * width
     members = np.bincount(cells.ravel(), minlength=size)
+    totals: Floats = np.zeros(size)
     if combine == "max":
-        totals = np.zeros(size)
         np.maximum.at(totals, cells.ravel(), weights.ravel())
     else:
-        totals = np.bincount(cells.ravel(), weights.ravel(), size)
+        totals += np.bincount(cells.ravel(), weights.ravel(), size)
         if combine == "mean":
             totals = totals / np.maximum(members, 1)
     shape = len(classes), width
@@ -62,7 +62,7 @@ def leading(totals: Floats, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """`[S, C]`: which classes of `pooled` are the heaviest; several where they are tied."""
     if not totals.shape[1]:
         return seen
-    return seen & (totals >= totals.max(axis=1, keepdims=True) * (1 - _ALIKE))
+    return np.asarray(seen & (totals >= totals.max(axis=1, keepdims=True) * (1 - _ALIKE)))
 
 
 def heaviest_of(things: Sequence[Hashable | None], log_weights: Floats) -> list[int]:
@@ -95,26 +95,29 @@ def winner(
     there = [i for i, answer in enumerate(answers) if answer is not None]
     if not there:
         return None
-    numbers = np.array(numbered([answers[i] for i in there]), dtype=np.int64)
+    mine = [answers[i] for i in there]
+    numbers = np.array(numbered(mine), dtype=np.int64)
     logs = np.asarray(log_weights, dtype=np.float64)[there]
     if np.isnan(logs).any() or np.isposinf(logs).any():
         raise ValueError("a log-weight is NaN or plus infinity")
     totals, seen = pooled(numbers[None], logs[None], int(numbers.max()) + 1, combine)
     first = int(np.argmax(leading(totals, seen)[0]))
     members = np.flatnonzero(numbers == first)
-    if combine == "max":
-        chosen = members[int(np.argmax(logs[members]))]
-    else:
-        spelled = _spellings([identity(answers[there[i]]) for i in members.tolist()])
-        weights, there_too = pooled(spelled[None], logs[members][None], int(spelled.max()) + 1)
-        heaviest = int(np.argmax(leading(weights, there_too)[0]))
-        chosen = members[int(np.argmax(spelled == heaviest))]
+    chosen = members[speaker([mine[i] for i in members.tolist()], logs[members], combine)]
     return there[int(chosen)], float(totals[0, first] / totals[0].sum())
 
 
-def _spellings(spelled: Sequence[Hashable]) -> Ints:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(each, len(numbers)) for each in spelled], dtype=np.int64)
+def speaker(members: Sequence[Any], log_weights: Floats, combine: Combine = "sum") -> int:
+    """The index of the answer that stands for a class: see `winner`."""
+    if combine == "max":
+        return int(np.argmax(log_weights))
+    spellings: dict[Hashable, int] = {}
+    spelled = [spellings.setdefault(identity(each), len(spellings)) for each in members]
+    if len(spellings) == 1:
+        return 0
+    numbers = np.array(spelled, dtype=np.int64)
+    totals, seen = pooled(numbers[None], log_weights[None], len(spellings))
+    return spelled.index(int(np.argmax(leading(totals, seen)[0])))
 
 
 def keyed(values: Sequence[Any], key: Callable[[Any], Hashable] | None) -> list[Any]:

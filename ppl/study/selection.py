@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -209,9 +209,8 @@ class Pool:
             "texts": self.texts,
             "certainties": self.values.get("certainty"),
         }
-        return Columns(
-            self.answered, {n: (lambda c=c: c) for n, c in known.items() if c is not None}
-        )
+        there = {name: column for name, column in known.items() if column is not None}
+        return Columns(self.answered, {name: partial(np.asarray, c) for name, c in there.items()})
 
     def estimate(self, rule: Rule, k: int) -> Estimate:
         """The chance that the rule is right on k of the candidates."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +51,9 @@ class BetaBinomial:
     alpha_interval: Interval = (math.nan, math.nan)
     beta_interval: Interval = (math.nan, math.nan)
     problems: int = 0
-    covariance: tuple[tuple[float, float], ...] = ((math.nan, math.nan), (math.nan, math.nan))
+    covariance: tuple[tuple[float, float], ...] = field(
+        default=((math.nan, math.nan), (math.nan, math.nan)), repr=False
+    )
 
     def __post_init__(self) -> None:
         checks.positive(alpha=self.alpha, beta=self.beta)
@@ -135,7 +137,7 @@ def coverage_curve(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
     """
     counts, right = _counts(n, c)
     sizes = [_whole(k=size) for size in np.atleast_1d(checks.numbers(k=k)).tolist()]
-    return _curves(counts, right, sizes).mean(axis=0)
+    return np.asarray(_curves(counts, right, sizes).mean(axis=0))
 
 
 @checked

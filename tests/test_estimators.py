@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl.errors import ArgumentError
-from ppl.study.estimators import (
+from ppl.decide.candidates import Columns
+from ppl.decide.ranks import MajorityOfTheBests
+from ppl.decide.scaling.estimators import (
     answer_classes,
     best_of_k,
     majority_at_k,
@@ -21,7 +22,20 @@ from ppl.study.estimators import (
     random_of_k,
     vote_at_k,
 )
-from ppl.study.subsets import DRAWN, MOST_ENUMERATED, bests_vote, subsets, weighted_vote
+from ppl.decide.scaling.subsets import DRAWN, MOST_ENUMERATED, subsets, vote_on_sets
+from ppl.errors import ArgumentError
+
+
+def weighted_vote(chosen, classes, log_weights, right):
+    return vote_on_sets(classes[chosen], log_weights[chosen], right)
+
+
+def bests_vote(chosen, classes, scores, right, *, draws):
+    there = classes >= 0
+    known = {"log_scores": lambda: scores, "log_weights": lambda: np.zeros(len(scores))}
+    weights = MajorityOfTheBests(draws)(Columns(there, known).take(chosen))
+    return vote_on_sets(classes[chosen], weights, right)
+
 
 Score = Callable[[tuple[int, ...]], Fraction]
 

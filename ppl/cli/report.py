@@ -24,6 +24,10 @@ def report(
         typer.Option("--format", help="md, csv, png, svg, html; all unless given."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rule", help="One more rule: 'RPC', 'perplexity consistency', ..."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for scripts.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
@@ -31,7 +35,9 @@ def report(
     from ppl.study.report import FORMATS
     from ppl.study.report import report as made_of
 
-    made = made_of(runs, baseline=baseline, out=out, formats=formats or FORMATS, seed=seed)
+    made = made_of(
+        runs, baseline=baseline, out=out, formats=formats or FORMATS, seed=seed, rules=rules or ()
+    )
     if csv:
         typer.echo(made.csv, nl=False)
     elif markdown:

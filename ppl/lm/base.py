@@ -277,7 +277,7 @@ class LanguageModel(ABC):
         checks.flag(finished=finished)
         if isinstance(value, str):
             tokens = self.codec.encode_after(checked_string(value, "lm.continuation, value"))
-        elif isinstance(value, Iterable) and not isinstance(value, Mapping):
+        elif isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray):
             tokens = tuple(map(self._token, value))
         else:
             raise TypeError(f"value={shown(value)}: a string, or token ids")

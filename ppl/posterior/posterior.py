@@ -27,6 +27,7 @@ from ppl.posterior import exports
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
+from ppl.posterior.votes import keyed, winner
 from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
@@ -71,6 +72,11 @@ class Sample:
     def score(self) -> float:
         """exp(log_likelihood): with verifiers, the probability they give the whole text."""
         return math.exp(min(self.log_likelihood, 700.0))
+
+    @property
+    def log_prob(self) -> float:
+        """log p(choices) under the program, whatever proposed them, neither scaled nor masked."""
+        return math.fsum(r.prior() for r in self.records if r.kind == "choice")
 
     @property
     def log_joint(self) -> float:
@@ -239,17 +245,10 @@ class Posterior:
         Returns:
             A result of the winning class, spelled as most of it; None if there is no answer.
         """
-        votes: list[tuple[Any, Any, float]] = []  # result, key, weight
-        for sample, probability in zip(self.samples, self.probabilities, strict=True):
-            if not sample.answered or sample.value is None or probability == 0:
-                continue
-            answer = sample.value if key is None else key(sample.value)
-            if answer is not None:
-                weight = 1.0 if weights == "flat" else float(probability)
-                votes.append((sample.value, answer, weight))
-        classes = tally([answer for _, answer, _ in votes], [weight for _, _, weight in votes])
-        winner = max(classes, key=lambda entry: entry[0], default=None)
-        return None if winner is None else votes[winner[1]][0]
+        there = [s for s in self.samples if s.answered and s.log_weight > -math.inf]
+        logs = np.array([0.0 if weights == "flat" else s.log_weight for s in there])
+        won = winner(keyed([s.value for s in there], key), logs)
+        return None if won is None else there[won[0]].value
 
     @checked
     def sample(self, seed: int) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ppl.errors import ArgumentError
 from ppl.study.intervals import Paired, paired
 from ppl.study.lines import Line
-from ppl.study.selection import RULES, Rule
+from ppl.study.selection import Rule
 from ppl.study.tables import Section
 
 EQUAL = 0.02
@@ -104,7 +104,8 @@ def differences(
     base = named(section, baseline)
     if base is None:
         return []
-    real = {rule.name for rule in RULES if rule.real}
+    known = section.pools.known if section.pools else ()
+    real = {rule.name for rule in known if rule.real}
     found = []
     for line in section.lines:
         if line.reselected and (line.rule not in real or line.n == 1):
@@ -139,7 +140,8 @@ def _with_line(section: Section, line: Line, base: Line, seed: int) -> Differenc
     other, spent = base.on(questions)
     outcomes, tokens = line.on(questions)
     if line.reselected:
-        rule = next(rule for rule in RULES if rule.name == line.rule)
+        assert section.pools is not None
+        rule = next(rule for rule in section.pools.known if rule.name == line.rule)
         mine = _at_tokens(section, rule, questions, spent)
         if mine is None:
             return Difference(line, base.name, math.nan, len(questions), tokens, spent, None, False)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ppl.decide.selective import selective_score
 from ppl.language.arguments import checked
 from ppl.study.intervals import wilson
 from ppl.study.selection import Rule
@@ -111,7 +112,7 @@ def settings(pools: Pools, k: int) -> list[Rule]:
     for rule in pools.rules:
         if rule.choice == "bests":
             draws = [2**i for i in range(1, k.bit_length()) if 2**i < k]
-            found += [Rule(rule.name, rule.choice, rule.value, m) for m in draws]
+            found += [replace(rule, draws=m) for m in draws]
         elif rule.real:
             found.append(rule)
     return found
@@ -130,26 +131,26 @@ def choose_threshold(pools: Pools) -> Threshold | None:
     share, chance, side = np.array(shares), np.array(right), np.array(sides)
     if len(set(sides)) < 2:
         return None
-    gain = np.where(share > 0, 2 * chance - 1, 0.0)  # right minus wrong
+    sure = np.where(share > 0, share, -1.0)  # without any answer there is none to give
     first, second = side == 0, side == 1
     grid = sorted({0.0, *share[first].tolist()})
     # A threshold above all shares answers nothing: it is what a hopeless task deserves.
     grid.append(float(np.nextafter(grid[-1], 2.0)))
-    utilities = [float(np.mean(gain[first] * (share[first] >= t))) for t in grid]
+    utilities = [selective_score(sure[first], chance[first], t).utility for t in grid]
     best = int(np.argmax(utilities))
-    answers = second & (share >= grid[best]) & (share > 0)
-    count = int(answers.sum())
-    low, high = wilson(float(chance[answers].sum()), count)
+    answers = second & (sure >= grid[best])
+    low, high = wilson(float(chance[answers].sum()), int(answers.sum()))
+    found = selective_score(sure[second], chance[second], grid[best])
     return Threshold(
         pools.n,
         grid[best],
         (_questions(pools, 0), _questions(pools, 1)),
-        count / int(second.sum()),
-        float(chance[answers].mean()) if count else float("nan"),
+        found.response_rate,
+        found.accuracy,
         low,
         high,
-        float(np.mean(gain[second] * (share[second] >= grid[best]))),
-        float(np.mean(gain[second])),
+        found.utility,
+        selective_score(sure[second], chance[second], 0.0).utility,
         utilities[best],
     )
 

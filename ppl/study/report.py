@@ -26,6 +26,7 @@ from ppl.study.halves import choose_rules, choose_threshold
 from ppl.study.report_page import page
 from ppl.study.report_plots import picture
 from ppl.study.runs import Runs, read
+from ppl.study.selection import MORE
 from ppl.study.sheets import Results
 from ppl.study.tables import Section, sections
 
@@ -96,6 +97,7 @@ def report(
     out: str | Path | None = None,
     formats: Sequence[str] = FORMATS,
     seed: int = 0,
+    rules: Sequence[str] = (),
 ) -> Report:
     """Reads runs, computes everything, and writes it.
 
@@ -106,9 +108,11 @@ def report(
         out: folder to write to, made if it is not there; by default nothing is written.
         formats: of `FORMATS`.
         seed: of the bootstrap and of sign flips. Random subsets are keyed by their questions.
+        rules: names of `ppl.study.selection.MORE` that are tried beside those of every report.
 
     Raises:
-        ArgumentError: a folder without a run, a baseline that no section has, an unknown format.
+        ArgumentError: a folder without a run, a baseline that no section has, an unknown format or
+            rule.
         StudyError: files that cannot be read or written; a format that needs matplotlib, which is
             not there.
     """
@@ -117,8 +121,12 @@ def report(
         if each not in FORMATS:
             raise ArgumentError(f"formats={each!r}: of {', '.join(FORMATS)}")
     checks.seed(seed=seed)
+    by_name = {rule.name: rule for rule in MORE}
+    for each in rules:
+        if each not in by_name:
+            raise ArgumentError(f"rules={each!r}: one of {', '.join(map(repr, by_name))}")
     runs = read(*several)
-    found = sections(runs)
+    found = sections(runs, [by_name[each] for each in dict.fromkeys(rules)])
     if not found:
         raise ArgumentError(f"folders: no results yet in {', '.join(runs.folders)}")
     results = tuple(_results(section, baseline, seed, len(found) > 1) for section in found)

@@ -35,6 +35,8 @@ class Candidate:
         tokens: generated.
         scores: the verifier's value after each step.
         steps: its text, in parts.
+        confidence: the model's own, in [0, 1]; NaN where nobody asked.
+        certainty: how sure the model was of its tokens, larger is surer; NaN where not kept.
     """
 
     answer: Any
@@ -45,6 +47,8 @@ class Candidate:
     tokens: int
     scores: tuple[float, ...]
     steps: tuple[str, ...] = ()
+    confidence: float = math.nan
+    certainty: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,8 @@ def _candidate(record: Any, where: str) -> Candidate:
         tokens=_of(record, "tokens", int, where, 0),
         scores=tuple(_number(score, "scores", where) for score in scores),
         steps=tuple(map(str, _of(record, "steps", list, where, []))),
+        confidence=_number(record.get("confidence"), "confidence", where),
+        certainty=_number(record.get("certainty"), "certainty", where),
     )
 
 

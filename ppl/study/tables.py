@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl.study.lines import Group, Line, Spent, spent, spent_on
 from ppl.study.runs import Row, Runs
-from ppl.study.selection import RULES, Pool, Rule
+from ppl.study.selection import FITTED, RULES, Pool, Rule
 
 BEST_OF_N = re.compile(r"BestOfN\(")
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
@@ -25,11 +25,13 @@ class Pools:
         group: task, model and program.
         searcher: as it prints, `"BestOfN(64)"`.
         members: by question, its rows and pools, one for each seed.
+        known: rules that are tried.
     """
 
     group: Group
     searcher: str
     members: Mapping[str, tuple[tuple[Row, Pool], ...]] = field(repr=False)
+    known: tuple[Rule, ...] = RULES
     _lines: dict[tuple[Rule, int], Line] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[bool, int], tuple[Spent, ...]] = field(default_factory=dict, repr=False)
 
@@ -46,14 +48,15 @@ class Pools:
     @property
     def rules(self) -> list[Rule]:
         """Rules that all questions have what it takes for, and that tell candidates apart."""
-        return [rule for rule in RULES if self.lacking(rule) is None]
+        return [rule for rule in self.known if self.lacking(rule) is None]
 
     def lacking(self, rule: Rule) -> str | None:
         """Why a rule cannot be used here, None if it can."""
         pools = [pool for each in self.members.values() for _, pool in each]
-        without = sum(not pool.usable(rule) for pool in pools)
-        if without:
-            return f"{rule.name}: {without} of {len(pools)} questions lack {rule.value!r} values"
+        lacking = [missing for pool in pools if (missing := pool.missing(rule))]
+        if lacking:
+            what = " and ".join(map(repr, lacking[0]))
+            return f"{rule.name}: {len(lacking)} of {len(pools)} questions lack {what} values"
         if rule.value in ("likelihood", "weight"):
             kept = [pool.values[rule.value][pool.answered] for pool in pools]
             if all((values == values[:1]).all() for values in kept):
@@ -143,30 +146,32 @@ class Section:
     notes: tuple[str, ...]
 
 
-def sections(runs: Runs) -> list[Section]:
-    """One for each task, model and program, in the order in which they were run."""
+def sections(runs: Runs, more: Sequence[Rule] = ()) -> list[Section]:
+    """One for each task, model and program, in the order in which they were run; `more` rules are
+    tried beside those of every report."""
     groups: dict[Group, list[Row]] = {}
     for row in runs.rows:
         groups.setdefault(Group(row.task, row.model, row.program), []).append(row)
-    return [_section(group, rows, runs) for group, rows in groups.items()]
+    return [_section(group, rows, runs, (*RULES, *more)) for group, rows in groups.items()]
 
 
-def _section(group: Group, rows: Sequence[Row], runs: Runs) -> Section:
+def _section(group: Group, rows: Sequence[Row], runs: Runs, rules: tuple[Rule, ...]) -> Section:
     notes: list[str] = []
     by_searcher: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         by_searcher.setdefault((row.searcher, _limits(row)), []).append(row)
-    pools = _pools(group, by_searcher, runs, notes)
+    pools = _pools(group, by_searcher, runs, notes, rules)
     lines: list[Line] = []
     if pools is not None:
         lines += pools.lines()
-        lacking = [why for rule in RULES if (why := pools.lacking(rule)) is not None]
+        lacking = [why for rule in rules if (why := pools.lacking(rule)) is not None]
         if lacking:
             notes.append("Left out: " + "; ".join(lacking) + ".")
         if any(not line.exact for line in lines):
             notes.append(
-                "~ marks means over 1,000 seeded subsets a question; all others are exact means "
-                "over all subsets of the stored candidates."
+                "~ marks means over 1,000 seeded subsets a question"
+                + (f", {FITTED} for rules that fit a law" * any(r.fitted for r in pools.rules))
+                + "; all others are exact means over all subsets of the stored candidates."
             )
         mixed = sum(pool.mixed for each in pools.members.values() for _, pool in each)
         if mixed:
@@ -194,6 +199,7 @@ def _pools(
     by_searcher: Mapping[tuple[str, str], Sequence[Row]],
     runs: Runs,
     notes: list[str],
+    rules: tuple[Rule, ...],
 ) -> Pools | None:
     """The searcher whose candidates are re-selected: most questions first, then the largest n."""
     found: list[tuple[int, int, Pools]] = []
@@ -213,7 +219,7 @@ def _pools(
                 pool = Pool.of(row, candidates)
                 members.setdefault(row.problem, []).append((row, pool))
         if members:
-            pools = Pools(group, searcher, {q: tuple(each) for q, each in members.items()})
+            pools = Pools(group, searcher, {q: tuple(each) for q, each in members.items()}, rules)
             found.append((len(members), pools.n, pools))
     return max(found, key=lambda each: each[:2])[2] if found else None
 

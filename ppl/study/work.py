@@ -229,7 +229,7 @@ def _candidate(sample: Sample, judge: _Judge, parents: dict[int, int]) -> dict[s
         "finished": sample.finished,
         "log_weight": sample.log_weight,
         "log_likelihood": sample.log_likelihood,
-        "log_prob": math.fsum(r.prior() for r in choices),
+        "log_prob": sample.log_prob,
         "tokens": sum(len(value.tokens) for value in drawn),
         "steps": [value.text for value in drawn],
         "scores": [math.exp(score) for score in scores],

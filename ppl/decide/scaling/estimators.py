@@ -9,7 +9,7 @@ candidates, or classes, that are right.
     random_of_k   a sample drawn blindly           closed form
     best_of_k     the sample of highest score      order statistics
     majority_at_k the most frequent answer         dynamic programming, k^3 steps per answer
-    others        see `ppl.study.subsets`
+    others        see `ppl.decide.scaling.subsets`
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         ArgumentError: `k` above `n`: more samples than there are say nothing without a model of
             how questions differ.
     """
-    _sizes(n, k)
+    check_sizes(n, k)
     checks.count(least=0, c=c)
     if c > n:
         raise ArgumentError(f"c={c}: {n} samples cannot hold {c} right ones")
@@ -77,7 +77,7 @@ def best_of_k(scores: ArrayLike, correct: ArrayLike, k: int, *, n: int | None = 
     values, is_right = checks.numbers(scores=scores).ravel(), checks.truths(correct=correct).ravel()
     _same_length(scores=values, correct=is_right)
     n = len(values) if n is None else n
-    _sizes(n, k)
+    check_sizes(n, k)
     if len(values) > n:
         raise ArgumentError(f"n={n}: fewer than the {len(values)} scores")
     order = np.argsort(-values, kind="stable")
@@ -135,7 +135,7 @@ def vote_at_k(counts: Ints, right: NDArray[np.bool_], k: int, n: int) -> float:
     chance of every pair (right classes of size t, wrong classes of size t) is summed up class by
     class; all terms are positive, so nothing cancels.
     """
-    _sizes(n, k)
+    check_sizes(n, k)
     largest = int(counts.max(initial=0))
     if largest == 0:
         return 0.0
@@ -147,13 +147,22 @@ def vote_at_k(counts: Ints, right: NDArray[np.bool_], k: int, n: int) -> float:
     start = np.zeros(k + 1)
     size = min(nothing, k)
     start[: size + 1] = binom.pmf(np.arange(size + 1), nothing, p)
-    total = 0.0
-    for t in range(1, min(k, largest) + 1):
-        total += _largest(t, start, laws, right)
-    return min(1.0, float(total / binom.pmf(k, n, p)))
+    return min(1.0, modal(start, laws, right) / float(binom.pmf(k, n, p)))
 
 
-def _largest(t: int, start: Floats, laws: list[Floats], right: NDArray[np.bool_]) -> float:
+def modal(start: Floats, laws: Sequence[Floats], right: NDArray[np.bool_]) -> float:
+    """The chance that independent sizes add up to k and that the choice among the largest is right.
+
+    Args:
+        start: `[k + 1]`, the law of how many have no answer.
+        laws: of each class, the law of its size, from 0 up.
+        right: of each class, `[C]`.
+    """
+    k, largest = len(start) - 1, max((len(law) - 1 for law in laws), default=0)
+    return sum(_largest(t, start, laws, right) for t in range(1, min(k, largest) + 1))
+
+
+def _largest(t: int, start: Floats, laws: Sequence[Floats], right: NDArray[np.bool_]) -> float:
     """Joint chance that sizes sum to k, the largest is t, and the choice among those is right."""
     k = len(start) - 1
     large = [len(law) > t for law in laws]
@@ -188,7 +197,8 @@ def _first_of_k(n: int, k: int) -> Floats:
     return chances
 
 
-def _sizes(n: int, k: int) -> None:
+def check_sizes(n: int, k: int) -> None:
+    """Raises ArgumentError for more than there are."""
     checks.count(n=n, k=k)
     if k > n:
         raise ArgumentError(f"k={k}: there are only n={n} samples to choose from")

@@ -1,0 +1,289 @@
+"""What decision rules choose from: answers, and what is known of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppl.errors import ArgumentError
+from ppl.language import checks
+from ppl.language.arguments import checked, shown
+from ppl.language.classes import identity, numbered
+from ppl.language.text import Continuation
+from ppl.posterior.posterior import Posterior, Sample
+from ppl.posterior.votes import keyed
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+COLUMNS = {
+    "log_weights": "importance weights, as logarithms",
+    "log_scores": "logarithms of a verifier's values in [0, 1]",
+    "rewards": "values on any scale, larger is better",
+    "log_probs": "log p(text) under the law that was sampled",
+    "log_joints": "log p(text) plus log p(observations)",
+    "tokens": "generated tokens",
+    "texts": "what tells texts apart",
+    "confidences": "probabilities that the answer is right, in [0, 1]",
+    "certainties": "how sure a model was of a text, larger is surer: see trace_confidence and "
+    "self_certainty",
+}
+"""What may be known of candidates, a number each."""
+
+_LOGS = ("log_weights", "log_scores", "log_probs", "log_joints")
+
+
+class Columns:
+    """What is known of candidates, by name: `columns["log_scores"]` is `[..., N]`.
+
+    Leading axes are for several sets of candidates at once, which `take` makes.
+
+    Attributes:
+        there: `[..., N]`, which candidates have an answer that counts.
+    """
+
+    def __init__(self, there: Bools, known: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
+        self.there = there
+        self._known = dict(known)
+        self._made: dict[str, NDArray[Any]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Raises ArgumentError for what is not known, which says how to give it."""
+        if name not in self._known:
+            if name not in COLUMNS:
+                raise ArgumentError(f"no column is called {name!r}; one of {', '.join(COLUMNS)}")
+            raise ArgumentError(
+                f"{name}: this rule needs them ({COLUMNS[name]}), and they are not known here; "
+                f"give them as Candidates.of(..., {name}=[...]), one for each candidate"
+            )
+        if name not in self._made:
+            self._made[name] = self._known[name]()
+        return self._made[name]
+
+    def take(self, members: Ints) -> Columns:
+        """Sets of candidates, `[S, k]` indices: what is known of each set."""
+
+        def taken(name: str) -> Callable[[], NDArray[Any]]:
+            return lambda: self[name][members]
+
+        return Columns(self.there[members], {name: taken(name) for name in self._known})
+
+
+class Candidates:
+    """Answers with what is known of them. Rules take a posterior or plain answers in its place.
+
+    Args:
+        values: `[N]`, the answers; None for no answer, which never wins, and whose weight stays
+            its own.
+        log_weights: `[N]`, importance weights; minus infinity is dead and counts nowhere. By
+            default all alike, as those of independent samples.
+        log_scores: `[N]`, logarithms of a verifier's values in [0, 1].
+        rewards: `[N]`, values on any scale, larger is better; by default exp(log_scores).
+        log_probs: `[N]`, log p(text) under the law that was sampled.
+        log_joints: `[N]`, log p(text) + log p(observations).
+        tokens: `[N]`, generated tokens.
+        texts: `[N]`, hashable: equal ones are one text.
+        confidences: `[N]`, probabilities that the answer is right.
+        certainties: `[N]`, how sure the model was of a text, see `trace_confidence`.
+        written: `[N]`, the texts as strings, for rules that read them.
+
+    Attributes:
+        values: the answers.
+        columns: what is known of them.
+    """
+
+    @checked
+    def __init__(
+        self,
+        values: Sequence[Any],
+        *,
+        log_weights: ArrayLike | None = None,
+        log_scores: ArrayLike | None = None,
+        rewards: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        log_joints: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        texts: Sequence[Hashable] | None = None,
+        confidences: ArrayLike | None = None,
+        certainties: ArrayLike | None = None,
+        written: Sequence[str] | None = None,
+    ) -> None:
+        given: dict[str, Any] = {
+            "log_weights": np.zeros(len(values)) if log_weights is None else log_weights,
+            "log_scores": log_scores,
+            "rewards": rewards,
+            "log_probs": log_probs,
+            "log_joints": log_joints,
+            "tokens": tokens,
+            "texts": texts,
+            "confidences": confidences,
+            "certainties": certainties,
+        }
+        self.values = list(values)
+        known = {
+            name: _constant(_column(name, column, len(values)))
+            for name, column in given.items()
+            if column is not None
+        }
+        self._start(known, written)
+
+    def _start(
+        self, known: dict[str, Callable[[], NDArray[Any]]], written: Sequence[str] | None
+    ) -> None:
+        if written is not None and len(written) != len(self.values):
+            raise ArgumentError(f"written: {len(written)} of them for {len(self.values)} values")
+        self._written = written
+        if "rewards" not in known and "log_scores" in known:
+            scores = known["log_scores"]
+            known["rewards"] = lambda: np.exp(scores())
+        there = np.array([value is not None for value in self.values], dtype=np.bool_)
+        self._known = known
+        self.columns = Columns(there & (known["log_weights"]() > -np.inf), known)
+
+    @classmethod
+    @checked
+    def of(cls, source: Posterior | Candidates | Sequence[Any], **columns: Any) -> Candidates:
+        """The candidates of a posterior, of answers, or the same ones.
+
+        Of a posterior's samples are known: weights, likelihoods (as scores), log-probabilities of
+        choices, tokens, and what their texts are.
+
+        Args:
+            source: a posterior, candidates, or answers.
+            columns: more that is known, or in the place of what is: as of `Candidates`.
+        """
+        if isinstance(source, Posterior):
+            found = cls._of_samples(source.samples)
+        elif isinstance(source, Candidates):
+            found = source
+        else:
+            return cls(source, **columns)
+        return found._with(columns) if columns else found
+
+    @classmethod
+    def _of_samples(cls, samples: Sequence[Sample]) -> Candidates:
+        found = cls.__new__(cls)
+        found.values = [s.value if s.answered else None for s in samples]
+        known: dict[str, Callable[[], NDArray[Any]]] = {
+            "log_weights": _constant(np.array([s.log_weight for s in samples], dtype=np.float64)),
+            "log_scores": lambda: _floats(s.log_likelihood for s in samples),
+            "log_probs": lambda: _floats(s.log_prob for s in samples),
+            "log_joints": lambda: _floats(s.log_joint for s in samples),
+            "tokens": lambda: _floats(sum(len(c.tokens) for c in _drawn(s)) for s in samples),
+            "texts": lambda: _numbers([_choices(s) for s in samples]),
+        }
+        written = [str(s.value) if s.text is None else s.text.text for s in samples]
+        found._start(known, written)
+        return found
+
+    def _with(self, columns: Mapping[str, Any]) -> Candidates:
+        more = {name: column for name, column in columns.items() if name != "written"}
+        # The constructor checks what is given; what was there stays lazy.
+        checked_ones = Candidates(self.values, **more)._known
+        found = Candidates.__new__(Candidates)
+        found.values = self.values
+        known = {k: v for k, v in self._known.items() if k != "rewards" or "log_scores" not in more}
+        found._start(
+            {**known, **{name: checked_ones[name] for name in more}},
+            columns.get("written", self._written),
+        )
+        return found
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        known = ", ".join(name for name in COLUMNS if name in self.columns)
+        return f"<Candidates: {len(self)}, {int(self.columns.there.sum())} with answers; {known}>"
+
+    @property
+    def written(self) -> list[str]:
+        """`[N]`, the texts as strings.
+
+        Raises:
+            ArgumentError: they are not known.
+        """
+        if self._written is None:
+            raise ArgumentError(
+                "written: this rule reads the texts, and they are not known here; give them as "
+                "Candidates.of(..., written=[...]), a string for each candidate"
+            )
+        return list(self._written)
+
+    def answers(self, key: Callable[[Any], Hashable] | None = None) -> list[Any]:
+        """`[N]`, what votes for each candidate; None for those without an answer, and the dead."""
+        there = self.columns.there.tolist()
+        return keyed([v if t else None for v, t in zip(self.values, there, strict=True)], key)
+
+    @cached_property
+    def alive(self) -> Bools:
+        """`[N]`, which candidates have weight, also without an answer."""
+        return np.asarray(self.columns["log_weights"] > -np.inf)
+
+
+def answer_numbers(answers: Sequence[Any]) -> Ints:
+    """`[N]`, the class of each answer, numbered as they are first seen; -1 for None."""
+    there = [i for i, answer in enumerate(answers) if answer is not None]
+    found = np.full(len(answers), -1, dtype=np.int64)
+    found[there] = numbered([answers[i] for i in there])
+    return found
+
+
+def _column(name: str, column: Any, size: int) -> NDArray[Any]:
+    if name == "texts":
+        found: NDArray[Any] = _numbers(list(column))
+    else:
+        found = checks.numbers(**{name: column})
+    if found.shape != (size,):
+        raise ArgumentError(f"{name}: of shape {list(found.shape)}, for {size} values")
+    if name == "log_scores" and (found > 1e-9).any():
+        raise ArgumentError(
+            f"log_scores={shown(column)}: logarithms of values in [0, 1]; give what has another "
+            "scale as rewards="
+        )
+    if name in _LOGS and np.isposinf(found).any():
+        raise ArgumentError(f"{name}={shown(column)}: holds plus infinity")
+    if name == "confidences" and not ((found >= 0) & (found <= 1)).all():
+        raise ArgumentError(f"confidences={shown(column)}: probabilities, in [0, 1]")
+    if name == "tokens" and not (found >= 0).all():
+        raise ArgumentError(f"tokens={shown(column)}: numbers of tokens, none below zero")
+    if name in ("rewards", "certainties", "tokens") and not np.isfinite(found).all():
+        raise ArgumentError(f"{name}={shown(column)}: finite numbers")
+    return found
+
+
+def _constant(column: NDArray[Any]) -> Callable[[], NDArray[Any]]:
+    return lambda: column
+
+
+def _floats(numbers: Any) -> Floats:
+    return np.array(list(numbers), dtype=np.float64)
+
+
+def _numbers(things: Sequence[Hashable]) -> Ints:
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(thing, len(known)) for thing in things], dtype=np.int64)
+
+
+def _choices(sample: Sample) -> Hashable:
+    """All that was chosen in a particle: the same for two particles that are one text."""
+    return tuple((r.name, identity(r.value)) for r in sample.records if r.kind == "choice")
+
+
+def _drawn(sample: Sample) -> list[Continuation]:
+    values = [r.value for r in sample.records if r.kind == "choice"]
+    return [value for value in values if isinstance(value, Continuation)]
+
+
+def dead(log_weights: Floats) -> Floats:
+    """Zero, and minus infinity for the dead: what a weight of one is, as a logarithm."""
+    return np.where(np.isneginf(log_weights), -math.inf, 0.0)

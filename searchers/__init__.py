@@ -1,5 +1,6 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
+from ppl.decide import Consensus, EarlyStop, SequentialTest, Settled
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
 from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
@@ -41,6 +42,8 @@ __all__ = [
     "BeamSearch",
     "BestFirst",
     "BestOfN",
+    "Consensus",
+    "EarlyStop",
     "EntropicAnnealing",
     "Frontier",
     "Greedy",
@@ -58,6 +61,8 @@ __all__ = [
     "SMCSteering",
     "Search",
     "Searcher",
+    "SequentialTest",
+    "Settled",
     "State",
     "StochasticBeamSearch",
     "TargetESS",

@@ -35,6 +35,7 @@ from ppl.searchers import (
     PhiDecoding,
     ResampleMove,
     RolloverBudgetForcing,
+    Settled,
     SMCSteering,
     StochasticBeamSearch,
     TargetESS,
@@ -45,6 +46,7 @@ from ppl.verifiers import FunctionVerifier
 # Every searcher, small: each obeys all laws of test_laws.py. Add a line, inherit the suite.
 SEARCHERS = [
     BestOfN(6),
+    BestOfN(12, stop=Settled("beta", 0.85)),
     SMC(6, 0.9),
     SMC(6, 1.0, "ssp", resampling_temperature=2.0, tempering=(0.5,)),
     SMC(6, 0.8, resampling_temperature=TargetESS(0.7)),

@@ -96,7 +96,7 @@ class Settled(StoppingRule):
         _level(level=self.level)
         if self.rule in ("exact", "confidence") and self.weights != "flat":
             raise ArgumentError(
-                f"weights={self.weights!r}: the rule {self.rule!r} counts flat, as nobody knows what "
+                f"weights={self.weights!r}: the rule {self.rule!r} counts flat: nobody knows what "
                 "the samples to come will weigh"
             )
         if self.confidence is not None and self.rule != "confidence":

@@ -9,8 +9,8 @@ import pyro
 import pytest
 import torch
 from accuracy_vs_budget import solve
+from loops import counting, generative, judged_walk, walk, written
 from programs import TOY, contents, toy
-from test_loop import counting, generative, judged_walk, walk, written
 
 import ppl
 from ppl.language.cost import Account, Cost, ModelCost

@@ -14,8 +14,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 import pyro
 import pyro.distributions as dist
 import pytest
+from loops import counting, nothing_is_left, walk
 from programs import TOY, contents, toy
-from test_loop import counting, nothing_is_left, walk
 
 import ppl
 from ppl.errors import SearchStateError

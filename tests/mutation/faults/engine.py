@@ -98,7 +98,7 @@ FAULTS = [
         DECODE,
         "_admit([row for row in rows if not row.unwanted])",
         "_admit(rows)",
-        f"{DECODERS} tests/test_loop.py",
+        f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
     Fault(
         DECODE,
@@ -135,7 +135,7 @@ FAULTS = [
         DECODE,
         "_draw_tokens(logits, drawing, self._keys[keep])",
         "_draw_tokens(logits, drawing, self._keys[: len(keep)])",
-        f"{DECODERS} tests/test_loop.py",
+        f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
     Fault(
         DECODE,
@@ -232,7 +232,7 @@ FAULTS = [
         DECODE,
         "row.unwanted = row.unwanted or row.ticket in tickets",
         "row.unwanted = row.unwanted",
-        "tests/test_loop.py",
+        "tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
     # What a language model's distribution is.
     Fault(

@@ -4,7 +4,10 @@ from fault import Fault
 
 LOOP, BATCH, TURNS = "ppl/runtime/loop.py", "ppl/runtime/batch.py", "ppl/runtime/turns.py"
 WAVE, COST = "ppl/runtime/wave.py", "ppl/language/cost.py"
-TESTS, ACCOUNTS = "tests/test_loop.py", "tests/test_accounts.py"
+TESTS, ACCOUNTS = (
+    "tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
+    "tests/test_accounts.py",
+)
 
 FAULTS = [
     Fault(BATCH, "running.session.cancel(mine)", "pass", f"{TESTS} -k drawn_no_further"),

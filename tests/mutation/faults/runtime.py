@@ -217,7 +217,7 @@ FAULTS = [
         PARTICLE,
         "if perf_counter() > Slice.ends and Slice.spent():",
         "if False:",
-        "tests/test_loop.py -k plain_sites",
+        "tests/test_loop_alone.py -k plain_sites",
     ),
     # Scale, mask, guide: what a choice weighs.
     Fault(
@@ -440,25 +440,28 @@ FAULTS = [
         "tests/test_tree_refinement.py -k depth",
     ),
     Fault(
-        TREE, "if number and not node.open:", "if False:", f"{SEARCHERS} {SITES} tests/test_loop.py"
+        TREE,
+        "if number and not node.open:",
+        "if False:",
+        f"{SEARCHERS} {SITES} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
     Fault(
         TREE,
         "if quorum is None else min(quorum, most)",
         "",
-        "tests/test_loop.py -k waits_for_no_more",
+        "tests/test_loop_parks.py -k waits_for_no_more",
     ),
     Fault(
         TREE,
         "            flight.stop()\n\n    @checked\n    def rollout",
         "            pass\n\n    @checked\n    def rollout",
-        "tests/test_loop.py -k underway",
+        "tests/test_loop_parks.py -k underway",
     ),
     Fault(
         TREE,
         'key(self.seed, node.identity, verifier.name, "score")',
         'key(self.seed, verifier.name, "score")',
-        "tests/test_loop.py tests/test_multi_perspective.py",
+        "tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py tests/test_multi_perspective.py",
     ),
     Fault(
         TREE,

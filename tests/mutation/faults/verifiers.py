@@ -10,7 +10,7 @@ PRM, OUTCOME = "verifiers/models/prm.py", "verifiers/models/outcome.py"
 QUANTILE, HEADS = "verifiers/models/quantile.py", "verifiers/models/heads.py"
 FUNCTION = "verifiers/function.py"
 
-TESTS, LAWS = "tests/test_calibration.py", "tests/test_verifier_laws.py"
+TESTS, LAWS = "tests/test_calibration.py tests/test_ensembles.py", "tests/test_verifier_laws.py"
 FORMATS, OUTCOMES = "tests/test_prm_formats.py", "tests/test_outcome_verifiers.py"
 
 FAULTS = [

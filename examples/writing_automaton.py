@@ -99,7 +99,8 @@ class Automaton:
         pending = request.ordered[at.met :]
         if not pending or not left:
             return "", 0
-        return pending[0], left // len(pending) - 1
+        # The word that is being written may be the first of them, and is not among those left.
+        return pending[0], max(0, left // len(pending) - 1)
 
     # -- the automaton ------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
+from ppl.decide import Consensus, EarlyStop, SequentialTest, Settled
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
 from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
@@ -18,7 +19,12 @@ from ppl.searchers.particles.smc import SMC
 from ppl.searchers.particles.steering import SMCSteering
 from ppl.searchers.particles.temperature import EntropicAnnealing, TargetESS
 from ppl.searchers.particles.vectorized import VectorizedSMC
+from ppl.searchers.sampling.adaptive import AdaptiveSampling
 from ppl.searchers.sampling.best_of_n import BestOfN
+from ppl.searchers.sampling.first_finish import FirstFinish
+from ppl.searchers.sampling.fractured import FracturedSampling
+from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
+from ppl.searchers.sampling.model_switch import ModelSwitch
 from ppl.searchers.sampling.rollover import RolloverBudgetForcing
 from ppl.searchers.search import Search, Searcher, run_all
 from ppl.searchers.state import Frontier, Particles, State
@@ -37,15 +43,23 @@ __all__ = [
     "REBASE",
     "SMC",
     "AStar",
+    "AdaptiveSampling",
     "AliveParticleFilter",
     "BeamSearch",
     "BestFirst",
     "BestOfN",
+    "Consensus",
+    "EarlyStop",
     "EntropicAnnealing",
+    "FirstFinish",
+    "FracturedSampling",
     "Frontier",
+    "Gated",
     "Greedy",
     "GumbelMCTS",
     "LookaheadSearch",
+    "ModelSwitch",
+    "MomentumUncertainty",
     "MultiPerspective",
     "ParallelTempering",
     "ParticleFilter",
@@ -58,6 +72,8 @@ __all__ = [
     "SMCSteering",
     "Search",
     "Searcher",
+    "SequentialTest",
+    "Settled",
     "State",
     "StochasticBeamSearch",
     "TargetESS",

@@ -25,7 +25,7 @@ from ppl.errors import SearchStateError
 
 C = TypeVar("C", bound=type)
 
-_OURS = "ppl.searchers."
+_OURS = ("ppl.searchers.", "ppl.decide.")
 _CLASSES: WeakValueDictionary[str, type] = WeakValueDictionary()
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 
@@ -59,6 +59,9 @@ def parse(text: str, *, imports: bool = False) -> Any:
 
 def spell(settings: Any) -> str:
     """Settings as a text that `parse` reads: as `repr` has them, with import paths where needed.
+
+    A setting whose field says `metadata={"quiet": True}` is left out where it has its default, so
+    that one which is added does not rename what was stored before.
 
     Raises:
         SearchStateError: a setting has no text (it is named).
@@ -145,7 +148,7 @@ def _spelled(value: Any, where: str) -> str:
         given = ", ".join(
             f"{f.name}={_spelled(getattr(value, f.name), f'{where}, {f.name}')}"
             for f in dataclasses.fields(value)
-            if f.init
+            if f.init and not (f.metadata.get("quiet") and getattr(value, f.name) == f.default)
         )
         return f"{cls.__name__ if path.startswith(_OURS) else path}({given})"
     if type(value) is tuple:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from ppl.errors import AllParticlesDeadError, PPLError, SearchStateError
 from ppl.language.arguments import checked, shown
@@ -30,6 +30,7 @@ from ppl.runtime.tree import Tree
 from ppl.searchers import stored as storage
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register
+from ppl.searchers.settling import rule_of, settled
 from ppl.searchers.state import State
 
 S = TypeVar("S", bound=State)
@@ -47,9 +48,12 @@ class Searcher(ABC, Generic[S]):
     Attributes:
         steers: the searcher acts between the steps of a program, so that one which marks no steps
             is worth a warning.
+        settles: the searcher itself heeds `Budget(settled=)`; the others are looked at by the
+            search, after every round.
     """
 
     steers: ClassVar[bool] = True
+    settles: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Refuses settings of other libraries' names, and says what they are called here."""
@@ -203,9 +207,11 @@ class Search:
     @checked
     def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
+        rule_of(tree.budget.settled)  # says now what is wrong with it
         self.state: Any = None
         self.notes: list[Note] = []
         self.exhausted = False
+        self.settled = False
         self.on_step: OnStep | None = None
         self._stepping = False
 
@@ -216,8 +222,9 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """True if no round is left, or the budget is spent."""
-        return self.exhausted or (self.state is not None and bool(self.state.over))
+        """True if no round is left, the budget is spent, or the answer is settled."""
+        ended = self.exhausted or self.settled
+        return ended or (self.state is not None and bool(self.state.over))
 
     def step(self) -> None:
         """One round of the searcher. Does nothing once the search is over."""
@@ -242,6 +249,8 @@ class Search:
                 warn_without_steps(self.tree, type(self.searcher).__name__)
             if self.state.over:
                 self._end()
+            elif not self.searcher.settles:
+                self.settled = settled(self.tree.budget.settled, self._result)
         except BudgetExhausted:
             self.exhausted = True
             with contextlib.suppress(BudgetExhausted):  # one answer for what is left
@@ -268,13 +277,15 @@ class Search:
     def posterior(self) -> Posterior:
         """What is known now; the evidence only once the search is done."""
         result = self._result()
-        if self.exhausted or not self.over or not result.answered:
+        if self.exhausted or self.settled or not self.over or not result.answered:
             result = best_so_far(self.tree, result)
+        if self.tree.budget.settled is not None:  # whether it went on depended on what it saw
+            result = dataclasses.replace(result, log_evidence=None)
         return Posterior.of(
             self.tree,
             result,
             searcher=repr(self.searcher),
-            stopped="budget" if self.exhausted else "done",
+            stopped=self._stopped,
             history=self.notes,
         )
 
@@ -285,6 +296,13 @@ class Search:
             ends = run_best_on(self.tree, result)
             if ends and ends[-1].dead:
                 raise all_dead(self.tree, ends, self.searcher)
+
+    @property
+    def _stopped(self) -> Literal["done", "budget", "settled"]:
+        if self.exhausted:
+            return "budget"
+        ended = self.settled or (self.state is not None and self.state.enough)
+        return "settled" if ended else "done"
 
     def _result(self) -> Result:
         return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)
@@ -301,7 +319,15 @@ class Search:
             SearchStateError: something has no name or is no data (it is named); or the file cannot
                 be written. An old file is then as it was.
         """
-        storage.save(path, self.searcher, self.tree, self.state, self.notes, self.exhausted)
+        storage.save(
+            path,
+            self.searcher,
+            self.tree,
+            self.state,
+            self.notes,
+            self.exhausted,
+            self.settled,
+        )
 
     @staticmethod
     @checked
@@ -334,7 +360,7 @@ class Search:
         loaded = storage.load(path, program, guide, models or {})
         search = Search(loaded["searcher"], loaded["tree"])
         search.state, search.notes = loaded["state"], loaded["notes"]
-        search.exhausted = loaded["exhausted"]
+        search.exhausted, search.settled = loaded["exhausted"], loaded["settled"]
         return search
 
 

@@ -21,10 +21,12 @@ class State:
     Attributes:
         round: rounds done; with the seed and a word it keys what a round draws.
         over: no round is left to do.
+        enough: a stopping rule has ended the search before its time.
     """
 
     round: int = 0
     over: bool = False
+    enough: bool = False
 
     def after(self, **changes: Any) -> Self:
         """The state one round later."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from types import FunctionType, MappingProxyType
 from typing import Any
@@ -43,6 +44,7 @@ def save(
     state: Any,
     notes: Sequence[Mapping[str, Any]],
     exhausted: bool,
+    settled: bool,
 ) -> None:
     """Writes a search between two rounds, whole or not at all.
 
@@ -59,11 +61,12 @@ def save(
         "args": [encoder.value(a, f"argument {i} of the program") for i, a in enumerate(tree.args)],
         "kwargs": encoder.row(tree.kwargs, "the program's arguments"),
         "seed": encoder.value(tree.seed, "the seed"),
-        "budget": dataclasses.asdict(tree.budget),
+        "budget": _budget_row(tree.budget),
         "cost": cost_row(tree.cost),
         "elapsed": tree.account.elapsed,
         "next": tree._next,
         "exhausted": exhausted,
+        "settled": settled,
     }
     nodes = [_node_row(encoder, node) for node in tree.nodes]
     flights = [_flight_row(encoder, flight) for flight in tree._flights]
@@ -125,7 +128,7 @@ def _loaded(
         decoder.row(meta["kwargs"]),
         guide,
         decoder.value(meta["seed"]),
-        build(Budget, meta["budget"]),
+        _budget(meta["budget"]),
     )
     tree.account = Account(tree.budget, cost_of(meta["cost"]), float(meta["elapsed"]))
     nodes = _nodes(decoder, container.rows("nodes"))
@@ -142,7 +145,21 @@ def _loaded(
         "state": decoder.value(container.json("state.json")["state"]),
         "notes": [decoder.row(row) for row in container.rows("history")],
         "exhausted": bool(meta["exhausted"]),
+        "settled": bool(meta.get("settled", False)),
     }
+
+
+def _budget_row(budget: Budget) -> dict[str, Any]:
+    row = {f.name: getattr(budget, f.name) for f in dataclasses.fields(budget)}
+    if row["settled"] is not None and not isinstance(row["settled"], Real):
+        row["settled"] = spell(row["settled"])
+    return row
+
+
+def _budget(row: Mapping[str, Any]) -> Budget:
+    settled = row.get("settled")
+    rule = {"settled": parse(settled)} if isinstance(settled, str) else {}
+    return build(Budget, {**row, **rule})
 
 
 # -- nodes ---------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ CALLS = [
     Call(
         "Tree.expand",
         lambda: _tree("expand"),
-        bad={"counts": (NEGATIVE, [1, 2], [-1], 2.5), "quorum": (0, 5)},
+        bad={"counts": (NEGATIVE, [1, 2], [-1], 2.5), "quorum": (NEGATIVE, 5)},
     ),
     Call("Tree.collect", lambda: (tree().collect, {}), bad={"quorum": (NEGATIVE,)}),
     Call("Tree.rollout", lambda: _tree("rollout"), bad={"horizon": (NEGATIVE,)}),

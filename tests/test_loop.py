@@ -533,8 +533,27 @@ def test_a_forked_child_starts_anew():
 # -- polling -----------------------------------------------------------------------------------
 
 
-def test_a_slow_server_holds_up_nobody():
-    done = {}
+def drawn(remote):
+    return pyro.sample("s", remote(remote.prompt("^"), max_tokens=1))
+
+
+def scored(remote):
+    said = remote.continuation("a")
+    return pyro.sample("s", remote(remote.prompt("^"), max_tokens=1), obs=said)
+
+
+def proposed(remote):
+    """A guide whose draws have to be scored under the model."""
+    return pyro.sample("s", remote(remote.prompt("^"), max_tokens=1, temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    ("ask", "guided", "waits"),
+    [(drawn, None, 1.0), (scored, None, 1.0), (drawn, proposed, 2.0)],
+    ids=["draw", "score", "draw of a guide"],
+)
+def test_a_slow_server_holds_up_nobody(ask, guided, waits):
+    done, begun = {}, time.perf_counter()
 
     def local():
         text = forever(counting(), 20)
@@ -542,19 +561,31 @@ def test_a_slow_server_holds_up_nobody():
         return text
 
     def program(which, remote):
-        return local() if which == "local" else remote_step(remote)
-
-    def remote_step(remote):
-        text = pyro.sample("s", remote(remote.prompt("^"), max_tokens=1)).text
+        if which == "local":
+            return local()
+        text = ask(remote).text
         done["remote"] = time.perf_counter() - begun
         return text
 
+    def guide(which, remote):
+        if which == "remote":
+            guided(remote)
+
     with behind() as (served, remote):
+        alone = [("remote", remote)]
+        quick = BestOfN(1).run_many(program, alone, guide=guided and guide, seed=0)
         served.delay = 1.0
         begun = time.perf_counter()
-        BestOfN(1).run_many(program, [("local", remote), ("remote", remote)], seed=0)
+        arguments = [("local", remote), *alone]
+        slow = BestOfN(1).run_many(program, arguments, guide=guided and guide, seed=0)
+    assert isinstance(slow[1], ppl.Posterior), slow[1]
     assert done["local"] < 0.5
-    assert done["remote"] >= 1.0
+    assert done["remote"] >= waits
+    assert slow[1].samples[0].value == quick[0].samples[0].value
+    assert slow[1].samples[0].log_weight == quick[0].samples[0].log_weight
+    cost = slow[1].cost
+    scores = ask is scored or guided is not None
+    assert (cost.lm_calls, cost.models[remote.name].scored_tokens) == (1, int(scores))
 
 
 def once(lm):

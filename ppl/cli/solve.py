@@ -181,7 +181,7 @@ def _print(told: dict[str, Any], posterior: Any) -> None:
     ]
     if told["log_evidence"] is not None:
         parts.append(f"log evidence {told['log_evidence']:.3f}")
-    if told["stopped"] == "budget":
-        parts.append("stopped by the budget")
+    if told["stopped"] != "done":
+        parts.append("stopped by the budget" if told["stopped"] == "budget" else "settled early")
     console.print()
     console.print(escape(", ".join(parts)), soft_wrap=True)

@@ -11,10 +11,12 @@ from ppl.decide.candidates import Candidates, Columns
 from ppl.decide.certainty import DeepConf, self_certainty, token_confidence, trace_confidence
 from ppl.decide.confidence import soft_self_consistency
 from ppl.decide.conformal import AnswerSet, ConformalSets
+from ppl.decide.consensus import Consensus
 from ppl.decide.laws import best_of_n_divergence, best_of_n_law, vote_law
 from ppl.decide.perplexity import RPC
 from ppl.decide.pessimism import Pessimistic, PessimisticLaw, pessimistic_law
 from ppl.decide.ranks import Borda, MajorityOfTheBests
+from ppl.decide.seen import Seen
 from ppl.decide.selective import (
     Abstained,
     RiskCoverage,
@@ -24,7 +26,9 @@ from ppl.decide.selective import (
     risk_coverage,
     selective_score,
 )
+from ppl.decide.sequential import SequentialTest
 from ppl.decide.set_aggregator import SampleSetAggregator
+from ppl.decide.stopping import EarlyStop, Settled, StoppingRule
 from ppl.decide.voting import Weighting, best, draw, shares, vote
 
 __all__ = [
@@ -36,13 +40,19 @@ __all__ = [
     "Candidates",
     "Columns",
     "ConformalSets",
+    "Consensus",
     "DeepConf",
+    "EarlyStop",
     "MajorityOfTheBests",
     "Pessimistic",
     "PessimisticLaw",
     "RiskCoverage",
     "SampleSetAggregator",
+    "Seen",
     "SelectiveScore",
+    "SequentialTest",
+    "Settled",
+    "StoppingRule",
     "Weighting",
     "aggregate",
     "answer_or_abstain",

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from numbers import Real
+from typing import Any, Protocol
 
 from ppl.language.arguments import check_fields
 
@@ -122,27 +123,46 @@ class Cost:
         return sum(costs, start=Cost())
 
 
+class Stops(Protocol):
+    """What says when samples are enough: a rule of `ppl.decide`."""
+
+    def stops(self, seen: Any) -> bool:
+        """True if no more are worth their price."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Hard limits. A search that meets one stops and returns the best found so far.
+    """Hard limits, and when to be content with less. A search that meets one stops and returns the
+    best found so far.
 
     Attributes:
         tokens: most tokens that language models may generate; never exceeded.
         calls: most requests to language models and verifiers together; never exceeded.
         seconds: wall-clock limit since the search began, looked at before every decoded token and
             at the sites of programs.
+        settled: stop as soon as the vote over finished answers is as good as over: with this
+            probability the leading answer is the more frequent one of the two that lead (answers
+            count by their weights, see `ppl.decide.Settled`); or any other rule of `ppl.decide`.
+            Looked at between rounds in which no particle is open, so it saves where answers come
+            one after another. Such a search never claims an evidence.
     """
 
     tokens: int | None = None
     calls: int | None = None
     seconds: float | None = None
+    settled: float | Stops | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for f in fields(self):
-            limit = getattr(self, f.name)
+        for name in ("tokens", "calls", "seconds"):
+            limit = getattr(self, name)
             if limit is not None and not limit >= 0:
-                raise ValueError(f"Budget({f.name}={limit!r}): a limit is zero or more")
+                raise ValueError(f"Budget({name}={limit!r}): a limit is zero or more")
+        if isinstance(self.settled, Real) and not 0 < self.settled < 1:
+            raise ValueError(
+                f"Budget(settled={self.settled!r}): a probability above 0 and below 1, such as 0.95"
+            )
 
 
 _COUNTS = tuple(f.name for f in fields(Cost) if f.name not in ("seconds", "models"))

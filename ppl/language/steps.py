@@ -88,7 +88,7 @@ class StepRule:
         """The rule that `until` describes. Raises TypeError or ValueError on anything else."""
         match until:
             case None:
-                return StepRule()
+                return _NEVER
             case StepRule():
                 return until
             case str():
@@ -104,3 +104,6 @@ class StepRule:
         if not strings or not all(isinstance(s, str) and s for s in strings):
             raise ValueError(f"until={until!r}: stop strings must be non-empty strings")
         return StepRule(strings=strings)
+
+
+_NEVER = StepRule()

@@ -126,8 +126,9 @@ class Text:
             )
         if isinstance(other, Continuation):
             mine = self.codec.identity
-            if other.made_with not in (None, mine):
-                raise mine.refused(other.made_with, f"the continuation {other.text[:40]!r}")
+            made_with = other.made_with
+            if made_with is not mine and made_with is not None and made_with != mine:
+                raise mine.refused(made_with, f"the continuation {other.text[:40]!r}")
             tokens = self.tokens + other.tokens
             return self._child(tokens, (*self.step_ends, len(tokens)), other.finished)
         return self.extended(self.codec.encode_after(checked_string(other, "text + words")))
@@ -137,15 +138,18 @@ class Text:
         return self._child((*self.tokens, *words), self.step_ends, False)
 
     def _child(self, tokens: tuple[int, ...], step_ends: tuple[int, ...], finished: bool) -> Text:
-        return Text(
-            tokens,
-            self.codec,
+        child = object.__new__(Text)  # all is checked, and this runs at every site
+        child._set(
+            tokens=tokens,
+            codec=self.codec,
             prompt_length=self.prompt_length,
             step_ends=step_ends,
             finished=finished,
             prompt_string=self.prompt_string,
             parent=self,
+            verdicts={},
         )
+        return child
 
     @cached_property
     def text(self) -> str:

@@ -8,10 +8,10 @@ search needs: it draws (`session`) and scores (`score_batch`). A model whose log
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,7 +28,19 @@ from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, StopReason, Text
 from ppl.lm.conversation import checked_messages
 from ppl.lm.masks import Allowed, as_mask, fingerprint, kept
-from ppl.lm.sampling import Warp
+from ppl.lm.running import Drawn, RunningBatch
+from ppl.lm.sampling import Warp, warp_of
+
+__all__ = [
+    "ContinueRequest",
+    "Drawn",
+    "LMDistribution",
+    "LanguageModel",
+    "RunningBatch",
+    "ScoreRequest",
+    "Spec",
+    "Tokens",
+]
 
 Tokens = tuple[int, ...]
 
@@ -107,51 +119,6 @@ class ScoreRequest:
     ledger: Account | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A drawn continuation with its log-probability under the warped distribution, and under the
-    other one that was asked for."""
-
-    value: Continuation
-    log_prob: float
-    log_prob_under: float | None = None
-
-
-class RunningBatch(Protocol):
-    """Requests that a model is drawing; they join and leave it one by one.
-
-    Where the work is done elsewhere, the batch has `in_flight`, the futures of what is asked there,
-    and its `step(patience)` waits at most that many seconds for one of them.
-
-    Attributes:
-        joined: most requests that ran side by side.
-    """
-
-    joined: int
-
-    @property
-    def running(self) -> bool:
-        """True while a request has no answer."""
-        ...
-
-    def submit(self, request: ContinueRequest) -> int:
-        """Takes a request in; its answer will come under the returned ticket."""
-        ...
-
-    def cancel(self, tickets: Collection[int]) -> None:
-        """Nobody waits for these any more: they get no answer."""
-        ...
-
-    def step(self) -> dict[int, Drawn | PPLError | None]:
-        """Does some work; answers what is done, by ticket: None where a ledger ran out, an error
-        for a row that failed by itself. If it raises, the batch is lost."""
-        ...
-
-    def close(self) -> None:
-        """Ends the batch, whatever is in it."""
-        ...
-
-
 _SETTINGS = ("until", "max_tokens", "temperature", "top_p", "top_k", "min_p", "allowed")
 
 
@@ -166,12 +133,15 @@ class LanguageModel(ABC):
         codec: the tokenizer.
         context_length: most tokens of prompt and continuation together.
         parameters: how many it has, None where that is not known; for the price of a token.
+        elsewhere: True where others do the work: nobody waits for it in `score_batch`, the running
+            batch takes scores as well (see `RunningBatch`).
     """
 
     name: str
     codec: Codec
     context_length: int
     parameters: int | None = None
+    elsewhere: bool = False
 
     def __call__(
         self,
@@ -232,7 +202,7 @@ class LanguageModel(ABC):
             )
         if max_tokens is not None:
             checks.count(max_tokens=max_tokens)
-        rule, warp = StepRule.of(until), Warp(temperature, top_p, top_k, min_p)
+        rule, warp = StepRule.of(until), warp_of(temperature, top_p, top_k, min_p)
         spec = Spec(text.tokens, rule, max_tokens, warp, kept(allowed))
         return LMDistribution(self, text, spec)
 
@@ -384,6 +354,7 @@ class LanguageModel(ABC):
                 for ticket, drawn in session.step().items():
                     if isinstance(drawn, PPLError):
                         raise drawn
+                    assert not isinstance(drawn, float)  # nothing was to be scored
                     results[ticket] = drawn
         finally:
             session.close()
@@ -481,8 +452,9 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
                 f"{type(value).__name__}; make one with lm.continuation(string)"
             )
         mine = self.model.codec.identity
-        if value.made_with not in (None, mine):
-            raise mine.refused(value.made_with, f"{label}: the continuation {value.text[:40]!r}")
+        made_with = value.made_with
+        if made_with is not mine and made_with is not None and made_with != mine:
+            raise mine.refused(made_with, f"{label}: the continuation {value.text[:40]!r}")
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
         """Only the trivial expansion exists: continuations do not live in tensors."""

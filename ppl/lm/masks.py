@@ -27,6 +27,8 @@ Allowed = TokenSet | Callable[[Tokens], TokenSet | None] | None
 def kept(allowed: Allowed) -> Allowed:
     """A copy that stays as it is if the program goes on to change the original; a function is
     itself."""
+    if allowed is None:
+        return None
     if isinstance(allowed, Tensor):
         return allowed.detach().clone()
     if isinstance(allowed, np.ndarray):

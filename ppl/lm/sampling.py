@@ -6,6 +6,7 @@ drawn follows the warped and renormalised distribution, and its log-probability 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,17 @@ class Warp:
             raise ValueError("top_p=0: keeps no token; temperature=0 keeps the likeliest")
         if self.top_k is not None:
             checks.count(top_k=self.top_k)
+
+
+_cached = functools.lru_cache(maxsize=1024, typed=True)(Warp)
+
+
+def warp_of(temperature: float, top_p: float, top_k: int | None, min_p: float) -> Warp:
+    """The `Warp` of these settings, which programs ask for at every step: checked once."""
+    try:
+        return _cached(temperature, top_p, top_k, min_p)
+    except TypeError:  # what cannot be hashed is no number; the warp itself says so
+        return Warp(temperature, top_p, top_k, min_p)
 
 
 def warped_log_probs(

@@ -119,7 +119,7 @@ class Posterior:
         log_evidence: log of an unbiased estimate of the evidence (also known as log marginal
             likelihood, log_ml, logZ), or None from searchers that do not give one.
         cost: everything the search spent.
-        stopped: why it ended: `"done"` or `"budget"`.
+        stopped: why it ended: `"done"`, `"budget"`, or `"settled"` by a rule of `ppl.decide`.
         searcher: the searcher's settings, as text that can be pasted back.
         history: per round what the searcher noted (for people and plots).
         models: of the models that the search asked: name, how it was loaded (None if it was not
@@ -135,7 +135,7 @@ class Posterior:
         cost: Cost,
         nodes: Sequence[Mapping[str, Any]] = (),
         searcher: str = "",
-        stopped: Literal["done", "budget"] = "done",
+        stopped: Literal["done", "budget", "settled"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
         models: Sequence[Mapping[str, Any]] = (),
     ) -> None:
@@ -159,7 +159,7 @@ class Posterior:
         result: Result,
         *,
         searcher: str = "",
-        stopped: Literal["done", "budget"] = "done",
+        stopped: Literal["done", "budget", "settled"] = "done",
         history: Sequence[Mapping[str, Any]] = (),
     ) -> Posterior:
         """The posterior of weighted nodes of a tree."""
@@ -416,7 +416,9 @@ class Posterior:
             f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
             f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
             f"{c.calls} calls, {c.seconds:.2f} s"
-            + ("; stopped by the budget" if self.stopped == "budget" else "")
+            + {"done": "", "budget": "; stopped by the budget", "settled": "; settled early"}[
+                self.stopped
+            ]
         )
 
     def __str__(self) -> str:

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 
 from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.language.cost import Account, share_seconds
-from ppl.lm.base import ContinueRequest, LanguageModel, RunningBatch, ScoreRequest
+from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest
+from ppl.lm.running import RunningBatch
 from ppl.runtime.turns import Seat
 from ppl.runtime.verdict import JudgeRequest, Scorer
 
@@ -141,18 +142,18 @@ class Batches:
 
     def ask(self, asked: Sequence[Waiting]) -> None:
         """Takes requests in; answers go to the groups' seats."""
-        _stop_the_broke([w for w in asked if isinstance(w[2], ContinueRequest)])
+        _stop_the_broke([w for w in asked if _runs(w[2])])
         for group, index, request in asked:
             if group.failure is not None:
                 continue
-            if not isinstance(request, ContinueRequest):
+            if not _runs(request):
                 self._held.append((group, index, _billed(request)))
                 continue
             request = _billed(request)
             _book_call(request)
-            self._draw(group, index, request)
+            self._submit(group, index, request)
 
-    def _draw(self, group: Group, index: int, request: ContinueRequest) -> None:
+    def _submit(self, group: Group, index: int, request: ContinueRequest | ScoreRequest) -> None:
         model = request.model
         key = (model, group.search if (model, group.search) in self._apart else None)
         rows = [(group, index, request)]
@@ -216,7 +217,7 @@ class Batches:
         elif isinstance(drawn, Exception):
             group.fail(_error_of(model, [waiting], drawn))
         else:
-            if request.ledger is not None:
+            if request.ledger is not None and isinstance(request, ContinueRequest):
                 request.ledger.add(draws=1)
             group.reply(index, drawn)
 
@@ -233,7 +234,7 @@ class Batches:
                 continue
             if isinstance(error, Exception):
                 self._apart.add((model, group.search))
-            self._draw(group, index, request)
+            self._submit(group, index, request)
 
     def _execute(self, waiting: list[Waiting]) -> None:
         """Scores and judgements, of those that are held: one batch per model and kind of request.
@@ -381,6 +382,13 @@ def _stop_the_broke(waiting: Collection[Waiting]) -> None:
             continue
         if account.calls_left < asked[account.book] or account.out_of_time:
             group.fail(BudgetExhausted())
+
+
+def _runs(request: Request) -> bool:
+    """Whether the request joins its model's running batch: a draw, and what others score."""
+    if isinstance(request, ContinueRequest):
+        return True
+    return isinstance(request, ScoreRequest) and request.model.elsewhere
 
 
 def _owner(request: Request) -> Any:

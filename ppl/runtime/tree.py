@@ -89,7 +89,8 @@ class Tree:
                 that is taken has proposal probability 1, so that its log-probability under the
                 model goes into the weight: over all values that could be taken, weights sum to what
                 drawing would give on average.
-            quorum: how many children to wait for, None for all.
+            quorum: how many children to wait for, None for all; with 0 they set out, and `collect`
+                waits.
 
         Returns:
             The children, in the order of `nodes`, those of one node side by side. With a quorum
@@ -253,8 +254,8 @@ class Tree:
                 state = "finished" if node.finished else "dead"
                 raise ValueError(f"node {node.identity} is {state} and cannot be expanded")
             parents += [node] * number
-        if quorum is not None and not 1 <= quorum <= len(parents):
-            raise ValueError(f"quorum={quorum}: must be from 1 to {len(parents)}, the children")
+        if quorum is not None and not 0 <= quorum <= len(parents):
+            raise ValueError(f"quorum={quorum}: must be from 0 to {len(parents)}, the children")
         if not parents:
             return []
         if len(segments) == 1:

@@ -9,8 +9,9 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,7 +61,10 @@ class Group:
         """The budget as plain data, without what is not limited."""
         if self.budget is None:
             return None
-        return {name: limit for name, limit in asdict(self.budget).items() if limit is not None}
+        limits = {f.name: getattr(self.budget, f.name) for f in fields(self.budget)}
+        if limits["settled"] is not None and not isinstance(limits["settled"], Real):
+            limits["settled"] = spell(limits["settled"])
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def cell(self, problem: str) -> str:
         """16 hex digits that name a problem in this group, here and on every machine."""
@@ -284,8 +288,10 @@ def _listed(name: str, values: Any, kind: Any) -> tuple[Any, ...]:
 def _budget(value: Any) -> Budget | None:
     if isinstance(value, Mapping):
         try:
-            value = Budget(**value)
-        except (TypeError, ValueError) as error:
+            settled = value.get("settled")
+            rule = {"settled": parse(settled)} if isinstance(settled, str) else {}
+            value = Budget(**{**value, **rule})
+        except (TypeError, ValueError, SearchStateError) as error:
             raise StudyError(f"budgets: {shown(dict(value))}: {error}") from error
     if value is not None and not isinstance(value, Budget):
         raise StudyError(f"budgets: {shown(value)}: limits such as {{'tokens': 4000}}, or None")

@@ -6,31 +6,36 @@ the weighted vote, and `vote(weights="flat")` self-consistency (Wang et al. 2022
 plain sampling.
 
 All samples go on side by side, unless that would end a limited search with many beginnings and no
-sample: see `_in_turn`.
+sample: see `_in_turn`. With a stopping rule they come in batches of 1, 1, 2, 4, ..., and the rule
+is asked between them (adaptive consistency, Aggarwal et al. 2023, arXiv:2305.11860).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from ppl.decide.stopping import StoppingRule
 from ppl.language import checks
+from ppl.language.arguments import check_fields
 from ppl.runtime.node import Node
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher, all_dead
+from ppl.searchers.settling import rule_of, seen
 from ppl.searchers.state import Frontier
 
 # How much dearer than the dearest so far samples are taken to become, where all are to go on.
 _AMPLE = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BestOfN(Searcher[Frontier]):
-    """N independent samples.
+    """N independent samples, or fewer if a rule says so.
 
     Under a limit of tokens or calls that may not pay for all, samples are completed a few at a
     time, so that a limit of ten samples' price gives about ten samples. Where a limit plainly
@@ -38,16 +43,34 @@ class BestOfN(Searcher[Frontier]):
     that of a search without limits; else the samples are the same in law only. Stopped early, short
     samples are more likely to be among those completed.
 
+    With a rule, the samples are the first of the same search without; those of the last batch that
+    were not needed any more are told in the note as `in_flight`: they are paid for, and vote.
+    There is no evidence then, also where all n were drawn: whether they were depends on what they
+    say.
+
     Attributes:
-        n: how many.
+        n: how many, at most.
+        stop: when fewer are enough, such as `Settled("beta", 0.95)`; `Budget(settled=)` does the
+            same. A rule that looks at what unfinished samples say lets all go side by side.
     """
 
     steers: ClassVar[bool] = False
+    settles: ClassVar[bool] = True
 
     n: int
+    stop: StoppingRule | None = field(default=None, metadata={"quiet": True})
 
     def __post_init__(self) -> None:
         checks.count(n=self.n)
+        check_fields(self)
+
+    def __repr__(self) -> str:
+        stop = "" if self.stop is None else f", stop={self.stop!r}"
+        return f"{type(self).__name__}(n={self.n}{stop})"
+
+    def rules(self, tree: Tree) -> list[StoppingRule]:
+        """Those that may end a search: its own, and its budget's."""
+        return [r for r in (self.stop, rule_of(tree.budget.settled)) if r is not None]
 
     def start(self, tree: Tree) -> Frontier:
         """`n` copies of the root."""
@@ -55,33 +78,64 @@ class BestOfN(Searcher[Frontier]):
 
     def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
         """Takes those whose turn it is one step further."""
-        nodes = list(state.nodes)
-        going = _in_turn(tree, nodes)
+        nodes, rules = list(state.nodes), self.rules(tree)
+        going = [i for i, node in enumerate(nodes) if node.open]
+        if any(not rule.probes for rule in rules):
+            going = _batch(tree, nodes)
+        going = _in_turn(tree, nodes, going)
         for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
             nodes[i] = child
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
         over = not any(node.open for node in nodes)
-        return state.after(nodes=tuple(nodes), over=over), {}
+        enough, note = (False, {}) if over else self._enough(tree, nodes, rules)
+        return state.after(nodes=tuple(nodes), over=over or enough, enough=enough), note
+
+    def _enough(
+        self, tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]
+    ) -> tuple[bool, Note]:
+        """Whether a rule ends the search, and what there is to tell of it."""
+        begun = [node for node in nodes if node is not tree.root]
+        between = not any(node.open for node in begun)
+        log_weights = [node.log_weight for node in begun]
+        for rule in rules:
+            if not (between or rule.probes):
+                continue
+            now = seen(rule, begun, log_weights, left=len(nodes) - len(begun))
+            if rule.stops(now):
+                enough = rule.first(now) or len(begun)
+                note = {"rule": repr(rule), "samples": len(begun)}
+                return True, {**note, "in_flight": len(begun) - enough}
+        return False, {}
 
     def result(self, tree: Tree, state: Frontier) -> Result:
         """All samples with their importance weights, and the evidence once all have ended."""
-        weights = Weights(np.array([node.log_weight for node in state.nodes]))
-        if state.over:
-            return Result(state.nodes, weights.tolist(), weights.log_evidence)
         begun = [node for node in state.nodes if node is not tree.root]
+        if state.over and not self.rules(tree):
+            weights = Weights(np.array([node.log_weight for node in state.nodes]))
+            return Result(state.nodes, weights.tolist(), weights.log_evidence)
         return Result(begun, [node.log_weight for node in begun])
 
 
-def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
-    """The samples that go on: all that are furthest behind, if the limits pay for all.
+def _batch(tree: Tree, nodes: list[Node]) -> list[int]:
+    """The samples of the running batch; if all that have begun are done, as many again."""
+    begun = [i for i, node in enumerate(nodes) if node is not tree.root]
+    running = [i for i in begun if nodes[i].open]
+    if running:
+        return running
+    waiting = [i for i, node in enumerate(nodes) if node is tree.root]
+    return waiting[: max(1, len(begun))]
+
+
+def _in_turn(tree: Tree, nodes: list[Node], everyone: list[int]) -> list[int]:
+    """The samples that go on, of those that may: all that are furthest behind, if the limits pay
+    for all.
 
     What a sample will cost is not known before it ends. The first draws its first step alone; if
     the limits do not pay for all, it is completed, and then others, twice as many each time and no
     more than the dearest so far says.
     """
     budget = tree.account.budget
-    everyone = [i for i, node in enumerate(nodes) if node.open]
     behind = min(nodes[i].depth for i in everyone)
     in_step = [i for i in everyone if nodes[i].depth == behind]
     if budget.tokens is None and budget.calls is None:
@@ -91,7 +145,7 @@ def _in_turn(tree: Tree, nodes: list[Node]) -> list[int]:
         return in_step[:1]
     tokens, calls = (max(1, *costs) for costs in zip((1, 1), *map(_spent, begun), strict=True))
     affordable = min(tree.account.tokens_left / tokens, tree.account.calls_left / calls)
-    ended = len(nodes) - len(everyone)
+    ended = sum(not node.open for node in nodes)
     if affordable >= _AMPLE * len(everyone):
         return in_step
     ahead = sorted(everyone, key=lambda i: -nodes[i].depth)

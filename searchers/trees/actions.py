@@ -52,7 +52,7 @@ class Actions:
             nonlocal known
             if not self._named(name):
                 return None
-            values = _support(name, distribution)
+            values = support(name, distribution)
             known = known.met(values)
             arms = [known.number[_key(value)] for value in values]
             return values[draw(known.scores.sums, rng)[arms].argmax()]
@@ -102,7 +102,7 @@ def _key(value: Any) -> tuple[float, ...]:
     return tuple(value.flatten().tolist())
 
 
-def _support(name: str, distribution: Any) -> list[Any]:
+def support(name: str, distribution: Any) -> list[Any]:
     """The possible values of a choice."""
     if not getattr(distribution, "has_enumerate_support", False) or distribution.batch_shape:
         raise ProgramError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppl.language.cost import Account
-from ppl.lm.base import Tokens
+from ppl.lm.base import ScoreRequest, Tokens
 
 # What vLLM writes for minus infinity, which JSON cannot hold.
 _MINUS_INFINITY = -9999.0
@@ -42,6 +42,14 @@ class Answer:
     prompt_tokens: int
     reused_tokens: int
     model: str | None = None
+
+    def score_of(self, request: ScoreRequest) -> float:
+        """The log-probability of the continuation that was to be scored, which is booked."""
+        length = len(request.value.tokens)
+        self.book_prompt(request.ledger)
+        if request.ledger is not None:
+            request.ledger.add(scored_tokens=length)
+        return math.fsum(self.prompt_log_probs[-length:])
 
     def book_prompt(self, ledger: Account | None) -> None:
         """Books the prompt's tokens, computed and reused."""

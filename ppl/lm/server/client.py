@@ -133,7 +133,7 @@ class Client:
 
     async def answers(self, requests: Sequence[ScoreRequest]) -> list[Answer]:
         """Scores of given continuations, side by side; the first failure ends the others."""
-        tasks = [asyncio.ensure_future(self._scored(request)) for request in requests]
+        tasks = [asyncio.ensure_future(self.scored(request)) for request in requests]
         try:
             return await asyncio.gather(*tasks)
         except BaseException:
@@ -141,7 +141,8 @@ class Client:
                 task.cancel()
             raise
 
-    async def _scored(self, request: ScoreRequest) -> Answer:
+    async def scored(self, request: ScoreRequest) -> Answer:
+        """The score of a given continuation: the log-probabilities of the last tokens."""
         tokens = request.spec.tokens + request.value.tokens
         return await self._with_prompt(tokens, request.label)
 

@@ -49,6 +49,8 @@ class ServerModel(LanguageModel):
         ImportError: httpx is missing.
     """
 
+    elsewhere = True
+
     def __init__(
         self,
         url: str,
@@ -118,12 +120,7 @@ class ServerModel(LanguageModel):
         answers = self.endpoint.wait(self.client.answers([requests[i] for i in possible]))
         results = [-math.inf] * len(requests)
         for i, answer in zip(possible, answers, strict=True):
-            request = requests[i]
-            length = len(request.value.tokens)
-            results[i] = math.fsum(answer.prompt_log_probs[-length:])
-            answer.book_prompt(request.ledger)
-            if request.ledger is not None:
-                request.ledger.add(scored_tokens=length)
+            results[i] = answer.score_of(requests[i])
         return results
 
 

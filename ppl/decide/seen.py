@@ -1,0 +1,153 @@
+"""What a stopping rule looks at: answers in the order in which they came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl.errors import ArgumentError
+from ppl.language.arguments import check_fields, checked, shown
+from ppl.language.classes import numbered
+from ppl.runtime.node import Node
+from ppl.runtime.weights import Weights
+
+NOTHING = -1
+"""The class of a sample without an answer; it never leads."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Answers so far, as classes of equal ones.
+
+    Attributes:
+        classes: `[n]` class of each sample's answer, numbered from 0; -1 for none.
+        weights: `[n]` what each counts in a weighted vote, at a mean of about 1; None: 1 each.
+        confidences: `[n]` how likely each is right, from 0 to 1; None: not known.
+        left: most samples that may still come; infinite if that is not known.
+        probes: classes of the same samples' answers at earlier checkpoints, the oldest first, and
+            at last as they are now; empty where nobody looks at them.
+    """
+
+    classes: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+    confidences: tuple[float, ...] | None = None
+    left: float = math.inf
+    probes: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if min(self.classes, default=0) < NOTHING:
+            raise ArgumentError(
+                f"classes={shown(self.classes)}: numbers from 0, or -1 for no answer"
+            )
+        for name in ("weights", "confidences"):
+            numbers = getattr(self, name)
+            if numbers is not None and len(numbers) != len(self.classes):
+                raise ArgumentError(f"{name}: {len(numbers)} for {len(self.classes)} answers")
+        if self.left < 0:
+            raise ArgumentError(f"left={self.left!r}: zero or more samples may still come")
+
+    @classmethod
+    @checked
+    def of(
+        cls,
+        answers: Sequence[Any],
+        *,
+        confidences: Sequence[float] | None = None,
+        weights: Sequence[float] | None = None,
+        left: float = math.inf,
+    ) -> Self:
+        """Of answers, None for none; equal ones are classes as in `Posterior.vote`."""
+        (classes,) = classes_of([answers])
+        return cls(
+            classes,
+            None if weights is None else tuple(map(float, weights)),
+            None if confidences is None else tuple(map(float, confidences)),
+            left,
+        )
+
+    @classmethod
+    def of_nodes(
+        cls,
+        nodes: Sequence[Node],
+        log_weights: Sequence[float] | None = None,
+        *,
+        confidence: Callable[[Node], float] | None = None,
+        left: float = math.inf,
+        probes: int = 0,
+    ) -> Self:
+        """Of nodes of a search.
+
+        Args:
+            nodes: one per sample, finished or not; only finished ones have an answer.
+            log_weights: of each; None: all are equal.
+            confidence: of a finished node; by default its `value`, the probability that verifiers
+                give it.
+            left: as above.
+            probes: how many checkpoints to look back at; above zero, what unfinished samples say
+                with `ppl.answer` counts too.
+        """
+        now = [node.answer if node.finished and not node.dead else None for node in nodes]
+        (classes,) = classes_of([now])
+        weights = None
+        if log_weights is not None and nodes:
+            held = Weights(np.array(log_weights, dtype=np.float64))
+            scale = 0.0 if held.dead else held.ess
+            shares = [] if held.dead else held.probabilities.tolist()
+            weights = tuple(scale * p for p in shares) or (0.0,) * len(nodes)
+        confidences = tuple(
+            (confidence(node) if confidence is not None else min(1.0, node.value))
+            if known >= 0
+            else 0.0
+            for node, known in zip(nodes, classes, strict=True)
+        )
+        return cls(classes, weights, confidences, left, _probes(nodes, probes))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def first(self, n: int) -> Seen:
+        """What was seen when the first n had come."""
+        return Seen(
+            self.classes[:n],
+            None if self.weights is None else self.weights[:n],
+            None if self.confidences is None else self.confidences[:n],
+            self.left + len(self) - n,
+        )
+
+    def counts(self, amounts: Sequence[float] | None = None) -> NDArray[np.float64]:
+        """`[C]` how much each class has of some amounts, `[n]`; None counts every answer as 1."""
+        kept = np.array(self.classes, dtype=np.int64)
+        given = np.ones(len(kept)) if amounts is None else np.array(amounts, dtype=np.float64)
+        return np.bincount(kept[kept >= 0], given[kept >= 0]).astype(np.float64)
+
+    @cached_property
+    def votes(self) -> NDArray[np.float64]:
+        """`[C]` samples of each class."""
+        return self.counts()
+
+
+def classes_of(rows: Sequence[Sequence[Any]]) -> list[tuple[int, ...]]:
+    """The classes of several rows of answers, numbered together; None is -1."""
+    every = [answer for row in rows for answer in row if answer is not None]
+    numbers = iter(numbered(every))
+    return [tuple(NOTHING if a is None else next(numbers) for a in row) for row in rows]
+
+
+def _probes(nodes: Sequence[Node], back: int) -> tuple[tuple[int, ...], ...]:
+    """What each sample had said at its last checkpoints, up to now."""
+    if back == 0 or not nodes:
+        return ()
+    deepest = max(node.depth for node in nodes)
+    paths = [node.path for node in nodes]
+    rows = []
+    for depth in range(max(1, deepest - back + 1), deepest + 1):
+        at = [path[min(depth, len(path) - 1)] for path in paths]
+        rows.append([node.answer if node.answered else None for node in at])
+    return tuple(classes_of(rows))

@@ -221,6 +221,10 @@ NOT_CALLED_HERE = {
     "Aggregated": "made by aggregate",
     "AnswerSet": "made by ConformalSets",
     "Columns": "made by Candidates",
+    **dict.fromkeys(
+        ("Consensus", "EarlyStop", "Seen", "SequentialTest", "Settled", "StoppingRule"),
+        "a stopping rule, or what one sees: see tests/test_stopping.py",
+    ),
     "PessimisticLaw": "made by pessimistic_law",
     "RiskCoverage": "made by risk_coverage",
     "SelectiveScore": "made by selective_score",

@@ -147,6 +147,14 @@ DECIDE_CALLS = [
         bad={"k": COUNT, "shuffles": COUNT},
     ),
     Call(
+        "decide.sample_set_answer",
+        lambda: (
+            decide.sample_set_answer,
+            {"lm": lm(), "question": "^", "texts": ["a"], "prompt": lambda question, texts: "^"},
+        ),
+        bad={"max_tokens": COUNT},
+    ),
+    Call(
         "decide.universal_self_consistency",
         lambda: (
             decide.universal_self_consistency,

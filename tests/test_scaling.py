@@ -85,10 +85,24 @@ def test_the_likelihood_is_at_its_maximum():
     def likelihood(alpha, beta):
         return betabinom.logpmf(c, n, alpha, beta).sum()
 
+    def at(mean, size):  # the logit of the mean, the logarithm of alpha + beta
+        p, whole = 1 / (1 + math.exp(-mean)), math.exp(size)
+        return likelihood(p * whole, (1 - p) * whole)
+
     top = likelihood(fit.alpha, fit.beta)
     for a in (0.97, 1.0, 1.03):
         for b in (0.97, 1.0, 1.03):
             assert likelihood(fit.alpha * a, fit.beta * b) <= top + 1e-6
+    # Its curvature there is what intervals come from.
+    x, y, h = math.log(fit.alpha / fit.beta), math.log(fit.alpha + fit.beta), 1e-3
+    curvature = [
+        [at(x + h, y) - 2 * top + at(x - h, y), 0.0],
+        [0.0, at(x, y + h) - 2 * top + at(x, y - h)],
+    ]
+    mixed = at(x + h, y + h) - at(x + h, y - h) - at(x - h, y + h) + at(x - h, y - h)
+    curvature[0][1] = curvature[1][0] = mixed / 4
+    expected = np.linalg.inv(-np.array(curvature) / h**2)
+    assert np.array(fit.covariance) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_forecast_by_the_likelihood_beats_the_line():
@@ -135,6 +149,7 @@ def test_saturation():
     assert gain == pytest.approx([0.01094, 0.00985], abs=5e-6)
     assert saturation(0.005) == 0
     assert saturation(0.01) == 0  # the first adds eps and no more
+    assert saturation(0.015, f_max=0.5) == 0
     assert saturation(1.0) == 1
     assert saturation(0.2, f_max=0.5, eps=0.01) == math.ceil(math.log(0.1) / math.log(0.8))
     with pytest.raises(ValueError, match="p="):

@@ -53,10 +53,12 @@ FAULTS = [
         RPC,
         "(bad > good) & (probabilities < probabilities.mean())",
         "bad > good",
-        f"{RULES} -k never",
+        f"{RULES} -k stays",
     ),
     Fault(RPC, "logs - logs.max(), -1e-12", "logs, -1e-12", f"{RULES} -k lower"),
-    Fault(RPC, "fitted.success and max(means) <= math.log(_MOST_MEAN)", "True", f"{RULES} -k told"),
+    Fault(
+        RPC, "fitted.success and max(means) <= math.log(_MOST_MEAN)", "True", f"{RULES} -k nothing"
+    ),
     Fault(
         RPC,
         'columns["log_probs"] / np.maximum(columns["tokens"], 1)',
@@ -65,9 +67,10 @@ FAULTS = [
     ),
     Fault(RPC, 'return columns["log_joints"]', 'return columns["log_probs"]', f"{RULES} -k exact"),
     Fault(RANKS, "- np.maximum(above, 0.0) ** draws", "", f"{RULES} -k bests"),
-    Fault(RANKS, "/ np.maximum(alike, 1)\n        with", "\n        with", f"{LAWS} -k scale"),
+    Fault(
+        RANKS, "/ np.maximum(alike, 1)\n        with", "\n        with", "tests/test_estimators.py"
+    ),
     Fault(RANKS, "/ np.maximum(total, 1)) ** self.power", "/ 1.0) ** -self.power", RULES),
-    Fault(RANKS, "np.where(there, values, -np.inf)", "values", f"{LAWS} -k 3_no"),
     Fault(PESSIMISM, "np.cumsum(p * r, axis=-1) - beta", "np.cumsum(p * r, axis=-1)", RULES),
     Fault(PESSIMISM, "inside.sum(axis=-1, keepdims=True) - 1", "inside.sum() * 0", RULES),
     Fault(CERTAINTY, "-(laws.mean() + np.log(laws.shape[1]))", "-laws.mean()", RULES),

@@ -26,6 +26,7 @@ from ppl.language.answers import Answer
 from ppl.language.arguments import checked
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
+from ppl.language.text import Continuation
 from ppl.lm.base import LanguageModel
 from ppl.posterior.posterior import Posterior
 from ppl.posterior.votes import keyed
@@ -107,8 +108,8 @@ def sample_set_answer(
     checks.count(max_tokens=max_tokens)
     asked = (prompt or sample_set_prompt)(question, texts)
     text = lm.chat(asked)
-    text = text + pyro.sample("aggregated", lm(text, max_tokens=max_tokens))
-    return text.answer
+    written: Continuation = pyro.sample("aggregated", lm(text, max_tokens=max_tokens))
+    return (text + written).answer
 
 
 @checked

@@ -115,6 +115,8 @@ def test_what_a_posterior_lacks_is_named_with_how_to_give_it():
     assert vote(told, DeepConf(0.01)) == posterior.samples[3].value
     # What was known before still is.
     assert (told.columns["log_probs"] == Candidates.of(posterior).columns["log_probs"]).all()
+    assert told.written == [s.text.text for s in posterior.samples]
+    assert Candidates.of(told, written=["w"] * 4, rewards=None).written == ["w"] * 4
     again = Candidates.of(posterior, log_scores=[-1.0, -2.0, -3.0, -4.0])
     assert again.columns["rewards"] == pytest.approx(np.exp([-1.0, -2.0, -3.0, -4.0]))
 

@@ -202,7 +202,7 @@ DECIDE_CALLS = [
     Call(
         "scaling.BetaBinomial",
         of(scaling.BetaBinomial, alpha=0.5, beta=2.0),
-        free=("alpha_interval", "beta_interval", "problems", "covariance"),
+        free=("alpha_interval", "beta_interval", "problems", "region"),
         bad={"alpha": POSITIVE, "beta": POSITIVE},
     ),
     Call("scaling.BetaBinomial.coverage", of(BETA.coverage, k=2), bad={"k": COUNT}),

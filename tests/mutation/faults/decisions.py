@@ -99,8 +99,11 @@ FAULTS = [
     Fault(LAW, "n * max(0.0, 1.0 - float(p.sum()))", "0.0", f"{RULES} -k law"),
     Fault(COVERAGE, "betaln(alpha, beta + k)", "betaln(alpha + k, beta)", SCALING),
     Fault(COVERAGE, "left * self.alpha / ", "left * self.beta / ", f"{SCALING} -k gains"),
-    Fault(COVERAGE, "slope = alpha * (1 - mean)", "slope = alpha", f"{SCALING} -k likelihood"),
-    Fault(COVERAGE, "/ (2 * step) * len(counts)", "/ (2 * step)", f"{SCALING} -k recovered"),
+    Fault(COVERAGE, "(by_alpha - by_beta)", "by_alpha", f"{SCALING} -k likelihood"),
+    Fault(
+        COVERAGE, "return top - float(repeated @ value)", "return top - float(value.sum())", SCALING
+    ),
+    Fault(COVERAGE, "0.0 if least else min(found)", "min(found)", f"{SCALING} -k end"),
     Fault(COVERAGE, "return -math.exp(log_a), b", "return -log_a, b", f"{SCALING} -k line"),
     Fault(TTSPM, "math.log1p(-p) - 1e-9)", "math.log1p(-p) + 1)", f"{SCALING} -k saturation"),
     Fault(TTSPM, "if eps >= f_max * p:", "if eps > p:", f"{SCALING} -k saturation"),

@@ -147,6 +147,14 @@ DECIDE_CALLS = [
         bad={"k": COUNT, "shuffles": COUNT},
     ),
     Call(
+        "decide.sample_set_answer",
+        lambda: (
+            decide.sample_set_answer,
+            {"lm": lm(), "question": "^", "texts": ["a"], "prompt": lambda question, texts: "^"},
+        ),
+        bad={"max_tokens": COUNT},
+    ),
+    Call(
         "decide.universal_self_consistency",
         lambda: (
             decide.universal_self_consistency,
@@ -194,7 +202,7 @@ DECIDE_CALLS = [
     Call(
         "scaling.BetaBinomial",
         of(scaling.BetaBinomial, alpha=0.5, beta=2.0),
-        free=("alpha_interval", "beta_interval", "problems", "covariance"),
+        free=("alpha_interval", "beta_interval", "problems", "region"),
         bad={"alpha": POSITIVE, "beta": POSITIVE},
     ),
     Call("scaling.BetaBinomial.coverage", of(BETA.coverage, k=2), bad={"k": COUNT}),
@@ -221,6 +229,10 @@ NOT_CALLED_HERE = {
     "Aggregated": "made by aggregate",
     "AnswerSet": "made by ConformalSets",
     "Columns": "made by Candidates",
+    **dict.fromkeys(
+        ("Consensus", "EarlyStop", "Seen", "SequentialTest", "Settled", "StoppingRule"),
+        "a stopping rule, or what one sees: see tests/test_stopping.py",
+    ),
     "PessimisticLaw": "made by pessimistic_law",
     "RiskCoverage": "made by risk_coverage",
     "SelectiveScore": "made by selective_score",

@@ -15,6 +15,7 @@ from ppl.decide import (
     aggregate,
     best,
     flip_rate,
+    sample_set_answer,
     universal_self_consistency,
     vote,
 )
@@ -115,6 +116,27 @@ def test_universal_self_consistency(reply, number):
     assert asked[0] == "I have generated the following responses to the question: 2 + 2?"
     assert asked[2:7:2] == ["Response 1: so 4", "Response 2: so 5", "Response 3: it is 4"]
     assert "Select the most consistent response based on majority consensus." in asked[-1]
+
+
+def test_the_free_form_may_write_an_answer_that_no_sample_has():
+    lm = Scripted("Both slipped. \\boxed{6}")
+    said = aggregate(SAID, sample_set_answer, lm, "2 + 4?", searcher=ONE, key=ppl.Answer)
+    assert (said.value, said.outside) == ("6", True)
+    assert lm.asked.startswith("2 + 4?")
+    assert "Response 3: it is 4" in lm.asked
+    same = aggregate(SAID, sample_set_answer, Scripted("\\boxed{4.0}"), "?", searcher=ONE,
+                     key=ppl.Answer)  # fmt: skip
+    assert (same.value, same.outside) == ("4.0", False)
+
+    def own(texts_of):
+        return lambda question, texts: f"{question}|{len(texts)}|{texts_of}"
+
+    def trained(lm, question, texts):
+        return sample_set_answer(lm, question, texts, prompt=own("mine"), max_tokens=3)
+
+    cut = Scripted("too long \\boxed{1}")
+    assert aggregate(SAID, trained, cut, "q", searcher=ONE).value is None
+    assert cut.asked == "q|3|mine"
 
 
 # -- features of the set ---------------------------------------------------------------------------

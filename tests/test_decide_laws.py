@@ -161,6 +161,7 @@ def test_4_with_equal_scores_the_weighted_vote_is_the_vote(drawn, score):
     expected = of(level, "flat")
     for rule in ("score", *ORDERED):
         found = of(level, rule)
+        assert vote(level, rule) == vote(level, "flat")
         assert max(found, key=found.get, default=None) == vote(level, "flat")
         assert [found[a] / sum(found.values()) for a in found] == pytest.approx(
             [expected[a] / sum(expected.values()) for a in found]
@@ -246,6 +247,11 @@ def test_9_a_tie_is_scored_by_its_expectation():
     assert vote(["a", "b", "b", "b"], weights) == "a"
     assert vote(["b", "b", "b", "a"], weights[::-1]) == "b"
     classes = np.array([[0, 1, 1, 1]])
+    assert vote_on_sets(classes, np.log([weights]), np.array([True, False])) == 0.5
+    # Seven times 0.3 is a little less than 2.1 once these are logarithms, and a tie all the same.
+    weights = [0.3] * 7 + [2.1]
+    assert vote(["a"] * 7 + ["b"], weights) == "a"
+    classes = np.array([[0] * 7 + [1]])
     assert vote_on_sets(classes, np.log([weights]), np.array([True, False])) == 0.5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import accuracy_vs_budget
+import choosing_answers
 import compare_searchers
 import custom_verifier
 import numpy as np
@@ -87,6 +88,16 @@ def test_more_paths_bury_the_valid_one_under_noise(advantage, paths, share):
     scores = rng.standard_normal((40_000, paths))
     scores[:, 0] += advantage
     assert np.mean(scores.argmax(1) == 0) == pytest.approx(share, abs=0.01)
+
+
+def test_choosing_answers(capsys):
+    choosing_answers.main(["--problems", "4", "--samples", "4"])
+    printed = capsys.readouterr().out
+    for name in (*choosing_answers.RULES, "set aggregator"):
+        assert f"  {name} " in printed
+    assert "AURC" in printed
+    assert printed.count("hold the right one") == 3
+    assert re.search(r"coverage of 4 samples, forecast from 2: Beta-binomial \d", printed)
 
 
 def test_custom_verifiers(capsys):

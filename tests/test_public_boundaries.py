@@ -70,7 +70,9 @@ def kinds(annotation: str) -> set[str]:
 KINDS = {
     **dict.fromkeys(("Any", "object", "ArrayLike", "NDArray", "Floats", "Ints"), "any"),
     **{name: name for name in ("int", "float", "bool", "str")},
-    **dict.fromkeys(("Callable", "Program", "OnStep", "Ask", "Loader", "Decide"), "function"),
+    **dict.fromkeys(
+        ("Callable", "Program", "OnStep", "Ask", "Loader", "Decide", "Right"), "function"
+    ),
     **dict.fromkeys(("Sequence", "tuple", "list", "Iterable"), "sequence"),
     "Mapping": "mapping",
     "None": "none",

@@ -89,6 +89,35 @@ def test_the_likelihood_is_at_its_maximum():
     for a in (0.97, 1.0, 1.03):
         for b in (0.97, 1.0, 1.03):
             assert likelihood(fit.alpha * a, fit.beta * b) <= top + 1e-6
+    # On the edge of its region it has fallen by half the quantile of chi-squared: the profile
+    # likelihood of any function of the law.
+    assert [top - likelihood(*law) for law in fit.region] == pytest.approx([1.9207] * 64, abs=1e-3)
+    alphas = [alpha for alpha, _ in fit.region]
+    assert fit.alpha_interval == pytest.approx((min(alphas), max(alphas)))
+    for k in (1, 100):
+        found = [BetaBinomial(*law).coverage(k) for law in fit.region]
+        assert fit.interval(k) == pytest.approx((min(found), max(found)))
+
+    def profile(alpha):
+        return max(likelihood(alpha, beta) for beta in np.geomspace(0.2, 20, 2000))
+
+    for bound in fit.alpha_interval:
+        assert top - profile(bound) == pytest.approx(1.9207, abs=0.01)
+
+
+def test_laws_at_the_end_of_what_counts_can_say():
+    always = fit_beta_binomial(5, [0, 0, 5, 5])  # each problem always, or never
+    assert always.coverage(100) == pytest.approx(0.5, abs=1e-3)
+    assert always.alpha_interval[0] == 0
+    assert always.interval(100) == pytest.approx((0.107, 0.937), abs=0.01)
+    alike = fit_beta_binomial(10, [5, 5, 5, 5])  # no problem differs
+    assert alike.coverage(3) == pytest.approx(1 - 0.5**3, abs=1e-3)
+    assert alike.alpha_interval[1] == math.inf
+    assert alike.alpha_interval[0] < 5
+    once = fit_beta_binomial(100, [0] * 99 + [1])  # both may be
+    assert once.interval(1000)[0] < 0.01
+    assert once.interval(1000)[1] > 0.3
+    assert math.isnan(KNOWN.interval(10)[0])
 
 
 def test_a_forecast_by_the_likelihood_beats_the_line():
@@ -135,6 +164,7 @@ def test_saturation():
     assert gain == pytest.approx([0.01094, 0.00985], abs=5e-6)
     assert saturation(0.005) == 0
     assert saturation(0.01) == 0  # the first adds eps and no more
+    assert saturation(0.015, f_max=0.5) == 0
     assert saturation(1.0) == 1
     assert saturation(0.2, f_max=0.5, eps=0.01) == math.ceil(math.log(0.1) / math.log(0.8))
     with pytest.raises(ValueError, match="p="):

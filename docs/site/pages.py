@@ -66,6 +66,19 @@ CURATED = (
         "[Where to begin](../verifiers.md).",
         "ppl.verifiers",
     ),
+    Reference(
+        "decide",
+        "ppl.decide",
+        "Rules that choose among samples, and rules that stop. "
+        "[Which rule when](../choosing-answers.md).",
+        "ppl.decide",
+    ),
+    Reference(
+        "scaling",
+        "ppl.decide.scaling",
+        "What rules would do with fewer samples, or more: estimates without bias, fits, forecasts.",
+        "ppl.decide.scaling",
+    ),
     Reference("tasks", "ppl.tasks", "Problems with answers that can be checked.", "ppl.tasks"),
     Reference(
         "errors",

@@ -5,7 +5,13 @@ model, but for aggregators. `ppl.decide.scaling` says what rules would do with f
 more.
 """
 
-from ppl.decide.aggregate import Aggregated, aggregate, flip_rate, universal_self_consistency
+from ppl.decide.aggregate import (
+    Aggregated,
+    aggregate,
+    flip_rate,
+    sample_set_answer,
+    universal_self_consistency,
+)
 from ppl.decide.bayes_risk import minimum_bayes_risk
 from ppl.decide.candidates import Candidates, Columns
 from ppl.decide.certainty import DeepConf, self_certainty, token_confidence, trace_confidence
@@ -65,6 +71,7 @@ __all__ = [
     "minimum_bayes_risk",
     "pessimistic_law",
     "risk_coverage",
+    "sample_set_answer",
     "selective_score",
     "self_certainty",
     "shares",

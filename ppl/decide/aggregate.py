@@ -22,9 +22,11 @@ import pyro
 from ppl.decide.candidates import Candidates, answer_numbers
 from ppl.errors import ArgumentError
 from ppl.language import checks
+from ppl.language.answers import Answer
 from ppl.language.arguments import checked
 from ppl.language.cost import Cost
 from ppl.language.randomness import generator
+from ppl.language.text import Continuation
 from ppl.lm.base import LanguageModel
 from ppl.posterior.posterior import Posterior
 from ppl.posterior.votes import keyed
@@ -75,6 +77,49 @@ def consistency_prompt(question: str, texts: Sequence[str]) -> str:
         "Evaluate these responses. Select the most consistent response based on majority "
         'consensus. Start your answer with "The most consistent response is Response X" (without '
         "quotes)."
+    )
+
+
+@checked
+def sample_set_answer(
+    lm: LanguageModel,
+    question: str,
+    texts: Sequence[str],
+    *,
+    max_tokens: int = 1024,
+    prompt: Callable[[str, Sequence[str]], str] | None = None,
+) -> Answer | None:
+    """The free form of sample set aggregators: a model reads all samples and writes the answer.
+
+    A program for `aggregate(..., key=ppl.Answer)`. The answer may be one that no sample has. Any
+    model will do; one that was trained for it (Qi et al. 2025 train 0.5 to 3 billion parameters by
+    reinforcement) brings its own `prompt`.
+
+    Args:
+        lm: the model that reads and writes.
+        question: that the texts answer.
+        texts: the samples.
+        max_tokens: of what it writes.
+        prompt: what it is asked, from the question and the texts.
+
+    Returns:
+        The final answer of what it wrote, see `ppl.extract_answer`; None without one.
+    """
+    checks.count(max_tokens=max_tokens)
+    asked = (prompt or sample_set_prompt)(question, texts)
+    text = lm.chat(asked)
+    written: Continuation = pyro.sample("aggregated", lm(text, max_tokens=max_tokens))
+    return (text + written).answer
+
+
+@checked
+def sample_set_prompt(question: str, texts: Sequence[str]) -> str:
+    """What `sample_set_answer` asks of a model that was not trained for it."""
+    listed = "\n\n".join(f"Response {i}: {text.strip()}" for i, text in enumerate(texts, 1))
+    return (
+        f"{question.strip()}\n\nHere are {len(texts)} responses, of which any may be wrong:\n\n"
+        f"{listed}\n\n"
+        "Compare them, and answer the question. End with the final answer in \\boxed{}."
     )
 
 

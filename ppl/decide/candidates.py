@@ -134,17 +134,19 @@ class Candidates:
             for name, column in given.items()
             if column is not None
         }
-        self._start(known, written)
+        if written is not None and len(written) != len(values):
+            raise ArgumentError(f"written: {len(written)} of them for {len(values)} values")
+        self._start(known, None if written is None else lambda: written)
 
     def _start(
-        self, known: dict[str, Callable[[], NDArray[Any]]], written: Sequence[str] | None
+        self,
+        known: dict[str, Callable[[], NDArray[Any]]],
+        written: Callable[[], Sequence[str]] | None,
     ) -> None:
-        if written is not None and len(written) != len(self.values):
-            raise ArgumentError(f"written: {len(written)} of them for {len(self.values)} values")
         self._written = written
         if "rewards" not in known and "log_scores" in known:
             scores = known["log_scores"]
-            known["rewards"] = lambda: np.exp(scores())
+            known["rewards"] = lambda: np.exp(np.minimum(scores(), 700.0))
         there = np.array([value is not None for value in self.values], dtype=np.bool_)
         self._known = known
         self.columns = Columns(there & (known["log_weights"]() > -np.inf), known)
@@ -181,21 +183,19 @@ class Candidates:
             "tokens": lambda: _floats(sum(len(c.tokens) for c in _drawn(s)) for s in samples),
             "texts": lambda: _numbers([_choices(s) for s in samples]),
         }
-        written = [str(s.value) if s.text is None else s.text.text for s in samples]
-        found._start(known, written)
+        # Texts are read only by rules that ask for them.
+        found._start(known, lambda: [str(s.text or s.value) for s in samples])
         return found
 
     def _with(self, columns: Mapping[str, Any]) -> Candidates:
-        more = {name: column for name, column in columns.items() if name != "written"}
         # The constructor checks what is given; what was there stays lazy.
-        checked_ones = Candidates(self.values, **more)._known
+        given = Candidates(self.values, **columns)
+        asked = [n for n, column in columns.items() if column is not None and n != "written"]
+        more = {name: given._known[name] for name in asked}
         found = Candidates.__new__(Candidates)
         found.values = self.values
         known = {k: v for k, v in self._known.items() if k != "rewards" or "log_scores" not in more}
-        found._start(
-            {**known, **{name: checked_ones[name] for name in more}},
-            columns.get("written", self._written),
-        )
+        found._start({**known, **more}, given._written or self._written)
         return found
 
     def __len__(self) -> int:
@@ -217,7 +217,7 @@ class Candidates:
                 "written: this rule reads the texts, and they are not known here; give them as "
                 "Candidates.of(..., written=[...]), a string for each candidate"
             )
-        return list(self._written)
+        return list(self._written())
 
     def answers(self, key: Callable[[Any], Hashable] | None = None) -> list[Any]:
         """`[N]`, what votes for each candidate; None for those without an answer, and the dead."""

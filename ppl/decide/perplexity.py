@@ -88,9 +88,13 @@ class RPC:
 
 def first_of_each(texts: Floats, without: Bools) -> Bools:
     """`[..., N]`: which candidates are the first of their text; those `without` weight are none."""
-    same = texts[..., :, None] == texts[..., None, :]
-    earlier = np.tril(np.ones(same.shape[-2:], dtype=np.bool_), -1) & ~without[..., None, :]
-    return np.asarray(~without & ~(same & earlier).any(axis=-1))
+    order = np.lexsort((texts, without), axis=-1)  # which leaves equal ones in their order
+    sorted_texts = np.take_along_axis(texts, order, axis=-1)
+    begins = np.ones(texts.shape, dtype=np.bool_)
+    begins[..., 1:] = sorted_texts[..., 1:] != sorted_texts[..., :-1]
+    found = np.empty_like(begins)
+    np.put_along_axis(found, order, begins, axis=-1)
+    return found & ~without
 
 
 @checked

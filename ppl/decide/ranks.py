@@ -102,9 +102,8 @@ class _Ranks(NamedTuple):
 
 def _ranks(values: Floats, there: Bools) -> _Ranks:
     """Ranks among the candidates with an answer; the others are last, and not counted."""
-    ranked = np.where(there, values, -np.inf)
-    order = np.lexsort((-ranked, ~there), axis=-1)
-    sorted_values = np.take_along_axis(ranked, order, axis=-1)
+    order = np.lexsort((-values, ~there), axis=-1)
+    sorted_values = np.take_along_axis(values, order, axis=-1)
     sorted_there = np.take_along_axis(there, order, axis=-1)
     begins = np.ones_like(sorted_there)
     changed = sorted_values[..., 1:] != sorted_values[..., :-1]

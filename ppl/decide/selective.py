@@ -49,7 +49,7 @@ def answering_threshold(wrong: float) -> float:
     checks.number(wrong=wrong)
     if not -np.inf < wrong <= 0:
         raise ArgumentError(f"wrong={wrong!r}: what a wrong answer is worth, zero or less")
-    return -wrong / (1 - wrong)
+    return max(0.0, -wrong / (1 - wrong))  # and no -0.0
 
 
 @checked

@@ -12,7 +12,6 @@ stands beside it as published.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,9 +28,11 @@ from ppl.language.randomness import generator
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-_Z = 1.959963984540054  # 97.5% quantile of the normal law
-# Above it, problems differ no more than chance has it: a Beta law of one point.
-_MOST_CONCENTRATION = 1e6
+_DROP = 1.920729410347062  # of the log-likelihood: half of the 95% quantile of chi-squared(1)
+_DIRECTIONS = 64
+# Of the logit of the mean and of log(alpha + beta). At the upper end problems differ no more than
+# chance has it, at the lower one each is always solved or never.
+_BOX = [(-40.0, 40.0), (-20.0, math.log(1e6))]
 _RESAMPLED = 1000
 
 
@@ -41,9 +42,10 @@ class BetaBinomial:
 
     Attributes:
         alpha, beta: maximum-likelihood values; coverage falls short of 1 as k^-alpha in the end.
-        alpha_interval, beta_interval: 95%, from the curvature of the likelihood.
+        alpha_interval, beta_interval: 95%, by the profile of the likelihood; up to infinity where
+            problems may not differ at all, from zero where each may be always solved or never.
         problems: fitted to; 0 if the law was given.
-        covariance: of the logit of the mean and the logarithm of alpha + beta, `[2, 2]` by rows.
+        region: laws (alpha, beta) on the edge of those that are as likely as that.
     """
 
     alpha: float
@@ -51,9 +53,7 @@ class BetaBinomial:
     alpha_interval: Interval = (math.nan, math.nan)
     beta_interval: Interval = (math.nan, math.nan)
     problems: int = 0
-    covariance: tuple[tuple[float, float], ...] = field(
-        default=((math.nan, math.nan), (math.nan, math.nan)), repr=False
-    )
+    region: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         checks.positive(alpha=self.alpha, beta=self.beta)
@@ -71,16 +71,14 @@ class BetaBinomial:
 
     @checked
     def interval(self, k: int) -> Interval:
-        """95% interval of the coverage of all problems like these, by the delta method.
+        """95% interval of the coverage of all problems like these, by the profile likelihood.
 
         It says how well the law is known, if it is a Beta law; not how far a set of problems lies
-        from its mean.
+        from its mean. NaN for a law that was given.
         """
         checks.count(k=k)
-        low, high = _delta(
-            lambda a, b: _cloglog(_log_failure(a, b, k)), self.alpha, self.beta, self.covariance
-        )
-        return -math.expm1(-math.exp(low)), -math.expm1(-math.exp(high))
+        found = [-math.expm1(_log_failure(alpha, beta, k)) for alpha, beta in self.region]
+        return (min(found), max(found)) if found else (math.nan, math.nan)
 
     @checked
     def gain(self, k: int) -> float:
@@ -159,7 +157,6 @@ def fit_beta_binomial(n: ArrayLike, c: ArrayLike) -> BetaBinomial:
     if counts.max() < 2:
         raise ArgumentError("n: one sample a problem; how problems differ takes two at least")
     share = float(right.sum() / counts.sum())
-    limit = math.log(_MOST_CONCENTRATION)
     fitted = min(
         (
             minimize(
@@ -168,26 +165,22 @@ def fit_beta_binomial(n: ArrayLike, c: ArrayLike) -> BetaBinomial:
                 args=(counts, right),
                 jac=True,
                 method="L-BFGS-B",
-                bounds=[(-40.0, 40.0), (-20.0, limit)],
+                bounds=_BOX,
             )
             for start in (-1.0, 1.0, 4.0)
         ),
         key=lambda result: float(result.fun),
     )
     place = np.asarray(fitted.x, dtype=np.float64)
-    covariance = _covariance(place, counts, right, at_limit=place[1] > limit - 1e-3)
     alpha, beta = _law(place)
-    rows = tuple(map(tuple, covariance.tolist()))
-    low_a, high_a = _delta(lambda a, _: math.log(a), alpha, beta, rows)
-    low_b, high_b = _delta(lambda _, b: math.log(b), alpha, beta, rows)
-    return BetaBinomial(
-        alpha,
-        beta,
-        (math.exp(low_a), math.exp(high_a)),
-        (math.exp(low_b), math.exp(high_b)),
-        len(counts),
-        rows,
-    )
+    edge = _edge(place, counts, right)
+    region = tuple(_law(point) for point in edge)
+    most, least = (bool((edge[:, 1] == bound).any()) for bound in _BOX[1][::-1])
+    intervals = [
+        (0.0 if least else min(found), math.inf if most else max(found))
+        for found in zip(*region, strict=True)
+    ]
+    return BetaBinomial(alpha, beta, intervals[0], intervals[1], len(counts), region)
 
 
 @checked
@@ -241,11 +234,6 @@ def _log_failure(alpha: float, beta: float, k: int) -> float:
     return float(betaln(alpha, beta + k) - betaln(alpha, beta))
 
 
-def _cloglog(log_failure: float) -> float:
-    """log of -log(1 - coverage): it has no bounds, so that an interval stays inside of [0, 1]."""
-    return math.log(-log_failure)
-
-
 def _law(place: Floats) -> tuple[float, float]:
     mean, concentration = float(expit(place[0])), math.exp(float(place[1]))
     return mean * concentration, float(expit(-place[0])) * concentration
@@ -267,37 +255,56 @@ def _loss(place: Floats, counts: Floats, right: Floats) -> tuple[float, Floats]:
     return -float(np.mean(value)), np.array(gradient)
 
 
-def _covariance(place: Floats, counts: Floats, right: Floats, *, at_limit: bool) -> Floats:
-    """Inverse of the observed information; nothing is known to vary along a limit."""
+def _edge(place: Floats, counts: Floats, right: Floats) -> Floats:
+    """`[D, 2]`: where the likelihood has fallen as far as 95% allow, in all directions.
+
+    In coordinates in which the likelihood's peak is round, so that few directions see all of it.
+    Where it does not fall so far within the box, the edge of the box.
+    """
+    pairs, repeated = np.unique(np.stack([counts, right]), axis=1, return_counts=True)
+    low, high = np.array(_BOX).T
+
+    def fallen(point: Floats) -> float:
+        alpha, beta = _law(point)
+        value = betaln(alpha + pairs[1], beta + pairs[0] - pairs[1]) - betaln(alpha, beta)
+        return top - float(repeated @ value)
+
+    top = 0.0
+    top = -fallen(place)
+    axes = _axes(place, counts, right)
+    edge = []
+    for angle in np.linspace(0.0, 2 * np.pi, _DIRECTIONS, endpoint=False).tolist():
+        way = axes @ np.array([math.cos(angle), math.sin(angle)])
+        with np.errstate(divide="ignore"):
+            room = np.where(way > 0, (high - place) / way, (low - place) / way)
+        most = float(np.min(np.where(way == 0, np.inf, room)))
+        reach = min(1.0, most)
+        while reach < most and fallen(place + reach * way) < _DROP:
+            reach = min(2 * reach, most)
+        inside = 0.0
+        if fallen(place + reach * way) > _DROP:
+            for _ in range(40):
+                middle = (inside + reach) / 2
+                if fallen(place + middle * way) > _DROP:
+                    reach = middle
+                else:
+                    inside = middle
+        edge.append(np.clip(place + reach * way, low, high))
+    return np.array(edge)
+
+
+def _axes(place: Floats, counts: Floats, right: Floats) -> Floats:
+    """`[2, 2]`: steps that change the likelihood alike, as far as its curvature tells."""
     step = 1e-4
     information = np.empty((2, 2))
     for i in range(2):
-        more, less = place.copy(), place.copy()
-        more[i] += step
-        less[i] -= step
-        gradients = _loss(more, counts, right)[1] - _loss(less, counts, right)[1]
+        change = np.eye(2)[i] * step
+        gradients = (
+            _loss(place + change, counts, right)[1] - _loss(place - change, counts, right)[1]
+        )
         information[i] = gradients / (2 * step) * len(counts)
-    information = (information + information.T) / 2
-    if at_limit:
-        return np.array([[1 / information[0, 0], 0.0], [0.0, 0.0]])
-    return np.asarray(np.linalg.inv(information))
-
-
-def _delta(
-    f: Callable[[float, float], float],
-    alpha: float,
-    beta: float,
-    covariance: tuple[tuple[float, ...], ...],
-) -> Interval:
-    """95% interval of a function of the law, linear around it."""
-    place = np.array([math.log(alpha / beta), math.log(alpha + beta)])
-    step = 1e-5
-    slopes = np.array(
-        [(f(*_law(place + d)) - f(*_law(place - d))) / (2 * step) for d in np.eye(2) * step]
-    )
-    error = math.sqrt(max(0.0, float(slopes @ np.array(covariance) @ slopes)))
-    middle = f(alpha, beta)
-    return middle - _Z * error, middle + _Z * error
+    sizes, axes = np.linalg.eigh((information + information.T) / 2)
+    return np.asarray(axes / np.sqrt(np.clip(sizes, 1e-2, None)))
 
 
 def _counts(n: ArrayLike, c: ArrayLike) -> tuple[Floats, Floats]:

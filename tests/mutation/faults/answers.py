@@ -19,23 +19,15 @@ FAULTS = [
         "max(finished, key=lambda s: s.log_likelihood, default=None)",
         f"{TESTS} {LAW} -k 'map or decision'",
     ),
-    Fault(
-        POSTERIOR, '1.0 if weights == "flat" else float(probability)', "float(probability)", TESTS
-    ),
-    Fault(POSTERIOR, '1.0 if weights == "flat" else float(probability)', "1.0", TESTS),
+    Fault(POSTERIOR, '0.0 if weights == "flat" else s.log_weight', "s.log_weight", TESTS),
+    Fault(POSTERIOR, '0.0 if weights == "flat" else s.log_weight', "0.0", TESTS),
     Fault(
         POSTERIOR,
-        "if answer is not None:",
-        "if True:",
+        "winner(keyed([s.value for s in there], key), logs)",
+        "winner([s.value for s in there], logs)",
         TESTS,
     ),
-    Fault(POSTERIOR, "or sample.value is None or probability == 0:", "or probability == 0:", TESTS),
-    Fault(
-        POSTERIOR,
-        "else votes[winner[1]][0]",
-        "else votes[winner[1]][1]",
-        TESTS,
-    ),
+    Fault(POSTERIOR, "else there[won[0]].value", "else there[0].value", TESTS),
     Fault(POSTERIOR, "/ math.fsum(p for p, _ in pairs)", "", TESTS),
     Fault(
         POSTERIOR,

@@ -36,7 +36,7 @@ from ppl.searchers import BestOfN, Gated, MomentumUncertainty
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 
 MOST = 64
-ORDERS = 20  # in which the samples of a problem are replayed
+ORDERS = 10  # in which the samples of a problem are replayed
 LINES = {"gated": 8, "every step": 4}
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Pool:
     again: tuple[int, ...] = field(default=())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One rule on all problems.
 
@@ -197,7 +197,7 @@ def until(rule: decide.StoppingRule) -> Callable[[Pool, NDArray[np.int64]], int]
             )
             if rule.stops(seen):
                 break
-            paid = min(2 * paid, len(order))
+            paid = min(paid + rule.batch(seen), len(order))
         return paid
 
     return spend
@@ -277,28 +277,27 @@ def size(pools: Sequence[Pool]) -> int:
 # -- what is saved ---------------------------------------------------------------------------------
 
 
-def saving(point: Point, fixed: Sequence[Point], picks: NDArray[np.int64] | None = None) -> float:
+def saving(accuracy: float, tokens: float, fixed: Sequence[tuple[float, float]]) -> float:
     """The share of tokens that a rule saves against a fixed number of samples of equal accuracy.
 
     Fixed numbers are read off between those that were measured, linearly in accuracy and in the
     logarithm of tokens. NaN where the rule is better than the largest or worse than the smallest.
 
     Args:
-        point: the rule.
-        fixed: the fixed numbers of its family.
-        picks: `[P]` problems; None for all.
+        accuracy, tokens: of the rule.
+        fixed: accuracy and tokens of each fixed number, the smallest first.
     """
-    every = np.arange(len(point.right)) if picks is None else picks
-    accuracy = [float(f.right[every].mean()) for f in fixed]
-    tokens = [float(f.tokens[every].mean()) for f in fixed]
-    mine = float(point.right[every].mean())
-    spent = float(point.tokens[every].mean())
-    steps = zip(itertools.pairwise(accuracy), itertools.pairwise(tokens), strict=True)
-    for (low, high), (few, many) in steps:
-        if low <= mine <= high:
-            share = 0.0 if high == low else (mine - low) / (high - low)
-            return 1.0 - spent / math.exp((1 - share) * math.log(few) + share * math.log(many))
+    for (low, few), (high, many) in itertools.pairwise(fixed):
+        if low <= accuracy <= high:
+            share = 0.0 if high == low else (accuracy - low) / (high - low)
+            return 1.0 - tokens / math.exp((1 - share) * math.log(few) + share * math.log(many))
     return math.nan
+
+
+def means(point: Point, picks: NDArray[np.int64]) -> list[tuple[float, float]]:
+    """Accuracy and tokens on resampled problems, `[R, P]`."""
+    accuracy, tokens = point.right[picks].mean(axis=1), point.tokens[picks].mean(axis=1)
+    return list(zip(accuracy.tolist(), tokens.tolist(), strict=True))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -323,7 +322,7 @@ def show(points: Sequence[Point], console: Console) -> None:
     for heading in ("samples", "tokens", "right", "95% int.", "saved", "95% int."):
         table.add_column(heading, justify="right", no_wrap=True)
     rng = generator(0, "problems")
-    picks = rng.integers(problems, size=(1000, problems))
+    picks = np.vstack([np.arange(problems), rng.integers(problems, size=(1000, problems))])
     titles = {
         "vote": "the vote, fixed numbers of samples:",
         "weighted": "the vote weighted by the reward model:",
@@ -333,13 +332,15 @@ def show(points: Sequence[Point], console: Console) -> None:
         mine = [p for p in points if p.family == family]
         fixed = [p for p in mine if p.rule.isdigit()]
         table.add_row(title)
+        # The first row is the problems as they are.
+        curves = list(zip(*(means(point, picks) for point in fixed), strict=True))
         for point in mine:
-            rights = point.right[picks].mean(axis=1)
-            low, high = np.quantile(rights, [0.025, 0.975])
+            found = means(point, picks)
+            low, high = np.quantile([accuracy for accuracy, _ in found], [0.025, 0.975])
             cells = ["", ""]
             if point not in fixed:
-                spread = interval([saving(point, fixed, pick) for pick in picks])
-                cells = [percent(saving(point, fixed)), span(*spread)]
+                saved = [saving(*one, curve) for one, curve in zip(found, curves, strict=True)]
+                cells = [percent(saved[0]), span(*interval(saved[1:]))]
             table.add_row(
                 f"  {point.rule}",
                 f"{point.samples.mean():.1f}",

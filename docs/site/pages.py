@@ -66,6 +66,12 @@ CURATED = (
         "[Where to begin](../verifiers.md).",
         "ppl.verifiers",
     ),
+    Reference(
+        "decide",
+        "ppl.decide",
+        "Rules that choose among samples, and rules that stop. [When to stop](../stopping.md).",
+        "ppl.decide",
+    ),
     Reference("tasks", "ppl.tasks", "Problems with answers that can be checked.", "ppl.tasks"),
     Reference(
         "errors",

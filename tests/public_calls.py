@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import ppl
-from ppl import searchers, tasks, verifiers
+from ppl import decide, searchers, tasks, verifiers
 from ppl.lm.pretrained import TINY
 from ppl.posterior import pairs
 from ppl.posterior.posterior import Posterior
@@ -157,6 +157,7 @@ NOT_CALLED = {
     "Search": "its methods are tried on one that Searcher.begin made",
     "Searcher": "abstract; its methods are tried on a BestOfN",
     "State": "made by searchers",
+    "StoppingRule": "abstract",
     "Text": "made by lm.prompt and lm.chat, which check",
     "Verdict": "made by calling a verifier, which checks",
     "Verifier": "abstract",
@@ -238,8 +239,15 @@ CALLS = [
     Call(
         "Budget",
         of(ppl.Budget, tokens=3),
-        bad={"tokens": (NEGATIVE, 2.5), "calls": (NEGATIVE, 2.5), "seconds": (NEGATIVE,)},
+        bad={
+            "tokens": (NEGATIVE, 2.5),
+            "calls": (NEGATIVE, 2.5),
+            "seconds": (NEGATIVE,),
+            "settled": (0.0, 1.0, NEGATIVE, "beta"),
+        },
     ),
+    Call("Seen", of(decide.Seen, classes=(0, 1)), bad={"classes": ((0, -2),), "left": (NEGATIVE,)}),
+    Call("Seen.of", of(decide.Seen.of, answers=["a"]), bad={"left": (NEGATIVE,)}),
     Call("equality", of(ppl.equality, a="1/2", b="0.5")),
     Call("Tree", of(ppl.Tree, program=program)),
     Call(

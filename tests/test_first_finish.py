@@ -61,6 +61,13 @@ def test_it_costs_n_times_the_shortest_length(steps):
             assert race.history[0]["cancelled"] == 3 - each.count(winner)
 
 
+def test_ties_are_drawn_and_not_won_by_the_first_row():
+    races = [FirstFinish(3).run(four, seed=seed) for seed in range(200)]
+    tied = [race.history[0]["node"] for race in races if race.history[0]["ties"] == 3]
+    assert len(tied) > 8
+    assert {1, 2, 3} == set(tied)
+
+
 def blank(steps: int = 4) -> str | None:
     """Ends with nothing as soon as it says b."""
     text = FOUR.prompt("^")

@@ -112,6 +112,18 @@ def test_a_gate_that_never_opens_is_plain_sampling():
     assert closed.cost.lm_tokens == plain.cost.lm_tokens
 
 
+def test_without_a_gate_every_step_is_drawn_again():
+    search = Gated(2, 3, None).begin(torn, seed=1)
+    posterior = search.run()
+    assert posterior.cost.lm_tokens == 2 * 8 * 3
+    assert all(len(note["again"]) == 2 for note in posterior.history)
+    for sample in posterior.samples:
+        for t in range(8):
+            at = [n.text.text for n in search.tree.nodes if n.depth == t + 1]
+            mine = [text for text in at if text[:t] == sample.value[:t]]
+            assert sample.value[t] <= max(text[-1] for text in mine)
+
+
 def test_a_step_that_has_died_is_drawn_again():
     def picky() -> str:
         text = TORN.prompt("^x")

@@ -125,6 +125,20 @@ def test_the_exact_rule_never_changes_a_vote_and_stops_as_soon_as_none_can():
     assert early > 50_000
 
 
+def test_the_exact_rule_asks_for_no_more_than_may_settle_it():
+    exact = Settled("exact")
+    for a, b, left in [(32, 0, 32), (16, 0, 48), (20, 12, 32), (3, 3, 5), (4, 1, 3), (1, 0, 63)]:
+        size = exact.batch(seen(a, b, left=left))
+        assert size <= a + b
+        assert exact.stops(seen(a + size, b, left=left - size)) == (
+            size == (left - (a - b)) // 2 + 1
+        )
+        if size > 1:
+            assert not exact.stops(seen(a + size - 1, b, left=left - size + 1))
+    assert Settled("beta").batch(seen(3, 1, left=9)) == 4
+    assert [exact.batch(seen(n)) for n in (0, 1, 2, 4)] == [1, 1, 2, 4]
+
+
 def test_an_answer_is_a_class_of_equal_ones_and_none_is_nobody():
     two = Seen.of([None, ppl.Answer("1/2"), ppl.Answer("0.5"), ppl.Answer("3")], left=1)
     assert two.classes == (-1, 0, 0, 1)
@@ -262,7 +276,10 @@ def test_the_samples_are_the_first_of_the_search_without_a_rule():
     for seed in range(20):
         stopped = BestOfN(16, stop=Settled("exact")).run(toy, "last", seed=seed)
         votes = Counter(sample.value for sample in stopped.samples)
-        assert len(stopped.samples) in (1, 2, 4, 8, 16)
+        assert all(note["in_flight"] == 0 for note in stopped.history)
+        whole = BestOfN(16, stop=Settled("beta", 0.999999)).run(toy, "last", seed=seed)
+        shared = zip(stopped.samples, whole.samples, strict=False)
+        assert len(stopped.samples) > 8 or all(a.value == b.value for a, b in shared)
         if stopped.stopped == "settled":
             ((_, first), *others) = votes.most_common(2)
             assert first - (others[0][1] if others else 0) > 16 - len(stopped.samples)

@@ -70,7 +70,7 @@ CURATED = (
         "decide",
         "ppl.decide",
         "Rules that choose among samples, and rules that stop. "
-        "[Which rule when](../choosing-answers.md).",
+        "[Which rule when](../choosing-answers.md), [when to stop](../stopping.md).",
         "ppl.decide",
     ),
     Reference(

@@ -17,9 +17,11 @@ evidence: it has stopped because of what it saw.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +56,11 @@ class StoppingRule(ABC):
     def stops(self, seen: Seen) -> bool:
         """True if no more samples are worth their price."""
 
+    def batch(self, seen: Seen) -> int:
+        """How many samples to draw before the rule is asked again: as many as there are, which
+        makes batches of 1, 1, 2, 4, ..."""
+        return max(1, len(seen))
+
     def first(self, seen: Seen) -> int | None:
         """How many samples of those seen would have been enough; None if not all are.
 
@@ -71,7 +78,8 @@ class Settled(StoppingRule):
     * `"beta"`: as above; unanimous answers are settled at .95 by the fourth, at .99 by the sixth.
     * `"dirichlet"`: asks more where there are three classes or more; with two it is `"beta"`.
     * `"exact"`: the winner of all samples is known, whatever the rest says. Saves less than half,
-      and never changes a vote. It needs to know how many may still come, as `BestOfN` does.
+      and never changes a vote. It needs to know how many may still come, as `BestOfN` does, and
+      never asks for more than may settle it: towards the end that is one at a time.
     * `"confidence"`: from the second answer on. Where all are equally confident, this is the
       leader's share of the answers.
 
@@ -113,6 +121,13 @@ class Settled(StoppingRule):
         if self.rule == "exact":
             return first - second > seen.left
         return self.chance(seen) >= self.level - _ROUNDING
+
+    def batch(self, seen: Seen) -> int:
+        """As many as there are; for the exact rule no more than could settle it."""
+        if self.rule != "exact" or seen.left == math.inf:
+            return super().batch(seen)
+        first, second = leaders(seen.votes)
+        return min(super().batch(seen), int(seen.left - (first - second)) // 2 + 1)
 
     def chance(self, seen: Seen) -> float:
         """What is compared with the level; for the exact rule 1 or 0."""
@@ -191,10 +206,16 @@ def leads_all(counts: NDArray[np.float64]) -> float:
     shapes = np.sort(np.append(counts, [0.0] * max(0, 2 - len(counts))))[::-1] + 1.0
     if len(shapes) == 2:
         return leads(shapes[0] - 1.0, shapes[1] - 1.0)
-    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    points, weights = _quadrature()
     x = gammaincinv(shapes[0], (points + 1.0) / 2.0)  # [_NODES]
     below = np.prod(gammainc(shapes[1:, None], x[None, :]), axis=0)
     return float(np.sum(weights * below) / 2.0)
+
+
+@cache
+def _quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    return points, weights
 
 
 def _sure(seen: Seen) -> tuple[float, ...]:

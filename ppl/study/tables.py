@@ -13,7 +13,8 @@ from ppl.study.lines import Group, Line, Spent, spent, spent_on
 from ppl.study.runs import Row, Runs
 from ppl.study.selection import FITTED, RULES, Pool, Rule
 
-BEST_OF_N = re.compile(r"BestOfN\(")
+# One that a rule may have stopped is none: its samples are as many as their answers made them.
+BEST_OF_N = re.compile(r"BestOfN\((?:n=)?\d+\)$")
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 

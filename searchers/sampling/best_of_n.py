@@ -80,8 +80,9 @@ class BestOfN(Searcher[Frontier]):
         """Takes those whose turn it is one step further."""
         nodes, rules = list(state.nodes), self.rules(tree)
         going = [i for i, node in enumerate(nodes) if node.open]
-        if any(not rule.probes for rule in rules):
-            going = _batch(tree, nodes)
+        between = [rule for rule in rules if not rule.probes]
+        if between:
+            going = _batch(tree, nodes, between)
         going = _in_turn(tree, nodes, going)
         for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
             nodes[i] = child
@@ -117,14 +118,17 @@ class BestOfN(Searcher[Frontier]):
         return Result(begun, [node.log_weight for node in begun])
 
 
-def _batch(tree: Tree, nodes: list[Node]) -> list[int]:
-    """The samples of the running batch; if all that have begun are done, as many again."""
+def _batch(tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]) -> list[int]:
+    """The samples of the running batch; if all that have begun are done, the next."""
     begun = [i for i, node in enumerate(nodes) if node is not tree.root]
     running = [i for i in begun if nodes[i].open]
     if running:
         return running
-    waiting = [i for i, node in enumerate(nodes) if node is tree.root]
-    return waiting[: max(1, len(begun))]
+    log_weights = [nodes[i].log_weight for i in begun]
+    left = len(nodes) - len(begun)
+    known = [seen(rule, [nodes[i] for i in begun], log_weights, left=left) for rule in rules]
+    size = min(rule.batch(now) for rule, now in zip(rules, known, strict=True))
+    return [i for i, node in enumerate(nodes) if node is tree.root][:size]
 
 
 def _in_turn(tree: Tree, nodes: list[Node], everyone: list[int]) -> list[int]:

@@ -172,7 +172,7 @@ class FracturedSampling(Searcher[Fractures]):
     def places(posterior: Posterior) -> dict[int, tuple[int, int, int]]:
         """Trace, depth and answer of each sample, by `sample.node`; empty for a search that was
         stopped."""
-        rows = next((note["places"] for note in posterior.history if "places" in note), [])
+        rows: Any = next((note["places"] for note in posterior.history if "places" in note), [])
         return {node: (trace, depth, answer) for node, trace, depth, answer in rows}
 
     @staticmethod

@@ -109,12 +109,12 @@ class Gated(Searcher[Lines]):
     Attributes:
         n: texts, each for itself; their vote is `posterior.vote(weights="flat")`.
         expansions: candidates for a step that is drawn again.
-        gate: when that is.
+        gate: when that is; None: every step, the first too.
     """
 
     n: int = 1
     expansions: int = 4
-    gate: MomentumUncertainty = field(default_factory=MomentumUncertainty)
+    gate: MomentumUncertainty | None = field(default_factory=MomentumUncertainty)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -145,7 +145,7 @@ class Gated(Searcher[Lines]):
         return state.after(lines=tuple(lines), over=over), note
 
     def _opens(self, line: Line, child: Node) -> bool:
-        if child.dead:
+        if child.dead or self.gate is None:
             return True
         u = uncertainty(child)
         return u is not None and self.gate.opens(u, line.momentum, line.steps)
@@ -156,7 +156,7 @@ class Gated(Searcher[Lines]):
 
         best = max(candidates, key=liking)
         u, again = uncertainty(best), line.again + (len(candidates) > 1)
-        if u is None:
+        if u is None or self.gate is None:
             return Line(best, line.momentum, line.steps, again)
         return Line(best, self.gate.after(u, line.momentum), line.steps + 1, again)
 

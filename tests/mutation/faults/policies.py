@@ -441,7 +441,7 @@ FAULTS = [
     ),
     Fault(
         SEARCH,
-        "if self.exhausted or not self.over or not result.answered:",
+        "if self.exhausted or self.settled or not self.over or not result.answered:",
         "if False:",
         f"{ANYTIME} tests/test_laws.py -k 'budget or limit'",
     ),

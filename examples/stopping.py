@@ -1,0 +1,389 @@
+"""What knowing when to stop saves: accuracy against tokens of rules that spend less where it shows.
+
+64 samples of every held-out problem of the three line tasks, drawn once with the embedded pair
+`tiny-lines` and kept, are replayed under every rule: a rule looks at answers in the order in which
+they come, and independent samples may come in any, so a replay in many orders is exact and cheap.
+First finish is replayed as well, the shortest of n; momentum gating is run. Prints for every rule
+its accuracy, its tokens, and what it saves against as many samples for every problem as are as
+accurate, with 95% intervals over problems.
+
+    python examples/stopping.py --problems 40 --records stopping.jsonl
+    python examples/stopping.py --records stopping.jsonl --show
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import search_gain
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import ppl
+from ppl import decide
+from ppl.decide.seen import classes_of
+from ppl.language.randomness import generator
+from ppl.searchers import BestOfN, Gated, MomentumUncertainty
+from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
+
+MOST = 64
+ORDERS = 10  # in which the samples of a problem are replayed
+LINES = {"gated": 8, "every step": 4}
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Independent samples of one problem.
+
+    Attributes:
+        task, problem: which.
+        method: `"samples"`, `"gated"` or `"every step"`.
+        classes: `[n]` class of each sample's answer, -1 for none.
+        right: `[C]` whether each class is right.
+        tokens: `[n]` tokens that the language model wrote for each.
+        scores: `[n]` what the reward model says of each.
+        again: `[n]` steps that were drawn again.
+    """
+
+    task: str
+    problem: str
+    method: str
+    classes: tuple[int, ...]
+    right: tuple[bool, ...]
+    tokens: tuple[int, ...]
+    scores: tuple[float, ...]
+    again: tuple[int, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One rule on all problems.
+
+    Attributes:
+        rule: its name.
+        family: how it decides, which is also what fixed numbers it is held against.
+        right: `[P]` chance to be right.
+        tokens: `[P]` that the language model wrote, and the reward model read if it is asked: all
+            that is written, once (what samples begin with alike is read once in fact).
+        samples: `[P]`.
+    """
+
+    rule: str
+    family: str
+    right: Floats
+    tokens: Floats
+    samples: Floats
+
+
+# -- drawing ---------------------------------------------------------------------------------------
+
+
+def draw(count: int, seed: int = 0) -> Iterator[Pool]:
+    """All pools, task by task."""
+    lm, prm = search_gain.load()
+    for task in LINE_TASKS:
+        chosen = held_out_problems(task, count, seed)
+        arguments = [(problem, lm, prm) for problem in chosen]
+        gate = MomentumUncertainty()
+        searchers = {
+            "samples": (BestOfN(MOST), MOST),
+            "gated": (Gated(LINES["gated"], 4, gate), 4 * LINES["gated"]),
+            "every step": (Gated(LINES["every step"], 4, None), 4 * LINES["every step"]),
+        }
+        for method, (searcher, width) in searchers.items():
+            for engine in (lm.engine, prm.engine):
+                engine.pool.clear()
+            found = search_gain.in_parts(searcher, width, arguments)
+            for problem, posterior in zip(chosen, found, strict=True):
+                assert isinstance(posterior, ppl.Posterior)
+                yield pool(task, method, problem, posterior)
+
+
+def pool(task: str, method: str, problem: LineProblem, posterior: ppl.Posterior) -> Pool:
+    """What is kept of one search."""
+    answers = [s.value if s.finished else None for s in posterior.samples]
+    (classes,) = classes_of([answers])
+    spellings = {c: a for c, a in zip(classes, answers, strict=True) if c >= 0}
+    tokens, again = zip(*(drawn(posterior, s.node) for s in posterior.samples), strict=True)
+    return Pool(
+        task,
+        problem.key,
+        method,
+        classes,
+        tuple(problem.check(spellings[c]) for c in sorted(spellings)),
+        tokens,
+        tuple(round(s.score, 4) for s in posterior.samples),
+        again if method != "samples" else (),
+    )
+
+
+def drawn(posterior: ppl.Posterior, node: int) -> tuple[int, int]:
+    """Tokens written for a sample, candidates for its steps among them, and steps drawn again.
+
+    Samples share the root alone: there, what was drawn is divided among them.
+    """
+    graph = posterior.genealogy
+    tokens, again = 0.0, 0
+    at = node
+    while True:
+        parents = list(graph.predecessors(at))
+        if not parents:
+            return round(tokens), again
+        at = parents[0]
+        children = [graph.nodes[child]["tokens"] for child in graph.successors(at)]
+        share = 1 if graph.in_degree(at) else len(posterior.samples)
+        tokens += sum(children) / share
+        again += len(children) > share
+
+
+# -- replaying -------------------------------------------------------------------------------------
+
+
+def replayed(
+    pools: Sequence[Pool],
+    rule: str,
+    family: str,
+    spend: Callable[[Pool, NDArray[np.int64]], int],
+) -> Point:
+    """A rule on all pools: `spend(pool, order)` says how many of the samples are paid for."""
+    rows = []
+    for number, one in enumerate(pools):
+        orders = generator(number, "orders").permuted(
+            np.tile(np.arange(len(one.classes)), (ORDERS, 1)), axis=1
+        )
+        each = []
+        for order in orders:
+            paid = order[: spend(one, order)]
+            tokens = float(np.array(one.tokens)[paid].sum())
+            each.append((chosen(one, paid, family), tokens * (1 + (family != "vote")), len(paid)))
+        rows.append(np.mean(each, axis=0))
+    return Point(rule, family, *np.array(rows).T)
+
+
+def chosen(one: Pool, paid: NDArray[np.int64], family: str) -> float:
+    """The chance that the choice among some samples is right; ties count by their share."""
+    classes, scores = np.array(one.classes)[paid], np.array(one.scores)[paid]
+    known = classes >= 0
+    if not known.any():
+        return 0.0
+    right = np.array(one.right)
+    if family == "best":
+        top = scores[known] == scores[known].max()
+        return float(right[classes[known][top]].mean())
+    amounts = np.bincount(classes[known], scores[known] if family == "weighted" else None)
+    return float(right[np.flatnonzero(amounts == amounts.max())].mean())
+
+
+def until(rule: decide.StoppingRule) -> Callable[[Pool, NDArray[np.int64]], int]:
+    """How many samples `BestOfN(64, stop=rule)` pays for: batches of 1, 1, 2, 4, ..."""
+
+    def spend(one: Pool, order: NDArray[np.int64]) -> int:
+        classes = tuple(one.classes[i] for i in order)
+        scores = tuple(one.scores[i] for i in order)
+        paid = 1
+        while paid < len(order):
+            seen = decide.Seen(
+                classes[:paid], effective(scores[:paid]), scores[:paid], len(order) - paid
+            )
+            if rule.stops(seen):
+                break
+            paid = min(paid + rule.batch(seen), len(order))
+        return paid
+
+    return spend
+
+
+def effective(scores: Sequence[float]) -> tuple[float, ...]:
+    """Weights that add up to their effective sample size, as in a search."""
+    total = math.fsum(scores)
+    scale = total / math.fsum(s * s for s in scores) if total else 0.0
+    return tuple(scale * s for s in scores)
+
+
+def first_finish(pools: Sequence[Pool], n: int) -> Point:
+    """The shortest of n with an answer; all run as long as it does."""
+    rows = []
+    for number, one in enumerate(pools):
+        rng, tokens, classes = generator(number, n, "race"), one.tokens, one.classes
+        each = []
+        for _ in range(ORDERS * MOST // n):
+            racers = rng.choice(len(classes), n, replace=False).tolist()
+            known = [i for i in racers if classes[i] >= 0] or racers
+            length = min(tokens[i] for i in known)
+            first = [i for i in known if tokens[i] == length]
+            right = np.mean([classes[i] >= 0 and one.right[classes[i]] for i in first])
+            each.append((right, sum(min(tokens[i], length) for i in racers), n))
+        rows.append(np.mean(each, axis=0))
+    return Point(f"first of {n}", "vote", *np.array(rows).T)
+
+
+FIXED = (1, 2, 4, 8, 16, 32, 64)
+RULES: dict[str, tuple[str, decide.StoppingRule]] = {
+    "beta .80": ("vote", decide.Settled("beta", 0.80)),
+    "beta .95": ("vote", decide.Settled("beta", 0.95)),
+    "beta .99": ("vote", decide.Settled("beta", 0.99)),
+    "dirichlet .95": ("vote", decide.Settled("dirichlet", 0.95)),
+    "exact": ("vote", decide.Settled("exact")),
+    "sequential test": ("vote", decide.SequentialTest()),
+    "settled .80": ("weighted", decide.Settled("beta", 0.80, weights="posterior")),
+    "settled .95": ("weighted", decide.Settled("beta", 0.95, weights="posterior")),
+    "confidence .60": ("weighted", decide.Settled("confidence", 0.60)),
+    "confidence .80": ("weighted", decide.Settled("confidence", 0.80)),
+    "early stop .50": ("best", decide.EarlyStop(tau=0.50)),
+    "early stop .80": ("best", decide.EarlyStop(tau=0.80)),
+    "early stop .95": ("best", decide.EarlyStop(tau=0.95)),
+}
+
+
+def measured(pools: Sequence[Pool]) -> list[Point]:
+    """Every rule, after the fixed numbers of its family."""
+    samples = [one for one in pools if one.method == "samples"]
+
+    def fixed(n: int) -> Callable[[Pool, NDArray[np.int64]], int]:
+        return lambda one, order: n
+
+    points = []
+    for family in ("vote", "weighted", "best"):
+        points += [replayed(samples, f"{n}", family, fixed(n)) for n in FIXED if n <= size(samples)]
+        for name, (own, rule) in RULES.items():
+            if own == family:
+                points.append(replayed(samples, name, family, until(rule)))
+        if family == "vote":
+            points += [first_finish(samples, n) for n in (2, 4, 16) if n <= size(samples)]
+        if family == "weighted":
+            for method, most in LINES.items():
+                lines = [one for one in pools if one.method == method]
+                for n in (1, 2, 4, 8):
+                    if n <= most:
+                        points.append(replayed(lines, f"{method}, {n}", family, fixed(n)))
+    return points
+
+
+def size(pools: Sequence[Pool]) -> int:
+    """Samples of a problem."""
+    return len(pools[0].classes)
+
+
+# -- what is saved ---------------------------------------------------------------------------------
+
+
+def saving(accuracy: float, tokens: float, fixed: Sequence[tuple[float, float]]) -> float:
+    """The share of tokens that a rule saves against a fixed number of samples of equal accuracy.
+
+    Fixed numbers are read off between those that were measured, linearly in accuracy and in the
+    logarithm of tokens. NaN where the rule is better than the largest or worse than the smallest.
+
+    Args:
+        accuracy, tokens: of the rule.
+        fixed: accuracy and tokens of each fixed number, the smallest first.
+    """
+    for (low, few), (high, many) in itertools.pairwise(fixed):
+        if low <= accuracy <= high:
+            share = 0.0 if high == low else (accuracy - low) / (high - low)
+            return 1.0 - tokens / math.exp((1 - share) * math.log(few) + share * math.log(many))
+    return math.nan
+
+
+def means(point: Point, picks: NDArray[np.int64]) -> list[tuple[float, float]]:
+    """Accuracy and tokens on resampled problems, `[R, P]`."""
+    accuracy, tokens = point.right[picks].mean(axis=1), point.tokens[picks].mean(axis=1)
+    return list(zip(accuracy.tolist(), tokens.tolist(), strict=True))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% of what there is; NaN where a tenth is missing."""
+    there = [v for v in values if not math.isnan(v)]
+    if len(there) < 0.9 * len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(there, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def show(points: Sequence[Point], console: Console) -> None:
+    """Prints the table."""
+    problems = len(points[0].right)
+    table = Table(
+        title=f"{problems} held-out problems, at most {MOST} samples each; tiny-lines",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("rule", no_wrap=True)
+    for heading in ("samples", "tokens", "right", "95% int.", "saved", "95% int."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rng = generator(0, "problems")
+    picks = np.vstack([np.arange(problems), rng.integers(problems, size=(1000, problems))])
+    titles = {
+        "vote": "the vote, fixed numbers of samples:",
+        "weighted": "the vote weighted by the reward model:",
+        "best": "the best by the reward model:",
+    }
+    for family, title in titles.items():
+        mine = [p for p in points if p.family == family]
+        fixed = [p for p in mine if p.rule.isdigit()]
+        table.add_row(title)
+        # The first row is the problems as they are.
+        curves = list(zip(*(means(point, picks) for point in fixed), strict=True))
+        for point in mine:
+            found = means(point, picks)
+            low, high = np.quantile([accuracy for accuracy, _ in found], [0.025, 0.975])
+            cells = ["", ""]
+            if point not in fixed:
+                saved = [saving(*one, curve) for one, curve in zip(found, curves, strict=True)]
+                cells = [percent(saved[0]), span(*interval(saved[1:]))]
+            table.add_row(
+                f"  {point.rule}",
+                f"{point.samples.mean():.1f}",
+                f"{point.tokens.mean():.0f}",
+                percent(float(point.right.mean())),
+                span(float(low), float(high)),
+                *cells,
+            )
+        table.add_section()
+    console.print(table)
+
+
+def percent(share: float) -> str:
+    """A share, `-` for none."""
+    return "-" if math.isnan(share) else f"{100 * share:.0f}%"
+
+
+def span(low: float, high: float) -> str:
+    """Two shares."""
+    return "-" if math.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f}"
+
+
+def read(path: Path) -> list[Pool]:
+    """Pools that were kept."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Pool(**{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()}) for r in rows]
+
+
+def main(argv: Sequence[str] | None = None) -> list[Point]:
+    """Draws, or reads what was drawn, and replays."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=40, help="held-out problems a task")
+    parser.add_argument("--records", type=Path, default=Path("stopping.jsonl"), help="of samples")
+    parser.add_argument("--show", action="store_true", help="replay what the records hold")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if not args.show:
+        lines = [json.dumps(asdict(one)) for one in draw(args.problems, args.seed)]
+        args.records.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    points = measured(read(args.records))
+    show(points, Console(width=100))
+    return points
+
+
+if __name__ == "__main__":
+    main()

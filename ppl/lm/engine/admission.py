@@ -55,6 +55,21 @@ def refuse_adapters(model: Any, name: str) -> None:
         )
 
 
+def without_wrapper(model: Any, name: str) -> Any:
+    """The decoder inside a model of peft's, whose layers have the adapter beside their weights.
+
+    Raises:
+        UnsupportedModelError: the adapter is none of layers.
+    """
+    if not (hasattr(model, "peft_config") and hasattr(model, "merge_and_unload")):
+        return model
+    inner = getattr(model, "get_base_model", None)
+    kinds = model.peft_config.values()
+    if inner is None or any(getattr(kind, "is_prompt_learning", False) for kind in kinds):
+        refuse_adapters(model, name)
+    return inner() if inner is not None else model
+
+
 def refuse_halves(base: nn.Module, name: str) -> Never:
     """For a model that belongs to an encoder."""
     raise UnsupportedModelError(

@@ -27,6 +27,7 @@ from ppl.lm.engine.attention import Span, _attend_shared, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import common_prefix
 from ppl.lm.engine.slots import Slots, Window
@@ -197,9 +198,21 @@ def test_prompts_are_computed_once_and_forks_compute_nothing_again():
     assert (ledger.cost.prompt_tokens, ledger.cost.reused_tokens) == (43, 80)
 
 
-def test_sliding_window_is_refused_by_name_or_exact():
+def test_windows_are_exact_beyond_their_length_and_within():
     config = tf.MistralConfig(**SMALL, sliding_window=8)
-    with pytest.raises(UnsupportedModelError, match=r"slider.*Sliding.*context_length=8"):
+    text = tuple(range(5, 25))
+    for context, prompt in ((None, text), (8, text[:3])):
+        lm = ppl.HFModel(random_model(config), Letters(), name="slider", context_length=context)
+        draw = lm.sample_batch([request(lm, prompt, 1, max_tokens=4)])[0]
+        exact = plain_log_probs(lm.model, prompt, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+
+
+def test_windows_that_cannot_be_reached_are_refused_by_name_or_exact(monkeypatch):
+    """A model that attends in a way of its own makes masks of its own."""
+    monkeypatch.setattr(tf.MistralModel, "_supports_attention_backend", False)
+    config = tf.MistralConfig(**SMALL, sliding_window=8)
+    with pytest.raises(UnsupportedModelError, match=r"slider.*way of its own.*context_length=8"):
         ppl.HFModel(random_model(config), Letters(), name="slider")
     lm = ppl.HFModel(random_model(config), Letters(), name="slider", context_length=8)
     draw = lm.sample_batch([request(lm, (5, 6, 7), 1, max_tokens=4)])[0]
@@ -413,7 +426,7 @@ def assert_close(ours: torch.Tensor, plain: torch.Tensor) -> None:
 def test_evicted_runs_keep_what_others_hold():
     """A leaf goes before its parent; what was found stays whole after it is evicted."""
     pool = PrefixPool(capacity=16 * 6)  # six tokens of 16 bytes
-    slots = Slots((1, 1, 1, 2), pool, torch.float32, torch.device("cpu"))
+    slots = Slots(Layout((((1, 1), (1, 1)),), 2), pool, torch.float32, torch.device("cpu"))
     pool.view = slots.view
     slots.rebuild(3, 10)
     for number, text in enumerate([(1, 2, 3, 4), (1, 2, 8, 9), (5,)]):
@@ -421,7 +434,7 @@ def test_evicted_runs_keep_what_others_hold():
         slot.length = len(text)
         for at, token in enumerate(text):
             piece = slots.view(slot, at, at + 1)
-            piece.kv.fill_(token)
+            piece.kv[0].fill_(token)
             piece.states.fill_(-token)
         pool.insert(text, slot)
         slots.leave(slot)
@@ -429,7 +442,7 @@ def test_evicted_runs_keep_what_others_hold():
     held = pool.match((1, 2, 3, 4))
     for slot in slots.all:
         slots.empty(slot)
-        slots.kv[:, :, slot.index] = slots.states[slot.index] = 99.0
+        slots.kv[0][:, slot.index] = slots.states[slot.index] = 99.0
     assert pool.nbytes == 16 * 7  # the shared half is kept once
     pool.match((1, 2, 3, 4))
     pool.match((5,))
@@ -437,7 +450,7 @@ def test_evicted_runs_keep_what_others_hold():
     assert pool.nbytes == 16 * 5
     assert pool.match((1, 2, 8, 9)).length == 2  # least recently used
     assert pool.match((1, 2, 3, 4)).length == 4
-    read = [pool.read(edge, len(edge.tokens)).kv[0, 0, 0, :, 0] for edge in held.runs]
+    read = [pool.read(edge, len(edge.tokens)).kv[0][0, 0, :, 0] for edge in held.runs]
     assert torch.cat(read).tolist() == [1, 2, 3, 4]
     assert pool.states(held, 1)[:, 0].tolist() == [-2, -3, -4]
 
@@ -445,7 +458,7 @@ def test_evicted_runs_keep_what_others_hold():
 def test_slots_that_hold_nothing_are_taken_first():
     """Emptied, or left by a row that failed: before one whose content would have to be moved."""
     pool = PrefixPool(capacity=1000)
-    slots = Slots((1, 1, 1, 2), pool, torch.float32, torch.device("cpu"))
+    slots = Slots(Layout((((1, 1), (1, 1)),), 2), pool, torch.float32, torch.device("cpu"))
     pool.view = slots.view
     slots.rebuild(4, 10)
     kept, emptied, failed, halves = slots.all
@@ -572,16 +585,14 @@ def test_texts_up_to_the_last_place_of_the_context(family):
         assert draw.log_prob == pytest.approx(exact, abs=1e-4)
 
 
-def test_gemma2_only_where_its_window_never_moves():
-    sliding = tf.Gemma2Config(**SMALL, head_dim=8, sliding_window=8)
-    with pytest.raises(UnsupportedModelError, match=r"gemma2.*Sliding.*context_length=8"):
-        ppl.HFModel(random_model(sliding), Letters(), name="gemma2")
-    full = tf.Gemma2Config(**SMALL, head_dim=8, layer_types=["full_attention"] * 2)
-    lm = ppl.HFModel(random_model(full), Letters(), name="gemma2")  # with its soft-capped logits
-    text = tuple(range(20, 50))
-    draw = lm.sample_batch([request(lm, text, 1)])[0]
-    exact = plain_log_probs(lm.model, text, draw.value.tokens)
-    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+def test_gemma2_with_its_windows_and_soft_capped_scores():
+    for layers in ({"sliding_window": 8}, {"layer_types": ["full_attention"] * 2}):
+        config = tf.Gemma2Config(**SMALL, head_dim=8, attn_logit_softcapping=0.5, **layers)
+        lm = ppl.HFModel(random_model(config), Letters(), name="gemma2")
+        text = tuple(range(20, 50))
+        draw = lm.sample_batch([request(lm, text, 1)])[0]
+        exact = plain_log_probs(lm.model, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
 
 
 def test_eight_continuations_cost_the_prompt_once_even_in_small_batches():
@@ -849,16 +860,18 @@ def test_keys_repeated_before_attention_are_refused_by_compiled_steps():
         num_experts_per_tok=2,
     )
     ppl.HFModel(random_model(config), Letters(), name="repeats")
-    with pytest.raises(UnsupportedModelError, match=r"one kind.*\(2, 4, 1, 8\)"):
+    with pytest.raises(UnsupportedModelError, match=r"keep the keys.*\(2, 8\).*\(4, 8\)"):
         ppl.HFModel(random_model(config), Letters(), name="repeats", compile=True)
 
 
 @needs_compiler
 def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
     model = random_model(FAMILIES["Llama"]())
-    model.set_attn_implementation("eager")
-    with pytest.raises(UnsupportedModelError, match="attn_implementation='sdpa'"):
-        Engine(model, name="small", capacity=1 << 20, compile=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.LlamaModel, "_supports_attention_backend", False)
+        model.set_attn_implementation("eager")
+        with pytest.raises(UnsupportedModelError, match=r"attn_implementation='sdpa'.*'eager'"):
+            Engine(model, name="small", capacity=1 << 20, compile=True)
     model.set_attn_implementation("sdpa")
 
     attend = native.attend
@@ -964,7 +977,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     called = []
     monkeypatch.setattr(
         "ppl.lm.engine.attention._attend_shared",
-        lambda *args: called.append(args[-1].shape[1]) or _attend_shared(*args),
+        lambda *args: called.append(args[6].shape[1]) or _attend_shared(*args),
     )
     start = tuple(3 + i % 90 for i in range(20))
     texts = [(*start, *range(30 + n, 30 + 2 * n)) for n in (1, 4, 9)]
@@ -972,7 +985,7 @@ def test_a_common_beginning_is_read_once_with_the_same_result(family, monkeypatc
     longer = [(*text, 5) for text in texts]
     states = lm.engine.step([slots[text] for text in texts], longer)
     shared = lm.model.config._attn_implementation == "sdpa"
-    layers = lm.engine.slots.kv.shape[0]
+    layers = len(lm.engine.slots.layout.layers)
     assert called == [20] * (2 * layers if shared else 0)  # their own ends, and the step
     # Other rows in the same slots: nothing that was known of the first ones is taken as known.
     for text, slot in slots.items():

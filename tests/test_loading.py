@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
@@ -142,23 +141,6 @@ def test_models_are_no_sources():
         ppl.load(random_model(FAMILIES["Llama"]()))
 
 
-def test_adapters_are_refused_with_the_remedy(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(UnsupportedModelError, match=r"adapter.*merge_and_unload"):
-        ppl.load(tmp_path)
-
-    class PeftModel(torch.nn.Module):  # as peft's: base_model is another wrapper
-        peft_config, merge_and_unload = {}, None
-
-        def __init__(self, model):
-            super().__init__()
-            self.base_model, self.config = model, model.config
-
-    wrapped = PeftModel(random_model(FAMILIES["Llama"]()))
-    with pytest.raises(UnsupportedModelError, match=r"lora: a PeftModel.*merge_and_unload\(\)"):
-        ppl.HFModel(wrapped, Letters(), name="lora")
-
-
 def test_encoder_decoders_are_refused_by_name(tmp_path):
     size = {"vocab_size": 512, "d_model": 16, "eos_token_id": 2, "decoder_start_token_id": 0}
     t5 = tf.T5Config(**size, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
@@ -169,7 +151,7 @@ def test_encoder_decoders_are_refused_by_name(tmp_path):
     width = {"decoder_ffn_dim": 16, "encoder_ffn_dim": 16}
     layers = {"encoder_layers": 1, "decoder_layers": 1}
     bart = tf.BartForCausalLM(tf.BartConfig(**size, **heads, **width, **layers))
-    with pytest.raises(UnsupportedModelError, match=r"bart: "):
+    with pytest.raises(UnsupportedModelError, match=r"bart: .*half of an encoder-decoder"):
         ppl.HFModel(bart.eval(), Letters(), name="bart")
 
 

@@ -20,6 +20,16 @@ CASES = [  # rows, key-value heads, query heads to each, numbers a head
 ]
 
 
+def weighed(query, keys, values, scale, softcap, sinks):
+    """Attention with softcap and sinks, spelt out; all heads apart."""
+    scores = scale * query @ keys.transpose(-1, -2)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores).view(-1, 1, 1)], -1)
+    return torch.softmax(scores, -1)[..., : keys.shape[-2]] @ values
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "heads", "group", "dim"), CASES)
 @pytest.mark.parametrize("shared", [0, 15, 16, 37])
@@ -38,7 +48,7 @@ def test_attention_in_place(rows, heads, group, dim, shared, dtype):
     query = torch.randn(rows, heads * group, 1, dim).to(dtype)
     key, value = torch.randn(2, rows, heads, 1, dim).to(dtype)
     out = attend(
-        query, key, value, keys, values, columns, positions, sources,
+        query, key, value, keys, values, columns, torch.zeros_like(columns), positions, sources,
         torch.full((rows,), shared), 0.3,
     )  # fmt: skip
     for row in range(rows):
@@ -54,6 +64,35 @@ def test_attention_in_place(rows, heads, group, dim, shared, dtype):
     assert torch.equal(memory, before)  # written where it should be, and nowhere else
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("window", "softcap", "sinks"), [(9, 0, 0), (40, 2.0, 1), (0, 0, 1)])
+@pytest.mark.parametrize("shared", [0, 37])
+def test_windows_softcaps_sinks_and_values_of_another_width(window, softcap, sinks, shared, dtype):
+    torch.manual_seed(window)
+    rows, heads, group, dim, wide, length = 4, 2, 3, 24, 16, 70
+    keys = 3 * torch.randn(rows, heads, length + 1, dim).to(dtype)
+    values = torch.randn(rows, heads, length + 1, wide).to(dtype)
+    keys[:, :, :shared], values[:, :, :shared] = keys[2, :, :shared], values[2, :, :shared]
+    positions = torch.tensor([shared, 38, 50, 69])
+    firsts = (positions - window + 1).clamp(min=0) if window else torch.zeros_like(positions)
+    query = torch.randn(rows, heads * group, 1, dim).to(dtype)
+    key, value = torch.randn(rows, heads, 1, dim).to(dtype), values[:, :, :1].clone()
+    weights = torch.randn(heads * group).to(dtype) if sinks else None
+    out = attend(
+        query, key, value, keys, values, positions, firsts, positions, torch.full((rows,), 2),
+        torch.full((rows,), shared), 0.3, softcap, weights,
+    )  # fmt: skip
+    for row in range(rows):
+        assert torch.equal(keys[row, :, positions[row]], key[row, :, 0])
+        seen = slice(firsts[row], positions[row] + 1)
+        of_heads = [t[row, :, seen].double().repeat_interleave(group, 0) for t in (keys, values)]
+        exact = weighed(query[row].double(), *of_heads, 0.3, softcap, weights)
+        tolerance = 5e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
+        )
+
+
 def test_what_is_not_finite_stays_so():
     """A broken model is seen, not hidden."""
     query, key, value = torch.randn(3, 2, 1, 1, 16)
@@ -61,7 +100,7 @@ def test_what_is_not_finite_stays_so():
     keys[0, 0, 3, 5] = torch.nan
     values[1, 0, 2] = torch.inf
     place, none = torch.tensor([30, 30]), torch.zeros(2, dtype=torch.long)
-    out = attend(query, key, value, keys, values, place, place, none, none, None)
+    out = attend(query, key, value, keys, values, place, none, place, none, none, None)
     assert out[0].isnan().all()
     assert not out[1].isfinite().any()
 
@@ -75,10 +114,10 @@ def test_other_keys_than_those_of_the_cache_are_refused():
     half = query.bfloat16(), good.bfloat16(), good.bfloat16()
     for new in (
         (query, query, query),  # repeated for each query head
-        (query, good, torch.randn(2, 2, 1, 32)),
+        (query, good, torch.randn(2, 2, 1, 32)),  # wider than those of the cache
         (torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 8)),
         (query, good, half[2]),
         half,
     ):
         with pytest.raises(RuntimeError, match=r"one kind with the cache.*\(2, 2, 40, 16\)"):
-            attend(*new, keys, values, place, place, none, none, None)
+            attend(*new, keys, values, place, none, place, none, none, None)

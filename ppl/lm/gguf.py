@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
@@ -54,6 +56,33 @@ def converted(path: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def file_on_hub(source: str) -> tuple[str, str] | None:
+    """Repository and file, or part of its name, of sources such as `owner/name:Q8_0` or
+    `owner/name/file.gguf`; None for others."""
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+)|/([\w./-]+\.gguf))", source)
+    return (found[1], found[2] or found[3]) if found else None
+
+
+def fetched(repository: str, part: str, *, revision: str | None, token: str | None) -> Path:
+    """The one GGUF file of a repository on the Hugging Face Hub whose name has this part.
+
+    Raises:
+        ModelNotFoundError: there is none, or several, or the Hub does not answer.
+    """
+    hub: dict[str, Any] = {"revision": revision, "token": token}
+    try:
+        files = [f for f in HfApi().list_repo_files(repository, **hub) if f.endswith(".gguf")]
+        fitting = [f for f in files if part.lower() in f.lower()]
+        if len(fitting) == 1:
+            return Path(hf_hub_download(repository, fitting[0], **hub))
+    except Exception as error:  # of the Hub, of the net, of the disk
+        raise ModelNotFoundError(f"{repository}: {_first_line(error)}") from error
+    raise ModelNotFoundError(
+        f"{repository} has {len(fitting)} GGUF files with {part!r} in their names; name one of "
+        f"{', '.join(files) or 'none'}"
+    )
 
 
 def _read(path: Path) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
-from ppl.lm.engine.admission import not_finite, refuse_adapters
+from ppl.lm.engine.admission import not_finite, without_wrapper
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
@@ -22,13 +22,14 @@ from ppl.lm.tokenizer import HFCodec
 
 
 class HFModel(LogitsModel):
-    """Any Hugging Face causal language model with full attention.
+    """Any Hugging Face causal language model that keeps keys and values of its tokens.
 
     Prompts are computed once, forks share what their ancestors computed, and all rows of a request
     run as one ragged batch. Use `ppl.load` unless you already hold the model and its tokenizer.
 
     Args:
-        model: a causal language model in evaluation mode.
+        model: a causal language model in evaluation mode; one of peft's runs with the adapter that
+            is active (another one needs another `HFModel`: what was computed stays).
         tokenizer: its tokenizer.
         name: shown in messages; models with the same name and tokenizer are taken as the same.
         context_length: most tokens of a text; None takes it from the configuration.
@@ -52,7 +53,7 @@ class HFModel(LogitsModel):
         compile: bool = False,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
-        refuse_adapters(model, name)
+        model = without_wrapper(model, name)
         self.name = name
         self.model = model.eval()
         self.engine = Engine(

@@ -28,6 +28,11 @@ _LOADERS: dict[str, Loader] = {}
 _ELSEWHERE = {
     "torch_dtype": "dtype=",
     "device_map": "device= (one device), or a server for models that need several",
+    "adapter_name_or_path": "adapter=",
+    "peft_model_id": "adapter=",
+    "lora_path": "adapter=",
+    "gguf_file": "the path of the file as source",
+    "use_auth_token": "token=",
     "max_model_len": "context_length=",
     "max_length": "context_length=",
     "n_ctx": "context_length=",
@@ -77,6 +82,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
     pack: bool = True,
@@ -89,13 +95,15 @@ def load(
     Args:
         source: `"tiny"` or `"tiny-lines"` for an embedded model; a folder in Hugging Face format; a
             `.gguf` file (converted once and kept in the user's cache folder); a Hugging Face Hub
-            id; the address of a server, such as `"http://localhost:8000/v1"`, or those of several
-            that run the same model, as a list or with commas between them; or what starts with a
-            prefix of one's own (`ppl.register`).
+            id, with `:Q8_0` and the like for a GGUF file there; the folder of a LoRA adapter,
+            which names its model; the address of a server, such as `"http://localhost:8000/v1"`, or
+            those of several that run the same model, as a list or with commas between them; or what
+            starts with a prefix of one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
             float32 on a CPU and bfloat16 on a GPU unless given.
         device: a GPU if there is one unless given.
         revision, token, trust_remote_code: as in `transformers`.
+        adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
         kv_bytes: memory for cached keys and values.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
@@ -126,6 +134,7 @@ def load(
         "revision": revision,
         "token": token,
         "trust_remote_code": trust_remote_code,
+        "adapter": adapter,
         "context_length": context_length,
         "kv_bytes": kv_bytes,
         "pack": pack,
@@ -167,6 +176,7 @@ def _check_settings(
     revision: str | None,
     token: str | None,
     trust_remote_code: bool,
+    adapter: str | Path | None,
     context_length: int | None,
     kv_bytes: int,
     pack: bool,
@@ -202,7 +212,7 @@ def _local(
     return HFModel(
         model,
         tokenizer,
-        name=str(source),
+        name=str(source) if files["adapter"] is None else f"{source}+{files['adapter']}",
         context_length=context_length,
         kv_bytes=kv_bytes,
         graphs=graphs,

@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
+from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
-from ppl.lm.gguf import converted
+from ppl.lm.gguf import converted, fetched, file_on_hub
 from ppl.lm.quiet import quiet_transformers
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
@@ -33,28 +34,32 @@ def load_pretrained(
     revision: str | None = None,
     token: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
     pack: bool = True,
 ) -> tuple[Any, Any]:
     """A Hugging Face model of class `kind` and its tokenizer; arguments as in `ppl.load`.
 
     Raises:
         ModelNotFoundError: there is no such model, or not all of it.
-        UnsupportedModelError: it is a model of another kind, or an adapter without its model.
+        UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
+            known.
         ValueError: `device` or `dtype` is none that torch has here.
     """
     where_to_run = _device(device)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
     path = Path(source).expanduser()
+    if holds_adapter(path):
+        if adapter is not None:
+            raise ValueError(f"adapter={str(adapter)!r}: {path} is an adapter itself; give a model")
+        source, adapter = base_of(path), path
+        path = Path(source).expanduser()
+    elif not path.exists() and (named := file_on_hub(str(source))):
+        path = fetched(*named, revision=revision, token=token)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotFoundError(f"no GGUF file at {path}")
         path = converted(path)
-    elif (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise UnsupportedModelError(
-            f"{path} holds an adapter, not a model: put it into the weights of its model (peft's "
-            "PeftModel.from_pretrained(model, folder).merge_and_unload()) and load that"
-        )
     elif path.exists() and not (path / "config.json").is_file():
         raise ModelNotFoundError(f"{path} holds no model: a model folder has a config.json")
     where = str(path) if path.exists() else str(source)
@@ -74,6 +79,8 @@ def load_pretrained(
             f"{source!s} is no {kind.__name__}: its files lack the weights "
             f"{', '.join(sorted(report['missing_keys'])[:3])}"
         )
+    if adapter is not None:
+        put_in(model, adapter, hub)
     model = model.to(where_to_run).eval().requires_grad_(False)
     if pack and where_to_run.type == "cpu":
         few = torch.arange(4)[None]

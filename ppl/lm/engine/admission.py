@@ -4,16 +4,23 @@ name when they are loaded, rather than run wrongly."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+)
 
 from ppl.errors import UnsupportedModelError
+from ppl.lm.engine.attention import NAME, Looks, watched
+from ppl.lm.engine.layout import Heads, Layout
 from ppl.lm.engine.runs import Tokens
-from ppl.lm.engine.slots import Shape
 
 
 def context_length(config: Any, wanted: int | None, name: str) -> int:
@@ -48,6 +55,21 @@ def refuse_adapters(model: Any, name: str) -> None:
         )
 
 
+def without_wrapper(model: Any, name: str) -> Any:
+    """The decoder inside a model of peft's, whose layers have the adapter beside their weights.
+
+    Raises:
+        UnsupportedModelError: the adapter is none of layers.
+    """
+    if not (hasattr(model, "peft_config") and hasattr(model, "merge_and_unload")):
+        return model
+    inner = getattr(model, "get_base_model", None)
+    kinds = model.peft_config.values()
+    if inner is None or any(getattr(kind, "is_prompt_learning", False) for kind in kinds):
+        refuse_adapters(model, name)
+    return inner() if inner is not None else model
+
+
 def refuse_halves(base: nn.Module, name: str) -> Never:
     """For a model that belongs to an encoder."""
     raise UnsupportedModelError(
@@ -63,9 +85,25 @@ def vocabulary(base: nn.Module, config: Any) -> int:
         return int(config.vocab_size)
 
 
-def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.device) -> Shape:
-    """Layers, key-value heads, head size and hidden size; runs one token to see what the model's
-    own cache is made of.
+@dataclass(frozen=True)
+class Plan:
+    """How a model runs in batched passes.
+
+    Attributes:
+        layout: what it keeps of a token.
+        how: in which form of ours it attends, see `ppl.lm.engine.attention.watched`.
+        looks: how each layer attends, as far as it was seen.
+        windows: whether any layer looks less far than to the beginning of all texts.
+    """
+
+    layout: Layout
+    how: str | None
+    looks: Looks
+    windows: bool
+
+
+def plan_of(base: nn.Module, config: Any, name: str, most: int, device: torch.device) -> Plan:
+    """Runs a token to see what the model's own cache is made of, and looks at how it attends.
 
     Args:
         most: the longest text that will be run.
@@ -74,6 +112,8 @@ def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.d
         UnsupportedModelError: texts cannot be forked from such a cache.
     """
     kind = type(base).__name__
+    if kind.endswith("DecoderWrapper"):
+        refuse_halves(base, name)
     ids = torch.zeros((1, 1), dtype=torch.long, device=device)
     try:
         output = base(input_ids=ids, use_cache=True)
@@ -82,7 +122,7 @@ def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.d
     except Exception as refusal:  # models that are no plain decoders fail in any way
         raise UnsupportedModelError(
             f"{name}: a {kind} does not run on token ids alone with a cache ({said(refusal)}); "
-            "use a decoder with full attention"
+            "use a plain decoder, or a server that runs this one"
         ) from refusal
     cache = getattr(output, "past_key_values", None)
     layers = getattr(cache, "layers", None)
@@ -92,35 +132,61 @@ def shape_of(base: nn.Module, config: Any, name: str, most: int, device: torch.d
         )
     if isinstance(cache, EncoderDecoderCache):
         refuse_halves(base, name)
-    if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
-        raise UnsupportedModelError(
-            f"{name}: a {kind} keeps no keys and values per token in every layer, its state cannot "
-            "be forked at a token; use a decoder with full attention"
-        )
+    if not layers or all(getattr(layer, "keys", None) is None for layer in layers):
+        _refuse_without_keys(base, config, name)
     _refuse_long_rope(config, name, most)
+    windows = False
     for layer in layers:
-        window = getattr(layer, "sliding_window", None)
-        if window is not None and most <= window:
-            continue  # a window that never moves is full attention
-        if type(layer) is not DynamicLayer:
-            remedy = (
-                f"pass context_length={window} (within its window it is full attention)"
-                if window
-                else "use a decoder with full attention"
-            )
+        if type(layer) not in _KINDS:
             raise UnsupportedModelError(
                 f"{name}: its cache has layers of kind {type(layer).__name__}, which cannot be "
-                f"forked at a token; {remedy}"
+                "forked at a token; use a decoder whose layers keep keys and values, or a server"
             )
-    shapes = {(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers}
-    shapes |= {(layer.values.shape[1], layer.values.shape[3]) for layer in layers}
-    if len(shapes) != 1:
+        window = getattr(layer, "sliding_window", None)
+        windows |= window is not None and window < most
+    how, looks = watched(base, config, samples_of(base, config, device), most)
+    windows |= any(look.reach is None or look.reach.moves(most) for look in looks.values())
+    if windows and how is None:
+        window = min(getattr(layer, "sliding_window", None) or most for layer in layers)
         raise UnsupportedModelError(
-            f"{name}: its layers keep keys and values of different shapes {shapes}; "
-            "use a decoder whose layers are alike"
+            f"{name}: a {kind} attends in a way of its own, into which windows of ours do not "
+            f"reach; pass context_length={window} (within its window it is full attention), or "
+            "use a server"
         )
-    heads, dim = shapes.pop()
-    return len(layers), heads, dim, output.last_hidden_state.shape[-1]
+    layout = Layout(tuple(map(_kept, layers)), output.last_hidden_state.shape[-1])
+    return Plan(layout, how if windows or how == NAME else None, looks, windows)
+
+
+# What layers of a cache may be: keys and values of all tokens, or of a window, or nothing.
+_KINDS = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer}
+
+
+def samples_of(base: nn.Module, config: Any, device: torch.device) -> Tensor:
+    """`[1, n]` some tokens of the vocabulary."""
+    return torch.tensor([samples(vocabulary(base, config), 9)[0]], device=device)
+
+
+def _kept(layer: Any) -> tuple[Heads, Heads] | None:
+    """Heads and sizes of a layer's keys and values."""
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    if keys is None or values is None:
+        return None
+    return (keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])
+
+
+def _refuse_without_keys(base: nn.Module, config: Any, name: str) -> Never:
+    if getattr(type(config), "is_encoder_decoder", False):
+        refuse_halves(base, name)
+    kind = type(base).__name__
+    if getattr(config, "is_decoder", None) is False:
+        raise UnsupportedModelError(
+            f"{name}: a {kind} is an encoder, whose words look at what follows them; use a "
+            "decoder-only model"
+        )
+    raise UnsupportedModelError(
+        f"{name}: a {kind} keeps no keys and values per token, its state cannot be forked at a "
+        "token; use a decoder with attention, or a server that runs this one"
+    )
 
 
 def _refuse_long_rope(config: Any, name: str, longest: int) -> None:

@@ -15,6 +15,7 @@ their own, so that they do not read as many keys as the longest row has.
 from __future__ import annotations
 
 import contextlib
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -23,13 +24,36 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from ppl.lm.engine.layout import Heads
+from ppl.lm.engine.reach import Reach, fitted, ragged_bias, ragged_mask, reaching
 
 NAME = "ppl_grouped"
+OWN = "ppl_own"
+
+
+class Look(NamedTuple):
+    """How a layer attends.
+
+    Attributes:
+        reach: how far back; None if that is not known.
+        keys, values: their heads, and numbers a head.
+    """
+
+    reach: Reach | None
+    keys: Heads
+    values: Heads
+
+
+Looks = dict[int, Look]
+"""By the number of the layer, as far as it was seen."""
+
+# Arguments of attention that are left to transformers.
+NOT_OURS = ("position_bias", "indices", "sinks", "block_indices")
 
 # More calls than this cost more than they save.
 _MOST_SPANS = 6
@@ -58,22 +82,42 @@ class _Pass:
 
     Attributes:
         spans: None if all rows attend together.
+        before: which attention the model has without us.
+        seen: for a model that is looked at, the mask of each layer, and the heads and sizes of the
+            keys and values to which it attends.
+        alike: whether the grouped form gave what the model's own gives, as far as was compared.
         biases: what to add to the scores of each span, by the mask it comes from (kept, so that its
-            identity stays its own) and the span's first row.
+            identity stays its own), the span's first row, and how many query heads share keys.
     """
 
     spans: list[Span] | None
-    biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    before: str = "sdpa"
+    seen: dict[int, tuple[Tensor, Heads, Heads]] | None = None
+    alike: bool = True
+    biases: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def see(self, module: Any, mask: Tensor, key: Tensor, value: Tensor) -> None:
+        """Notes how a layer attends, if the model is looked at."""
+        if self.seen is not None:
+            shapes = (key.shape[1], key.shape[3]), (value.shape[1], value.shape[3])
+            self.seen[getattr(module, "layer_idx", -1)] = mask, *shapes
+
+    def library(self, module: Any) -> Any:
+        """What the model would have called."""
+        if self.before == "sdpa":
+            return sdpa_attention_forward
+        return vars(sys.modules[type(module).__module__])["eager_attention_forward"]
 
     def bias(self, mask: Tensor, span: Span, query: Tensor, heads: int) -> Tensor:
         """`[B, 1, G * Q, L]` in the dtype of the query: 0 where it may look, else minus infinity.
 
         Made in the first layer and used in all: for few rows, making it costs what attending does.
         """
-        key = id(mask), span.start
+        group = query.shape[1] // heads
+        key = id(mask), span.start, group
         if key not in self.biases:
             seen = mask[span.start : span.stop, :, None, :, : span.keys]
-            seen = seen.expand(-1, -1, query.shape[1] // heads, -1, -1).flatten(2, 3)
+            seen = seen.expand(-1, -1, group, -1, -1).flatten(2, 3)
             # Rows of a multiple of 8, or SDPA would pad a copy of its own in every layer.
             width = -(-span.keys // 8) * 8
             bias = query.new_zeros(*seen.shape[:-1], width)[..., : span.keys]
@@ -162,51 +206,122 @@ def grouped_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Scaled dot-product attention in the form that transformers calls.
 
     Args:
         query: `[B, G * H, Q, D]`.
-        key, value: `[B, H, L, D]`.
-        attention_mask: `[B, 1, Q, L]`, True where a query may look, or None for transformers' own.
+        key, value: `[B, H, L, D]`, the values perhaps with another `D`.
+        attention_mask: `[B, 1, Q, L]`, True where a query may look. Attention with another mask, or
+            with more to it than is said here, is left to transformers.
+        softcap: scores `s` become `softcap * tanh(s / softcap)`.
+        s_aux: `[G * H]` for each head the score of a sink, a key without a value.
 
     Returns:
         `[B, Q, G * H, D]`, and None for the attention weights.
     """
-    if attention_mask is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, None, dropout, scaling, **kwargs
+    running = _running.get() or _Pass(None)
+    if running.before == "sdpa":
+        s_aux = None  # which transformers' own knows nothing of
+    elsewhere = attention_mask is None or attention_mask.dtype != torch.bool
+    if elsewhere or any(kwargs.get(name) is not None for name in NOT_OURS):
+        if softcap is not None or s_aux is not None:
+            kwargs |= {"softcap": softcap, "s_aux": s_aux}
+        plain: tuple[Tensor, Tensor | None] = running.library(module)(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return plain
+    assert attention_mask is not None
+    running.see(module, attention_mask, key, value)
     parts = []
-    running = _running.get() or _Pass(None)
     for span in running.spans or [Span(0, query.shape[0], key.shape[2])]:
         start, stop, keys, shared, source = span
         bias = running.bias(attention_mask, span, query, key.shape[1])
         rows = query[start:stop], key[start:stop, :, :keys], value[start:stop, :, :keys]
         if shared:
             common = key[source, :, :shared], value[source, :, :shared]
-            parts.append(_attend_shared(*rows, bias, scaling, *common))
+            parts.append(_attend_shared(*rows, bias, scaling, *common, softcap, s_aux))
         else:
-            parts.append(_attend(*rows, bias, scaling))
+            parts.append(_attend(*rows, bias, scaling, softcap, s_aux))
     # Models view the result in other shapes, as they may view that of transformers' own attention.
     return (torch.cat(parts) if len(parts) > 1 else parts[0]).contiguous(), None
 
 
+def own_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What the model's file calls `eager` attention, with masks of rows of different lengths.
+
+    While a model is looked at (`watched`), the grouped form is computed beside it, from larger
+    queries that show what small scores would hide, and a difference noted.
+    """
+    eager: Any = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    running = _running.get() or _Pass(None)
+    if running.seen is not None and attention_mask is not None:
+        running.see(module, attention_mask, key, value)
+        sharp = 8 * query
+        own, _ = eager(module, sharp, key, value, attention_mask, **kwargs)
+        aside = _Pass(None, before="eager")
+        token = _running.set(aside)
+        try:
+            ours, _ = grouped_attention(module, sharp, key, value, attention_mask == 0, **kwargs)
+        finally:
+            _running.reset(token)
+        close = 1e-4 if query.dtype == torch.float32 else 0.03
+        running.alike &= ours.shape == own.shape and bool(
+            (ours - own).abs().max() <= close * max(1.0, float(own.abs().max()))
+        )
+    attended: tuple[Tensor, Tensor | None] = eager(
+        module, query, key, value, attention_mask, **kwargs
+    )
+    return attended
+
+
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scaling: float | None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     batch, query_heads, size, dim = query.shape
     queries = query.reshape(batch, key.shape[1], -1, dim)  # [B, H, G * Q, D]
-    if size == 1 and query.device.type == "cpu" and query.dtype == torch.float32:
+    few = size == 1 and query.device.type == "cpu" and query.dtype == torch.float32
+    if few or softcap is not None or sinks is not None:
         # For so little work two plain products take half of the time of the fused kernel.
         scores = queries @ key.transpose(-1, -2)
-        scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)
-        attended = torch.softmax(scores, -1) @ value
+        attended = _probs(scores, bias, scaling or dim**-0.5, softcap, sinks) @ value
     else:
         attended = scaled_dot_product_attention(queries, key, value, bias, scale=scaling)
     return attended.reshape(batch, query_heads, size, -1).transpose(1, 2)
+
+
+def _probs(
+    scores: Tensor, bias: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """From products of queries and keys `[B, H, G * Q, L]`, which are overwritten, to weights."""
+    dtype = scores.dtype
+    scores = (scores.float() if dtype.itemsize < 4 else scores).mul_(scaling)
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    scores.add_(bias)
+    if sinks is None:
+        return torch.softmax(scores, -1).to(dtype)
+    batch, heads, queries, _ = scores.shape
+    group = sinks.numel() // heads
+    sink = sinks.to(scores.dtype).view(heads, group, 1).expand(-1, -1, queries // group)
+    sink = sink.reshape(1, heads, queries, 1).expand(batch, -1, -1, -1)
+    return torch.softmax(torch.cat([scores, sink], -1), -1)[..., :-1].to(dtype)
 
 
 def _attend_shared(
@@ -217,6 +332,8 @@ def _attend_shared(
     scaling: float | None,
     first_key: Tensor,
     first_value: Tensor,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention where the first keys and values `[H, S, D]` are the same for all rows."""
     batch, query_heads, size, dim = query.shape
@@ -233,34 +350,76 @@ def _attend_shared(
     # This way round, because oneDNN copies keys that lie apart, and transposed ones slowly.
     own = (key[:, :, shared:] @ queries.transpose(-1, -2)).transpose(-1, -2)
     scores = torch.cat([first, own], -1)
-    scores = scores.float() if scores.dtype.itemsize < 4 else scores
-    scores.mul_(dim**-0.5 if scaling is None else scaling).add_(bias)
-    probs = torch.softmax(scores, -1).to(query.dtype)
+    probs = _probs(scores, bias, scaling or dim**-0.5, softcap, sinks)
     attended = probs[..., shared:] @ value[:, :, shared:]
     attended += apart(together(probs[..., :shared]) @ first_value)
     return attended.reshape(batch, query_heads, size, -1).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, grouped_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, ragged_mask)
+AttentionInterface.register(OWN, own_attention)
+AttentionMaskInterface.register(OWN, ragged_bias)
 
 
 @contextlib.contextmanager
-def grouped(config: Any, spans: list[Span] | None, exchangeable: bool = True) -> Iterator[None]:
-    """Lets a model that runs `sdpa` attention run the grouped form, and only meanwhile.
+def grouped(config: Any, spans: list[Span] | None, how: str | None = NAME) -> Iterator[None]:
+    """Lets a model attend in a form of ours, and only meanwhile.
 
     Args:
-        exchangeable: whether the model calls what its configuration names; others, such as Falcon,
-            have attention of their own, which has to run as it is.
+        how: the form, `NAME` or `OWN`; None for models that have to run as they are.
     """
-    before = config._attn_implementation
-    if before != "sdpa" or not exchangeable:
+    if how is None:
         yield
         return
-    config._attn_implementation = NAME
-    token = _running.set(_Pass(spans))
+    with _attending(config, how, _Pass(spans, before=config._attn_implementation)):
+        yield
+
+
+@contextlib.contextmanager
+def _attending(config: Any, how: str, running: _Pass) -> Iterator[None]:
+    config._attn_implementation = how
+    token = _running.set(running)
     try:
         yield
     finally:
         _running.reset(token)
-        config._attn_implementation = before
+        config._attn_implementation = running.before
+
+
+def watched(base: nn.Module, config: Any, ids: Tensor, most: int) -> tuple[str | None, Looks]:
+    """Looks once at how a model attends.
+
+    Args:
+        ids: `[1, n]` of a text.
+        most: the longest text that will be run.
+
+    Returns:
+        In which form of ours it does (`NAME`, or `OWN` where more is to it; None for a model that
+        does not call what its configuration names, and has to run as it is), and how each layer
+        attends.
+    """
+    before = config._attn_implementation
+    if before not in ("sdpa", "eager") or not getattr(base, "_supports_attention_backend", False):
+        return None, {}
+    how = NAME if before == "sdpa" else OWN
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    running = _Pass(None, before=before, seen={})
+    try:
+        with _attending(config, how, running), reaching(positions) as asked:
+            base(input_ids=ids, position_ids=positions, use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # models that attend otherwise fail in any way
+        return (NAME if how == NAME else None), {}
+    assert running.seen is not None
+    if how == OWN and running.alike and running.seen:
+        how = NAME
+    chunk = int(getattr(config, "attention_chunk_size", None) or 0)
+    known: dict[int, Reach | None] = {}
+    looks: Looks = {}
+    for layer, (mask, keys, values) in running.seen.items():
+        if id(mask) in asked.made and id(mask) not in known:
+            known[id(mask)] = fitted(asked.made[id(mask)][1], most, chunk)
+        looks[layer] = Look(known.get(id(mask)), keys, values)
+    return how, looks

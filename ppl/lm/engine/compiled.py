@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
@@ -26,11 +26,15 @@ from transformers.masking_utils import sdpa_mask
 
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine import native
-from ppl.lm.engine.attention import Span, grouped_attention
+from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.attention import NAME as ATTENDED
+from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
+from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
 
 NAME = "ppl_compiled"
 _MODELS = itertools.count()
+_ALL = Reach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,41 +45,79 @@ class _Running:
         window: where keys and values are.
         positions: `[B, 1]` the last position that each row looks at.
         sources, shared: `[B]`, as in `ppl.lm.engine.native.attend`.
-        mask: `[B, 1, 1, L]`, True where a query may look; None where attention is our own.
+        reaches: how far each layer looks.
+        native: whether attention is our own.
+        firsts: for each reach, `[B]` the first position that each row looks at; or, where attention
+            is not our own, `[B, 1, 1, L]` masks.
     """
 
     window: Window
     positions: Tensor
     sources: Tensor
     shared: Tensor
-    mask: Tensor | None
+    reaches: Mapping[int, Reach]
+    native: bool
+    firsts: dict[Reach, Tensor]
+
+    def seen(self, layer: int) -> Tensor:
+        """What rows look at in a layer; made once for all layers alike."""
+        reach = self.reaches.get(layer, _ALL)
+        if reach not in self.firsts:
+            first = reach.first(self.positions)
+            if not self.native:
+                keys = torch.arange(self.window.visible, device=self.positions.device)
+                keys = keys[None, None, None]
+                first = (keys <= self.positions[:, None, :, None]) & (
+                    keys >= first[:, None, :, None]
+                )
+            self.firsts[reach] = first
+        return self.firsts[reach]
 
 
 # Each thread has its own.
 _running: ContextVar[_Running] = ContextVar("_running")
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layer: int,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
     running = _running.get()
-    window = running.window
-    if running.mask is None:
+    window, seen = running.window, running.seen(layer)
+    if running.native:
         keys, values = window.layer(layer)
-        of_rows = window.columns, running.positions, running.sources, running.shared
-        return native.attend(query, key, value, keys, values, *of_rows, scaling)
+        of_rows = window.columns, seen, running.positions, running.sources, running.shared
+        return native.attend(
+            query, key, value, keys, values, *of_rows, scaling, softcap or 0.0, sinks
+        )
     keys, values = window.write(layer, key, value)
-    attended, _ = grouped_attention(None, query, keys, values, running.mask, scaling=scaling)
+    attended, _ = grouped_attention(
+        None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks
+    )
     return attended.contiguous()
 
 
 def _attend_shape(
-    query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layer: int,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
 _library: Any = torch.library.Library("ppl_attention", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
-    "attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling) -> Tensor"
+    "attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling, float? softcap, "
+    "Tensor? sinks) -> Tensor"
 )
 _library.impl("attend", _attend, "CompositeExplicitAutograd")
 torch.library.register_fake("ppl_attention::attend", _attend_shape, lib=_library)
@@ -89,10 +131,16 @@ def compiled_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls; writes keys and values to the window first."""
-    attended: Tensor = torch.ops.ppl_attention.attend(query, key, value, module.layer_idx, scaling)
+    if any(kwargs.get(name) is not None for name in NOT_OURS):
+        raise RuntimeError(f"its attention takes more than {', '.join(kwargs)}")
+    attended: Tensor = torch.ops.ppl_attention.attend(
+        query, key, value, module.layer_idx, scaling, softcap, s_aux
+    )
     return attended, None
 
 
@@ -125,21 +173,38 @@ class CompiledStep:
     """Passes of one token a row, compiled when the first of them runs.
 
     Args:
-        base: the decoder without its head, with `sdpa` attention. In float32 or bfloat16 on a CPU
-            its attention is replaced by our own (`ppl.lm.engine.native`).
+        base: the decoder without its head. In float32 or bfloat16 on a CPU its attention is
+            replaced by our own (`ppl.lm.engine.native`).
         config: its configuration.
-        layers: how many attention layers it has.
+        plan: how it attends.
 
     Raises:
-        UnsupportedModelError: the model runs another kind of attention.
+        UnsupportedModelError: the model runs another kind of attention, or it is not known how far
+            its layers look.
     """
 
-    def __init__(self, base: nn.Module, config: Any, layers: int, name: str) -> None:
-        if config._attn_implementation != "sdpa":
+    def __init__(self, base: nn.Module, config: Any, plan: Plan, name: str) -> None:
+        if plan.how != ATTENDED:
             raise UnsupportedModelError(
-                f"{name}: compile=True needs a model with attn_implementation='sdpa', it has "
-                f"{config._attn_implementation!r}"
+                f"{name}: compile=True needs a model with attn_implementation='sdpa' and no "
+                f"attention of its own, it has {config._attn_implementation!r}; load it with "
+                "compile=False"
             )
+        layers = len(plan.layout.layers)
+        seen = {i: plan.looks[i] for i in range(layers) if i in plan.looks}
+        self._reaches = {i: look.reach for i, look in seen.items() if look.reach is not None}
+        if plan.windows and len(self._reaches) < layers:
+            raise UnsupportedModelError(
+                f"{name}: compile=True needs layers that look at all tokens, a window or a chunk; "
+                "load it with compile=False"
+            )
+        for i, look in seen.items():
+            if plan.layout.layers[i] not in (None, (look.keys, look.values)):
+                raise UnsupportedModelError(
+                    f"{name}: compile=True needs layers that keep the keys and values to which "
+                    f"they attend; layer {i} keeps {plan.layout.layers[i]} heads and numbers a "
+                    f"head, and attends to {(look.keys, look.values)}; load it with compile=False"
+                )
         cache = Cache(layers=[_Through() for _ in range(layers)])
 
         def step(ids: Tensor, positions: Tensor) -> Tensor:
@@ -195,15 +260,11 @@ class CompiledStep:
         return states
 
     def _about(self, positions: Tensor, window: Window, spans: Sequence[Span]) -> _Running:
-        if not self._native:
-            keys = torch.arange(window.visible, device=positions.device)
-            nobody = positions.new_zeros(0)
-            return _Running(window, positions, nobody, nobody, keys <= positions[:, None, :, None])
         sources, shared = positions.new_zeros(2, len(positions))
         for span in spans:
             sources[span.start : span.stop] = span.source
             shared[span.start : span.stop] = span.shared
-        return _Running(window, positions, sources, shared, None)
+        return _Running(window, positions, sources, shared, self._reaches, self._native, {})
 
 
 def _of_the_process(guards: Any) -> list[bool]:

@@ -101,9 +101,9 @@ class Engine:
             admission.refuse_halves(self.base, name)
         self._vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
-            shape = admission.shape_of(self.base, config, name, self.context_length, self.device)
+            plan = admission.plan_of(self.base, config, name, self.context_length, self.device)
             self._memory = Memory(
-                shape,
+                plan.layout,
                 self.dtype,
                 self.device,
                 capacity=capacity,
@@ -113,6 +113,7 @@ class Engine:
             self.runner = Passes(
                 self.base,
                 config,
+                plan,
                 vocabulary=self._vocabulary,
                 name=name,
                 slots=self.slots,

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
+from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import Match, Slot, Tokens
-from ppl.lm.engine.slots import Shape, Slots, bucket
+from ppl.lm.engine.slots import Slots, bucket
 
 
 class Memory:
     """What one model computed, and the room to compute more.
 
     Args:
-        shape: what a token takes, see `Slots`.
+        layout: what is kept of a token.
         capacity: bytes for keys, values and last hidden states. Up to half of it is for slots, the
             rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; slots do not grow ahead beyond it.
@@ -28,18 +29,17 @@ class Memory:
 
     def __init__(
         self,
-        shape: Shape,
+        layout: Layout,
         dtype: torch.dtype,
         device: torch.device,
         *,
         capacity: int,
         context_length: int,
     ) -> None:
-        layers, heads, dim, hidden = shape
         self.capacity, self._context_length = capacity, context_length
-        self.bytes_per_token: int = (2 * layers * heads * dim + hidden) * dtype.itemsize
+        self.bytes_per_token: int = layout.numbers * dtype.itemsize
         self.pool = PrefixPool(capacity)
-        self.slots = Slots(shape, self.pool, dtype, device)
+        self.slots = Slots(layout, self.pool, dtype, device)
         self.pool.view = self.slots.view
         self.peak_nbytes = 0
 

@@ -36,57 +36,70 @@ def attend(
     keys: Tensor,
     values: Tensor,
     columns: Tensor,
+    firsts: Tensor,
     positions: Tensor,
     sources: Tensor,
     shared: Tensor,
     scaling: float | None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
     Args:
         query: `[B, G * H, 1, D]`, float32 or bfloat16, on a CPU.
-        key, value: `[B, H, 1, D]`.
+        key, value: `[B, H, 1, D]`; values may have another `D`.
         keys, values: `[B, H, L, D]`, written at `columns`.
         columns: `[B]` int64 positions to which the rows write.
-        positions: `[B]` int64 last positions that they look at.
+        firsts, positions: `[B]` int64 first and last positions that they look at.
         sources, shared: `[B]` int64: so many first keys are those of row `sources`.
+        softcap: scores `s` become `softcap * tanh(s / softcap)`; 0 for scores as they are.
+        sinks: `[G * H]` for each query head the score of a key that has no value.
 
     Returns:
-        `[B, 1, G * H, D]`.
+        `[B, 1, G * H, D]`, as wide as values are.
 
     Raises:
         RuntimeError: there is no compiler, or it refuses, or the model attends to other keys and
             values than its cache holds.
     """
     batch, query_heads, _, dim = query.shape
-    heads = key.shape[1]
+    heads, wide = key.shape[1], values.shape[3]
     # From here on nobody looks at bounds: what does not fit would be written over what lies behind.
-    fits = key.shape == value.shape == (batch, keys.shape[1], 1, dim) and dim == keys.shape[3]
-    if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype):
+    fits = key.shape == (batch, keys.shape[1], 1, dim) and dim == keys.shape[3]
+    fits &= value.shape == (batch, heads, 1, wide) and keys.shape[:3] == values.shape[:3]
+    fits &= sinks is None or sinks.numel() == query_heads
+    if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
         raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
-    run = _built(heads, query_heads // heads, dim, query.dtype == torch.bfloat16)
+    run = _built(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     # Kept in names: a pointer alone keeps nothing alive.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    out = query.new_empty(batch, 1, query_heads, dim)
+    sinks = None if sinks is None else sinks.detach().float().contiguous()
+    out = query.new_empty(batch, 1, query_heads, wide)
     run(
         batch,
         torch.get_num_threads(),
-        *(t.data_ptr() for t in (columns, positions, sources, shared)),
+        *(t.data_ptr() for t in (columns, firsts, positions, sources, shared)),
         *(t.data_ptr() for t in (query, key, value, keys, values)),
         keys.stride(0),
         keys.stride(1),
+        values.stride(0),
+        values.stride(1),
         dim**-0.5 if scaling is None else scaling,
+        softcap,
+        None if sinks is None else sinks.data_ptr(),
         out.data_ptr(),
     )
     return out
 
 
 @lru_cache(maxsize=64)
-def _built(heads: int, group: int, dim: int, half: bool) -> Any:
+def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     """The function `attend` of the source, for one kind of model."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
-    defines = [f"-DHEADS={heads}", f"-DGROUP={group}", f"-DDIM={dim}", f"-DHALF={int(half)}"]
+    defines = [f"-DHEADS={heads}", f"-DGROUP={group}", f"-DDIM={dim}", f"-DWIDE={wide}"]
+    defines.append(f"-DHALF={int(half)}")
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(
             f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
@@ -100,7 +113,7 @@ def _built(heads: int, group: int, dim: int, half: bool) -> Any:
     except (subprocess.CalledProcessError, OSError) as refusal:
         said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
         raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
-    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 9, _INT64, _INT64]
-    run.argtypes += [ctypes.c_float, _POINTER]
+    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 10, *[_INT64] * 4]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, _POINTER, _POINTER]
     run.restype = None
     return run

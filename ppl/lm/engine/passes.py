@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ppl.errors import PromptError
-from ppl.lm.engine.attention import Span, grouped, running_spans, share, split
+from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.attention import NAME, Span, grouped, running_spans, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.runs import Slot, Tokens, common_prefix
 from ppl.lm.engine.slots import Slots, Window
 
@@ -39,6 +41,7 @@ class Passes:
     Args:
         base: the decoder without its head.
         config: its configuration.
+        plan: how it attends and what it keeps.
         vocabulary: its number of token ids.
         name: shown in messages.
         slots: the memory from which passes read and to which they write.
@@ -50,6 +53,7 @@ class Passes:
         tokens_computed: tokens that they computed for a row.
         tokens_padded: tokens that they computed for nobody.
         price: keys that have to be saved, over all rows, for one product more to pay.
+        how, windows: see `ppl.lm.engine.admission.Plan`.
         graphs, compiled: how passes of one token a row run, None where plainly.
     """
 
@@ -57,6 +61,7 @@ class Passes:
         self,
         base: nn.Module,
         config: Any,
+        plan: Plan,
         *,
         vocabulary: int,
         name: str,
@@ -66,17 +71,16 @@ class Passes:
     ) -> None:
         self._base, self._config, self._slots = base, config, slots
         self._vocabulary, self._name = vocabulary, name
-        self.device, self.dtype = slots.kv.device, slots.kv.dtype
+        self.device, self.dtype = slots.device, slots.dtype
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
-        self._exchangeable = bool(getattr(base, "_supports_attention_backend", False))
+        self.how, self.windows = plan.how, plan.windows
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
-        layers, heads, dim = slots.kv.shape[0], slots.kv.shape[3], slots.kv.shape[5]
-        self.compiled = CompiledStep(base, config, layers, name) if compile else None
+        self.compiled = CompiledStep(base, config, plan, name) if compile else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
         if graphs:
             worth = _GRAPHS_SHARED
-        self.price = worth // (2 * heads * dim * self.dtype.itemsize)
+        self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         self._running: list[int] = []
         self._common: list[int] = []
         self.forget()
@@ -204,7 +208,7 @@ class Passes:
             spans: rows that attend apart.
         """
         self._count(inputs, real)
-        with grouped(self._config, spans, self._exchangeable):
+        with grouped(self._config, spans, self.how):
             return self._pass(inputs.to(self.device), low, visible)
 
     def _count(self, inputs: Tensor, real: int) -> None:
@@ -214,7 +218,7 @@ class Passes:
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""
-        with grouped(self._config, None, self._exchangeable):
+        with grouped(self._config, None, self.how):
             return self._pass(inputs, low, visible)
 
     def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
@@ -226,18 +230,26 @@ class Passes:
             states = self.compiled(ids, positions, window, running_spans())
             window.keep(states)
             return states
-        keys = torch.arange(visible, device=self.device)
-        mask = keys <= positions[:, None, :, None]  # [B, 1, Q, visible]
-        if not self._bool_mask:
-            floor = torch.finfo(self.dtype).min
-            mask = torch.where(mask, 0.0, floor).to(self.dtype)
-        output = self._base(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=window.cache(),
-            use_cache=True,
-        )
+        asked = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "past_key_values": window.cache(),
+            "use_cache": True,
+        }
+        if self.windows:  # each layer's own mask, made by the model from these positions
+            with reaching(positions):
+                output = self._base(attention_mask=None, **asked)
+        else:
+            output = self._base(attention_mask=self._causal(positions, visible), **asked)
         states = output.last_hidden_state
         window.keep(states)
         return states
+
+    def _causal(self, positions: Tensor, visible: int) -> Tensor:
+        """`[B, 1, Q, visible]` what each query may look at where it may look at all before it."""
+        keys = torch.arange(visible, device=self.device)
+        mask = keys <= positions[:, None, :, None]
+        if self.how == NAME or self._bool_mask:
+            return mask
+        floor = torch.finfo(self.dtype).min
+        return torch.where(mask, 0.0, floor).to(self.dtype)

@@ -19,29 +19,30 @@ class Piece:
     """What a model computed for `T` neighbouring tokens of a text.
 
     Attributes:
-        kv: `[layers, 2, heads, T, head_dim]` keys and values.
+        kv: for each shape that keys and values have, `[N, heads, T, head_dim]`.
         states: `[T, hidden_size]` last hidden states.
     """
 
-    kv: Tensor
+    kv: tuple[Tensor, ...]
     states: Tensor
 
     @property
     def nbytes(self) -> int:
-        """Memory of both tensors, in bytes."""
-        return self.kv.nbytes + self.states.nbytes
+        """Memory of the tensors, in bytes."""
+        return sum(group.nbytes for group in self.kv) + self.states.nbytes
 
     def __getitem__(self, tokens: slice) -> Piece:
         """A view."""
-        return Piece(self.kv[:, :, :, tokens], self.states[tokens])
+        return Piece(tuple(group[:, :, tokens] for group in self.kv), self.states[tokens])
 
     def clone(self) -> Piece:
         """A copy with memory of its own."""
-        return Piece(self.kv.clone(), self.states.clone())
+        return Piece(tuple(group.clone() for group in self.kv), self.states.clone())
 
     def copy_(self, other: Piece) -> None:
         """Writes another piece of the same `T` over this one."""
-        self.kv.copy_(other.kv)
+        for group, others in zip(self.kv, other.kv, strict=True):
+            group.copy_(others)
         self.states.copy_(other.states)
 
 

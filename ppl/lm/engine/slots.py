@@ -6,7 +6,8 @@ content: the prefix tree points to it, and a text that goes on from there takes 
 without copying anything. Besides keys and values a slot keeps last hidden states (some tenth of the
 memory), from which logits and scores are read again without a pass.
 
-Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size.
+Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size, `N` keys or values
+of one shape, over all layers (`ppl.lm.engine.layout`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import Piece, Slot
-
-Shape = tuple[int, int, int, int]
-"""Layers, key-value heads, head size and hidden size of a model."""
 
 # Slot lengths are multiples of this.
 _BUCKET = 64
@@ -37,12 +36,13 @@ class Slots:
     """All slots of one engine.
 
     Args:
-        shape: layers, key-value heads, head size and hidden size.
+        layout: what is kept of a token.
         pool: the prefix tree; what it has in a slot is moved out before the slot is written over.
 
     Attributes:
-        kv: `[layers, 2, R, H, L + 1, D]` keys and values; padding writes to the last position,
-            which nobody reads.
+        layout: as given.
+        kv: for each shape that keys and values have, `[N, R, H, L + 1, D]`; padding writes to the
+            last position, which nobody reads.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
@@ -51,14 +51,13 @@ class Slots:
 
     def __init__(
         self,
-        shape: Shape,
+        layout: Layout,
         pool: PrefixPool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        layers, heads, dim, hidden = shape
-        self.kv = torch.zeros(layers, 2, 0, heads, 1, dim, dtype=dtype, device=device)
-        self.states = torch.zeros(0, 1, hidden, dtype=dtype, device=device)
+        self.layout, self.dtype, self.device = layout, dtype, device
+        self.kv, self.states = self._zeros(0, 1)
         self.all: list[Slot] = []
         self.pool = pool
         self.swaps = self.generation = 0
@@ -67,12 +66,20 @@ class Slots:
     @property
     def length(self) -> int:
         """Tokens that every slot can hold."""
-        return self.kv.shape[4] - 1
+        return self.states.shape[1] - 1
 
     @property
     def nbytes(self) -> int:
         """Memory of all slots, in bytes."""
-        return self.kv.nbytes + self.states.nbytes
+        return sum(group.nbytes for group in self.kv) + self.states.nbytes
+
+    def _zeros(self, rows: int, length: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        like = torch.zeros(0, dtype=self.dtype, device=self.device)
+        kv = tuple(
+            like.new_zeros(count, rows, heads, length, dim)
+            for count, (heads, dim) in self.layout.groups
+        )
+        return kv, like.new_zeros(rows, length, self.layout.hidden)
 
     @property
     def busy(self) -> list[Slot]:
@@ -81,7 +88,8 @@ class Slots:
 
     def view(self, slot: Slot, start: int, stop: int) -> Piece:
         """What the slot holds from one position to another."""
-        return Piece(self.kv[:, :, slot.index, :, start:stop], self.states[slot.index, start:stop])
+        kv = tuple(group[:, slot.index, :, start:stop] for group in self.kv)
+        return Piece(kv, self.states[slot.index, start:stop])
 
     def rebuild(self, rows: int, length: int) -> None:
         """Allocates anew: `rows` slots of `length` tokens.
@@ -96,15 +104,11 @@ class Slots:
         self.generation += 1
         busy = self.busy
         contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
-        layers, two, _, heads, _, dim = self.kv.shape
-        hidden, like = self.states.shape[2], self.kv.new_zeros(0)
-        self.kv = self.states = like  # freed before the next lines allocate
+        self.kv, self.states = (), self.states.new_zeros(0)  # freed before the next line allocates
         try:
-            self.kv = like.new_zeros(layers, two, rows, heads, bucket(length) + 1, dim)
-            self.states = like.new_zeros(rows, bucket(length) + 1, hidden)
+            self.kv, self.states = self._zeros(rows, bucket(length) + 1)
         except BaseException:  # out of memory: nothing is known any more, and nothing runs
-            self.kv = like.new_zeros(layers, two, 0, heads, 1, dim)
-            self.states = like.new_zeros(0, 1, hidden)
+            self.kv, self.states = self._zeros(0, 1)
             self.pool.clear()
             for slot in self.all:
                 slot.busy, slot.length = False, 0
@@ -189,7 +193,8 @@ class Window:
     """
 
     def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
-        self._kv, self._states = slots.kv[:, :, low:high], slots.states[low:high]
+        self._kv = tuple(group[:, low:high] for group in slots.kv)
+        self._states, self._places = slots.states[low:high], slots.layout.places
         self._rows = torch.arange(high - low, device=columns.device)[:, None]
         self.columns = columns
         self.visible = visible
@@ -197,11 +202,15 @@ class Window:
     def cache(self) -> Cache:
         """What is handed to the model. Not kept here: in a cycle of references the memory would
         outlive its pass, and old slots their successors, until Python's collector comes by."""
-        return Cache(layers=[WindowLayer(self, i) for i in range(self._kv.shape[0])])
+        return Cache(layers=[WindowLayer(self, i) for i in range(len(self._places))])
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, L + 1, D]` of all positions of a layer."""
-        return self._kv[number, 0], self._kv[number, 1]
+        place = self._places[number]
+        if place is None:
+            raise RuntimeError(f"layer {number} writes keys and values, and kept none before")
+        (group, at), (other, there) = place
+        return self._kv[group][at], self._kv[other][there]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns views

@@ -224,7 +224,8 @@ class _Law:
         if self.begin().run().log_evidence is None:
             return False
         try:
-            exact = math.exp(enumerate_program(self.program).log_evidence)
+            target = self.searcher.target(self.program)
+            exact = math.exp(enumerate_program(target).log_evidence)
         except PPLError:
             return False
         found = self.searcher.run_many(self.program, [()] * runs, seed=range(runs))

@@ -70,6 +70,11 @@ class Searcher(ABC, Generic[S]):
         """A copy with other settings: `SMC(16).with_(ess_threshold=1.0)`."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
+    def target(self, program: Program) -> Program:
+        """The program whose posterior this searcher is after: the one that it is given, unless it
+        says otherwise. Its tree and its evidence are those of the target."""
+        return program
+
     @abstractmethod
     def start(self, tree: Tree) -> S:
         """The state before the first round."""
@@ -186,7 +191,7 @@ class Searcher(ABC, Generic[S]):
     ) -> Search:
         """A search to be stepped by hand, saved and resumed."""
         limits = Budget() if budget is None else budget
-        return Search(self, Tree(program, args, kwargs, guide, seed, limits))
+        return Search(self, Tree(self.target(program), args, kwargs, guide, seed, limits))
 
 
 class Search:

@@ -12,6 +12,7 @@ from ppl.language.primitives import answer, condition, do, power, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
+from ppl.lm.writers import writers
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
 from ppl.runtime.drafts import drafted
@@ -55,4 +56,5 @@ __all__ = [
     "power",
     "register",
     "twist",
+    "writers",
 ]

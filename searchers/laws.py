@@ -187,7 +187,7 @@ class _Law:
                 posterior = search.run()
                 spent = posterior.cost.lm_tokens if unit == "tokens" else posterior.cost.calls
                 self.require("limits", spent <= limit, f"{spent} {unit} where {limit} were allowed")
-                if posterior.stopped == "done":
+                if posterior.stopped != "budget":
                     continue
                 claims = posterior.log_evidence is not None
                 self.require("limits", not claims, f"stopped at {limit} {unit}, it gave evidence")

@@ -279,7 +279,7 @@ class Search:
             self.tree,
             result,
             searcher=repr(self.searcher),
-            stopped="budget" if self.exhausted else "done",
+            stopped="budget" if self.exhausted else getattr(self.state, "stopped", "done"),
             history=self.notes,
         )
 

@@ -347,6 +347,7 @@ CALLS = [
         "register", of(ppl.register, prefix="fresh:", loader=len), bad={"prefix": ("", "http://")}
     ),
     Call("twist", of(ppl.twist, name="t", log_value=0.0), bad={"log_value": (INFINITE, -INFINITE)}),
+    Call("writers", of(ppl.writers, models={"a": lm()}), bad={"models": ({}, {"a": 3})}),
     Call("condition", of(ppl.condition, value=True), free=("value",)),
     Call("answer", of(ppl.answer, value=1)),
     Call("power", of(ppl.power, program=program, alpha=2.0), bad={"alpha": POSITIVE}),

@@ -8,12 +8,14 @@ batch.
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import answer, condition, do, twist
+from ppl.language.primitives import answer, condition, do, power, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
+from ppl.lm.writers import writers
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
+from ppl.runtime.drafts import drafted
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.node import Node
 from ppl.runtime.tree import Tree
@@ -46,10 +48,13 @@ __all__ = [
     "answer",
     "condition",
     "do",
+    "drafted",
     "enumerate_program",
     "equality",
     "extract_answer",
     "load",
+    "power",
     "register",
     "twist",
+    "writers",
 ]

@@ -14,6 +14,8 @@ from ppl.searchers.laws import check_searcher
 from ppl.searchers.particles.alive import AliveParticleFilter
 from ppl.searchers.particles.particle_filter import ParticleFilter
 from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.particles.power import PowerSMC
+from ppl.searchers.particles.power_mh import PowerMH, PowerTempering
 from ppl.searchers.particles.resample_move import ResampleMove
 from ppl.searchers.particles.smc import SMC
 from ppl.searchers.particles.steering import SMCSteering
@@ -26,6 +28,7 @@ from ppl.searchers.sampling.fractured import FracturedSampling
 from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
 from ppl.searchers.sampling.model_switch import ModelSwitch
 from ppl.searchers.sampling.rollover import RolloverBudgetForcing
+from ppl.searchers.sampling.self_aggregation import RecursiveSelfAggregation, others
 from ppl.searchers.search import Search, Searcher, run_all
 from ppl.searchers.state import Frontier, Particles, State
 from ppl.searchers.trees.ab_mcts import ABMCTSA, ABMCTSM
@@ -33,6 +36,7 @@ from ppl.searchers.trees.gumbel_mcts import GumbelMCTS
 from ppl.searchers.trees.mcts import MCTS
 from ppl.searchers.trees.rain import RAIN
 from ppl.searchers.trees.tree_refinement import TreeRefinement
+from ppl.searchers.trees.vgb import VGB
 
 __all__ = [
     "ABMCTSA",
@@ -42,6 +46,7 @@ __all__ = [
     "RAIN",
     "REBASE",
     "SMC",
+    "VGB",
     "AStar",
     "AdaptiveSampling",
     "AliveParticleFilter",
@@ -66,6 +71,10 @@ __all__ = [
     "ParticleGibbs",
     "Particles",
     "PhiDecoding",
+    "PowerMH",
+    "PowerSMC",
+    "PowerTempering",
+    "RecursiveSelfAggregation",
     "ResampleMove",
     "Result",
     "RolloverBudgetForcing",
@@ -81,5 +90,6 @@ __all__ = [
     "VectorizedSMC",
     "Weights",
     "check_searcher",
+    "others",
     "run_all",
 ]

@@ -187,7 +187,7 @@ class _Law:
                 posterior = search.run()
                 spent = posterior.cost.lm_tokens if unit == "tokens" else posterior.cost.calls
                 self.require("limits", spent <= limit, f"{spent} {unit} where {limit} were allowed")
-                if posterior.stopped == "done":
+                if posterior.stopped != "budget":
                     continue
                 claims = posterior.log_evidence is not None
                 self.require("limits", not claims, f"stopped at {limit} {unit}, it gave evidence")
@@ -224,7 +224,8 @@ class _Law:
         if self.begin().run().log_evidence is None:
             return False
         try:
-            exact = math.exp(enumerate_program(self.program).log_evidence)
+            target = self.searcher.target(self.program)
+            exact = math.exp(enumerate_program(target).log_evidence)
         except PPLError:
             return False
         found = self.searcher.run_many(self.program, [()] * runs, seed=range(runs))

@@ -2,12 +2,14 @@
 
 Every scheme satisfies E[number of offspring of i] = N W_i; none ever chooses a weight of zero.
 Douc, Cappe, Moulines 2005 (arXiv:cs/0507025) compare them; Chopin and Papaspiliopoulos 2020, ch. 9.
-`optimal` is of another kind: it thins more atoms than N to N, without copies and with unequal
-weights, so that E[new weight of i] = W_i.
+`optimal` and `chopthin` are of another kind: what they give has unequal weights, and it is the
+weight that is kept in expectation, E[new weight of i] = W_i. `optimal` thins more atoms than N to
+N, without copies; `chopthin` also splits what is heavy, so that no two weights are far apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -66,27 +68,38 @@ def ssp(probabilities: Floats, n: int, rng: np.random.Generator) -> Ancestors:
     scaled = n * probabilities / probabilities.sum()
     copies = np.floor(scaled + 1e-12).astype(np.int64)
     fractions = np.clip(scaled - copies, 0.0, None)
+    up, _ = _settled(fractions, rng)
+    return np.repeat(np.arange(len(copies)), copies + up)
+
+
+def _settled(fractions: Floats, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int | None]:
+    """Rounds fractions that add up to a whole number, each up with its own probability.
+
+    Returns:
+        Which were rounded up; and with whom the last of them was settled, None if with nobody.
+    """
+    fractions = fractions.copy()
+    up = np.zeros(len(fractions), dtype=bool)
     undecided = np.flatnonzero(fractions > 0)
     # Two fractions trade until one of them is 0 or 1; in expectation neither moves.
-    i = int(undecided[0]) if len(undecided) else 0
+    i, partner = int(undecided[0]) if len(undecided) else 0, None
     for j in map(int, undecided[1:]):
+        partner = i
         rise = min(1 - fractions[i], fractions[j])
         fall = min(fractions[i], 1 - fractions[j])
         change = rise if rng.random() * (rise + fall) < fall else -fall
         fractions[i] += change
         fractions[j] -= change
         if fractions[i] > 1 - 1e-12:
-            copies[i] += 1
+            up[i] = True
             i = j
         elif fractions[i] < 1e-12:
             i = j
         elif fractions[j] > 1 - 1e-12:
-            copies[j] += 1
-    missing = n - int(copies.sum())
-    if missing:  # the last fraction: 0 or 1 up to rounding
-        assert missing == 1, missing
-        copies[i] += 1
-    return np.repeat(np.arange(len(copies)), copies)
+            up[j] = True
+    if len(undecided) and fractions[i] > 0.5:  # the last: 0 or 1 up to rounding
+        up[i] = True
+    return up, partner
 
 
 def optimal(probabilities: Floats, n: int, rng: np.random.Generator) -> tuple[Ancestors, Floats]:
@@ -119,6 +132,84 @@ def optimal(probabilities: Floats, n: int, rng: np.random.Generator) -> tuple[An
     return order[chosen], weights[chosen]
 
 
+ETA = 3 + math.sqrt(8)
+"""The ratio of weights that chopthin allows by default."""
+
+
+def chopthin(
+    probabilities: Floats, n: int, rng: np.random.Generator, eta: float = ETA
+) -> tuple[Ancestors, Floats]:
+    """Thins what is light and chops what is heavy (Gandy and Lau 2016, arXiv:1502.07532).
+
+    With the threshold a that makes the expected number n, an atom of weight w has w / a offspring
+    below a (one with that probability, of weight a), itself up to eta a / 2, and above that
+    2 w / (eta a) in expectation, which share its weight. The total weight stays exactly what it
+    was: where one more of the light is kept than expected, one of the heavy pays for it.
+
+    Args:
+        probabilities: `[M]` normalised weights; M may differ from n.
+        n: atoms to give.
+        eta: the largest ratio between weights of the result, 4 at least.
+
+    Returns:
+        Sorted indices `[n]` of the atoms' origins, and their weights, whose sum is 1.
+    """
+    if not eta >= 4:
+        raise ValueError(f"eta={eta}: a ratio of 4 at least, or chopped atoms would be too light")
+    alive = np.flatnonzero(probabilities)
+    w = probabilities[alive] / probabilities[alive].sum()
+    a = _threshold(w, n, eta)
+    expected = np.where(w < a, w / a, np.maximum(1.0, 2 * w / (eta * a)))
+    copies = np.floor(expected + 1e-12).astype(np.int64)
+    light = np.flatnonzero(copies == 0)
+    fractions = np.clip(expected - copies, 0.0, None)
+    fractions[light] = 0.0
+    edges = np.cumsum(w[light] / a)
+    kept = float(edges[-1]) if len(light) else 0.0
+    sure = math.floor(kept + 1e-12)
+    spare = max(kept - sure, 0.0)
+    up, partner = _settled(np.append(fractions, spare), rng)
+    copies += up[:-1]
+    shares = w.copy()
+    if up[-1] != (spare > 0.5) and partner is None:  # a whole number but for rounding
+        up[-1] = spare > 0.5
+    if partner is not None and spare > 0:  # whoever was settled with the light pays, or is paid
+        shares[partner] -= a * (sure + up[-1] - kept)
+    shares /= np.maximum(copies, 1)
+    # One uniform for all the light, given how many are kept.
+    start = rng.random() * spare if up[-1] else spare + rng.random() * (1 - spare)
+    points = start + np.arange(sure + up[-1])
+    chosen = light[np.minimum(np.searchsorted(edges, points, side="right"), len(light) - 1)]
+    copies[chosen] = 1
+    shares[chosen] = a
+    return np.repeat(alive, copies), np.repeat(shares, copies)
+
+
+def _threshold(w: Floats, n: int, eta: float) -> float:
+    """The a for which chopthin's expected number of atoms, which falls with a, is n."""
+    ordered = np.sort(w)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    bends = np.sort(np.concatenate([ordered, 2 * ordered / eta]))
+
+    def parts(a: Floats) -> tuple[Floats, Floats]:
+        """The number is `first / a + second`."""
+        light = np.searchsorted(ordered, a, side="left")
+        heavy = np.searchsorted(ordered, eta * a / 2, side="left")
+        return sums[light] + 2 * (sums[-1] - sums[heavy]) / eta, (heavy - light).astype(np.float64)
+
+    first, second = parts(bends)
+    after = int(np.searchsorted(-(first / bends + second), -n))
+    if after == 0:  # all are chopped
+        return 2 / (eta * n)
+    if after == len(bends):  # all are thinned
+        return 1 / n
+    middle = np.sqrt(bends[after - 1 : after] * bends[after])
+    (share,), (ones,) = parts(middle)
+    if share <= 1e-15:  # as many as there are stay as they are
+        return float(middle[0])
+    return float(np.clip(share / (n - ones), bends[after - 1], bends[after]))
+
+
 def without_replacement(
     log_weights: Sequence[float], count: int, rng: np.random.Generator
 ) -> list[int]:
@@ -140,6 +231,21 @@ SCHEMES: dict[Scheme, Callable[[Floats, int, np.random.Generator], Ancestors]] =
 }
 
 
-def check_scheme(resampling: str) -> None:
-    """Raises ValueError for a scheme that is not known."""
-    checks.one_of(SCHEMES, resampling=resampling)
+Uneven = Literal["chopthin"]
+UNEVEN: dict[Uneven, Callable[[Floats, int, np.random.Generator], tuple[Ancestors, Floats]]] = {
+    "chopthin": chopthin,
+}
+
+
+def resampled(
+    scheme: Scheme | Uneven, probabilities: Floats, n: int, rng: np.random.Generator
+) -> tuple[Ancestors, Floats | None]:
+    """`[n]` ancestors by any scheme, and their shares of the weight, None where they are equal."""
+    if scheme == "chopthin":
+        return UNEVEN[scheme](probabilities, n, rng)
+    return SCHEMES[scheme](probabilities, n, rng), None
+
+
+def check_scheme(resampling: str, *, uneven: bool = False) -> None:
+    """Raises ValueError for a scheme that is not known; `uneven` ones only where they are too."""
+    checks.one_of([*SCHEMES, *(UNEVEN if uneven else ())], resampling=resampling)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from ppl.errors import AllParticlesDeadError, PPLError, SearchStateError
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
-from ppl.posterior.posterior import Posterior
+from ppl.posterior.posterior import Posterior, Stopped
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.node import Node
@@ -73,6 +73,11 @@ class Searcher(ABC, Generic[S]):
     def with_(self, **changes: Any) -> Self:
         """A copy with other settings: `SMC(16).with_(ess_threshold=1.0)`."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def target(self, program: Program) -> Program:
+        """The program whose posterior this searcher is after: the one that it is given, unless it
+        says otherwise. Its tree and its evidence are those of the target."""
+        return program
 
     @abstractmethod
     def start(self, tree: Tree) -> S:
@@ -190,7 +195,7 @@ class Searcher(ABC, Generic[S]):
     ) -> Search:
         """A search to be stepped by hand, saved and resumed."""
         limits = Budget() if budget is None else budget
-        return Search(self, Tree(program, args, kwargs, guide, seed, limits))
+        return Search(self, Tree(self.target(program), args, kwargs, guide, seed, limits))
 
 
 class Search:
@@ -298,11 +303,13 @@ class Search:
                 raise all_dead(self.tree, ends, self.searcher)
 
     @property
-    def _stopped(self) -> Literal["done", "budget", "settled"]:
+    def _stopped(self) -> Stopped:
         if self.exhausted:
             return "budget"
-        ended = self.settled or (self.state is not None and self.state.enough)
-        return "settled" if ended else "done"
+        if self.settled or self.state is None:
+            return "settled" if self.settled else "done"
+        stopped: Stopped = self.state.stopped
+        return stopped
 
     def _result(self) -> Result:
         return Result([], []) if self.state is None else self.searcher.result(self.tree, self.state)

@@ -8,7 +8,7 @@ people and plots want to know is the round's note, which no round reads.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ppl.runtime.node import Node
 from ppl.runtime.weights import Weights
@@ -21,12 +21,14 @@ class State:
     Attributes:
         round: rounds done; with the seed and a word it keys what a round draws.
         over: no round is left to do.
-        enough: a stopping rule has ended the search before its time.
+        stopped: why it is over, once it is: `"done"`; `"settled"` where a stopping rule has ended
+            it before its time; `"expansions"` where a search spent what it may expand before it had
+            an answer.
     """
 
     round: int = 0
     over: bool = False
-    enough: bool = False
+    stopped: Literal["done", "settled", "expansions"] = "done"
 
     def after(self, **changes: Any) -> Self:
         """The state one round later."""

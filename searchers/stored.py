@@ -122,6 +122,8 @@ def _loaded(
         program = decoder.value(meta["program"])
         if not callable(program):
             raise ValueError(f"its program is {program!r}")
+    else:
+        program = searcher.target(program)
     tree = Tree(
         program,
         tuple(map(decoder.value, meta["args"])),
@@ -204,7 +206,8 @@ def _flight_row(encoder: _Encoder, flight: Flight) -> dict[str, Any]:
             )
         forced = segment.forced
         forced_row = None if forced is None else encoder.row(forced, "a forced segment")
-        segments.append({"forced": forced_row, "greedy": segment.greedy})
+        row = {"forced": forced_row, "greedy": segment.greedy, "power": segment.power}
+        segments.append(row)
     return {
         "parents": [parent.identity for parent in flight.parents],
         "first": flight.first,
@@ -220,6 +223,7 @@ def _flight(decoder: Decoder, row: dict[str, Any], nodes: Mapping[int, Node]) ->
         Segment(
             forced=None if s["forced"] is None else decoder.row(s["forced"]),
             greedy=bool(s["greedy"]),
+            power=float(s.get("power", 1.0)),
         )
         for s in row["segments"]
     ]

@@ -205,6 +205,7 @@ CALLS = [
     ),
     Call("Search", lambda: (searchers.Search, {"searcher": searchers.BestOfN(2), "tree": tree()})),
     Call("Search.run", lambda: (searchers.BestOfN(2).begin(program).run, {})),
+    Call("others", of(searchers.others, k=2), bad={"k": COUNT}),
     Call(
         "check_searcher",
         of(searchers.check_searcher, searcher=searchers.BestOfN(2), programs=[program], runs=2),
@@ -354,9 +355,12 @@ CALLS = [
         "register", of(ppl.register, prefix="fresh:", loader=len), bad={"prefix": ("", "http://")}
     ),
     Call("twist", of(ppl.twist, name="t", log_value=0.0), bad={"log_value": (INFINITE, -INFINITE)}),
+    Call("writers", of(ppl.writers, models={"a": lm()}), bad={"models": ({}, {"a": 3})}),
     Call("condition", of(ppl.condition, value=True), free=("value",)),
     Call("answer", of(ppl.answer, value=1)),
+    Call("power", of(ppl.power, program=program, alpha=2.0), bad={"alpha": POSITIVE}),
     Call("do", of(ppl.do, program=program, data={})),
+    Call("drafted", of(ppl.drafted, program=program, models=lm())),
     Call("enumerate_program", of(ppl.enumerate_program, program=program), bad={"most": COUNT}),
     Call("extract_answer", of(ppl.extract_answer, string="a")),
     Call("verifier()", lambda: (half, {"text": text()})),

@@ -108,13 +108,37 @@ def test_a_limit_that_suffices_changes_nothing():
 )
 def test_a_search_that_is_over_has_an_answer(searcher):
     posterior = searcher.run(long_walk, seed=0)
-    assert posterior.stopped == "done"
+    queue = isinstance(searcher, AStar | BestFirst | MultiPerspective)
+    assert posterior.stopped == ("expansions" if queue else "done")
     assert len(posterior.best) == 6
     # It is the search's own best node that was run on.
     for limit in range(1, 16):
         part = searcher.run(long_walk, seed=0, budget=Budget(tokens=limit))
         assert part.cost.lm_tokens <= limit
         assert part.best is not None or part.stopped == "budget"
+
+
+@pytest.mark.parametrize("searcher", [AStar(4, 4), BestFirst(2, 2)], ids=repr)
+def test_queue_searches_complete_greedily_and_pay_for_it(searcher):
+    """The completion is what the model likes best, the same for every seed from one beginning."""
+    lm = ppl.TableLM({"a": 0.55, "b": 0.45}, symbols="^ab$", end="$", name="close")
+
+    def program() -> str:
+        text = lm.prompt("^")
+        for t in range(9):
+            text = text + pyro.sample(f"s_{t}", lm(text, max_tokens=1))
+            pyro.factor(f"f_{t}", torch.tensor(-0.1 * t))
+        return text.text
+
+    for seed in range(6):
+        search = searcher.begin(program, seed=seed)
+        posterior = search.run()
+        assert posterior.stopped == "expansions"
+        made = [node for node in search.tree.nodes if node.simulated]
+        begun = made[0].parent.depth
+        assert posterior.best[begun:] == "a" * (9 - begun)
+        drawn = searcher.simulations * searcher.expansions
+        assert posterior.cost.lm_tokens == drawn + 9 - begun
 
 
 @pytest.mark.parametrize("searcher", [BestFirst(1, 8), AStar(1, 8)], ids=repr)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppl.language.randomness import generator
 from ppl.runtime.weights import ess, normalised
-from ppl.searchers.resampling import SCHEMES, optimal
+from ppl.searchers.resampling import ETA, SCHEMES, _threshold, chopthin, optimal
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 weights = st.lists(
@@ -229,3 +229,47 @@ def test_optimal_resampling_is_unbiased(w, n):
         totals[seed, chosen] = new
     error = np.maximum(totals.std(0), totals.max() / math.sqrt(1500)) / math.sqrt(1500)
     assert (np.abs(totals.mean(0) - p) <= 4 * error + 1e-12).all()
+
+
+# -- chopthin ------------------------------------------------------------------------------------
+
+VECTOR = np.array([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
+
+
+@pytest.mark.parametrize(("n", "a"), [(4, 0.157191), (7, 0.072893)])
+def test_chopthin_has_the_published_threshold(n, a):
+    assert _threshold(VECTOR, n, ETA) == pytest.approx(a, abs=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(w=weights, n=st.integers(1, 25), seed=st.integers(0, 2**40), eta=st.sampled_from([4.0, ETA]))
+def test_chopthin_keeps_number_total_and_ratio(w, n, seed, eta):
+    p = np.array(w) / sum(w)
+    ancestors, shares = chopthin(p, n, generator(seed), eta)
+    assert ancestors.shape == shares.shape == (n,)
+    assert (p[ancestors] > 0).all()
+    assert shares.sum() == pytest.approx(1.0, abs=1e-12)
+    assert shares.max() <= eta * shares.min() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 12])
+def test_chopthin_keeps_weights_in_expectation(n):
+    """Also of the heavy that pay for one more of the light; systematic splitting alone would not
+    keep the total, and a fixed payer would leave the ratio."""
+    draws = np.array(
+        [
+            np.bincount(a, s, minlength=7)
+            for a, s in (chopthin(VECTOR, n, generator(seed)) for seed in range(3000))
+        ]
+    )
+    error = np.maximum(draws.std(0), 1e-6) / math.sqrt(3000)
+    assert (np.abs(draws.mean(0) - VECTOR) <= 4 * error).all()
+
+
+def test_chopthin_leaves_alone_what_is_even_enough():
+    p = np.array([0.35, 0.3, 0.2, 0.15])
+    ancestors, shares = chopthin(p, 4, generator(0))
+    assert ancestors.tolist() == [0, 1, 2, 3]
+    assert shares == pytest.approx(p)
+    with pytest.raises(ValueError, match="eta=3"):
+        chopthin(p, 4, generator(0), eta=3.0)

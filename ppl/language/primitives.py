@@ -1,4 +1,5 @@
-"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer` and `do`."""
+"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer`, `do` and
+`power`."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 
+from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.site import Entry, Site, Visit
 
@@ -94,6 +96,38 @@ def answer(value: Any) -> None:
     say = getattr(runtime._PYRO_STACK[0], "say", None) if am_i_wrapped() else None
     if say is not None:
         say(value)
+
+
+@checked
+def power(program: Callable[..., Any], alpha: float) -> Callable[..., Any]:
+    """The program with the probability of every choice to a power: p(x)^alpha times what it
+    observes.
+
+    That is the joint law of whole results sharpened, which no temperature of single tokens gives.
+    Everything that takes a program takes this one: choices are drawn as before and weighed with
+    p^(alpha - 1). `ppl.searchers.PowerSMC` also draws them well.
+
+    Args:
+        program: the program.
+        alpha: the exponent, positive; 1 changes nothing.
+    """
+    checks.positive(alpha=alpha)
+    return functools.partial(_to_the_power, program, float(alpha))
+
+
+def _to_the_power(program: Callable[..., Any], alpha: float, *args: Any, **kwargs: Any) -> Any:
+    with _Power(alpha):
+        return program(*args, **kwargs)
+
+
+class _Power(Messenger):  # type: ignore[misc]
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self._alpha = alpha
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not msg["infer"].get("_deterministic"):
+            msg["scale"] = msg["scale"] * self._alpha
 
 
 @checked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,16 @@ class Warp:
             raise ValueError("top_p=0: keeps no token; temperature=0 keeps the likeliest")
         if self.top_k is not None:
             checks.count(top_k=self.top_k)
+
+    def sharpened(self, power: float) -> Warp | None:
+        """The warp under which tokens have their probability to a power, renormalised.
+
+        None where no warp does: top-p would keep fewer tokens of a sharper distribution, and what
+        it drops could never be drawn.
+        """
+        if self.top_p < 1:
+            return None
+        return replace(self, temperature=self.temperature / power, min_p=self.min_p**power)
 
 
 _cached = functools.lru_cache(maxsize=1024, typed=True)(Warp)

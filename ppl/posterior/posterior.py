@@ -111,6 +111,9 @@ class Sample:
         return trace
 
 
+Stopped = Literal["done", "budget", "settled", "expansions"]
+
+
 class Posterior:
     """Weighted particles and everything one may want to know about the search.
 
@@ -119,7 +122,9 @@ class Posterior:
         log_evidence: log of an unbiased estimate of the evidence (also known as log marginal
             likelihood, log_ml, logZ), or None from searchers that do not give one.
         cost: everything the search spent.
-        stopped: why it ended: `"done"`, `"budget"`, or `"settled"` by a rule of `ppl.decide`.
+        stopped: why it ended: `"done"`; `"budget"`; `"settled"` by a rule of `ppl.decide`; or
+            `"expansions"` where the searcher had spent its own before it had an answer and
+            completed the best it had.
         searcher: the searcher's settings, as text that can be pasted back.
         history: per round what the searcher noted (for people and plots).
         models: of the models that the search asked: name, how it was loaded (None if it was not
@@ -135,7 +140,7 @@ class Posterior:
         cost: Cost,
         nodes: Sequence[Mapping[str, Any]] = (),
         searcher: str = "",
-        stopped: Literal["done", "budget", "settled"] = "done",
+        stopped: Stopped = "done",
         history: Sequence[Mapping[str, Any]] = (),
         models: Sequence[Mapping[str, Any]] = (),
     ) -> None:
@@ -159,7 +164,7 @@ class Posterior:
         result: Result,
         *,
         searcher: str = "",
-        stopped: Literal["done", "budget", "settled"] = "done",
+        stopped: Stopped = "done",
         history: Sequence[Mapping[str, Any]] = (),
     ) -> Posterior:
         """The posterior of weighted nodes of a tree."""
@@ -416,9 +421,11 @@ class Posterior:
             f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
             f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
             f"{c.calls} calls, {c.seconds:.2f} s"
-            + {"done": "", "budget": "; stopped by the budget", "settled": "; settled early"}[
-                self.stopped
-            ]
+            + {
+                "budget": "; stopped by the budget",
+                "settled": "; settled early",
+                "expansions": "; out of expansions",
+            }.get(self.stopped, "")
         )
 
     def __str__(self) -> str:

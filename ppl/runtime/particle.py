@@ -15,7 +15,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import get_ident
 from time import perf_counter
 from typing import Any
@@ -34,7 +34,7 @@ from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.language.site import Draw, Site
 from ppl.language.text import Text
-from ppl.lm.base import ContinueRequest, ScoreRequest
+from ppl.lm.base import ContinueRequest, LMDistribution, ScoreRequest
 from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
@@ -57,11 +57,13 @@ class Segment:
         forced: values to take by site name instead of drawing; None to draw.
         decide: asked before a choice is drawn.
         greedy: language models give their most likely tokens.
+        power: language models draw every token with its probability to this power, renormalised.
     """
 
     forced: Mapping[str, Any] | None = None
     decide: Decide | None = None
     greedy: bool = False
+    power: float = 1.0
 
 
 DRAWN = Segment()
@@ -267,6 +269,8 @@ class Particle(Messenger):  # type: ignore[misc]
         proposal = None if self._guide is None else self._guide.propose(name, fn)
         if proposal is None:
             proposal = self._decided(name, fn, site)
+        if proposal is None and self.segment.power != 1:
+            proposal = self._sharpened(msg, fn)
         if proposal is None:
             value, log_prior, _ = self._draw(msg, site, "model")
             record = Record(name, "choice", value, log_prior=log_prior, _distribution=fn)
@@ -294,6 +298,18 @@ class Particle(Messenger):  # type: ignore[misc]
             return None
         value = self.segment.decide(name, fn)
         return None if value is None else (value, 0.0, None)
+
+    def _sharpened(self, msg: Any, fn: Any) -> Proposal | None:
+        """A draw from a language model's own law to a power, None where the model itself draws."""
+        if not isinstance(fn, LMDistribution):
+            return None
+        warp = fn.spec.warp.sharpened(self.segment.power)
+        if warp is None:
+            return None
+        law = LMDistribution(fn.model, fn.text, replace(fn.spec, warp=warp))
+        value, log_q, log_p = self._draw(msg, law, "model", fn)
+        assert log_q is not None
+        return value, log_q, log_p
 
     def _propose(self, msg: Any, target: Any) -> Proposal:
         """A draw for the guide's statement, where the model has the distribution `target`."""

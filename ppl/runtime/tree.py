@@ -70,8 +70,9 @@ class Tree:
         self,
         nodes: Sequence[Node],
         counts: int | Sequence[int] = 1,
-        decide: Decide | None = None,
+        decide: Decide | Sequence[Decide | None] | None = None,
         *,
+        power: float | Sequence[float] = 1.0,
         quorum: int | None = None,
     ) -> list[Node]:
         """Forks every node and runs all forks to their next checkpoint, as one batch.
@@ -88,7 +89,10 @@ class Tree:
                 choice that no language model makes: the value to take, or None to draw one. A value
                 that is taken has proposal probability 1, so that its log-probability under the
                 model goes into the weight: over all values that could be taken, weights sum to what
-                drawing would give on average.
+                drawing would give on average. One for all children, or one for each.
+            power: language models draw every token with its probability to this power,
+                renormalised, and the weight is corrected; 1 draws as the program says. Of a guide's
+                sites, and of sites with `top_p`, it says nothing. For all children, or for each.
             quorum: how many children to wait for, None for all; with 0 they set out, and `collect`
                 waits.
 
@@ -100,8 +104,18 @@ class Tree:
             BudgetExhausted: the budget does not pay for it; the tree is as before.
             PPLError: a particle failed.
         """
-        segment = Segment(decide=decide)
-        return self._grow(nodes, counts, [segment], simulated=False, quorum=quorum)
+        many = list(decide) if isinstance(decide, Sequence) else [decide]
+        powers = [float(p) for p in power] if isinstance(power, Sequence) else [float(power)]
+        for each in powers:
+            checks.positive(power=each)
+        if len(many) == 1:
+            many *= len(powers)
+        if len(powers) == 1:
+            powers *= len(many)
+        if len(many) != len(powers):
+            raise ValueError(f"power: {len(powers)} for {len(many)} children")
+        segments = [Segment(decide=d, power=p) for d, p in zip(many, powers, strict=True)]
+        return self._grow(nodes, counts, segments, simulated=False, quorum=quorum)
 
     @property
     def underway(self) -> dict[int, Node]:
@@ -260,6 +274,8 @@ class Tree:
             return []
         if len(segments) == 1:
             segments = [segments[0]] * len(parents)
+        if len(segments) != len(parents):
+            raise ValueError(f"{len(segments)} of decide= or power= for {len(parents)} children")
         flight = Flight(parents, self._next, segments, simulated, quorum)
         wave = self._started(flight)
         until([wave], lambda: wave.over)

@@ -63,7 +63,8 @@ class Row:
         right: whether the searcher's own answer is right; None if it is unreadable or missing.
         rights: whether the answer by each rule is right.
         cost: counts by name, `models` by model, `flops` (None if unknown).
-        stopped: `"done"`, `"budget"` where a limit ended it, `"settled"` where a rule did.
+        stopped: `"done"`; `"budget"` where a limit ended it, `"settled"` where a rule did, and
+            `"expansions"` where the searcher's own limit did.
         error: what went wrong; None if nothing did.
     """
 

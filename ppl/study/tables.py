@@ -207,7 +207,7 @@ def _pools(
     for (searcher, budget), rows in by_searcher.items():
         if not BEST_OF_N.match(searcher):
             continue
-        if budget or any(row.stopped != "done" and row.error is None for row in rows):
+        if budget or any(row.stopped == "budget" and row.error is None for row in rows):
             notes.append(
                 f"{searcher}{' ≤ ' + budget if budget else ''} had a limit: which of its "
                 "candidates were completed depends on their length, so none are re-selected."

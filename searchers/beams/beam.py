@@ -6,16 +6,20 @@ the model's own likelihood, or both; and its stochastic form (Xie et al. 2023, a
             expand every kept, unfinished node `expansions` times
 
 The stochastic form draws those it keeps, without replacement, from P(s) proportional to
-exp(E(s) / tau) with E = p(s)^lambda * A(s)^(1 - lambda), and cools tau in every round.
+exp(E(s) / tau) with E = p(s)^lambda * A(s)^(1 - lambda), and cools tau in every round. That is how
+it is written. As released it draws from E(s)^(1 / tau), with E the geometric mean over steps of
+C^(1 - lambda) * P^lambda: C what a step was judged, P its probability per token.
 Finished beams keep their place and compete with their final value; nothing weighs them again.
 Not a sampler: the kept set follows no stated distribution and there is no evidence.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,7 +30,7 @@ from ppl.runtime.node import Node
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.searchers.duplicates import distinct
-from ppl.searchers.likelihood import log_prior
+from ppl.searchers.likelihood import confidence, log_prior
 from ppl.searchers.resampling import without_replacement
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Frontier
@@ -104,6 +108,10 @@ class StochasticBeamSearch(BeamSearch):
     Attributes:
         temperature: tau of the first round. Towards 0 this is beam search.
         decay: tau is multiplied by this after every round.
+        form: `"paper"`: from exp(E / tau), as written, which hardly tells scores below 1 apart;
+            `"released"`: from E^(1 / tau) with steps counted alike, as the authors' code does.
+        normalise: of the released form: the geometric mean over steps; without it the product,
+            under which longer paths score lower.
 
     The paper's setting is `StochasticBeamSearch(5, 16, likelihood=0.5)`, with a self-evaluation of
     the model as the verifier (`ppl.verifiers.SelfEvaluation`).
@@ -112,17 +120,39 @@ class StochasticBeamSearch(BeamSearch):
     likelihood: float = 0.5
     temperature: float = 0.5
     decay: float = 1.0
+    form: Literal["paper", "released"] = "paper"
+    normalise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.positive(temperature=self.temperature, decay=self.decay)
         checks.probability(decay=self.decay)
+        checks.one_of(("paper", "released"), form=self.form)
 
     def _keep(self, tree: Tree, pool: Sequence[Node], rounds: int) -> list[Node]:
         tau = self.temperature * self.decay**rounds
-        log_weights = [math.exp(min(s, 700.0)) / tau for s in self._log_scores(tree, pool)]
+        scores = self._log_scores(tree, pool)
+        if self.form == "released":
+            log_weights = [score / tau for score in scores]
+        else:
+            log_weights = [math.exp(min(score, 700.0)) / tau for score in scores]
         rng = generator(tree.seed, "beams", rounds)
         return [pool[i] for i in without_replacement(log_weights, self.beam_width, rng)]
+
+    def _log_scores(self, tree: Tree, nodes: Sequence[Node]) -> list[float]:
+        if self.form == "paper":
+            return super()._log_scores(tree, nodes)
+        return [self._by_steps(node) for node in nodes]
+
+    def _by_steps(self, node: Node) -> float:
+        """Log of the mean (or product) over steps of C^(1 - lambda) P^lambda."""
+        share, path = self.likelihood, node.path
+        steps = [
+            (1 - share) * (after.log_promise - before.log_promise)
+            + share * confidence(after.records)
+            for before, after in itertools.pairwise(path)
+        ]
+        return math.fsum(steps) / (len(steps) if self.normalise and steps else 1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ Best-first has f = -score and runs for a number of expansions; A* has f = cost s
 bound on the cost to go, and stops when a finished node is popped. With a bound that is never too
 high, and all successors of a node among its k children, that node is optimal. Successors are
 samples: children that chose the same are one. Ties go to the node that was pushed first.
+
+When the expansions are spent and nothing has finished, the best node of the queue is completed
+greedily: language models give their most likely tokens. It is paid like all else, and the posterior
+says `stopped == "expansions"`.
 """
 
 from __future__ import annotations
@@ -53,8 +57,8 @@ class Queue(Frontier):
 class QueueSearch(Searcher[Queue]):
     """What all searches with a queue share. One round pops a node for every order.
 
-    If nothing has finished when the expansions are spent, the best open node is run on to its end
-    by plain sampling; nobody chooses there, and it is not counted.
+    If nothing has finished when the expansions are spent, the best open node is completed greedily;
+    that is not counted as expansions.
 
     Attributes:
         simulations: most nodes that are expanded.
@@ -81,6 +85,8 @@ class QueueSearch(Searcher[Queue]):
 
     def step(self, tree: Tree, state: Queue) -> tuple[Queue, Note]:
         """Pops the first node of every order, draws its children and queues those that are new."""
+        if state.expanded >= self.simulations:
+            return self._completed(tree, state)
         popped, waiting = self._pop(state)
         nodes = [node for *_, node in popped]
         if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
@@ -100,11 +106,21 @@ class QueueSearch(Searcher[Queue]):
                 "nodes are dead or equal to earlier ones; let normal_form tell more states apart"
             )
         expanded = state.expanded + len(nodes)
-        over = not waiting or expanded >= self.simulations
+        over = not waiting or (expanded >= self.simulations and bool(found))
         note = {"f": [f for f, *_ in popped], "nodes": [n.identity for n in nodes]}
         return state.after(
             nodes=found, waiting=tuple(waiting), pushed=pushed, expanded=expanded, over=over
         ), note
+
+    def _completed(self, tree: Tree, state: Queue) -> tuple[Queue, Note]:
+        """The best that waits, run greedily to its end; if that is a dead one, the next is next."""
+        best, *rest = sorted(state.waiting, key=lambda entry: entry[:2])
+        (end,) = tree.rollout([best[-1]], greedy=True)
+        if not end.dead:
+            return state.after(nodes=(end,), over=True, stopped="expansions"), {}
+        if not rest:
+            raise all_dead(tree, [end], self)
+        return state.after(waiting=tuple(rest)), {}
 
     def _pop(self, state: Queue) -> tuple[list[Entry], list[Entry]]:
         """Of each order the least that no order before it has taken; and those left over."""

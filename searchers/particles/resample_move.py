@@ -21,6 +21,7 @@ from ppl.language import checks
 from ppl.language.randomness import generator
 from ppl.runtime.node import Node
 from ppl.runtime.tree import Tree
+from ppl.searchers.particles.metropolis import before, decided, redrawn
 from ppl.searchers.particles.smc import SMC
 from ppl.searchers.search import Note
 
@@ -69,14 +70,9 @@ def move_last(
     Returns:
         The particles and how many of them moved.
     """
-    start = max(rounds - last, 0)
     # A particle that finished before keeps all it has: its path is no longer than that.
-    proposed = [node.path[: start + 1][-1] for node in nodes]
-    for _ in range(rounds - start):
-        going = [i for i, node in enumerate(proposed) if node.open]
-        for i, child in zip(going, tree.expand([proposed[i] for i in going]), strict=True):
-            proposed[i] = child
-    pairs = list(zip(nodes, proposed, strict=True))
-    moved = np.log(uniforms) < [new.log_weight - old.log_weight for old, new in pairs]
-    count = sum(new is not old for (old, new), move in zip(pairs, moved, strict=True) if move)
-    return [new if move else old for (old, new), move in zip(pairs, moved, strict=True)], count
+    beginnings = [before(node, max(rounds - last, 0) + 1) for node in nodes]
+    proposed = redrawn(tree, beginnings, rounds)
+    pairs = zip(proposed, nodes, strict=True)
+    ratios = np.array([new.log_weight - old.log_weight for new, old in pairs])
+    return decided(nodes, proposed, ratios, uniforms)

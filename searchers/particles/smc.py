@@ -27,7 +27,7 @@ from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.particles.temperature import Temperature, check_temperature, temperature_at
-from ppl.searchers.resampling import SCHEMES, Scheme, check_scheme
+from ppl.searchers.resampling import Scheme, Uneven, check_scheme, resampled
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Particles
 
@@ -40,7 +40,8 @@ class SMC(Searcher[Particles]):
         num_particles: N.
         ess_threshold: resample when the effective sample size is below this fraction of N; 1
             resamples whenever weights differ, 0 never.
-        resampling: `"systematic"`, `"stratified"`, `"residual"`, `"ssp"` or `"multinomial"`.
+        resampling: `"systematic"`, `"stratified"`, `"residual"`, `"ssp"` or `"multinomial"`; or
+            `"chopthin"`, which bounds the ratio of weights in the place of making them equal.
         resampling_temperature: T > 0, or a rule (`EntropicAnnealing`, `TargetESS`); ancestors are
             drawn with probabilities R proportional to w^(1/T) and keep the weight w / (N R) that
             was not spent. Above 1 it protects diversity from an over-confident verifier.
@@ -51,7 +52,7 @@ class SMC(Searcher[Particles]):
 
     num_particles: int
     ess_threshold: float = 0.5
-    resampling: Scheme = "systematic"
+    resampling: Scheme | Uneven = "systematic"
     resampling_temperature: float | Temperature = 1.0
     tempering: tuple[float, ...] = ()
 
@@ -59,7 +60,7 @@ class SMC(Searcher[Particles]):
         check_fields(self)
         checks.count(num_particles=self.num_particles)
         checks.probability(ess_threshold=self.ess_threshold)
-        check_scheme(self.resampling)
+        check_scheme(self.resampling, uneven=True)
         check_temperature("resampling_temperature", self.resampling_temperature)
         for exponent in self.tempering:
             checks.nonnegative(tempering=exponent)
@@ -71,7 +72,7 @@ class SMC(Searcher[Particles]):
 
     def step(self, tree: Tree, state: Particles) -> tuple[Particles, Note]:
         """Advances and weighs all; resamples when the ESS falls below `ess_threshold` N."""
-        nodes, weights = advance(tree, state.nodes, state.weights)
+        nodes, weights = advance(tree, state.nodes, state.weights, self._power(state.round))
         if weights.dead:
             raise all_dead(tree, nodes, self)
         t = state.round
@@ -92,17 +93,23 @@ class SMC(Searcher[Particles]):
         temperature = temperature_at(self.resampling_temperature, priorities.log_weights, t + 1)
         probabilities = priorities.flatten(temperature).probabilities
         rng = generator(tree.seed, "resample", t)
-        ancestors = SCHEMES[self.resampling](probabilities, len(nodes), rng)
-        if temperature == 1 and self._exponent(t) == 1:
+        ancestors, shares = resampled(self.resampling, probabilities, len(nodes), rng)
+        if temperature == 1 and priorities is weights:
             weights = weights.resample(ancestors)
         else:  # N times its probability is the expected offspring of an ancestor
             with np.errstate(divide="ignore"):
                 weights = weights.resample(ancestors, np.log(len(nodes) * probabilities))
+        if shares is not None:
+            weights = weights.add(np.log(len(nodes) * shares))
         return [nodes[a] for a in ancestors], weights, temperature
 
     def move(self, tree: Tree, nodes: list[Node], rounds: int) -> tuple[list[Node], Note]:
         """What happens to copies right after they were made; here nothing."""
         return nodes, {}
+
+    def _power(self, t: int) -> float:
+        """What language models draw with in round t, see `Tree.expand`."""
+        return 1.0
 
     def _exponent(self, t: int) -> float:
         """Inverse temperature of round t = 0, 1, ..."""
@@ -121,12 +128,14 @@ class SMC(Searcher[Particles]):
         return Result(state.nodes, state.weights.tolist(), state.weights.log_evidence)
 
 
-def advance(tree: Tree, nodes: Sequence[Node], weights: Weights) -> tuple[list[Node], Weights]:
+def advance(
+    tree: Tree, nodes: Sequence[Node], weights: Weights, power: float = 1.0
+) -> tuple[list[Node], Weights]:
     """One expansion per open particle of positive weight; copies of one node are forks of it."""
     moved = list(nodes)
     going = [i for i, node in enumerate(nodes) if node.open and weights.log_weights[i] > -np.inf]
     log_increments = np.zeros(len(nodes))
-    for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
+    for i, child in zip(going, tree.expand([nodes[i] for i in going], power=power), strict=True):
         moved[i] = child
         log_increments[i] = child.log_increment
     return moved, weights.add(log_increments)

@@ -64,7 +64,7 @@ class SMCSteering(Searcher[Particles]):
         if weights.dead:
             raise all_dead(tree, nodes, self)
         if self.merge_duplicates:
-            nodes, weights = _merged(nodes, weights, tree.seed)
+            nodes, weights = merged(nodes, weights, tree.seed)
         total = weights.log_sum
         note = {"atoms": len(nodes), "ess": weights.ess, "log_evidence": total}
         rng = generator(tree.seed, "resample", state.round)
@@ -94,7 +94,7 @@ class SMCSteering(Searcher[Particles]):
         return Result(state.nodes, state.weights.tolist(), state.weights.log_sum)
 
 
-def _merged(nodes: Sequence[Node], weights: Weights, seed: int) -> tuple[list[Node], Weights]:
+def merged(nodes: Sequence[Node], weights: Weights, seed: int) -> tuple[list[Node], Weights]:
     """One atom per group of siblings with equal choices, of all their weight.
 
     What comes after divides by what the atom's own verifiers have said. Where siblings were told

@@ -133,7 +133,7 @@ class AdaptiveSampling(Searcher[Attempts]):
         if done and all(node.dead for node, _ in ended):
             raise all_dead(tree, [node for node, _ in ended], self)
         note = {"batch": state.batch, "ended": len(over), "pruned": dropped}
-        return state.after(pruned=state.pruned + dropped, over=done, enough=False), note
+        return state.after(pruned=state.pruned + dropped, over=done), note
 
     def _next_batch(self, tree: Tree, state: Attempts) -> Attempts:
         batch = state.batch + 1

@@ -90,7 +90,8 @@ class BestOfN(Searcher[Frontier]):
             raise all_dead(tree, nodes, self)
         over = not any(node.open for node in nodes)
         enough, note = (False, {}) if over else self._enough(tree, nodes, rules)
-        return state.after(nodes=tuple(nodes), over=over or enough, enough=enough), note
+        stopped = "settled" if enough else "done"
+        return state.after(nodes=tuple(nodes), over=over or enough, stopped=stopped), note
 
     def _enough(
         self, tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]

@@ -13,7 +13,12 @@ GEN is a new group. Mean and group effects are integrated analytically, and a gr
 scales does the rest, so a decision takes no Markov chain. Not samplers: there is no evidence.
 
 With several language models (multi-LLM AB-MCTS) GEN or CONT is decided as with one, and at GEN then
-who writes: by the posteriors of A, or a mixed model whose groups are the language models.
+who writes: by the posteriors of A, or a mixed model whose groups are the language models. That is
+the strategy `pooled`; with `stack` the model is drawn first, by all scores of what it made below
+the node, and GEN or CONT is then its own: every model has a pair of arms at every node.
+
+With `batch` several descents are made before any of their scores is known, each a draw of its own,
+and all new children are one batch of the models. Wide batches make wide trees: five at most.
 """
 
 from __future__ import annotations
@@ -55,6 +60,8 @@ class Branch:
         open: numbers of the children that can be gone on with.
         rounded: of each child, how often its subtree has the score k / 100, by k.
         commonest: `[K]` the largest of these counts of each child.
+        makers: the action that made each child, -1 where there is none.
+        stacks: of each action, the arms GEN and CONT of what it made here.
     """
 
     ways: Arms = field(default_factory=lambda: Arms.without_scores(2))
@@ -63,11 +70,14 @@ class Branch:
     open: Log[int] = field(default_factory=Log)
     rounded: IntMap[Mapping[int, int]] = field(default_factory=IntMap)
     commonest: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    makers: Log[int] = field(default_factory=Log)
+    stacks: IntMap[Arms] = field(default_factory=IntMap)
 
-    def append(self, child: Node) -> Branch:
+    def append(self, child: Node, maker: int = -1) -> Branch:
         """With a new child, its own score not yet backed up."""
         return replace(
             self,
+            makers=self.makers.append(maker),
             open=self.open.append(len(self.children)) if child.open else self.open,
             children=self.children.append(child),
             below=self.below.append(),
@@ -80,13 +90,24 @@ class Branch:
         count = counts.get(place, 0) + 1
         commonest = self.commonest.copy()
         commonest[child] = max(commonest[child], count)
+        maker, stacks = self.makers[child], self.stacks
+        if maker >= 0:
+            stacks = stacks.set(maker, self.stack(maker).add(way, score))
         return replace(
             self,
+            stacks=stacks,
             ways=self.ways.add(way, score),
             below=self.below.add(child, score),
             rounded=self.rounded.set(child, {**counts, place: count}),
             commonest=commonest,
         )
+
+    def stack(self, action: int) -> Arms:
+        """The arms GEN and CONT of what an action has made here."""
+        return self.stacks.get(action, _TWO)
+
+
+_TWO = Arms.without_scores(2)
 
 
 @dataclass(frozen=True)
@@ -110,13 +131,29 @@ class BranchState(State):
 
 
 @dataclass(frozen=True)
+class _Descent:
+    """Where a new child is to be, the children on the way there, and who makes it."""
+
+    node: Node
+    path: tuple[tuple[int, int], ...]
+    decide: Decide | None
+
+
+@dataclass(frozen=True)
 class _AdaptiveBranching(Searcher[BranchState]):
     simulations: int
     actions: str | None = field(default=None, kw_only=True)
+    strategy: Literal["pooled", "stack"] = field(default="pooled", kw_only=True)
+    batch: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.count(simulations=self.simulations)
+        checks.count(simulations=self.simulations, batch=self.batch)
+        checks.one_of(("pooled", "stack"), strategy=self.strategy)
         check_fields(self)
+        if self.batch > 5:
+            raise ValueError(f"batch={self.batch}: from 1 to 5; wider ones make the tree too wide")
+        if self.strategy == "stack" and self.actions is None:
+            raise ValueError("strategy='stack' is about actions: say which, actions='llm'")
 
     @abstractmethod
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
@@ -130,36 +167,67 @@ class _AdaptiveBranching(Searcher[BranchState]):
         return BranchState(actions=None if self.actions is None else Actions(self.actions))
 
     def step(self, tree: Tree, state: BranchState) -> tuple[BranchState, Note]:
-        rng = generator(tree.seed, "branching", state.simulations)
-        branches, node, path = state.branches, tree.root, []
-        while (here := branches.get(node.identity)) is not None and here.open:
-            choice = self.choose(here, rng)
-            if choice is None:
-                break
-            path.append((node.identity, choice))
-            node = here.children[choice]
-        (child,) = tree.expand([node], decide=self._decide(tree, state))
-        score = self._score(child)
-        parent = branches.get(node.identity, Branch()).append(child)
-        parent = parent.back_up(GEN, len(parent.children) - 1, score)
-        branches = branches.set(node.identity, parent)
-        for number, choice in path:
-            branches = branches.set(number, branches[number].back_up(CONT, choice, score))
-        seen, answers = state.seen.append(child), state.answers
-        if child.answered:
-            answers = answers.append(child)
-        done = state.simulations + 1
+        numbers = range(state.simulations, min(state.simulations + self.batch, self.simulations))
+        descents = [self._descend(tree, state, number) for number in numbers]
+        children = tree.expand(
+            [descent.node for descent in descents], decide=[d.decide for d in descents]
+        )
+        branches, actions = state.branches, state.actions
+        for descent, child in zip(descents, children, strict=True):
+            score = self._score(child)
+            if actions is not None:
+                actions = actions.back_up(child, score)
+            maker = -1 if actions is None else actions.maker(child)
+            parent = branches.get(descent.node.identity, Branch()).append(child, maker)
+            parent = parent.back_up(GEN, len(parent.children) - 1, score)
+            branches = branches.set(descent.node.identity, parent)
+            for number, choice in descent.path:
+                branches = branches.set(number, branches[number].back_up(CONT, choice, score))
+        seen = state.seen.append(*children)
+        answers = state.answers.append(*(child for child in children if child.answered))
+        done = state.simulations + len(children)
         over = done == self.simulations
         if over and not answers:
             answers = answers.append(*self._run_on(tree, seen))
         return state.after(
             branches=branches,
-            actions=None if state.actions is None else state.actions.back_up(child, score),
+            actions=actions,
             seen=seen,
             answers=answers,
             simulations=done,
             over=over,
         ), {}
+
+    def _descend(self, tree: Tree, state: BranchState, number: int) -> _Descent:
+        """From the root to a node that gets a new child, by the scores that are known."""
+        rng = generator(tree.seed, "branching", number)
+        node, path, wanted = tree.root, list[tuple[int, int]](), None
+        known = [] if state.actions is None else range(len(state.actions.scores))
+        while (here := state.branches.get(node.identity)) is not None and here.open:
+            if self.strategy == "stack" and known:
+                choice, wanted = self._choose_stacked(here, len(known), rng)
+            else:
+                choice = self.choose(here, rng)
+            if choice is None:
+                break
+            path.append((node.identity, choice))
+            node, wanted = here.children[choice], None
+        return _Descent(node, tuple(path), self._decide(tree, state, number, wanted))
+
+    def _choose_stacked(
+        self, here: Branch, actions: int, rng: np.random.Generator
+    ) -> tuple[int | None, int]:
+        """An action, by all scores of what it made here; then its own new child (None), or one of
+        those that it made."""
+        stacks = [here.stack(action) for action in range(actions)]
+        sums = np.stack([stack.sums.sum(1) for stack in stacks], 1)
+        action = int(self.draw(sums, rng).argmax())
+        own = [child for child in here.open if here.makers[child] == action]
+        gen, cont = self.draw(stacks[action].sums, rng)
+        if not own or gen >= cont:
+            return None, action
+        scores = self.draw(here.below.sums.take(own, axis=1), rng)
+        return own[int(scores.argmax())], action
 
     def _run_on(self, tree: Tree, seen: Sequence[Node]) -> list[Node]:
         """Nothing has finished: the best node to its program's end, or the next best."""
@@ -169,11 +237,13 @@ class _AdaptiveBranching(Searcher[BranchState]):
                 return [end]
         raise all_dead(tree, seen, self)
 
-    def _decide(self, tree: Tree, state: BranchState) -> Decide | None:
+    def _decide(
+        self, tree: Tree, state: BranchState, number: int, wanted: int | None
+    ) -> Decide | None:
         if state.actions is None:
             return None
-        rng = generator(tree.seed, "action", state.simulations)
-        return state.actions.decide(self.draw, rng)
+        rng = generator(tree.seed, "action", number)
+        return state.actions.decide(self.draw, rng, wanted)
 
     def _score(self, node: Node) -> float:
         return node.value
@@ -196,6 +266,9 @@ class ABMCTSA(_AdaptiveBranching):
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
             makes the next step, such as a language model. They are not drawn from the program's
             distribution, which only says what is possible.
+        strategy: `"pooled"`: GEN or CONT first, then who; `"stack"`: who first, then GEN or CONT by
+            what that action made.
+        batch: new nodes a round, 1 to 5, in one batch of the models.
     """
 
     prior: Literal["gaussian", "beta"] = "gaussian"
@@ -241,6 +314,9 @@ class ABMCTSM(_AdaptiveBranching):
         actions: name of the discrete choices, up to a trailing number as in `llm_3`, that pick what
             makes the next step, such as a language model. They are not drawn from the program's
             distribution, which only says what is possible.
+        strategy: `"pooled"`: GEN or CONT first, then who; `"stack"`: who first, then GEN or CONT by
+            what that action made.
+        batch: new nodes a round, 1 to 5, in one batch of the models.
     """
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:

@@ -39,12 +39,13 @@ class Actions:
     scores: Arms = field(default_factory=Arms.without_scores)
     number: Mapping[tuple[float, ...], int] = field(default_factory=lambda: MappingProxyType({}))
 
-    def decide(self, draw: Draw, rng: np.random.Generator) -> Decide:
+    def decide(self, draw: Draw, rng: np.random.Generator, wanted: int | None = None) -> Decide:
         """For `Tree.expand`: the action whose draw is the largest. An action that is met for the
         first time is an arm without scores.
 
         Args:
             draw: a number for each arm, from `[3, K]` sums of its scores.
+            wanted: the arm to take, where it is possible; None to draw.
         """
         known = self  # grows with the actions that this expansion meets
 
@@ -55,6 +56,8 @@ class Actions:
             values = support(name, distribution)
             known = known.met(values)
             arms = [known.number[_key(value)] for value in values]
+            if wanted in arms:
+                return values[arms.index(wanted)]
             return values[draw(known.scores.sums, rng)[arms].argmax()]
 
         return decide
@@ -86,6 +89,11 @@ class Actions:
                 f"actions={self.site!r} names the pyro.sample sites that pick what makes a step"
             )
         return known
+
+    def maker(self, child: Node) -> int:
+        """The arm of the action that made a node, -1 if none did; the last if several had part."""
+        made = [r for r in child.records if r.kind == "choice" and self._named(r.name)]
+        return self.number[_key(made[-1].value)] if made else -1
 
     def _named(self, name: str) -> bool:
         return re.sub(r"_\d+$", "", name) == self.site

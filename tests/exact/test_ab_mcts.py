@@ -226,3 +226,56 @@ def test_scores_out_of_range_are_named():
     with pytest.raises(WeightError, match=r"node 1 has the score 2.718; prior='beta' needs"):
         ABMCTSA(3, "beta").run(program, seed=0)
     assert ppl.searchers.ABMCTSA is ABMCTSA
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_one_is_the_search_of_before_and_wider_ones_are_wider():
+    """The golden trees hold the first; in the first round all of a batch are children of the
+    root."""
+    for batch in (1, 2, 5):
+        search = ABMCTSA(21, batch=batch).begin(toy, "prod", seed=3)
+        search.step()
+        assert [node.parent for node in search.tree.nodes[1:]] == [search.tree.root] * batch
+        search.run()
+        assert len(search.tree.nodes) - 1 == 21  # also where the batch does not divide it
+    for make in (ABMCTSA, ABMCTSM):
+        with pytest.raises(ValueError, match="batch=6: from 1 to 5"):
+            make(10, batch=6)
+
+
+@pytest.mark.parametrize("make", [ABMCTSA, ABMCTSM])
+def test_after_a_batch_memories_are_those_of_its_results_one_by_one(make):
+    search = make(20, batch=5).begin(toy, "last", seed=1)
+    search.run()
+    branches = search.state.branches
+    for number in branches:
+        branch = branches[number]
+        own = [child.value for child in branch.children]
+        # GEN has exactly the direct children's scores, CONT those of all that are deeper.
+        assert branch.ways.number[GEN] == len(own)
+        assert branch.ways.total[GEN] == pytest.approx(sum(own))
+        deeper = [
+            node.value
+            for node in search.tree.nodes
+            if node.depth > branch.children[0].depth
+            and number in {above.identity for above in node.path}
+        ]
+        assert branch.ways.number[CONT] == len(deeper)
+        assert branch.ways.total[CONT] == pytest.approx(sum(deeper))
+
+
+def test_the_order_in_which_results_are_told_does_not_matter():
+    tree = ppl.Tree(toy, ("prod",), seed=0)
+    nodes = tree.expand([tree.root], 3)
+    told = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        branch = Branch()
+        for child in nodes:
+            branch = branch.append(child)
+        for i in order:
+            branch = branch.back_up(GEN, i, nodes[i].value)
+        told.append(branch)
+    assert told[0].ways.sums == pytest.approx(told[1].ways.sums)
+    assert told[0].below.sums == pytest.approx(told[1].below.sums)

@@ -174,3 +174,33 @@ def test_sites_that_cannot_be_actions_are_named():
         ABMCTSA(3, actions="llm").run(continuous, seed=0)
     with pytest.raises(ProgramError, match="without a choice named 'who' or 'who_0'"):
         ABMCTSA(30, actions="who").run(writers, GOOD, BAD, seed=0)
+
+
+# -- the stack of actions ------------------------------------------------------------------------
+
+
+@BOTH
+def test_every_writer_has_arms_of_its_own(make):
+    search = make(60, actions="llm", strategy="stack", batch=2).begin(writers, GOOD, BAD, seed=5)
+    posterior = search.run()
+    assert posterior.best is not None
+    for number in search.state.branches:
+        branch = search.state.branches[number]
+        for action in range(2):
+            mine = [
+                child
+                for child, maker in zip(branch.children, branch.makers, strict=True)
+                if maker == action
+            ]
+            gen = branch.stack(action).sums[:, 0]
+            assert gen[0] == len(mine)
+            assert gen[1] == pytest.approx(sum(child.value for child in mine))
+            below = [branch.below.sums[0, i] for i, m in enumerate(branch.makers) if m == action]
+            assert branch.stack(action).sums[0].sum() == sum(below)
+    used = uses(search)
+    assert used[0] > 0.55 * used.total()
+
+
+def test_a_stack_is_about_actions():
+    with pytest.raises(ValueError, match="strategy='stack' is about actions"):
+        ABMCTSA(5, strategy="stack")

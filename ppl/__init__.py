@@ -7,6 +7,7 @@ batch.
 
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
+from ppl.language.call import call
 from ppl.language.cost import Budget, Cost
 from ppl.language.primitives import answer, condition, do, twist
 from ppl.language.steps import StepRule
@@ -44,6 +45,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "answer",
+    "call",
     "condition",
     "do",
     "enumerate_program",

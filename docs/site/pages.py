@@ -81,6 +81,9 @@ CURATED = (
         None,
         (
             "ppl.language.answers.Answer",
+            "ppl.language.call.Called",
+            "ppl.language.cost.Page",
+            "ppl.language.errand.Errand",
             "ppl.language.randomness.generator",
             "ppl.language.site.Site",
             "ppl.lm.base.Drawn",

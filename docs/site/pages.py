@@ -89,6 +89,8 @@ CURATED = (
             "ppl.lm.base.Drawn",
             "ppl.lm.decode.Decoder",
             "ppl.lm.decode.PlainDecoder",
+            "ppl.lm.next.NextToken",
+            "ppl.lm.texts.TextMaker",
             "ppl.lm.server.ServerModel",
             "ppl.lm.server.ServerPool",
             "ppl.lm.table.SymbolCodec",

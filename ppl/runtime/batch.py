@@ -448,7 +448,7 @@ def _billed(request: Any) -> Any:
         return request
     if type(request) is ContinueRequest:  # the frequent kind; `replace` takes a few microseconds
         r = request
-        return ContinueRequest(r.model, r.spec, r.key, r.label, account.of(model), r.under)
+        return ContinueRequest(r.model, r.spec, r.key, r.label, account.of(model), r.under, r.law)
     return replace(request, ledger=account.of(model))
 
 

@@ -306,7 +306,7 @@ class Particle(Messenger):  # type: ignore[misc]
         return value, log_q, log_p
 
     def _draw(self, msg: Any, site: Site, role: str, target: Any = None) -> Draw:
-        if self.segment.forced is None:
+        if self.segment.forced is None or site.told:
             return site.draw(self, msg, self.key(msg["name"], role), target)
         name, forced = msg["name"], self.segment.forced
         if name in forced:

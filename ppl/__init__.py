@@ -9,7 +9,7 @@ from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.call import call
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import answer, condition, do, twist
+from ppl.language.primitives import answer, condition, do, parallel, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
@@ -52,6 +52,7 @@ __all__ = [
     "equality",
     "extract_answer",
     "load",
+    "parallel",
     "register",
     "twist",
 ]

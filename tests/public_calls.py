@@ -348,6 +348,7 @@ CALLS = [
     Call("twist", of(ppl.twist, name="t", log_value=0.0), bad={"log_value": (INFINITE, -INFINITE)}),
     Call("condition", of(ppl.condition, value=True), free=("value",)),
     Call("answer", of(ppl.answer, value=1)),
+    Call("parallel", of(ppl.parallel, functions=[dict])),
     Call("call", of(ppl.call, name="c", f=dict), bad={"seconds": POSITIVE}),
     Call("do", of(ppl.do, program=program, data={})),
     Call("enumerate_program", of(ppl.enumerate_program, program=program), bad={"most": COUNT}),

@@ -26,8 +26,8 @@ class Errand:
     """Something to be done elsewhere.
 
     Attributes:
-        begin: starts it; its future gives the answer. Called once. The future is cancelled if
-            nobody waits for it any more.
+        begin: starts it; its future gives the answer, which is not None. Called once. The future is
+            cancelled if nobody waits for it any more.
         label: who asks, for messages ("site 'look_3' of particle 17").
         ledger: the account that pays for the waiting; a time limit of its budget ends the errand.
     """

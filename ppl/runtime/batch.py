@@ -27,6 +27,7 @@ from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.language.cost import Account, share_seconds
 from ppl.language.errand import Errand
 from ppl.lm.base import ContinueRequest, LanguageModel, RunningBatch, ScoreRequest
+from ppl.runtime.branches import Several
 from ppl.runtime.turns import Seat
 from ppl.runtime.verdict import JudgeRequest, Scorer
 
@@ -110,8 +111,8 @@ class Group(ABC):
         self.host.seat.news[self] = None
 
 
-Waiting = tuple[Group, int, Any]
-"""A member of a group, and its request."""
+Waiting = tuple[Group, Any, Any]
+"""A member of a group by its number (for a branch, followed by the branch's), and its request."""
 _Key = tuple[LanguageModel, object]
 
 
@@ -146,6 +147,7 @@ class Batches:
 
     def ask(self, asked: Sequence[Waiting]) -> None:
         """Takes requests in; answers go to the groups' seats."""
+        asked = [part for waiting in asked for part in _parts(waiting)]
         _stop_the_broke([w for w in asked if isinstance(w[2], ContinueRequest)])
         for group, index, request in asked:
             if group.failure is not None:
@@ -368,6 +370,15 @@ class Batches:
             if error is None:
                 raise
             error.add_note(f"ending {key[0].name}'s batch after that raised {second!r}")
+
+
+def _parts(waiting: Waiting) -> list[Waiting]:
+    """The requests of the branches of a member, under its number followed by theirs."""
+    group, index, request = waiting
+    number = index[0] if isinstance(index, tuple) else index
+    if isinstance(request, Several):
+        return [(group, (number, *path), part) for path, part in request.parts]
+    return [(group, number, request)]
 
 
 def _answered(waiting: Waiting) -> bool:

@@ -7,8 +7,9 @@ batch.
 
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
+from ppl.language.call import call
 from ppl.language.cost import Budget, Cost
-from ppl.language.primitives import answer, condition, do, power, twist
+from ppl.language.primitives import answer, condition, do, parallel, power, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
@@ -46,6 +47,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "answer",
+    "call",
     "condition",
     "do",
     "drafted",
@@ -53,6 +55,7 @@ __all__ = [
     "equality",
     "extract_answer",
     "load",
+    "parallel",
     "power",
     "register",
     "twist",

@@ -57,6 +57,11 @@ class ProgramError(PPLError):
     """The user's program raised; the original exception is chained as `__cause__`."""
 
 
+class ToolError(PPLError):
+    """A function that a program called (`ppl.call`) raised, or was late; the program may catch it.
+    Or a model's tool call cannot be read."""
+
+
 class DuplicateSiteError(PPLError):
     """Two sample statements of one particle share a name."""
 

@@ -359,6 +359,8 @@ CALLS = [
     Call("condition", of(ppl.condition, value=True), free=("value",)),
     Call("answer", of(ppl.answer, value=1)),
     Call("power", of(ppl.power, program=program, alpha=2.0), bad={"alpha": POSITIVE}),
+    Call("parallel", of(ppl.parallel, functions=[dict])),
+    Call("call", of(ppl.call, name="c", f=dict), bad={"seconds": POSITIVE}),
     Call("do", of(ppl.do, program=program, data={})),
     Call("drafted", of(ppl.drafted, program=program, models=lm())),
     Call("enumerate_program", of(ppl.enumerate_program, program=program), bad={"most": COUNT}),

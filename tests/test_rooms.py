@@ -20,6 +20,7 @@ ROOMS = [
     "ppl.decide",
     "ppl.searchers",
     "ppl.verifiers",
+    "ppl.tools",
     "ppl.tasks",
     "ppl.tiny",
     "ppl.study",

@@ -24,7 +24,7 @@ class ModelCost:
 
     Attributes:
         lm_tokens, prompt_tokens, reused_tokens, scored_tokens, verifier_tokens,
-            verifier_reused_tokens, lm_calls, verifier_calls: as in `Cost`.
+            verifier_reused_tokens, lm_calls, verifier_calls, tool_calls: as in `Cost`.
         draws: continuations that were drawn to their end.
         parameters: of the model; None where it is not known (a server does not say).
     """
@@ -37,6 +37,7 @@ class ModelCost:
     verifier_reused_tokens: int = 0
     lm_calls: int = 0
     verifier_calls: int = 0
+    tool_calls: int = 0
     draws: int = 0
     parameters: int | None = None
 
@@ -80,11 +81,12 @@ class Cost:
         verifier_reused_tokens: verifier tokens taken from a cache.
         lm_calls: continuations and scores asked of language models.
         verifier_calls: judgements asked of verifiers.
+        tool_calls: functions called by programs (`ppl.call`).
         seconds: the search's share of the wall-clock time in which it ran. A batch that several
             searches share is divided among them by their requests, so the seconds of searches that
             ran side by side add up to the time that passed. (`Budget(seconds=)` is about the clock
             on the wall, not about this share.)
-        models: what each model and verifier did of all this, by name.
+        models: what each model, verifier and tool did of all this, by name.
     """
 
     lm_tokens: int = 0
@@ -95,6 +97,7 @@ class Cost:
     verifier_reused_tokens: int = 0
     lm_calls: int = 0
     verifier_calls: int = 0
+    tool_calls: int = 0
     seconds: float = 0.0
     models: Mapping[str, ModelCost] = field(default_factory=dict, hash=False, repr=False)
 
@@ -129,6 +132,13 @@ class Stops(Protocol):
     def stops(self, seen: Any) -> bool:
         """True if no more are worth their price."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Stands for what has a page in an account and is no model: a tool."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +231,8 @@ class Account:
     @property
     def models(self) -> list[Any]:
         """The models and verifiers that have pages, each once."""
-        named = {id(model): model for model, _ in self.book.opened if hasattr(model, "name")}
-        return list(named.values())
+        opened = [model for model, _ in self.book.opened if not isinstance(model, Page)]
+        return list({id(model): model for model in opened if hasattr(model, "name")}.values())
 
     def of(self, model: Any) -> Account:
         """This account at the page of `model`, which has a `name`, and `parameters` if known."""

@@ -1,12 +1,12 @@
-"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer`, `do` and
-`power`."""
+"""The words that this library adds to Pyro's own: `twist`, `condition`, `answer`, `parallel`, `do`
+and `power`."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -128,6 +128,55 @@ class _Power(Messenger):  # type: ignore[misc]
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not msg["infer"].get("_deterministic"):
             msg["scale"] = msg["scale"] * self._alpha
+
+
+@checked
+def parallel(functions: Sequence[Callable[[], Any]], *, name: str = "parallel") -> list[Any]:
+    """Runs branches of one particle side by side; the law is that of running them in order.
+
+        plan, facts = ppl.parallel([lambda: outline(text), lambda: research(text)], name="both")
+
+    While one branch waits for a model the others go on, so that their requests share batches and
+    what they wait for is the longest branch, not the sum. Their common text is computed once. A
+    branch's sites are named `name/0/...`, `name/1/...`; `functools.partial` or a lambda binds its
+    arguments. Branches must not change what others read: a join is ordinary code behind this call.
+
+    In a search, a branch that has observed something waits at its next choice for the others to
+    come as far, or to their ends: that is one checkpoint of the particle. Beside a guide, and
+    outside of searches, branches run one after the other.
+
+    Args:
+        functions: of no arguments.
+        name: unique in the program.
+
+    Returns:
+        What they return, in order.
+    """
+    run = getattr(runtime._PYRO_STACK[0], "parallel", None) if am_i_wrapped() else None
+    if run is not None:
+        results: list[Any] = run(name, functions)
+        return results
+    return in_order(functions, name)
+
+
+def in_order(functions: Sequence[Callable[[], Any]], name: str) -> list[Any]:
+    """Runs branches one after the other."""
+    results = []
+    for i, function in enumerate(functions):
+        with Prefix(f"{name}/{i}/"):
+            results.append(function())
+    return results
+
+
+class Prefix(Messenger):  # type: ignore[misc]
+    """Inside, names of sites begin with something."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["name"] = self._prefix + msg["name"]
 
 
 @checked

@@ -73,9 +73,12 @@ class Site:
 
     Attributes:
         decidable: True if a searcher may take its value (`decide=` of `Tree.expand`).
+        told: True if its value follows from the choices before it (a model is asked for it), so
+            that nobody chooses it: `Tree.force` asks again.
     """
 
     decidable: bool = False
+    told: bool = False
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """A draw that is a function of `key` alone; under `target` too, where that comes free."""

@@ -7,11 +7,10 @@ search needs: it draws (`session`) and scores (`score_batch`). A model whose log
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import index
-from typing import Any, overload
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -19,17 +18,16 @@ from torch import Tensor
 
 from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
 from ppl.language import checks
-from ppl.language.arguments import checked, shown
-from ppl.language.codec import Codec, checked_string
+from ppl.language.codec import Codec
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_CALLS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
-from ppl.language.text import Continuation, StopReason, Text
-from ppl.lm.conversation import checked_messages
+from ppl.language.text import Continuation, Text
 from ppl.lm.masks import Allowed, as_mask, fingerprint, kept
 from ppl.lm.running import Drawn, RunningBatch
 from ppl.lm.sampling import Warp, warp_of
+from ppl.lm.texts import TextMaker
 
 __all__ = [
     "ContinueRequest",
@@ -98,6 +96,7 @@ class ContinueRequest:
         ledger: the account that pays, or None.
         under: another distribution of the same model after the same text, under which the
             log-probability of what is drawn is wanted too; it costs no pass of its own.
+        law: the logits from which the first token is drawn are wanted too.
     """
 
     model: LanguageModel
@@ -106,6 +105,7 @@ class ContinueRequest:
     label: str = "a call outside a search"
     ledger: Account | None = None
     under: Spec | None = None
+    law: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class ScoreRequest:
 _SETTINGS = ("until", "max_tokens", "temperature", "top_p", "top_k", "min_p", "allowed")
 
 
-class LanguageModel(ABC):
+class LanguageModel(TextMaker):
     """A language model; call it on a `Text` to get a distribution over continuations.
 
     One of your own sets the attributes and implements `session` and `score_batch`; if it has
@@ -137,9 +137,6 @@ class LanguageModel(ABC):
             batch takes scores as well (see `RunningBatch`).
     """
 
-    name: str
-    codec: Codec
-    context_length: int
     parameters: int | None = None
     elsewhere: bool = False
 
@@ -206,139 +203,16 @@ class LanguageModel(ABC):
         spec = Spec(text.tokens, rule, max_tokens, warp, kept(allowed))
         return LMDistribution(self, text, spec)
 
-    def encode(self, string: str) -> Tokens:
-        """Token ids of `string` at the start of a text, without special tokens."""
-        return self.codec.encode(checked_string(string, "lm.encode"))
+    def next(self, *args: Any, **kwargs: Any) -> Any:
+        """The law of the next token; see `ppl.LogitsModel.next`, which has it.
 
-    def prompt(self, string: str, *, begin: bool = True) -> Text:
-        """A `Text` that starts with `string`.
-
-        Special tokens that the string spells out become those tokens.
-
-        Args:
-            string: the prompt, as it stands.
-            begin: put the begin-of-text token first where the tokenizer does so by default (as
-                those of Llama and Gemma do), unless the string begins with it. Models were trained
-                on texts that begin so.
-
-        Raises:
-            PromptError: `string` is empty, no text, or longer than the context.
+        Raises ProgramError: the model gives no logits.
         """
-        checks.flag(begin=begin)
-        tokens = self.codec.encode(checked_string(string, "lm.prompt"))
-        first = self.codec.begin_tokens if begin and tokens else ()
-        if tokens[: len(first)] != first:
-            tokens = first + tokens
-        return self._checked(tokens, string)
-
-    def chat(self, messages: str | Sequence[Mapping[str, Any]], **template_arguments: Any) -> Text:
-        """A `Text` that asks the model for its turn, rendered with the model's chat template.
-
-        What messages say are characters: control tokens that they spell out are encoded as such.
-        If the last message is the assistant's, the model goes on with it.
-
-        Args:
-            messages: a question, or a list of `{"role": ..., "content": ...}`.
-            **template_arguments: for the template, such as `enable_thinking=False`.
-
-        Raises:
-            PromptError: nothing is asked; a message lacks its role or content; the template
-                refuses or drops a message, or knows no such argument; or the prompt is longer than
-                the context.
-        """
-        asked = checked_messages(messages)
-        tokens = self.codec.chat(asked, template_arguments)
-        questions = [m["content"] for m in asked if m["role"] != "assistant"]
-        return self._checked(tokens, questions[-1] if questions else asked[-1]["content"])
-
-    def _checked(self, tokens: Tokens, string: str) -> Text:
-        if not tokens:
-            raise PromptError(
-                f"string={string!r}: the prompt is empty, it needs at least one token"
-            )
-        if len(tokens) >= self.context_length:
-            raise PromptError(
-                f"the prompt has {len(tokens)} tokens, {self.name} holds {self.context_length}: "
-                "shorten it"
-            )
-        return Text(tokens, self.codec, prompt_string=string)
-
-    def continuation(self, value: str | Sequence[int], *, finished: bool = False) -> Continuation:
-        """A continuation made by hand, to be observed or compared.
-
-        Args:
-            value: a string, encoded as what follows a text, or token ids.
-            finished: append the end-of-text token.
-
-        Raises:
-            PromptError: the string is no text.
-            ValueError: an id is no token of the model.
-        """
-        checks.flag(finished=finished)
-        if isinstance(value, str):
-            tokens = self.codec.encode_after(checked_string(value, "lm.continuation, value"))
-        elif isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray):
-            tokens = tuple(map(self._token, value))
-        else:
-            raise TypeError(f"value={shown(value)}: a string, or token ids")
-        ends = self.codec.end_tokens
-        if finished and not (tokens and tokens[-1] in ends):
-            tokens = (*tokens, min(ends))
-        reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
-        said = self.codec.decode_after(tokens)
-        return Continuation(tokens, said, reason, self.codec.identity)
-
-    def _token(self, value: object) -> int:
-        try:
-            token = index(value)  # type: ignore[arg-type]
-        except TypeError:
-            token = -1
-        if not 0 <= token < self.token_count:
-            raise ValueError(
-                f"value={value!r} is no token id of {self.name}: give integers from 0 to "
-                f"{self.token_count - 1}, or a string"
-            )
-        return token
-
-    @property
-    def token_count(self) -> int:
-        """Number of ids that the model can give; it may have more than its tokenizer."""
-        return self.codec.size
-
-    @overload
-    def retokenize(self, value: Continuation) -> Continuation: ...
-    @overload
-    def retokenize(self, value: Text, *, onto: Text | None = None) -> Text: ...
-
-    @checked
-    def retokenize(
-        self, value: Text | Continuation, *, onto: Text | None = None
-    ) -> Text | Continuation:
-        """What another tokenizer wrote, encoded with this model's.
-
-        The strings stay, the tokens do not: probabilities of one say nothing about the other.
-
-        Args:
-            value: a text or continuation of any model.
-            onto: what the steps of a text are put behind, such as `lm.chat(question)`; None is
-                `lm.prompt(value.prompt)`.
-
-        Returns:
-            A continuation that says the same and ends for the same reason; or a text with the
-            same steps.
-        """
-        if isinstance(value, Continuation):
-            made = self.continuation(self._plain(value.text), finished=value.finished)
-            return replace(made, text=value.text, reason=value.reason)
-        text = self.prompt(value.prompt) if onto is None else onto
-        for i, step in enumerate(value.steps):
-            ends = value.finished and i + 1 == len(value.steps)
-            text = text + self.continuation(self._plain(step), finished=ends)
-        rest = self._plain(value.text[sum(map(len, value.steps)) :])
-        return text.extended(rest) if rest else text
-
-    def _plain(self, string: str) -> Tokens:
-        return self.codec.encode_after(string, plain=True)
+        raise ProgramError(
+            f"{self.name} draws and scores, but gives no logits (it is behind a server), so the "
+            "law of its next token cannot be read: load the model itself, or take "
+            "lm(text, max_tokens=1)"
+        )
 
     @abstractmethod
     def session(self) -> RunningBatch:
@@ -385,6 +259,8 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
     has_rsample = False
+    keeps = False  # whether the law of the first token is wanted with every draw
+    logits: Tensor | None = None
 
     def __init__(self, model: LanguageModel, text: Text, spec: Spec) -> None:
         self.model, self.text, self.spec = model, text, spec
@@ -420,11 +296,17 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
             under = spec if target is None else under
             spec = replace(spec, warp=Warp(temperature=0.0))
         ledger = visit.ledger.of(self.model)
-        request = ContinueRequest(self.model, spec, key, visit.label, ledger, under)
+        request = ContinueRequest(self.model, spec, key, visit.label, ledger, under, self.keeps)
         drawn: Drawn = visit.ask(request)
+        if self.keeps:
+            self.seen(drawn)
         if greedy and target is None:  # the choice is the model's, at its own probability
             return drawn.value, drawn.log_prob_under, None
         return drawn.value, drawn.log_prob, drawn.log_prob_under
+
+    def seen(self, drawn: Drawn) -> None:
+        """Keeps the law that came with a draw."""
+        self.logits = drawn.logits
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
         """What `log_prob` gives, in the batch of all particles."""

@@ -17,9 +17,11 @@ from torch import Tensor
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Account
 from ppl.language.randomness import uniforms
-from ppl.language.text import Continuation
+from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
+from ppl.lm.masks import Allowed
+from ppl.lm.next import NextToken
 from ppl.lm.sampling import warped_log_probs
 from ppl.lm.stopping import Stop
 
@@ -82,6 +84,31 @@ class LogitsModel(LanguageModel):
             prefixes, continuations: token ids; none is empty.
             ledgers: where prefix tokens are booked, computed or reused.
         """
+
+    def next(
+        self,
+        text: Text,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        allowed: Allowed = None,
+    ) -> NextToken:
+        """The law of the token that follows `text`: drawn like `lm(text, max_tokens=1)`, and read
+        (`log_probs`, `entropy`, `margin`, `log_mass`) at no second pass. The settings are those of
+        `lm(text, ...)`, and so is what it refuses.
+        """
+        law = self(
+            text,
+            max_tokens=1,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            allowed=allowed,
+        )
+        return NextToken(self, law.text, law.spec)
 
     def decoder(self) -> Decoder:
         """An empty batch."""
@@ -148,7 +175,17 @@ class PlainDecoder:
 class Row:
     """One request on its way."""
 
-    __slots__ = ("limit", "log_prob", "new", "request", "stop", "ticket", "under", "unwanted")
+    __slots__ = (
+        "law",
+        "limit",
+        "log_prob",
+        "new",
+        "request",
+        "stop",
+        "ticket",
+        "under",
+        "unwanted",
+    )
 
     def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
         spec = request.spec
@@ -158,6 +195,7 @@ class Row:
         self.new: list[int] = []
         self.log_prob = self.under = 0.0
         self.unwanted = False
+        self.law: Tensor | None = None
         self.stop = Stop(model.codec, spec.rule, spec.tokens, request.label)
 
     @property
@@ -194,7 +232,7 @@ class Row:
         tokens = tuple(self.new)
         said = model.codec.decode_after(tokens, self.request.spec.tokens)
         value = Continuation(tokens, said, reason, model.codec.identity)
-        return Drawn(value, self.log_prob, self._log_prob_under(model, value))
+        return Drawn(value, self.log_prob, self._log_prob_under(model, value), self.law)
 
     def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
         spec, other = self.request.spec, self.request.under
@@ -263,7 +301,9 @@ class Session:
             logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
             drawing = [rows[j] for j in keep]
             tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
-            for j, token, log_prob in zip(keep, tokens, log_probs, strict=True):
+            for i, (j, token, log_prob) in enumerate(zip(keep, tokens, log_probs, strict=True)):
+                if rows[j].request.law and not rows[j].new:
+                    rows[j].law = logits[i].clone()  # the decoder may write there again
                 try:
                     drawn = rows[j].push(self.model, token, log_prob)
                 except PPLError as error:

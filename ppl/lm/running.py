@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ppl.errors import PPLError
 from ppl.language.text import Continuation
 
@@ -13,11 +15,12 @@ from ppl.language.text import Continuation
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A drawn continuation with its log-probability under the warped distribution, and under the
-    other one that was asked for."""
+    other one that was asked for; and the logits `[V]` of its first token, if they were."""
 
     value: Continuation
     log_prob: float
     log_prob_under: float | None = None
+    logits: Tensor | None = None
 
 
 class RunningBatch(Protocol):

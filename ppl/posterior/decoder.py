@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ppl.language.call import Called
 from ppl.language.codec import Codec, Identity
 from ppl.language.text import Continuation, Text
 from ppl.lm.sampling import Warp
@@ -70,6 +71,7 @@ class Decoder:
             "array": lambda v: self._elements(v).copy(),
             "scalar": lambda v: self._elements(v)[()],
             "warp": lambda v: self.build(Warp, v),
+            "called": lambda v: self.build(Called, v),
             "text": lambda v: self.texts[_index(v)],
             "continuation": self._continuation,
         }

@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from ppl.errors import SearchStateError
+from ppl.language.call import Called
 from ppl.language.codec import Codec, Identity
+from ppl.language.data import PLAIN
 from ppl.language.text import Continuation, Text
 from ppl.lm.sampling import Warp
 from ppl.posterior.texts import Blocks
-from ppl.posterior.values import BITS, DEEPEST, PLAIN, SIMPLE, NotDataError
+from ppl.posterior.values import BITS, DEEPEST, SIMPLE, NotDataError
 from ppl.runtime.record import Record
 
 Encode = Callable[[Any], Any]
@@ -68,6 +70,7 @@ class Encoder:
             Text: lambda v: {"text": self.text(v)},
             Continuation: lambda v: {"continuation": self._continuation(v)},
             Warp: lambda v: {"warp": self.fields(v)},
+            Called: lambda v: {"called": self.fields(v)},
         }
 
     def value(self, value: Any, where: str) -> Any:

@@ -18,10 +18,6 @@ import torch
 
 from ppl.language.answers.extraction import Answer
 
-PLAIN = (
-    "numbers, strings, bytes, lists, tuples, dicts, sets, tensors, arrays, fractions, dates, texts "
-    "and continuations"
-)
 DEEPEST = 100  # how deep values are nested that can be saved
 # What numpy has no type for (bfloat16, float8) is kept as its bits, by bytes of an element.
 BITS = {1: torch.uint8, 2: torch.int16}

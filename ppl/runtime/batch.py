@@ -7,6 +7,8 @@ what they have and never waited for, so a slow server holds up nobody.
 
 A failure is its own: an error that names one request fails that one; where a whole batch fails and
 several searches share it, it is asked again search by search, as draws depend on their keys alone.
+
+What is to be done outside of models (`Errand`) is begun at once and looked after here, too.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any, TypeVar
 
 from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.language.cost import Account, share_seconds
+from ppl.language.errand import Errand
 from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest
 from ppl.lm.running import RunningBatch
+from ppl.runtime.branches import Several
 from ppl.runtime.turns import Seat
 from ppl.runtime.verdict import JudgeRequest, Scorer
 
 T = TypeVar("T")
-Request = ContinueRequest | ScoreRequest | JudgeRequest
+Request = ContinueRequest | ScoreRequest | JudgeRequest | Errand
 
 
 class BudgetExhausted(Exception):  # noqa: N818 (a signal, not an error: searches catch it)
@@ -108,8 +112,8 @@ class Group(ABC):
         self.host.seat.news[self] = None
 
 
-Waiting = tuple[Group, int, Any]
-"""A member of a group, and its request."""
+Waiting = tuple[Group, Any, Any]
+"""A member of a group by its number (for a branch, followed by the branch's), and its request."""
 _Key = tuple[LanguageModel, object]
 
 
@@ -132,19 +136,25 @@ class Batches:
         self._judge = judge
         self._running: dict[_Key, _Running] = {}
         self._held: list[Waiting] = []
+        self._errands: list[tuple[Waiting, Future[Any]]] = []
         # Searches whose requests to a model run by themselves, after a batch with others failed.
         self._apart: set[tuple[Any, object]] = set()
 
     @property
     def busy(self) -> bool:
         """True if somebody waits for an answer."""
-        return bool(self._held) or any(running.rows for running in self._running.values())
+        held = self._held or self._errands
+        return bool(held) or any(running.rows for running in self._running.values())
 
     def ask(self, asked: Sequence[Waiting]) -> None:
         """Takes requests in; answers go to the groups' seats."""
+        asked = [part for waiting in asked for part in _parts(waiting)]
         _stop_the_broke([w for w in asked if _runs(w[2])])
         for group, index, request in asked:
             if group.failure is not None:
+                continue
+            if isinstance(request, Errand):
+                self._send((group, index, request))
                 continue
             if not _runs(request):
                 self._held.append((group, index, _billed(request)))
@@ -152,6 +162,37 @@ class Batches:
             request = _billed(request)
             _book_call(request)
             self._submit(group, index, request)
+
+    def _send(self, waiting: Waiting) -> None:
+        """Begins an errand."""
+        try:
+            future = waiting[2].begin()
+        except Exception as error:
+            waiting[0].fail(_failed(waiting[2], error))
+            return
+        self._errands.append((waiting, future))
+
+    def _fetch(self) -> bool:
+        """Hands out the answers of errands that are done; True if there were any."""
+        errands = self._errands
+        if not errands:
+            return False
+        self._errands = []
+        for waiting, future in errands:
+            group, index, errand = waiting
+            if group.failure is not None:
+                future.cancel()
+            elif future.done():
+                try:
+                    group.reply(index, future.result())
+                except Exception as error:  # or it was cancelled by somebody else
+                    group.fail(_failed(errand, error))
+            elif errand.ledger is not None and errand.ledger.out_of_time:
+                future.cancel()
+                group.fail(BudgetExhausted())
+            else:
+                self._errands.append((waiting, future))
+        return len(self._errands) < len(errands)
 
     def _submit(self, group: Group, index: int, request: ContinueRequest | ScoreRequest) -> None:
         model = request.model
@@ -173,14 +214,16 @@ class Batches:
         Returns:
             What others are working on, to wait for, if there is nothing to do here before.
         """
+        fetched = self._fetch()
         if self._held:
             drawing = {g for running in self._running.values() for g, _, _ in running.rows.values()}
+            drawing |= {waiting[0] for waiting, _ in self._errands}
             ready = [w for w in self._held if w[0].eager or w[0] not in drawing]
             if ready:
                 self._execute(ready)
                 return []
-        flying: list[Future[Any]] = []
-        idle = True
+        flying: list[Future[Any]] = [future for _, future in self._errands]
+        idle = not fetched
         for key, running in list(self._running.items()):
             if running.rows:
                 idle = not self._step(key, running) and idle
@@ -294,12 +337,15 @@ class Batches:
 
     def bill_waiting(self, seconds: float) -> None:
         """Bills time in which nothing was done but to wait for answers from outside."""
-        running = self._running.values()
-        share_seconds(seconds, (r.ledger for batch in running for _, _, r in batch.rows.values()))
+        rows = [w for batch in self._running.values() for w in batch.rows.values()]
+        share_seconds(seconds, [w[2].ledger for w in (*rows, *(w for w, _ in self._errands))])
 
     def cancel(self, group: Group) -> None:
         """Nobody waits for what a group has asked any more."""
         self._held = [w for w in self._held if w[0] is not group]
+        for _, future in [e for e in self._errands if e[0][0] is group]:
+            future.cancel()
+        self._errands = [e for e in self._errands if e[0][0] is not group]
         for running in self._running.values():
             mine = {t for t, (g, _, _) in running.rows.items() if g is group}
             if mine:
@@ -325,6 +371,15 @@ class Batches:
             if error is None:
                 raise
             error.add_note(f"ending {key[0].name}'s batch after that raised {second!r}")
+
+
+def _parts(waiting: Waiting) -> list[Waiting]:
+    """The requests of the branches of a member, under its number followed by theirs."""
+    group, index, request = waiting
+    number = index[0] if isinstance(index, tuple) else index
+    if isinstance(request, Several):
+        return [(group, (number, *path), part) for path, part in request.parts]
+    return [(group, number, request)]
 
 
 def _answered(waiting: Waiting) -> bool:
@@ -367,6 +422,14 @@ def _error_of(model: LanguageModel, rows: Sequence[Waiting], error: BaseExceptio
     return named
 
 
+def _failed(errand: Errand, error: BaseException) -> BaseException:
+    if isinstance(error, PPLError):
+        return error
+    named = ProgramError(f"{errand.label}: an errand failed: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
+
+
 def _where(labels: Sequence[str]) -> str:
     others = f" (or one of {len(labels) - 1} others in its batch)" if labels[1:] else ""
     return labels[0] + others
@@ -391,7 +454,7 @@ def _runs(request: Request) -> bool:
     return isinstance(request, ScoreRequest) and request.model.elsewhere
 
 
-def _owner(request: Request) -> Any:
+def _owner(request: ContinueRequest | ScoreRequest | JudgeRequest) -> Any:
     """The model or verifier that answers."""
     return request.verifier if isinstance(request, JudgeRequest) else request.model
 
@@ -404,7 +467,7 @@ def _billed(request: Any) -> Any:
         return request
     if type(request) is ContinueRequest:  # the frequent kind; `replace` takes a few microseconds
         r = request
-        return ContinueRequest(r.model, r.spec, r.key, r.label, account.of(model), r.under)
+        return ContinueRequest(r.model, r.spec, r.key, r.label, account.of(model), r.under, r.law)
     return replace(request, ledger=account.of(model))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import get_ident
 from time import perf_counter
@@ -31,10 +31,13 @@ from ppl.errors import (
     WeightError,
 )
 from ppl.language.cost import Account
+from ppl.language.errand import Errand
+from ppl.language.primitives import in_order
 from ppl.language.randomness import key
 from ppl.language.site import Draw, Site
 from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, LMDistribution, ScoreRequest
+from ppl.runtime.branches import Several, run_branches
 from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
@@ -44,7 +47,7 @@ from ppl.runtime.verdict import Calls, JudgeRequest, own_verdicts
 
 __all__ = ["Checkpoint", "Decide", "Particle", "Program", "Request", "Segment", "Task"]
 
-Request = ContinueRequest | ScoreRequest | JudgeRequest
+Request = ContinueRequest | ScoreRequest | JudgeRequest | Errand | Several
 # From a site's name and distribution: the value to take in place of a draw, None to draw.
 Decide = Callable[[str, Any], Any]
 
@@ -110,6 +113,7 @@ class Particle(Messenger):  # type: ignore[misc]
         self._position = 0
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
+        self.prefix = ""  # of sites, in the branch that runs
         self.text: Text | None = None
         self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
         self._model = Coroutine(self._run, self)
@@ -160,6 +164,16 @@ class Particle(Messenger):  # type: ignore[misc]
     def say(self, value: Any) -> None:
         """What the result would be if the program ended here; replayed with the program."""
         self.provisional = (value,)
+
+    def parallel(self, name: str, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Runs branches side by side; a guide proposes site by site, so beside one in order."""
+        if self._guide is not None:
+            return in_order(functions, name)
+        return run_branches(self, name, functions)
+
+    def arrival(self, dead_at: str | None) -> Checkpoint:
+        """What is said where all branches have come to a checkpoint, or one is dead."""
+        return Checkpoint(dead_at=dead_at)
 
     def next_number(self, word: str) -> int:
         """0, 1, 2, ... for sites that are numbered automatically."""
@@ -322,7 +336,7 @@ class Particle(Messenger):  # type: ignore[misc]
         return value, log_q, log_p
 
     def _draw(self, msg: Any, site: Site, role: str, target: Any = None) -> Draw:
-        if self.segment.forced is None:
+        if self.segment.forced is None or site.told:
             return site.draw(self, msg, self.key(msg["name"], role), target)
         name, forced = msg["name"], self.segment.forced
         if name in forced:

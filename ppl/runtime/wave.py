@@ -14,6 +14,7 @@ from typing import Any
 
 from ppl.language.cost import Account
 from ppl.runtime.batch import Group, Host, Request
+from ppl.runtime.branches import Told
 from ppl.runtime.loop import current_job, loop_here, turn
 from ppl.runtime.particle import Checkpoint, Particle, Segment
 
@@ -53,8 +54,11 @@ class Wave(Group):
         """True if enough have arrived, or the wave has failed."""
         return self.failure is not None or len(self.arrived) >= self.wanted
 
-    def take(self, index: int, reply: Any) -> Any:
-        """Runs a particle on to its next request, or to its checkpoint (None)."""
+    def take(self, index: Any, reply: Any) -> Any:
+        """Runs a particle on to its next request, or to its checkpoint (None). Replies to branches
+        of a particle come under its number followed by theirs."""
+        if isinstance(index, tuple):
+            index, reply = index[0], Told(index[1:], reply)
         event = self.particles[index].advance(reply)
         if not isinstance(event, Checkpoint):
             return event
@@ -63,9 +67,10 @@ class Wave(Group):
             self.host.seat.news[self] = None
         return None
 
-    def label(self, index: int) -> str:
+    def label(self, index: Any) -> str:
         """The particle and where it is."""
-        return self.particles[index].label
+        number: int = index[0] if isinstance(index, tuple) else index
+        return self.particles[number].label
 
     def move(self, host: Host, thread: int) -> bool:
         """Lets another host of the same loop and thread wait for the wave; False if it cannot."""

@@ -4,6 +4,7 @@ from fault import Fault
 
 CODEC, TEXT, STEPS = "ppl/language/codec.py", "ppl/language/text.py", "ppl/language/steps.py"
 TOKENIZER, CHAT, BASE = "ppl/lm/tokenizer.py", "ppl/lm/conversation.py", "ppl/lm/base.py"
+TEXTS = "ppl/lm/texts.py"
 STOPPING, GRAMMAR, PRM = (
     "ppl/lm/stopping.py",
     "verifiers/exact/grammar.py",
@@ -42,9 +43,9 @@ FAULTS = [
     Fault(TOKENIZER, "return tuple(whole[:start])", "return ()", TOKENS),
     Fault(TOKENIZER, "range(0x21, 0x7F)", "range(0x20, 0x7F)", TOKENS),
     Fault(TOKENIZER, "1 + max(self._vocabulary().values(), default=", "max((), default=", MIXING),
-    Fault(BASE, "if tokens[: len(first)] != first:", "if True:", TOKENS),
+    Fault(TEXTS, "if tokens[: len(first)] != first:", "if True:", TOKENS),
     Fault(
-        BASE,
+        TEXTS,
         "self.codec.encode_after(checked_string(value",
         "self.codec.encode(checked_string(value",
         TOKENS,

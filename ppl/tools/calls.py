@@ -1,0 +1,240 @@
+"""Tool calls as chat models write them: read exactly, or refused with what is wrong.
+
+    hermes   <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>      Qwen, Hermes, SmolLM
+    llama    {"name": "add", "parameters": {"a": 1}}                            Llama 3
+    mistral  [TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]              Mistral
+             [TOOL_CALLS]add[ARGS]{"a": 1}                                      its later tokenizers
+
+A format's marks are control tokens of some tokenizers, which are no part of a text's string, so
+calls are read off the tokens (`tool_calls`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, get_args
+
+from ppl.errors import ToolError
+from ppl.language.arguments import checked
+from ppl.language.codec import Codec
+from ppl.language.text import Continuation, Text
+from ppl.lm.base import LanguageModel
+
+Format = Literal["hermes", "llama", "mistral"]
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_TAG = "<|python_tag|>"
+_CALLS, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that a model asks for.
+
+    Attributes:
+        name: of the tool.
+        arguments: by name; what JSON can say.
+        identity: the call's own name, which some formats give it; else empty.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+
+
+@checked
+def tool_calls(
+    lm: LanguageModel, said: Text | Continuation, *, format: Format | None = None
+) -> list[ToolCall]:
+    """The tool calls in what a model wrote, in order; none if it just answers.
+
+    Args:
+        lm: the model, whose chat template tells the format.
+        said: a step, or a text, of which what follows the prompt is read.
+        format: the format, where it is not that of the template.
+
+    Raises:
+        ToolError: a call is malformed or unfinished (the message can be shown to the model), or the
+            template has no format that is known here.
+        TokenizerError: another tokenizer made it.
+    """
+    mine = lm.codec.identity
+    made_with = said.codec.identity if isinstance(said, Text) else said.made_with
+    if made_with not in (None, mine):
+        raise mine.refused(made_with, "said")
+    tokens = said.tokens[said.prompt_length :] if isinstance(said, Text) else said.tokens
+    return read_calls(_written(lm.codec, tokens), format or format_of(lm))
+
+
+@checked
+def format_of(lm: LanguageModel) -> Format:
+    """The format of tool calls that a model's chat template shows it. Raises ToolError if none."""
+    template = getattr(getattr(lm.codec, "tokenizer", None), "chat_template", None)
+    said = json.dumps(template) if isinstance(template, dict) else str(template or "")
+    if _OPEN in said:
+        return "hermes"
+    if _CALLS in said:
+        return "mistral"
+    if _TAG in said or ("ipython" in said and "parameters" in said):
+        return "llama"
+    raise ToolError(
+        f"the chat template of {lm.name} shows no tool calls that are known here: say which "
+        f"format the model writes, format= one of {', '.join(get_args(Format))}"
+    )
+
+
+@checked
+def read_calls(string: str, format: Format) -> list[ToolCall]:
+    """The tool calls in a string, in order; none if there are none.
+
+    Raises:
+        ToolError: a call is malformed or unfinished.
+    """
+    return list(_READERS[format](string))
+
+
+def _written(codec: Codec, tokens: Sequence[int]) -> str:
+    """What tokens say, with control tokens spelled out, without those that end a text."""
+    special = codec.special_tokens
+    parts = (
+        special[t].encode() if t in special else codec.piece(t)
+        for t in tokens
+        if t not in codec.end_tokens
+    )
+    return b"".join(parts).decode(errors="replace")
+
+
+def _hermes(string: str) -> Iterator[ToolCall]:
+    at = 0
+    while (begin := string.find(_OPEN, at)) >= 0:
+        if _CLOSE in string[at:begin]:
+            _refuse(f"a {_CLOSE} without its {_OPEN}", string, at)
+        found, at = _object(string, begin + len(_OPEN))
+        if not string.startswith(_CLOSE, at):
+            _refuse(f"no {_CLOSE} after the call's JSON object", string, at)
+        at += len(_CLOSE)
+        yield _call(found, "arguments", string, begin)
+    if _CLOSE in string[at:]:
+        _refuse(f"a {_CLOSE} without its {_OPEN}", string, at)
+
+
+def _llama(string: str) -> Iterator[ToolCall]:
+    tagged = string.lstrip().startswith(_TAG)
+    body = string.lstrip().removeprefix(_TAG).strip()
+    if not tagged and not body.startswith("{"):
+        return
+    at = 0
+    while True:
+        begin = at
+        found, at = _object(body, at)
+        if begin == 0 and not tagged and not {"name", "parameters"} & found.keys():
+            return  # an answer that happens to be JSON
+        yield _call(found, "parameters", body, begin, ("type",))
+        if at == len(body):
+            return
+        if body[at] != ";":
+            _refuse(
+                "something other than a call follows the call (calls are divided by ;)", body, at
+            )
+        at += 1
+
+
+def _mistral(string: str) -> Iterator[ToolCall]:
+    at = string.find(_CALLS)
+    if at < 0:
+        return
+    at = _space(string, at + len(_CALLS))
+    if string.startswith("[", at):
+        entries, end = _json(string, at)
+        for entry in entries:
+            if not isinstance(entry, dict):
+                _refuse("a call is a JSON object", string, at)
+            yield _call(entry, "arguments", string, at)
+        _ended(string, end)
+        return
+    while True:
+        begin = at
+        mark = string.find(_ARGS, at)
+        if mark < 0:
+            _refuse(f"neither a JSON list nor a name and {_ARGS} after {_CALLS}", string, at)
+        name, _, identity = string[at:mark].partition(_ID)
+        found, at = _object(string, mark + len(_ARGS))
+        named = {"name": name.strip(), "arguments": found, "id": identity.strip()}
+        yield _call(named, "arguments", string, begin)
+        if not string.startswith(_CALLS, at):
+            _ended(string, at)
+            return
+        at = _space(string, at + len(_CALLS))
+
+
+_READERS: dict[Format, Callable[[str], Iterator[ToolCall]]] = {
+    "hermes": _hermes,
+    "llama": _llama,
+    "mistral": _mistral,
+}
+
+
+def _call(
+    found: Mapping[str, Any], key: str, string: str, at: int, others: tuple[str, ...] = ()
+) -> ToolCall:
+    """The call that a JSON object describes."""
+    name, arguments, identity = found.get("name"), found.get(key), found.get("id", "")
+    if not isinstance(name, str) or not name:
+        _refuse('a call needs a "name", a string', string, at)
+    if not isinstance(arguments, dict):
+        _refuse(f'the call of {name!r} needs "{key}", a JSON object', string, at)
+    strange = [k for k in found if k not in ("name", key, "id", *others)]
+    if strange:
+        _refuse(f"the call of {name!r} has the unknown key {strange[0]!r}", string, at)
+    if not isinstance(identity, str):
+        _refuse(f'the "id" of the call of {name!r} is no string', string, at)
+    return ToolCall(name, arguments, identity)
+
+
+def _object(string: str, at: int) -> tuple[dict[str, Any], int]:
+    """A JSON object that begins at `at`, and where what follows it begins; space is skipped."""
+    at = _space(string, at)
+    if not string.startswith("{", at):
+        _refuse("a JSON object is missing", string, at)
+    found, end = _json(string, at)
+    return found, _space(string, end)
+
+
+def _json(string: str, at: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(string, at)
+    except json.JSONDecodeError as error:
+        _refuse(f"no JSON: {error.msg}", string, error.pos)
+    except (ValueError, RecursionError) as error:
+        _refuse(f"no JSON: {error}", string, at)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)
+
+
+def _space(string: str, at: int) -> int:
+    while at < len(string) and string[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _ended(string: str, at: int) -> None:
+    if _space(string, at) < len(string):
+        _refuse("something follows the calls", string, at)
+
+
+def _refuse(what: str, string: str, at: int) -> NoReturn:
+    raise ToolError(f"the tool call is malformed: {what}, at {string[at : at + 40]!r}")

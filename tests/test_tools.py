@@ -1,0 +1,200 @@
+"""Ready-made tools, and tool calls as chat models write them."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import TOY
+
+import ppl
+from ppl import errors
+from ppl.searchers import BestOfN
+from ppl.tools import Python, ToolCall, format_of, read_calls, tool_calls
+from ppl.verifiers import Sandbox
+
+ADD = ToolCall("add", {"a": 1, "b": [2.5, None, "é</tool_call>"]})
+NOW = ToolCall("now", {})
+
+
+def as_json(call: ToolCall, key: str) -> str:
+    return json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False)
+
+
+def written(format: str, calls: list[ToolCall]) -> str:
+    match format:
+        case "hermes":
+            each = (f"<tool_call>\n{as_json(c, 'arguments')}\n</tool_call>" for c in calls)
+            return "Let me see.\n" + "\n".join(each)
+        case "llama":
+            return "<|python_tag|>" + "; ".join(as_json(c, "parameters") for c in calls)
+        case _:
+            return "[TOOL_CALLS] [" + ", ".join(as_json(c, "arguments") for c in calls) + "]"
+
+
+@pytest.mark.parametrize("format", ["hermes", "llama", "mistral"])
+def test_calls_are_read_as_they_were_written(format):
+    for calls in ([ADD], [ADD, NOW], [NOW, NOW]):
+        assert read_calls(written(format, calls), format) == calls
+    for answer in ("", "The sum is 3.", "name: add", "[1, 2]", "a < b"):
+        assert read_calls(answer, format) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+CALLS = st.lists(
+    st.builds(ToolCall, st.text("abc_", min_size=1, max_size=5), st.dictionaries(st.text(), JSON)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(CALLS, st.sampled_from(["hermes", "llama", "mistral"]), st.data())
+def test_any_call_comes_back_and_a_part_of_it_never_does(calls, format, data):
+    whole = written(format, calls)
+    assert read_calls(whole, format) == calls
+    begin = {"hermes": 24, "llama": 14, "mistral": 12}[format]
+    if format != "hermes":
+        calls = calls[:1]
+        whole = written(format, calls)
+    else:
+        whole = written(format, calls[:1])
+    cut = data.draw(st.integers(begin, len(whole) - 1))
+    if whole[:cut].strip() != whole.strip():
+        with pytest.raises(errors.ToolError, match="malformed"):
+            read_calls(whole[:cut], format)
+
+
+@pytest.mark.parametrize(
+    ("format", "string", "message"),
+    [
+        ("hermes", "<tool_call>", "object is missing"),
+        ("hermes", '<tool_call>{"name": "add"}</tool_call>', '"arguments", a JSON object'),
+        ("hermes", '<tool_call>{"arguments": {}}</tool_call>', 'needs a "name"'),
+        ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>', 'needs a "name"'),
+        ("hermes", '<tool_call>{"name": 3, "arguments": {}}</tool_call>', 'needs a "name"'),
+        ("hermes", '<tool_call>{"name": "a", "arguments": "{}"}</tool_call>', "a JSON object"),
+        ("hermes", '<tool_call>{"name": "a", "arguments": {}, "x": 1}</tool_call>', "key 'x'"),
+        ("hermes", '<tool_call>{"name": "a", "name": "b", "arguments": {}}</tool_call>', "twice"),
+        ("hermes", '<tool_call>{"name": "a", "arguments": {"x": NaN}}</tool_call>', "NaN"),
+        ("hermes", "<tool_call>{'name': 'a'}</tool_call>", "double quotes"),
+        ("hermes", '<tool_call>{"name": "a", "arguments": {}}', "no </tool_call>"),
+        ("hermes", '<tool_call>{"name": "a", "arguments": {}} x</tool_call>', "no </tool_call>"),
+        ("hermes", '{"name": "a", "arguments": {}}</tool_call>', "without its <tool_call>"),
+        ("hermes", "<tool_call>[]</tool_call>", "object is missing"),
+        ("hermes", "<tool_call>" + '{"a":' * 100_000, "no JSON"),
+        ("llama", "<|python_tag|>print(3)", "object is missing"),
+        ("llama", '{"name": "a"}', '"parameters", a JSON object'),
+        ("llama", '{"name": "a", "parameters": {}} and more', "divided by ;"),
+        ("llama", '{"name": "a", "parameters": {}};', "object is missing"),
+        ("llama", '{"name": "a", "parameters": {', "no JSON"),
+        ("mistral", "[TOOL_CALLS] add(1)", "neither a JSON list nor"),
+        ("mistral", "[TOOL_CALLS] [3]", "a call is a JSON object"),
+        ("mistral", '[TOOL_CALLS] [{"name": "a", "arguments": {}}] x', "something follows"),
+        ("mistral", '[TOOL_CALLS]a[ARGS]{"x": 1} y', "something follows"),
+        ("mistral", "[TOOL_CALLS]a[ARGS]", "object is missing"),
+        ("mistral", '[TOOL_CALLS] [{"name": "a", "arguments": {}, "id": 3}]', '"id"'),
+    ],
+)
+def test_what_is_malformed_is_refused(format, string, message):
+    with pytest.raises(errors.ToolError, match=message):
+        read_calls(string, format)
+
+
+def test_other_shapes_of_the_families():
+    assert read_calls('{"type": "function", "name": "a", "parameters": {"x": 1}}', "llama") == [
+        ToolCall("a", {"x": 1})
+    ]
+    assert read_calls('{"answer": 3}', "llama") == []  # an answer that happens to be JSON
+    ids = '[TOOL_CALLS] [{"name": "a", "arguments": {}, "id": "abc123def"}]'
+    assert read_calls(ids, "mistral") == [ToolCall("a", {}, "abc123def")]
+    later = '[TOOL_CALLS]a[CALL_ID]abc[ARGS]{"x": 1}[TOOL_CALLS]b[ARGS]{}'
+    assert read_calls(later, "mistral") == [ToolCall("a", {"x": 1}, "abc"), ToolCall("b", {})]
+
+
+def test_control_tokens_are_read_and_the_end_is_not():
+    lm = ppl.load("tiny")
+    special = {i: s for i, s in lm.codec.special_tokens.items() if i not in lm.codec.end_tokens}
+    token, mark = next(iter(special.items()))
+    said = lm.continuation((token, *lm.encode("3"), min(lm.codec.end_tokens)))
+    from ppl.tools.calls import _written
+
+    assert said.text == "3"
+    assert _written(lm.codec, said.tokens) == f"{mark}3"
+
+
+class Templated:
+    """A codec's tokenizer with a chat template."""
+
+    def __init__(self, template) -> None:
+        self.chat_template = template
+
+
+@pytest.mark.parametrize(
+    ("template", "format"),
+    [
+        ("{{ '<tool_call>' }}", "hermes"),
+        ("{{ '[TOOL_CALLS] ' }}", "mistral"),
+        ("{{ '<|python_tag|>' }}", "llama"),
+        ("role == 'ipython' parameters", "llama"),
+        ({"default": "", "tool_use": "<tool_call>"}, "hermes"),
+    ],
+)
+def test_the_template_tells_the_format(template, format, monkeypatch):
+    lm = ppl.TableLM({"a": 1.0}, symbols="a$")
+    monkeypatch.setattr(lm.codec, "tokenizer", Templated(template), raising=False)
+    assert format_of(lm) == format
+
+
+def test_a_template_without_tools_is_named_and_a_format_may_be_said():
+    with pytest.raises(errors.ToolError, match=r"template of toy.*format="):
+        tool_calls(TOY, TOY.continuation("ab"))
+    assert tool_calls(TOY, TOY.continuation("ab"), format="llama") == []
+    assert tool_calls(TOY, TOY.prompt("^") + "ab", format="hermes") == []
+    with pytest.raises(errors.TokenizerError):
+        tool_calls(TOY, ppl.load("tiny").continuation("3"), format="llama")
+
+
+def sandboxed() -> bool:
+    try:
+        Sandbox().require()
+    except errors.SandboxError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not sandboxed(), reason="no sandbox here")
+def test_python_as_a_tool():
+    python = Python(Sandbox(seconds=5))
+    assert python("print('a')\n1 + 2") == "a\n3\n"
+    assert python("x = 3") == ""
+    assert python("1 / 0") == "ZeroDivisionError: division by zero\n"
+    assert python("def f(:").startswith("SyntaxError")
+    assert python("import sys; sys.exit(3)") == "SystemExit: 3\n"
+    assert python("'''\"' + chr(10)").startswith("SyntaxError")
+    assert Python(most=3)("print('abcdef')") == "abc"
+    assert "stopped" in Python(Sandbox(seconds=0.5))("while True: pass")
+    with pytest.raises(errors.ArgumentError, match="code"):
+        python(3)
+    for most in (0, 16_001, 2.5):
+        with pytest.raises((ValueError, TypeError), match="most"):
+            Python(most=most)
+
+
+@pytest.mark.skipif(not sandboxed(), reason="no sandbox here")
+def test_python_in_a_program():
+    def program():
+        return ppl.call("run", Python(Sandbox(seconds=5)), "print(6 * 7)", seconds=60)
+
+    began = time.perf_counter()
+    assert BestOfN(3).run(program).best == "42\n"
+    assert time.perf_counter() - began < 30

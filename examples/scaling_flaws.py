@@ -2,10 +2,11 @@
 
 Beam search, REBASE, SMC and best-of-N on held-out problems of the line tasks at N = 4 to 256, under
 the reward model of `tiny-lines` as it is and under three noisy copies: noise at every step, more of
-it, and noise that lasts along the steps. Survivors that are drawn (stochastic beam search) or
-resampled at temperature 2 (SMC) are the mitigations. For every search: whether the best answer and
-the vote are right, whether any survivor is, how many first lines the survivors descend from, and
-how far the best of them got before its first wrong line, by the tasks' exact oracles.
+it, and noise that lasts along the steps. The mitigations: survivors that are drawn (stochastic beam
+search) or resampled at temperature 2 (SMC), a walk that goes back up (VGB), and another rule for
+the answer, the majority of the bests. For every search: whether the best answer, the vote and the
+majority of the bests are right, whether any survivor is, how many first lines the survivors descend
+from, and how far the best of them got before its first wrong line, by the tasks' exact oracles.
 
     python examples/scaling_flaws.py --problems 20 --records flaws.jsonl  # what is missing
     python examples/scaling_flaws.py --records flaws.jsonl --show         # tables and picture alone
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ppl
+from ppl import decide
 from ppl import searchers as s
 from ppl.study.intervals import wilson
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems, right_steps, split_lines
@@ -41,6 +43,8 @@ SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
         max(1, n // 4), 4, likelihood=0.0, temperature=0.2
     ),
     "tempered SMC": lambda n: s.SMC(n, resampling_temperature=2.0),
+    # Steps of the walk that cost about the tokens of n completions.
+    "VGB": lambda n: s.VGB(simulations=16 * n + 64, expansions=4),
 }
 NOISES: dict[str, Callable[[Verifier], Verifier]] = {
     "none": lambda prm: prm,
@@ -62,6 +66,7 @@ class Found:
     n: int
     best: bool
     vote: bool
+    bests: bool
     any: bool
     ancestors: int
     reached: float
@@ -87,7 +92,7 @@ def look(problem: LineProblem, posterior: ppl.Posterior, noise: str, name: str, 
     """What became of the survivors of one search."""
     responses = [_lines(sample) for sample in posterior.samples]
     right = [right_steps(problem, lines) for lines in responses]
-    whole = max(map(len, responses))
+    whole = max(map(len, responses), default=0)
     return Found(
         problem.task,
         problem.key,
@@ -96,9 +101,10 @@ def look(problem: LineProblem, posterior: ppl.Posterior, noise: str, name: str, 
         n,
         problem.check(posterior.best),
         problem.check(posterior.vote()),
+        problem.check(decide.vote(posterior, decide.MajorityOfTheBests())),
         any(problem.check(sample.value) for sample in posterior.samples if sample.finished),
         len({lines[0] for lines in responses if lines}),
-        max(right) / whole,
+        max(right) / whole if whole else 0.0,
         posterior.cost.lm_tokens,
     )
 
@@ -126,7 +132,8 @@ def show(found: Sequence[Found], console: Console) -> None:
     """Accuracy of the best answer and of the vote, right survivors, ancestors; a row a searcher."""
     for noise in dict.fromkeys(row.noise for row in found):
         table = Table(title=f"noise: {noise}", box=SIMPLE_HEAD, pad_edge=False)
-        headings = ("searcher", "N", "best", "95% int.", "vote", "any", "first lines", "reached")
+        headings = ("searcher", "N", "best", "95% int.", "vote", "bests", "any")
+        headings += ("first lines", "reached", "tokens")
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         for name in dict.fromkeys(row.searcher for row in found):
@@ -135,9 +142,9 @@ def show(found: Sequence[Found], console: Console) -> None:
                 if not rows:
                     continue
                 low, high = wilson(*share(rows, "best"))
-                best, vote, some = (
+                best, vote, bests, some = (
                     f"{100 * share(rows, what)[0] / len(rows):.0f}%"
-                    for what in ("best", "vote", "any")
+                    for what in ("best", "vote", "bests", "any")
                 )
                 table.add_row(
                     name,
@@ -145,9 +152,11 @@ def show(found: Sequence[Found], console: Console) -> None:
                     best,
                     f"{100 * low:.0f}-{100 * high:.0f}",
                     vote,
+                    bests,
                     some,
                     f"{sum(r.ancestors for r in rows) / len(rows):.1f}",
                     f"{100 * sum(r.reached for r in rows) / len(rows):.0f}%",
+                    f"{sum(r.lm_tokens for r in rows) / len(rows):,.0f}",
                 )
         console.print(table)
 

@@ -65,13 +65,13 @@ def test_savings_have_an_interval_over_problems():
 def test_scaling_flaws(tmp_path, capsys):
     small = ["--problems", "1", "--budgets", "4", "--records", str(tmp_path / "r.jsonl")]
     small += ["--out", str(tmp_path), "--workers", "1", "--noises", "sd 2", "sd 4, lasting"]
-    small += ["--searchers", "BestOfN", "sampled beams", "tempered SMC"]
+    small += ["--searchers", "BestOfN", "sampled beams", "tempered SMC", "VGB"]
     found = scaling_flaws.main(small)
     printed = capsys.readouterr().out
-    assert len(found) == 3 * 2 * 3
+    assert len(found) == 3 * 2 * 4
     assert all(f.any or not (f.best or f.vote) for f in found)
     assert all((f.reached == 1) or not f.any for f in found)
-    assert all(1 <= f.ancestors <= 4 for f in found)
+    assert all(1 <= f.ancestors <= (4 if f.searcher != "VGB" else 64) for f in found)
     again = scaling_flaws.main([*small, "--show"])
     assert again == found
     assert capsys.readouterr().out == printed

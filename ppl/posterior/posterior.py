@@ -239,6 +239,7 @@ class Posterior:
 
         Flat weights over independent samples make this self-consistency (Wang et al. 2022);
         importance weights make it weighted best-of-N. The weights already contain the verifier.
+        `ppl.decide` has other rules.
 
         Args:
             key: maps a result to what votes for it; by default the result itself. Equal keys vote

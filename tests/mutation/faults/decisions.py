@@ -99,7 +99,7 @@ FAULTS = [
     Fault(LAW, "n * max(0.0, 1.0 - float(p.sum()))", "0.0", f"{RULES} -k law"),
     Fault(COVERAGE, "betaln(alpha, beta + k)", "betaln(alpha + k, beta)", SCALING),
     Fault(COVERAGE, "left * self.alpha / ", "left * self.beta / ", f"{SCALING} -k gains"),
-    Fault(COVERAGE, "(by_alpha - by_beta)", "by_alpha", f"{SCALING} -k likelihood"),
+    Fault(COVERAGE, "if counts.max() < 2:", "if counts.max() < 1:", f"{SCALING} -k refused"),
     Fault(
         COVERAGE, "return top - float(repeated @ value)", "return top - float(value.sum())", SCALING
     ),

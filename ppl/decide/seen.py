@@ -141,7 +141,8 @@ class Seen:
 def _listed(name: str, values: Any) -> NDArray[np.float64]:
     if not isinstance(values, tuple):
         raise ArgumentError(f"{name}={shown(values)}: a tuple of numbers, one per sample")
-    return checks.numbers(**{name: values})
+    named: dict[str, Any] = {name: values}
+    return checks.numbers(**named)
 
 
 def classes_of(rows: Sequence[Sequence[Any]]) -> list[tuple[int, ...]]:

@@ -55,7 +55,8 @@ class Seen:
         checks.number(left=self.left)
         if self.left < 0:
             raise ArgumentError(f"left={self.left!r}: zero or more samples may still come")
-        if any(len(_listed("probes", row)) != len(classes) for row in self.probes):
+        known: Any = self.probes if isinstance(self.probes, tuple) else (None,)
+        if any(len(_listed("probes", row)) != len(classes) for row in known):
             raise ArgumentError(f"probes={shown(self.probes)}: rows like classes")
 
     @classmethod

@@ -4,8 +4,8 @@
 `tiny-lines` and kept, are replayed under every rule: a rule looks at answers in the order in which
 they come, and independent samples may come in any, so a replay in many orders is exact and cheap.
 First finish is replayed as well, the shortest of n; momentum gating is run. Prints for every rule
-its accuracy, its tokens, and what it saves against as many samples for every problem as are as
-accurate, with 95% intervals over problems.
+its accuracy, its tokens, and what it saves against a fixed number of samples of equal accuracy,
+with 95% intervals over problems.
 
     python examples/stopping.py --problems 40 --records stopping.jsonl
     python examples/stopping.py --records stopping.jsonl --show
@@ -180,8 +180,9 @@ def chosen(one: Pool, paid: NDArray[np.int64], family: str) -> float:
     if family == "best":
         top = scores[known] == scores[known].max()
         return float(right[classes[known][top]].mean())
-    amounts = np.bincount(classes[known], scores[known] if family == "weighted" else None)
-    return float(right[np.flatnonzero(amounts == amounts.max())].mean())
+    present = np.unique(classes[known])
+    amounts = np.bincount(classes[known], scores[known] if family == "weighted" else None)[present]
+    return float(right[present[amounts == amounts.max()]].mean())
 
 
 def until(rule: decide.StoppingRule) -> Callable[[Pool, NDArray[np.int64]], int]:
@@ -281,7 +282,8 @@ def saving(accuracy: float, tokens: float, fixed: Sequence[tuple[float, float]])
     """The share of tokens that a rule saves against a fixed number of samples of equal accuracy.
 
     Fixed numbers are read off between those that were measured, linearly in accuracy and in the
-    logarithm of tokens. NaN where the rule is better than the largest or worse than the smallest.
+    logarithm of tokens. A rule that is better than all of them is held against the best; NaN for
+    one that is worse than all.
 
     Args:
         accuracy, tokens: of the rule.
@@ -291,7 +293,8 @@ def saving(accuracy: float, tokens: float, fixed: Sequence[tuple[float, float]])
         if low <= accuracy <= high:
             share = 0.0 if high == low else (accuracy - low) / (high - low)
             return 1.0 - tokens / math.exp((1 - share) * math.log(few) + share * math.log(many))
-    return math.nan
+    best, price = max(fixed, key=lambda one: (one[0], -one[1]))
+    return 1.0 - tokens / price if accuracy > best else math.nan
 
 
 def means(point: Point, picks: NDArray[np.int64]) -> list[tuple[float, float]]:
@@ -378,7 +381,8 @@ def main(argv: Sequence[str] | None = None) -> list[Point]:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if not args.show:
-        lines = [json.dumps(asdict(one)) for one in draw(args.problems, args.seed)]
+        kept = draw(args.problems, args.seed)
+        lines = [json.dumps(asdict(one), separators=(",", ":")) for one in kept]
         args.records.write_text("\n".join(lines) + "\n", encoding="utf-8")
     points = measured(read(args.records))
     show(points, Console(width=100))

@@ -48,6 +48,9 @@ def test_what_is_chosen_counts_ties_by_their_share():
     assert stopping.chosen(one, order(one), "weighted") == 1.0
     assert stopping.chosen(one, order(one), "best") == 0.0
     assert stopping.chosen(one, np.array([3]), "vote") == 0.0
+    nothing = pool("abc", "a", scores=(0.0, 0.0, 0.0))  # what was not drawn is no candidate
+    assert stopping.chosen(nothing, np.array([2]), "weighted") == 0.0
+    assert stopping.chosen(nothing, np.array([0, 2]), "weighted") == 0.5
 
 
 def test_replays_are_means_over_orders():
@@ -66,7 +69,10 @@ def test_a_saving_is_read_between_fixed_numbers():
     assert stopping.saving(0.3, 10.0, fixed) == pytest.approx(0.5)
     assert stopping.saving(0.4, 30.0, fixed) == pytest.approx(0.25)
     assert stopping.saving(0.2, 10.0, fixed) == pytest.approx(0.0)
-    assert math.isnan(stopping.saving(0.6, 1.0, fixed))
+    assert stopping.saving(0.6, 40.0, fixed) == pytest.approx(0.75)  # better than all: the best
+    falling = [*fixed, (0.45, 320.0)]
+    assert stopping.saving(0.6, 40.0, falling) == pytest.approx(0.75)
+    assert stopping.saving(0.4, 20.0, falling) == pytest.approx(0.5)
     assert math.isnan(stopping.saving(0.1, 1.0, fixed))
     low, high = stopping.interval([0.1] * 50 + [math.nan] * 3)
     assert (low, high) == pytest.approx((0.1, 0.1))
@@ -106,10 +112,10 @@ def test_tokens_of_a_line_are_those_of_all_its_candidates(tiny):
 
 def test_the_table_of_the_docs_is_that_of_the_records(capsys):
     points = stopping.main(["--records", str(RECORDS), "--show"])
-    printed = [line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()]
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
     page = (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
-    block = page.partition("```text\n")[2].partition("\n```")[0].splitlines()
-    assert block == printed
+    block = page.partition("```text\n")[2].partition("\n```")[0]
+    assert block.splitlines() == printed.strip("\n").splitlines()
     named = {p.rule: p for p in points if isinstance(p, Point)}
     fixed = next(p for p in points if p.rule == "64" and p.family == "vote")
     # What the page says of them.

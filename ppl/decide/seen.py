@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl.errors import ArgumentError
-from ppl.language.arguments import check_fields, checked, shown
+from ppl.language import checks
+from ppl.language.arguments import checked, shown
 from ppl.language.classes import numbered
 from ppl.runtime.node import Node
 from ppl.runtime.weights import Weights
@@ -41,17 +42,22 @@ class Seen:
     probes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if min(self.classes, default=0) < NOTHING:
+        # Rules are replayed on many thousands: arrays are checked at once.
+        classes = _listed("classes", self.classes)
+        if (classes < NOTHING).any() or (classes % 1 != 0).any():
             raise ArgumentError(
-                f"classes={shown(self.classes)}: numbers from 0, or -1 for no answer"
+                f"classes={shown(self.classes)}: whole numbers from 0, or -1 for none"
             )
         for name in ("weights", "confidences"):
-            numbers = getattr(self, name)
-            if numbers is not None and len(numbers) != len(self.classes):
-                raise ArgumentError(f"{name}: {len(numbers)} for {len(self.classes)} answers")
+            values = getattr(self, name)
+            if values is not None and len(_listed(name, values)) != len(classes):
+                raise ArgumentError(f"{name}: {len(values)} for {len(classes)} answers")
+        checks.number(left=self.left)
         if self.left < 0:
             raise ArgumentError(f"left={self.left!r}: zero or more samples may still come")
+        known: Any = self.probes if isinstance(self.probes, tuple) else (None,)
+        if any(len(_listed("probes", row)) != len(classes) for row in known):
+            raise ArgumentError(f"probes={shown(self.probes)}: rows like classes")
 
     @classmethod
     @checked
@@ -131,6 +137,13 @@ class Seen:
     def votes(self) -> NDArray[np.float64]:
         """`[C]` samples of each class."""
         return self.counts()
+
+
+def _listed(name: str, values: Any) -> NDArray[np.float64]:
+    if not isinstance(values, tuple):
+        raise ArgumentError(f"{name}={shown(values)}: a tuple of numbers, one per sample")
+    named: dict[str, Any] = {name: values}
+    return checks.numbers(**named)
 
 
 def classes_of(rows: Sequence[Sequence[Any]]) -> list[tuple[int, ...]]:

@@ -208,7 +208,8 @@ def leads_all(counts: NDArray[np.float64]) -> float:
         return leads(shapes[0] - 1.0, shapes[1] - 1.0)
     points, weights = _quadrature()
     x = gammaincinv(shapes[0], (points + 1.0) / 2.0)  # [_NODES]
-    below = np.prod(gammainc(shapes[1:, None], x[None, :]), axis=0)
+    others, times = np.unique(shapes[1:], return_counts=True)  # rare answers have few counts
+    below = np.prod(gammainc(others[:, None], x[None, :]) ** times[:, None], axis=0)
     return float(np.sum(weights * below) / 2.0)
 
 

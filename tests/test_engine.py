@@ -220,14 +220,6 @@ def test_windows_that_cannot_be_reached_are_refused_by_name_or_exact(monkeypatch
     assert draw.log_prob == pytest.approx(exact, abs=1e-4)
 
 
-def test_recurrent_models_are_refused_by_name():
-    config = tf.MambaConfig(
-        vocab_size=97, hidden_size=16, num_hidden_layers=2, state_size=4, eos_token_id=2
-    )
-    with pytest.raises(UnsupportedModelError, match=r"mamba-like.*cannot be forked"):
-        ppl.HFModel(random_model(config), Letters(), name="mamba-like")
-
-
 def test_masks_by_place_in_the_pass_are_refused():
     """GPT-Neo masks by index in the pass: right as long as all rows begin at one position."""
     config = tf.GPTNeoConfig(

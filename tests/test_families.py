@@ -20,6 +20,7 @@ from ppl.lm.engine.attention import NAME, OWN
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.graphs import StepGraphs
 from ppl.lm.engine.reach import Reach, fitted
+from ppl.lm.engine.recurrent import Snapshots
 
 
 def _names(text: str) -> list[str]:
@@ -52,7 +53,8 @@ bart blenderbot marian mbart pegasus plbart prophetnet
 )
 RECURRENT = _names(
     """
-bamba falcon_h1 falcon_mamba granitemoehybrid jamba lfm2 mamba mamba2 nemotron_h qwen3_next
+falcon_h1 falcon_mamba granitemoehybrid jamba lfm2 lfm2_moe mamba mamba2 olmo_hybrid qwen3_next
+qwen3_5_text zaya
 """
 )
 
@@ -108,7 +110,7 @@ def read_fork_step_and_evict(engine: Engine) -> None:
     assert_exact(engine, back, states, 10)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [*EXACT, *RECURRENT])
 @torch.inference_mode()
 def test_exact(name):
     engine = engine_of(name)
@@ -116,7 +118,9 @@ def test_exact(name):
     read_fork_step_and_evict(engine)
 
 
-@pytest.mark.parametrize("name", sorted(set(families.NAMES) - set(EXACT) - families.LARGE))
+@pytest.mark.parametrize(
+    "name", sorted(set(families.NAMES) - {*EXACT, *RECURRENT} - families.LARGE)
+)
 @torch.inference_mode()
 def test_exact_or_refused_by_name(name):
     """What a later transformers brings is one or the other."""
@@ -229,6 +233,89 @@ def test_masks_of_no_known_kind_have_no_reach():
     assert fitted(lambda b, h, q, k: (k <= q) & (k % 2 == q % 2), 30, 0) is None
 
 
+# -- layers with a state --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lfm2", "granitemoehybrid", "jamba"])
+@pytest.mark.parametrize("capacity", [1, 40_000, 1 << 24])
+@torch.inference_mode()
+def test_states_by_snapshots(name, capacity, monkeypatch):
+    """Whatever is kept of them, also in between, and where tokens are read one by one only."""
+    monkeypatch.setattr("ppl.lm.engine.passes.SPACING", 8)
+    engine = engine_of(name, capacity)
+    read_fork_step_and_evict(engine)
+    assert engine.runner.snapshots.nbytes <= capacity // 4
+    assert engine.runner.stepwise == (name == "jamba")
+
+
+@torch.inference_mode()
+def test_texts_go_on_from_the_nearest_snapshot(monkeypatch):
+    monkeypatch.setattr("ppl.lm.engine.passes.SPACING", 8)
+    engine = engine_of("lfm2")
+
+    def computed(text):
+        before = engine.tokens_computed
+        (states,) = engine.hidden([text], [0])
+        assert_exact(engine, text, states, 0)
+        return engine.tokens_computed - before
+
+    assert computed(STORY[:30]) == 30
+    assert computed(STORY[:30]) == 0  # its last hidden states are kept
+    assert computed((*STORY[:30], 5)) == 1  # from its end
+    assert computed((*STORY[:27], 5)) == 4  # from 24
+    assert computed((*STORY[:27], 6)) == 4
+    slots, _ = engine.open([STORY[:31]])
+    (slot,) = slots.values()
+    (twin,) = engine.fork([slot])
+    before = engine.tokens_computed
+    engine.step([slot, twin], [(*STORY[:31], 7), (*STORY[:31], 8)])
+    engine.close(slot, (*STORY[:31], 7))
+    engine.close(twin, (*STORY[:31], 8))
+    assert engine.tokens_computed - before == 2
+    assert computed((*STORY[:31], 8, 9)) == 1  # from where the row ended
+    engine.runner.snapshots.clear()
+    assert computed((*STORY[:31], 8, 9, 10)) == 34  # all again, if no state is left
+
+
+def test_snapshots_are_the_longest_and_the_least_recent_go():
+    def state(number):
+        return (torch.full((4,), float(number)),)
+
+    kept = Snapshots(48)  # three of 16 bytes
+    for length in (1, 2, 3):
+        kept.keep(STORY[:length], state(length))
+    assert kept.longest(STORY, 9)[0] == 3
+    assert kept.longest(STORY, 2)[0] == 2
+    assert kept.longest((*STORY[:1], 99), 9)[0] == 1
+    assert kept.longest((99,), 9) == (0, None)
+    kept.keep(STORY[:4], state(4))  # the third has not been asked for since
+    assert [kept.longest(STORY, most)[0] for most in (4, 3, 1)] == [4, 2, 1]
+    assert kept.nbytes == 48
+    kept.keep(STORY[:5], (torch.zeros(99),))  # larger than all that there is
+    assert kept.longest(STORY, 9)[0] == 4
+    kept.clear()
+    assert kept.longest(STORY, 9) == (0, None)
+
+
+def test_recurrent_layers_run_plainly_and_say_so():
+    with pytest.raises(UnsupportedModelError, match=r"lfm2: .*recurrent.*compile=False"):
+        engine_of("lfm2", compile=True)
+
+
+@torch.inference_mode()
+def test_nemotron_h_only_where_its_steps_are_its_passes():
+    with pytest.raises(UnsupportedModelError, match=r"nemotron_h: .*time_step_min=0\.001.*server"):
+        engine_of("nemotron_h")
+    model = families.random_model(families.config_of("nemotron_h", time_step_min=1e-12))
+    read_fork_step_and_evict(Engine(model, name="nemotron_h", capacity=1 << 24))
+
+
+PROPERTY = [
+    *("mistral", "gemma2", "gpt_oss", "deepseek_v3", "gemma4_text", "llama"),
+    *("lfm2", "granitemoehybrid", "qwen3_next", "jamba"),
+]
+
+
 @functools.cache
 def _kept(name: str, capacity: int) -> Engine:
     return engine_of(name, capacity)
@@ -237,7 +324,7 @@ def _kept(name: str, capacity: int) -> Engine:
 @pytest.mark.parametrize("capacity", [1, 60_000])
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(["mistral", "gemma2", "gpt_oss", "deepseek_v3", "gemma4_text", "llama"]),
+    name=st.sampled_from(PROPERTY),
     asked=st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 40), st.lists(st.integers(3, 5), max_size=3)),
         min_size=1,

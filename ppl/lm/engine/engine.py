@@ -18,11 +18,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ppl.errors import UnsupportedModelError
 from ppl.language.cost import Account
 from ppl.lm.engine import admission
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
-from ppl.lm.engine.runs import Match, Slot, Tokens, common_prefix
+from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 
 # Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
 # computes, on a GPU a short one costs as much as one of hundreds of tokens.
@@ -102,12 +103,15 @@ class Engine:
         self._vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
             plan = admission.plan_of(self.base, config, name, self.context_length, self.device)
+            # Where a text is its state, states take a part of the budget.
+            snapshots = capacity // 4 if plan.states else 0
             self._memory = Memory(
                 plan.layout,
                 self.dtype,
                 self.device,
-                capacity=capacity,
+                capacity=capacity - snapshots,
                 context_length=self.context_length,
+                state_nbytes=plan.states.nbytes,
             )
             self.slots, self.pool = self._memory.slots, self._memory.pool
             self.runner = Passes(
@@ -117,11 +121,14 @@ class Engine:
                 vocabulary=self._vocabulary,
                 name=name,
                 slots=self.slots,
+                snapshots=snapshots,
                 graphs=graphs,
                 compile=compile,
             )
+            self._resumes = bool(plan.states)
             self._self_check()
         self.pool.clear()
+        self.runner.snapshots.clear()
         self.runner.forget()
 
     @property
@@ -147,32 +154,75 @@ class Engine:
     def _self_check(self) -> None:
         """Compares the ragged pass with the model's own on a few tokens, so that a model whose
         positions or masks work differently is refused rather than run wrongly."""
+        try:
+            self._compare()
+        except UnsupportedModelError:
+            if not self._resumes:
+                raise
+            # Some read several tokens as if nothing were before them: then one at a time.
+            self.runner.stepwise = True
+            for slot in self.slots.busy:
+                self.slots.drop(slot)
+            self.pool.clear()
+            self.runner.snapshots.clear()
+            self._compare()
+
+    def _compare(self) -> None:
         texts = admission.samples(self._vocabulary, self.context_length)
         first = [min(3, len(text) - 1) for text in texts]
         try:
             # One goes on, the other begins: shows masks made from where a pass begins.
             self.hidden([texts[1][:4]], [min(3, len(texts[1]) - 1)])
-            ours = self.hidden(texts, first)
+            ours, stepped, extended = self.hidden(texts, first), [], []
+            if self._resumes and all(first):
+                stepped = self._stepped(texts, first)
+                extended = self._extended(texts, first)
         except torch.OutOfMemoryError:
             raise
         except Exception as refusal:
             admission.refuse_batches(self.base, self.name, refusal)
         if self.runner.graphs is not None or self.runner.compiled is not None:
-            self.pool.clear()
-            starts = [text[:-1] for text in texts]
-            slots, _ = self.open(starts)
             try:
-                stepped = self.step([slots[start] for start in starts], texts)
+                stepped = self._stepped(texts, [len(text) - 1 for text in texts])
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as refusal:
                 if self.runner.graphs is not None:
                     admission.refuse_steps(self.name, "captured as CUDA graphs", "graphs", refusal)
                 admission.refuse_steps(self.name, "compiled", "compile", refusal)
-            ours = [torch.cat([o[:-1], s[None]]) for o, s in zip(ours, stepped, strict=True)]
-            for slot, text in zip(slots.values(), texts, strict=True):
-                self.close(slot, text)
-        admission.compare(self.base, self.name, texts, ours)
+        for states in filter(None, (ours, stepped, extended)):
+            admission.compare(self.base, self.name, texts, states, strict=self._resumes)
+
+    def _stepped(self, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+        """Last hidden states from `first` on, token by token."""
+        starts, slots = self._opened(texts, first)
+        states: list[list[Tensor]] = [[] for _ in texts]
+        for t in range(max(map(len, texts))):
+            rows = [i for i, at in enumerate(first) if at + t < len(texts[i])]
+            if rows:
+                longer = [texts[i][: first[i] + t + 1] for i in rows]
+                for i, state in zip(
+                    rows, self.step([slots[starts[i]] for i in rows], longer), strict=True
+                ):
+                    states[i].append(state)
+        for start, text in zip(starts, texts, strict=True):
+            self.close(slots[start], text)
+        return [torch.stack(row) for row in states]
+
+    def _extended(self, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+        """Last hidden states from `first` on, each text's in one pass."""
+        starts, slots = self._opened(texts, first)
+        states = [self.extend([slots[s]], [t])[0] for s, t in zip(starts, texts, strict=True)]
+        for start, text in zip(starts, texts, strict=True):
+            self.close(slots[start], text)
+        return states
+
+    def _opened(
+        self, texts: Sequence[Tokens], first: Sequence[int]
+    ) -> tuple[list[Tokens], dict[Tokens, Slot]]:
+        self.pool.clear()
+        starts = [text[:at] for text, at in zip(texts, first, strict=True)]
+        return starts, self.open(starts)[0]
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
@@ -236,6 +286,7 @@ class Engine:
     def close(self, slot: Slot, tokens: Tokens) -> None:
         """Ends a row; `tokens` are all that its slot holds."""
         self.pool.insert(tokens[: slot.length], slot)
+        self.runner.snapshots.keep(tokens[: slot.length], slot.state)
         self.slots.leave(slot)
 
     @alone
@@ -289,6 +340,9 @@ class Engine:
         if self._share_prefixes(unique, known, first_payers):
             self._cut(unique)
         matches = {text: self.pool.match(text) for text in unique}
+        for text, match in matches.items():
+            if match.length < len(text):
+                matches[text] = match.cut(self._resumed(text, match)[0])
         self._book(texts, matches, payers)
         slots = self._filled({t: m for t, m in matches.items() if m.length < len(t)})
         states = [
@@ -346,12 +400,26 @@ class Engine:
 
     def _filled(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
         """A slot for each text, with all of it: what is missing is computed."""
+        states: dict[Tokens, State | None] = {}
+        if self._resumes:
+            for text, match in matches.items():
+                length, states[text] = self._resumed(text, match)
+                matches = {**matches, text: match.cut(length)}
         slots = self._memory.place(matches)
+        for text, state in states.items():
+            slots[text].state = state
         self.runner.fill([(text, slot) for text, slot in slots.items() if slot.length < len(text)])
         for text, slot in slots.items():
             if matches[text].length < len(text):
                 self.pool.insert(text, slot)
+                self.runner.snapshots.keep(text, slot.state)
         return slots
+
+    def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:
+        """From where a text can go on, of which so much is stored: there, and with what state."""
+        if not self._resumes:
+            return match.length, None
+        return self.runner.snapshots.longest(text, match.length)
 
 
 def _rearm() -> None:

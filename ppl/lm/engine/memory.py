@@ -20,6 +20,7 @@ class Memory:
         capacity: bytes for keys, values and last hidden states. Up to half of it is for slots, the
             rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; slots do not grow ahead beyond it.
+        state_nbytes: what a row takes besides, however long it is.
 
     Attributes:
         slots, pool: where rows run, and the tree of what they computed.
@@ -35,7 +36,9 @@ class Memory:
         *,
         capacity: int,
         context_length: int,
+        state_nbytes: int = 0,
     ) -> None:
+        self._state_nbytes = state_nbytes
         self.capacity, self._context_length = capacity, context_length
         self.bytes_per_token: int = layout.numbers * dtype.itemsize
         self.pool = PrefixPool(capacity)
@@ -89,7 +92,7 @@ class Memory:
         for copy, slot in zip(copies, slots, strict=True):
             self.slots.take(copy)
             self.slots.view(copy, 0, slot.length).copy_(self.slots.view(slot, 0, slot.length))
-            copy.length = slot.length
+            copy.length, copy.state = slot.length, slot.state
         return copies
 
     def _shape_for(self, count: int, length: int) -> tuple[int, int]:
@@ -108,7 +111,7 @@ class Memory:
         return max(count, min(more, self.batch_rows(needed))), needed
 
     def _slot_nbytes(self, length: int) -> int:
-        return self.bytes_per_token * (bucket(length) + 1)
+        return self.bytes_per_token * (bucket(length) + 1) + self._state_nbytes
 
     def _in_idle_slots(self, rows: int) -> int:
         """Bytes that the tree would have to take over if so many idle slots were needed."""

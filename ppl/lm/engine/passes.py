@@ -6,19 +6,20 @@ Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppl.errors import PromptError
+from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.attention import NAME, Span, grouped, running_spans, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.reach import reaching
+from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Slot, Tokens, common_prefix
 from ppl.lm.engine.slots import Slots, Window
 
@@ -45,6 +46,7 @@ class Passes:
         vocabulary: its number of token ids.
         name: shown in messages.
         slots: the memory from which passes read and to which they write.
+        snapshots: bytes for states of texts, for models with recurrent layers.
         graphs: on a GPU, capture passes of one token a row as CUDA graphs.
         compile: compile passes of one token a row.
 
@@ -53,6 +55,8 @@ class Passes:
         tokens_computed: tokens that they computed for a row.
         tokens_padded: tokens that they computed for nobody.
         price: keys that have to be saved, over all rows, for one product more to pay.
+        snapshots: these states.
+        stepwise: whether recurrent layers go on by one token at a time only.
         how, windows: see `ppl.lm.engine.admission.Plan`.
         graphs, compiled: how passes of one token a row run, None where plainly.
     """
@@ -66,6 +70,7 @@ class Passes:
         vocabulary: int,
         name: str,
         slots: Slots,
+        snapshots: int,
         graphs: bool,
         compile: bool,
     ) -> None:
@@ -74,6 +79,15 @@ class Passes:
         self.device, self.dtype = slots.device, slots.dtype
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
         self.how, self.windows = plan.how, plan.windows
+        self._states, self._cache = plan.states, plan.cache
+        if plan.states and (graphs or compile):
+            flag = "graphs" if graphs else "compile"
+            raise UnsupportedModelError(
+                f"{name}: its recurrent layers run plainly; load it with {flag}=False"
+            )
+        self.snapshots = Snapshots(snapshots)
+        self.stepwise = False
+        self._rows: list[Slot | None] = []  # of the running pass
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
         self.compiled = CompiledStep(base, config, plan, name) if compile else None
         # In keys of one layer, of all heads: reading them costs what another product does.
@@ -107,6 +121,7 @@ class Passes:
         positions[where] = columns[where] = [slot.length for slot in slots]
         spans = self._spans(slots, texts, where, positions.tolist(), 1)
         inputs = torch.from_numpy(table)[:, :, None]
+        self._seat(slots, where, high - low)
         if self.graphs is None or spans is not None:
             states = self._forward(inputs, low, longest, len(slots), spans)[:, 0]
         else:
@@ -115,6 +130,8 @@ class Passes:
             states = self.graphs.run(self._slots.generation, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
+        if self._states:
+            self._snap(zip(texts, slots, strict=True))
         # A slice where it does: an index is a copy to the device, which waits for the pass.
         return states[: len(where)] if where == list(range(len(where))) else states[where]
 
@@ -126,6 +143,9 @@ class Passes:
         """
         for text, slot in rows:
             self._check(text[slot.length :])
+        if self._states:
+            self._fill_evenly(rows)
+            return
         # Similar amounts of work side by side: little padding.
         todo = sorted(rows, key=lambda row: len(row[0]) - row[1].length)
         while todo:
@@ -135,6 +155,34 @@ class Passes:
             del todo[-len(group) :]
             for at in range(0, width, _PREFILL_TOKENS):
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
+
+    def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        """As `fill`, all rows of a pass by equally many tokens."""
+        todo = [row for row in rows if row[1].length < len(row[0])]
+        while todo:
+            fresh = [row for row in todo if row[1].length == 0]
+            group = (fresh if fresh and self.stepwise else todo)[:_PREFILL_TOKENS]
+            ends = [min(len(t), (s.length // SPACING + 1) * SPACING) - s.length for t, s in group]
+            most = max(1, _PREFILL_TOKENS // len(group))
+            if self.stepwise:  # all of a text at once, or one token after another
+                ends, most = [len(t) for t, _ in group], most if fresh else 1
+                group = [row for row in group if not fresh or len(row[0]) == max(ends)]
+                ends = [max(ends)]
+            self._fill(group, min(most, *ends))
+            self._snap(group)
+            todo = [row for row in todo if row[1].length < len(row[0])]
+
+    def _snap(self, rows: Iterable[tuple[Tokens, Slot]]) -> None:
+        for text, slot in rows:
+            if slot.length % SPACING == 0:
+                self.snapshots.keep(text[: slot.length], slot.state)
+
+    def _seat(self, slots: Sequence[Slot], where: Sequence[int], rows: int) -> None:
+        """Says which row of the pass that comes next is in which slot."""
+        if self._states:
+            self._rows = [None] * rows
+            for slot, row in zip(slots, where, strict=True):
+                self._rows[row] = slot
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
@@ -159,6 +207,7 @@ class Passes:
             positions[row, :size] = columns[row, :size] = torch.arange(slot.length, after)
         spans = self._spans(rows, texts, where, positions.amax(1).tolist(), width)
         visible = max(slot.length + size for slot, size in zip(rows, sizes, strict=True))
+        self._seat(rows, where, high - low)
         self._forward(inputs, low, visible, sum(sizes), spans)
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
@@ -230,17 +279,28 @@ class Passes:
             states = self.compiled(ids, positions, window, running_spans())
             window.keep(states)
             return states
+        cache = window.cache()
+        if self._states:
+            before = [None if slot is None else slot.state for slot in self._rows]
+            self._states.into(cache, window, before)
         asked = {
             "input_ids": ids,
             "position_ids": positions,
-            "past_key_values": window.cache(),
+            self._cache: cache,
             "use_cache": True,
         }
-        if self.windows:  # each layer's own mask, made by the model from these positions
+        if not self._slots.kv:  # nothing attends
+            output = self._base(attention_mask=None, **asked)
+        elif self.windows:  # each layer's own mask, made by the model from these positions
             with reaching(positions):
                 output = self._base(attention_mask=None, **asked)
         else:
             output = self._base(attention_mask=self._causal(positions, visible), **asked)
+        if self._states:
+            for slot, state in zip(self._rows, self._states.out_of(cache), strict=True):
+                if slot is not None:
+                    slot.state = state
+            self._rows = []
         states = output.last_hidden_state
         window.keep(states)
         return states

@@ -13,6 +13,9 @@ from torch import Tensor
 
 Tokens = tuple[int, ...]
 
+State = tuple[Tensor, ...]
+"""What the recurrent layers of a model know of a text (`ppl.lm.engine.recurrent`); not changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -55,14 +58,17 @@ class Slot:
         edges: runs of the prefix tree that live here and nowhere else.
         busy: True while a row runs here.
         used: when it was last taken or left, for eviction.
+        state: of a busy slot, the state of its row's text of `length` tokens; None for a model
+            that has none, and for a row that has no tokens yet.
     """
 
-    __slots__ = ("busy", "edges", "index", "length", "used")
+    __slots__ = ("busy", "edges", "index", "length", "state", "used")
 
     def __init__(self, index: int) -> None:
         self.index, self.length, self.used = index, 0, 0
         self.busy = False
         self.edges: set[Edge] = set()
+        self.state: State | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -106,6 +112,12 @@ class Match:
     def slot(self) -> Slot | None:
         """The slot that holds all of the covered tokens, if one does."""
         return self.runs[-1].slot if self.runs else None
+
+    def cut(self, length: int) -> Match:
+        """The same for the first `length` tokens only."""
+        if length >= self.length:
+            return self
+        return Match(length, tuple(edge for edge in self.runs if edge.start < length))
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -111,7 +111,7 @@ class Slots:
             self.kv, self.states = self._zeros(0, 1)
             self.pool.clear()
             for slot in self.all:
-                slot.busy, slot.length = False, 0
+                slot.busy, slot.length, slot.state = False, 0, None
             self.all = []
             raise
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
@@ -135,7 +135,7 @@ class Slots:
     def leave(self, slot: Slot) -> None:
         """The row is over; its content stays until the slot is needed."""
         self.clock += 1
-        slot.busy, slot.used = False, self.clock
+        slot.busy, slot.used, slot.state = False, self.clock, None
 
     def drop(self, slot: Slot) -> None:
         """The row has failed: of its content only what the tree has there counts."""

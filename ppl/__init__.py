@@ -12,6 +12,7 @@ from ppl.language.cost import Budget, Cost
 from ppl.language.primitives import answer, condition, do, parallel, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
+from ppl.language.thinking import Thinking, forced
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.awrs import AWRS
@@ -41,6 +42,7 @@ __all__ = [
     "StepRule",
     "TableLM",
     "Text",
+    "Thinking",
     "Tree",
     "Verdict",
     "Verifier",
@@ -51,6 +53,7 @@ __all__ = [
     "enumerate_program",
     "equality",
     "extract_answer",
+    "forced",
     "load",
     "parallel",
     "register",

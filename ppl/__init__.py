@@ -12,6 +12,7 @@ from ppl.language.cost import Budget, Cost
 from ppl.language.primitives import answer, condition, do, parallel, power, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
+from ppl.language.thinking import Thinking, forced
 from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
 from ppl.lm.writers import writers
 from ppl.posterior.posterior import Posterior, Sample
@@ -43,6 +44,7 @@ __all__ = [
     "StepRule",
     "TableLM",
     "Text",
+    "Thinking",
     "Tree",
     "Verdict",
     "Verifier",
@@ -54,6 +56,7 @@ __all__ = [
     "enumerate_program",
     "equality",
     "extract_answer",
+    "forced",
     "load",
     "parallel",
     "power",

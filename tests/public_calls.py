@@ -359,6 +359,12 @@ CALLS = [
     Call("condition", of(ppl.condition, value=True), free=("value",)),
     Call("answer", of(ppl.answer, value=1)),
     Call("power", of(ppl.power, program=program, alpha=2.0), bad={"alpha": POSITIVE}),
+    Call("Thinking", of(ppl.Thinking), bad={"end": ("",), "inside": (3,), "after": (3,)}),
+    Call(
+        "forced",
+        lambda: (ppl.forced, {"name": "f", "lm": lm(), "text": text(), "end": None, "most": 3}),
+        bad={"times": (NEGATIVE,), "least": (NEGATIVE,), "most": COUNT, "words": ("",)},
+    ),
     Call("parallel", of(ppl.parallel, functions=[dict])),
     Call("call", of(ppl.call, name="c", f=dict), bad={"seconds": POSITIVE}),
     Call("do", of(ppl.do, program=program, data={})),

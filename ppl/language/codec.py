@@ -117,6 +117,18 @@ class Codec(ABC):
             )
         return self.encode("\n".join(m["content"] for m in messages) + "\n")
 
+    def turn(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> Tokens:
+        """Token ids of what stands between the assistant's words and its next ones: the end of its
+        turn, further messages, and the beginning of another turn.
+
+        Without a chat template the messages are further paragraphs.
+
+        Raises:
+            PromptError: as `chat`.
+        """
+        said = self.chat(messages, arguments)
+        return self.encode_after("\n") + said
+
     @cached_property
     def identity(self) -> Identity:
         """Which tokenizer this is."""

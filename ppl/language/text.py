@@ -7,7 +7,7 @@ where each sampled step ends, which is what a process reward model needs to know
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -16,8 +16,9 @@ from typing import Any, Literal
 from ppl.errors import PromptError
 from ppl.language.answers.extraction import Answer, extract_answer
 from ppl.language.codec import Codec, Identity, Reader, checked_string
+from ppl.language.messages import checked_messages, question_of
 
-StopReason = Literal["until", "end", "length"]
+StopReason = Literal["until", "end", "length", "open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Continuation:
         text: the characters that they complete where they stand (an end-of-text token says
             nothing; a character that is cut off at the end is not there yet).
         reason: `"until"` (the step rule came true), `"end"` (the model ended the text) or
-            `"length"` (`max_tokens` was reached).
+            `"length"` (`max_tokens` was reached); `"open"` is only made by hand: the beginning of
+            a step, to be observed.
         made_with: the tokenizer; None for ids put together by hand, which are taken at their word.
     """
 
@@ -122,7 +124,7 @@ class Text:
         if self.finished:
             raise PromptError(
                 f"the text is finished, {str(other)[:40]!r} cannot follow: leave the loop when "
-                "step.finished is true, and begin the next turn with lm.chat([...])"
+                "step.finished is true, and go on with text.turn(question) or lm.chat([...])"
             )
         if isinstance(other, Continuation):
             mine = self.codec.identity
@@ -132,6 +134,28 @@ class Text:
             tokens = self.tokens + other.tokens
             return self._child(tokens, (*self.step_ends, len(tokens)), other.finished)
         return self.extended(self.codec.encode_after(checked_string(other, "text + words")))
+
+    def turn(self, messages: str | Sequence[Mapping[str, Any]], **template_arguments: Any) -> Text:
+        """The conversation goes on: what was said, then further messages, up to the model's turn.
+
+        Token in, token out: the tokens so far stay as they are, so that a model computes only the
+        new ones, and what the chat template would change in earlier turns (many drop their
+        thoughts) stays, too. Between stands what the template writes there. All of it is the new
+        text's prompt: its steps, its answer and what verifiers say of it are those of the new turn.
+
+        Args:
+            messages: a question, or messages such as a tool's; if the last is the assistant's, the
+                model goes on with it.
+            **template_arguments: as for `lm.chat`.
+
+        Raises:
+            PromptError: as `lm.chat`; or the template does not write what the assistant said.
+        """
+        asked = checked_messages(messages)
+        words: Sequence[int] = self.codec.turn(asked, template_arguments)
+        # The model may have ended its turn itself.
+        words = _behind_end(self.codec, words) if self.finished else words
+        return Text((*self.tokens, *words), self.codec, prompt_string=question_of(asked))
 
     def extended(self, words: Sequence[int]) -> Text:
         """The text with tokens of its own tokenizer at its end, which belong to no step yet."""
@@ -213,3 +237,13 @@ class Text:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set(**state, parent=None, verdicts={})
+
+
+def _behind_end(codec: Codec, words: Sequence[int]) -> Sequence[int]:
+    """What follows the end token with which `words` begin; all if they begin with none."""
+    for i, token in enumerate(words):
+        if token in codec.end_tokens:
+            return words[i + 1 :]
+        if codec.piece(token).strip() or token in codec.special_tokens:
+            break
+    return words

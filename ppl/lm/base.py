@@ -24,9 +24,11 @@ from ppl.language.foreign import OF_CALLS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, Text
+from ppl.language.thinking import Thinking
 from ppl.lm.masks import Allowed, as_mask, fingerprint, kept
 from ppl.lm.running import Drawn, RunningBatch
 from ppl.lm.sampling import Warp, warp_of
+from ppl.lm.stopping import misfit
 from ppl.lm.texts import TextMaker
 
 __all__ = [
@@ -144,7 +146,7 @@ class LanguageModel(TextMaker):
         self,
         text: Text,
         *,
-        until: Until | StepRule = None,
+        until: Until | StepRule | Thinking = None,
         max_tokens: int | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -157,8 +159,9 @@ class LanguageModel(TextMaker):
 
         Args:
             text: what is there so far; must not be finished.
-            until: where the continuation ends: a string, several, a regular expression, or a
-                callable on the new text. It also ends where the model ends the text.
+            until: where the continuation ends: a string, several, a regular expression, a callable
+                on the new text, or a `ppl.Thinking` for models that think aloud. It also ends where
+                the model ends the text.
             max_tokens: cut after this many tokens (`reason == "length"`). Without it, a step that
                 never ends is an error once the context is full.
             temperature, top_p, top_k, min_p: warps of the next-token distribution, see
@@ -199,7 +202,8 @@ class LanguageModel(TextMaker):
             )
         if max_tokens is not None:
             checks.count(max_tokens=max_tokens)
-        rule, warp = StepRule.of(until), warp_of(temperature, top_p, top_k, min_p)
+        rule = StepRule.of(until.at(text) if isinstance(until, Thinking) else until)
+        warp = warp_of(temperature, top_p, top_k, min_p)
         spec = Spec(text.tokens, rule, max_tokens, warp, kept(allowed))
         return LMDistribution(self, text, spec)
 
@@ -316,6 +320,18 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
             ScoreRequest(self.model, self.spec, value, visit.label, visit.ledger)
         )
         return log_prob
+
+    def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
+        """As for all sites; what no draw could be is an error, not a zero."""
+        self.check_observed(entry.value, visit.label)
+        return super().weigh(visit, msg, entry)
+
+    def check_observed(self, value: object, label: str) -> None:
+        """Raises ObservationError unless a draw could end where `value` does."""
+        self.check(value, label)
+        wrong = misfit(self.model.codec, self.spec, self.model.context_length, value, label)
+        if wrong is not None:
+            raise ObservationError(f"{label}: obs={value!s:.60} {wrong}")
 
     def passed(self, visit: Visit, entry: Entry) -> None:
         """The visitor's text is now this one with the value at its end."""

@@ -11,38 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ppl.errors import PromptError
-from ppl.language.codec import checked_string
 
 Message = Mapping[str, Any]
 _PRIVATE = range(0xE000, 0xF900)  # Unicode's characters for private use
 
 
-def checked_messages(messages: object) -> list[dict[str, Any]]:
-    """The messages, a bare string as the user's. Raises PromptError if there is nothing to ask."""
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, Sequence) or isinstance(messages, bytes):
-        raise PromptError(
-            "messages: lm.chat takes a question or a list of messages, got "
-            f"{type(messages).__name__}; of a Text take text.text"
-        )
-    checked = []
-    for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            said = dict(message) if isinstance(message, Mapping) else message
-            raise PromptError(
-                f"messages: lm.chat: {said!r} is no message; give each a 'role' and a 'content'"
-            )
-        for part in ("role", "content"):
-            checked_string(message[part], f"lm.chat: the {part!r} of a message")
-        checked.append(dict(message))
-    if not checked or not checked[-1]["content"]:
-        raise PromptError("messages: the question is empty: give the model something to answer")
-    return checked
-
-
 def render(
-    tokenizer: Any, name: str, messages: Sequence[Message], arguments: Mapping[str, Any]
+    tokenizer: Any,
+    name: str,
+    messages: Sequence[Message],
+    arguments: Mapping[str, Any],
+    *,
+    behind: bool = False,
 ) -> list[str]:
     """The conversation up to where the model goes on: behind the header of its turn, or behind the
     last message if that is the assistant's.
@@ -52,6 +32,7 @@ def render(
         name: for messages.
         messages: each with a role and a content.
         arguments: for the template, such as `enable_thinking`.
+        behind: they follow what the assistant said; only what comes after its words is given.
 
     Returns:
         Parts that join to the rendered conversation, to be encoded one by one: they are divided
@@ -68,7 +49,11 @@ def render(
             )
     special, spelled = _control_tokens(tokenizer, template)
     everything = template + "".join(message["content"] for message in messages)
-    mark = next(chr(code) for code in _PRIVATE if chr(code) not in everything)
+    unused = (chr(code) for code in _PRIVATE if chr(code) not in everything)
+    mark, words = next(unused), next(unused)
+    if behind:  # a conversation in which those words of the assistant can be found again
+        before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
+        messages = [*before, *messages]
     marked: list[dict[str, Any]] = []
     for message in messages:
         # A template may look for its words in what the assistant said, as for "</think>".
@@ -83,6 +68,13 @@ def render(
                     f"the chat template of {name} drops the system message "
                     f"{messages[i]['content'][:60]!r}: say it in the user's message"
                 )
+    if behind:
+        if rendered.count(words) != 1:
+            raise PromptError(
+                f"the chat template of {name} does not write what the assistant said as it is, so "
+                "no turn can follow it: render the whole conversation, lm.chat([...])"
+            )
+        rendered = rendered.partition(words)[2]
     return rendered.split(mark)
 
 

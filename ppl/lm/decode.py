@@ -23,7 +23,7 @@ from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spe
 from ppl.lm.masks import Allowed
 from ppl.lm.next import NextToken
 from ppl.lm.sampling import warped_log_probs
-from ppl.lm.stopping import Stop
+from ppl.lm.stopping import Stop, misfit
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
@@ -443,13 +443,7 @@ def _log_prob(request: ScoreRequest, logits: Tensor) -> float:
 
 
 def could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
-    """True if a draw that chose these tokens would have stopped at the last and not before."""
-    tokens, rule = request.value.tokens, request.spec.rule
-    room = model.context_length - len(request.spec.tokens)
-    limit = room if request.spec.max_tokens is None else min(room, request.spec.max_tokens)
-    if not tokens or len(tokens) > limit:
-        return False
-    stop = Stop(model.codec, rule, request.spec.tokens, request.label)
-    reasons = [stop.after(token) for token in tokens]
-    cut = request.spec.max_tokens is not None and len(tokens) == limit
-    return all(r is None for r in reasons[:-1]) and (reasons[-1] is not None or cut)
+    """True if a draw that chose these tokens would have stopped at the last and not before; or, for
+    the beginning of a step, not before the last."""
+    spec, value = request.spec, request.value
+    return misfit(model.codec, spec, model.context_length, value, request.label) is None

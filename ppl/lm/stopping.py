@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, Protocol
 
 from ppl.errors import ProgramError
 from ppl.language.codec import Codec, Reader
@@ -49,6 +50,56 @@ class Stop:
             raise ProgramError(
                 f"{self._label}: until= raised {type(error).__name__}: {error} for {self._text!r}"
             ) from error
+
+
+class Stops(Protocol):
+    """What says where a continuation stops (`ppl.lm.base.Spec`)."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What it follows."""
+        ...
+
+    @property
+    def rule(self) -> StepRule:
+        """Ends the step."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Cuts it."""
+        ...
+
+
+def misfit(codec: Codec, spec: Stops, context_length: int, value: Any, label: str) -> str | None:
+    """Why a draw that chose the tokens of the continuation `value` would not have stopped at the
+    last and not before; for the beginning of a step (`"open"`), why it would have stopped before.
+    None if it fits."""
+    tokens = value.tokens
+    room = context_length - len(spec.tokens)
+    limit = room if spec.max_tokens is None else min(room, spec.max_tokens)
+    if not tokens:
+        return "is empty: a draw has a token at least"
+    if len(tokens) > limit:
+        return (
+            f"has {len(tokens)} tokens, a draw has {limit} at most: raise max_tokens=, or shorten "
+            "it or the text before it"
+        )
+    stop = Stop(codec, spec.rule, spec.tokens, label)
+    for count, token in enumerate(tokens, start=1):
+        reason = stop.after(token)
+        if reason is not None and count < len(tokens):
+            return (
+                f"goes on where a draw would have ended, after {count} of {len(tokens)} tokens "
+                f"(until {spec.rule}): observe it step by step, or without until="
+            )
+    cut = spec.max_tokens is not None and len(tokens) == limit
+    if value.reason == "open" or reason is not None or cut:
+        return None
+    return (
+        f"ends where no draw would have ended (until {spec.rule}): observe it as the beginning of "
+        "a step, lm.continuation(string, finished=False), or as the whole text, finished=True"
+    )
 
 
 @lru_cache(maxsize=32)

@@ -12,8 +12,8 @@ from ppl.errors import PromptError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.codec import Codec, checked_string
+from ppl.language.messages import checked_messages, question_of
 from ppl.language.text import Continuation, StopReason, Text
-from ppl.lm.conversation import checked_messages
 
 Tokens = tuple[int, ...]
 
@@ -73,8 +73,7 @@ class TextMaker(ABC):
         """
         asked = checked_messages(messages)
         tokens = self.codec.chat(asked, template_arguments)
-        questions = [m["content"] for m in asked if m["role"] != "assistant"]
-        return self._checked(tokens, questions[-1] if questions else asked[-1]["content"])
+        return self._checked(tokens, question_of(asked))
 
     def _checked(self, tokens: Tokens, string: str) -> Text:
         if not tokens:
@@ -88,18 +87,26 @@ class TextMaker(ABC):
             )
         return Text(tokens, self.codec, prompt_string=string)
 
-    def continuation(self, value: str | Sequence[int], *, finished: bool = False) -> Continuation:
+    def continuation(
+        self, value: str | Sequence[int], *, finished: bool | None = None
+    ) -> Continuation:
         """A continuation made by hand, to be observed or compared.
+
+        Observed, it is what `finished` says. Its probability is that a draw *is* this: a step that
+        ends here (None), or the whole text (True); or that a draw *begins* with it (False).
 
         Args:
             value: a string, encoded as what follows a text, or token ids.
-            finished: append the end-of-text token.
+            finished: None for a whole step, which has to end where the model's `until=` or
+                `max_tokens=` ends it; True to append the end-of-text token; False for the beginning
+                of a step, after which the model may write on.
 
         Raises:
             PromptError: the string is no text.
             ValueError: an id is no token of the model.
         """
-        checks.flag(finished=finished)
+        if finished is not None:
+            checks.flag(finished=finished)
         if isinstance(value, str):
             tokens = self.codec.encode_after(checked_string(value, "lm.continuation, value"))
         elif isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray):
@@ -109,7 +116,9 @@ class TextMaker(ABC):
         ends = self.codec.end_tokens
         if finished and not (tokens and tokens[-1] in ends):
             tokens = (*tokens, min(ends))
-        reason: StopReason = "end" if tokens and tokens[-1] in ends else "until"
+        reason: StopReason = "open" if finished is False else "until"
+        if tokens and tokens[-1] in ends:
+            reason = "end"
         said = self.codec.decode_after(tokens)
         return Continuation(tokens, said, reason, self.codec.identity)
 
@@ -153,11 +162,11 @@ class TextMaker(ABC):
             same steps.
         """
         if isinstance(value, Continuation):
-            made = self.continuation(self._plain(value.text), finished=value.finished)
+            made = self.continuation(self._plain(value.text), finished=value.finished or None)
             return replace(made, text=value.text, reason=value.reason)
         text = self.prompt(value.prompt) if onto is None else onto
         for i, step in enumerate(value.steps):
-            ends = value.finished and i + 1 == len(value.steps)
+            ends = (value.finished and i + 1 == len(value.steps)) or None
             text = text + self.continuation(self._plain(step), finished=ends)
         rest = self._plain(value.text[sum(map(len, value.steps)) :])
         return text.extended(rest) if rest else text

@@ -179,24 +179,34 @@ class HFCodec(Codec):
         Raises:
             PromptError: see `ppl.lm.conversation.render`.
         """
+        return self._conversation(messages, arguments, False)
+
+    def turn(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> Tokens:
+        """What the chat template writes behind the assistant's words, up to where it goes on."""
+        return self._conversation(messages, arguments, True)
+
+    def _conversation(
+        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], behind: bool
+    ) -> Tokens:
         try:
-            asked = json.dumps([messages, arguments])
+            asked = json.dumps([messages, arguments, behind])
         except TypeError:  # tools may be functions
-            return self._rendered(messages, arguments)
+            return self._rendered(messages, arguments, behind)
         return self._asked(asked)
 
     def _chat(self, asked: str) -> Tokens:
         return self._rendered(*json.loads(asked))
 
     def _rendered(
-        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], behind: bool
     ) -> Tokens:
         if not getattr(self.tokenizer, "chat_template", None):
             raise PromptError(
                 f"{self.name} has no chat template: use lm.prompt(string), or a chat model"
             )
-        first, *rest = render(self.tokenizer, self.name, messages, arguments)
-        return self.encode(first) + tuple(t for part in rest for t in self.encode_after(part))
+        first, *rest = render(self.tokenizer, self.name, messages, arguments, behind=behind)
+        begin = self.encode_after(first) if behind else self.encode(first)
+        return begin + tuple(t for part in rest for t in self.encode_after(part))
 
 
 def without(words: Sequence[str], string: str) -> list[str]:

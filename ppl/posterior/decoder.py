@@ -148,7 +148,9 @@ class Decoder:
 
     def _continuation(self, row: dict[str, Any]) -> Continuation:
         by = row["made_with"]
-        if row["reason"] not in ("until", "end", "length") or not isinstance(row["text"], str):
+        if row["reason"] not in ("until", "end", "length", "open") or not isinstance(
+            row["text"], str
+        ):
             raise ValueError(f"{str(row)[:60]} is no continuation")
         made_with = None if by is None else self._identities[_index(by)]
         tokens = tuple(map(int, self.value(row["tokens"])))

@@ -20,6 +20,7 @@ from ppl.errors import PPLError
 from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.site import Site, share
+from ppl.lm.base import LMDistribution
 from ppl.runtime.program import check_program, check_result
 from ppl.runtime.verdict import own_verdicts
 
@@ -102,6 +103,8 @@ class _Enumerator(Messenger):  # type: ignore[misc]
         if msg["infer"].get("_deterministic"):
             return
         if msg["is_observed"]:
+            if isinstance(fn, LMDistribution):
+                fn.check_observed(msg["value"], f"site {msg['name']!r}")
             if self.log_weight > -math.inf:
                 log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
                 self.log_weight += float(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())

@@ -3,6 +3,7 @@
 from fault import Fault
 
 SAMPLING, DECODE, BASE = "ppl/lm/sampling.py", "ppl/lm/decode.py", "ppl/lm/base.py"
+STOPPING, TEXTS = "ppl/lm/stopping.py", "ppl/lm/texts.py"
 MASKS, TABLE, COST = "ppl/lm/masks.py", "ppl/lm/table.py", "ppl/language/cost.py"
 ENGINE, PREFIX = "ppl/lm/engine/engine.py", "ppl/lm/engine/prefix.py"
 SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
@@ -144,21 +145,21 @@ FAULTS = [
         f"{DECODERS} -k as_if_alone",
     ),
     Fault(
-        DECODE,
-        "cut = request.spec.max_tokens is not None and len(tokens) == limit",
+        STOPPING,
+        "cut = spec.max_tokens is not None and len(tokens) == limit",
         "cut = len(tokens) == limit",
         f"{DECODERS} -k probability_zero",
     ),
     Fault(
-        DECODE,
-        "all(r is None for r in reasons[:-1]) and (",
-        "(",
+        STOPPING,
+        "if reason is not None and count < len(tokens):",
+        "if False:",
         f"{DECODERS} -k probability_zero",
     ),
     Fault(
-        DECODE,
-        "if not tokens or len(tokens) > limit:",
-        "if not tokens:",
+        STOPPING,
+        "if len(tokens) > limit:",
+        "if False:",
         f"{DECODERS} -k probability_zero",
     ),
     Fault(
@@ -280,7 +281,7 @@ FAULTS = [
         equivalent="32 bits of a key are a key",
     ),
     Fault(
-        BASE,
+        TEXTS,
         "if finished and not (tokens and tokens[-1] in ends):",
         "if finished:",
         f"{TEXT} -k by_hand",

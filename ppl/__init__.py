@@ -5,6 +5,9 @@ verifier is a likelihood inside it; the runtime turns every particle's waiting r
 batch.
 """
 
+import importlib
+from types import ModuleType
+
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.call import call
@@ -64,3 +67,12 @@ __all__ = [
     "twist",
     "writers",
 ]
+
+_ROOMS = ("decide", "searchers", "study", "tasks", "verifiers")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A room, imported when it is first asked for: `import ppl` alone stays quick."""
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

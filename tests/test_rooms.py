@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
@@ -98,3 +100,12 @@ def test_every_file_has_a_room(graph):
 def test_files_are_short():
     long = {m: n for m, p in sources().items() if (n := len(p.read_text().splitlines())) > 500}
     assert not long
+
+
+def test_rooms_open_when_they_are_asked_for():
+    code = (
+        "import sys, ppl; assert 'ppl.searchers' not in sys.modules; "
+        "ppl.decide.vote, ppl.searchers.SMC, ppl.verifiers.PRM, ppl.tasks.load, ppl.study.Study; "
+        "assert not hasattr(ppl, 'rooms')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -107,6 +107,23 @@ def _row(method: str, records: Sequence[Mapping[str, Any]]) -> Row:
     return row
 
 
+def markdown(rows: Sequence[Row]) -> list[str]:
+    """Lines of the table in docs/real-models.md."""
+    masks = next((row for row in rows if row.method == "masks"), None)
+    lines = []
+    for row in rows:
+        n, (low, high) = len(row.returned), row.interval
+        cells = [row.method, f"{row.obeyed} of {n}", f"{100 * low:.0f}-{100 * high:.0f}%"]
+        against = ""
+        if masks is not None and row is not masks and row.obeyed:
+            mean, least, most, both = paired(row, masks)
+            against = f"{mean:+.2f} [{least:+.2f}, {most:+.2f}] ({both})"
+        cells += [f"{row.nats:.2f}" if row.obeyed else "-", against, f"{row.distinct / n:.1f}"]
+        cells += [f"{row.tokens / n:.0f}", f"{row.tokens / row.obeyed:,.0f}" if row.obeyed else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def paired(row: Row, other: Row, seed: int = 0) -> tuple[float, float, float, int]:
     """Difference of the nats a token where both return a text: mean, 95% bootstrap interval, and on
     how many requests; NaN without any."""

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import string
+from pathlib import Path
 
 import constrained_writing as example
 import pytest
@@ -166,3 +167,13 @@ def test_report_counts_what_the_records_say(tmp_path, capsys):
     assert "10 of 10" in printed
     assert "5 of 10" in printed
     assert (tmp_path / "constrained-writing.png").stat().st_size > 5000
+
+
+def test_the_page_says_what_the_stored_run_says():
+    root = Path(__file__).parents[1]
+    stored = root / "examples" / "records" / "constrained-writing.jsonl.gz"
+    rows = report.rows_of(example.load(stored))
+    assert {len(row.returned) for row in rows} == {100}
+    page = (root / "docs" / "real-models.md").read_text()
+    for line in report.markdown(rows):
+        assert line in page

@@ -15,7 +15,7 @@ from programs import TOY, toy
 import ppl
 from ppl.searchers import AdaptiveSampling, BestOfN, check_searcher
 from ppl.searchers.parse import parse, spell
-from ppl.verifiers import verifier
+from ppl.verifiers import Judge, verifier
 
 
 def rewarded() -> float:
@@ -149,6 +149,36 @@ def test_another_judge_is_asked_and_its_favourite_comes_first():
         assert posterior.cost.verifier_calls == 8 + 2
         logs = [math.log(c / 4) if c else -math.inf for c in count]
         assert [s.log_weight for s in posterior.samples] == pytest.approx(logs)
+
+
+# Says yes (no new start gives more) the surer, the more of its letters are a.
+SAYS = {"y": 1.0, "n": 0.0}
+TEACHER = ppl.TableLM(
+    lambda prefix: {"y": (q := 0.1 + 0.2 * prefix.count("a")), "n": 1 - q},
+    symbols="^abcd?yn$",
+    end="$",
+    name="teacher",
+)
+
+
+def test_a_judge_of_one_word_is_asked_half_way_and_at_the_end():
+    judge = Judge(TEACHER, lambda lm, text: lm.prompt(f"^{text.text}?"), verdicts=SAYS)
+    searcher = AdaptiveSampling(8, 0.65, judge, batches=(4,), prune_at=(2,))
+    for seed in range(10):
+        search = searcher.begin(lettered, seed=seed)
+        posterior = search.run()
+        count = [s.value.count("a") for s in posterior.samples]
+        assert count == sorted(count, reverse=True)
+        assert [math.exp(s.log_weight) for s in posterior.samples] == pytest.approx(
+            [0.1 + 0.2 * k for k in count]
+        )
+        batches = search.state.batch + 1
+        assert len(count) == 2 * batches
+        assert batches == 2 or count[0] >= 3  # one with q = .7 has ended the search
+        # Four half-way and two at the end, at the judge's own cost.
+        assert posterior.cost.verifier_calls == 6 * batches
+        assert posterior.cost.lm_tokens == (4 * 2 + 2 * 2) * batches
+        assert posterior.cost.verifier_reused_tokens > 0
 
 
 def warm() -> tuple[float, str]:

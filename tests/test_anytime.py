@@ -277,6 +277,27 @@ def test_weighted_searchers_take_provisional_answers_only_when_stopped():
     assert abs(mean - math.exp(exact)) < 4.5 * spread
 
 
+def test_answers_on_the_way_change_no_finished_search():
+    def saying(say):
+        value = None
+        for t in range(3):
+            value = float(pyro.sample(f"x_{t}", dist.Bernoulli(0.4)))
+            if say:
+                ppl.answer(value)
+            pyro.factor(f"f_{t}", torch.tensor(0.3 * value))
+        return value
+
+    said, silent = (SMC(20, 1.0).run(saying, say, seed=4) for say in (True, False))
+    assert said.log_evidence == silent.log_evidence
+    assert said.marginal() == silent.marginal()
+    early = SMC(6, 0.0).begin(saying, True, seed=4)
+    early.step()
+    early.step()
+    law = early.posterior().marginal()  # each particle has said two answers, and has one vote
+    assert sum(law.values()) == pytest.approx(1)
+    assert len(early.posterior().samples) == 6
+
+
 def test_an_answer_outside_of_a_search_is_said_to_nobody():
     ppl.answer(3)
     with pyro.poutine.trace() as tracer:

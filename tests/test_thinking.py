@@ -189,7 +189,7 @@ def test_models_take_the_rule_and_samples_obey_it():
 def test_rules_are_checked():
     with pytest.raises(ValueError, match="end="):
         ppl.Thinking(end="")
-    with pytest.raises((TypeError, ValueError), match="until="):
+    with pytest.raises((TypeError, ValueError), match="inside=3"):
         ppl.Thinking(inside=3)
     lm = made.language_model(made.byte_level(), "chat")
     special = next(iter(lm.codec.special_tokens.values()))

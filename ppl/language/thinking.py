@@ -43,8 +43,12 @@ class Thinking:
         checked_string(self.end, "end")
         if not self.end:
             raise ValueError("end='': what ends the thought is a string, such as '</think>'")
-        StepRule.of(self.inside)
-        StepRule.of(self.after)
+        for name in ("inside", "after"):
+            try:
+                StepRule.of(getattr(self, name))
+            except (TypeError, ValueError) as error:
+                said = str(error).replace("until=", f"{name}=", 1)
+                raise type(error)(said) from None
 
     def at(self, text: Text) -> StepRule:
         """The rule of the step that comes next in `text`.

@@ -23,6 +23,7 @@ from ppl.runtime.awrs import AWRS
 from ppl.runtime.drafts import drafted
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.node import Node
+from ppl.runtime.planning import plan
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
 
@@ -62,6 +63,7 @@ __all__ = [
     "forced",
     "load",
     "parallel",
+    "plan",
     "power",
     "register",
     "twist",

@@ -366,6 +366,11 @@ CALLS = [
         bad={"times": (NEGATIVE,), "least": (NEGATIVE,), "most": COUNT, "words": ("",)},
     ),
     Call("parallel", of(ppl.parallel, functions=[dict])),
+    Call(
+        "plan",
+        of(ppl.plan, program=program),
+        bad={"most": COUNT, "temperature": (NEGATIVE, INFINITE), "kind": ("best",)},
+    ),
     Call("call", of(ppl.call, name="c", f=dict), bad={"seconds": POSITIVE}),
     Call("do", of(ppl.do, program=program, data={})),
     Call("drafted", of(ppl.drafted, program=program, models=lm())),

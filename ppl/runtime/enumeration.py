@@ -6,6 +6,7 @@ messenger that answers the program's choices from a list and notes where it has 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,24 +74,46 @@ def enumerate_program(
         runs += 1
         if runs > most:
             raise PPLError(f"the program has more than {most} choice sequences; raise most=")
-        messenger = _Enumerator(choices)
-        try:
-            with messenger, own_verdicts():
-                value = program(*args, **kwargs)
-        except _Branch as branch:
-            pending += [[*choices, choice] for choice in branch.support]
-            continue
-        check_result(value, "the program")
-        if messenger.log_weight > -math.inf:
-            values.append(value)
-            log_weights.append(messenger.log_weight)
+        found = run_with(choices, functools.partial(program, *args, **kwargs))
+        if isinstance(found, Branch):
+            pending += [[*choices, choice] for choice in found.support]
+        elif found[1] > -math.inf:
+            values.append(found[0])
+            log_weights.append(found[1])
     return ExactResult(values, log_weights)
 
 
-class _Branch(Exception):  # noqa: N818 (carries the support out of the program, no error)
-    def __init__(self, support: list[tuple[Any, float]]) -> None:
-        super().__init__()
-        self.support = support
+def run_with(
+    choices: list[tuple[Any, float]], program: Callable[[], Any]
+) -> Branch | tuple[Any, float]:
+    """Runs a program whose first choices are given, each with its log-probability.
+
+    Returns:
+        The next choice, if there is one; else the result and the log joint of choices and
+        observations.
+    """
+    messenger = _Enumerator(choices)
+    try:
+        with messenger, own_verdicts():
+            value = program()
+    except Branch as branch:
+        return branch
+    check_result(value, "the program")
+    return value, messenger.log_weight
+
+
+class Branch(Exception):  # noqa: N818 (carries the support out of the program, no error)
+    """A choice that is not decided yet.
+
+    Attributes:
+        name: of its site.
+        support: all its values with their log-probabilities.
+        infer: what the program says of it in `pyro.sample(..., infer=)`.
+    """
+
+    def __init__(self, name: str, support: list[tuple[Any, float]], infer: Any) -> None:
+        super().__init__(name)
+        self.name, self.support, self.infer = name, support, infer
 
 
 class _Enumerator(Messenger):  # type: ignore[misc]
@@ -110,7 +133,7 @@ class _Enumerator(Messenger):  # type: ignore[misc]
                 self.log_weight += float(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
             return
         if self._next == len(self._choices):
-            raise _Branch(_support(msg))
+            raise Branch(msg["name"], _support(msg), msg["infer"])
         msg["value"], log_prob = self._choices[self._next]
         self._next += 1
         self.log_weight += log_prob

@@ -19,6 +19,7 @@ ROOMS = [
     "ppl.posterior",
     "ppl.decide",
     "ppl.searchers",
+    "ppl.calibration",
     "ppl.verifiers",
     "ppl.tasks",
     "ppl.tiny",

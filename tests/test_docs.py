@@ -79,3 +79,17 @@ def test_how_do_i_answers():
         assert len(FENCE.sub("", said).split()) >= 8, question
         assert len(said.splitlines()) <= 45, question
     assert sum("```python" in answer for answer in answers) >= 25
+
+
+def test_the_table_of_papers_names_tests_that_are_there():
+    page = (ROOT / "docs" / "papers.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and ".py" in line]
+    assert len(rows) >= 30
+    file = ""
+    for row in rows:
+        for name in re.findall(r"`((?:exact/)?test_\w+\.py)?(?:::(test_\w+))?`", row):
+            file, test = name[0] or file, name[1]
+            if name[0]:
+                assert (ROOT / "tests" / file).is_file(), file
+            if test:
+                assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"

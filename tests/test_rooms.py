@@ -21,6 +21,7 @@ ROOMS = [
     "ppl.posterior",
     "ppl.decide",
     "ppl.searchers",
+    "ppl.calibration",
     "ppl.verifiers",
     "ppl.tools",
     "ppl.tasks",

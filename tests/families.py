@@ -57,6 +57,10 @@ _LATENT = {
 _FULL, _SLIDING, _LINEAR = "full_attention", "sliding_attention", "linear_attention"
 _MIXED = {"layer_types": [_SLIDING, _FULL]}
 _RECURRENT = {"layer_types": [_LINEAR, _FULL]}
+_OF_RECURRENT = (
+    "bailing_hybrid", "kimi_linear", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text",
+    "qwen3_next", "qwen4_exp", "qwen4_exp_text",
+)  # fmt: skip
 _OF_LATENT = (
     "axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash",
     "minicpm3", "youtu",
@@ -75,12 +79,13 @@ OTHERWISE: Mapping[str, Mapping[str, Any]] = {
     "granitemoehybrid": _RECURRENT,
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 1},
     "zaya": {"num_experts_per_tok": 1},
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _RECURRENT),
+    **dict.fromkeys(_OF_RECURRENT, _RECURRENT),
     "falcon": {"alibi": False, "head_dim": None},
     "cohere2": _MIXED, "gemma2": _MIXED, "gemma3_text": _MIXED, "gpt_oss": _MIXED,
     "exaone4": _MIXED, "olmo3": _MIXED, "smollm3": _MIXED, "cwm": _MIXED, "afmoe": _MIXED,
     "modernbert-decoder": {"local_attention": 8},
-    "lfm2": {"layer_types": ["conv", _FULL]},
+    "lfm2": {"layer_types": ["conv", _FULL]}, "lfm3": {"layer_types": ["conv", _FULL]},
+    "recurrent_gemma": {"layers_block_type": [_LINEAR, _SLIDING]},
 }  # fmt: skip
 """What a family needs besides, by model type."""
 
@@ -110,12 +115,9 @@ def config_of(name: str, **others: Any) -> Any:
 
 # None where it is not used, and to be set nevertheless.
 _OFTEN_NONE = (
-    "sliding_window",
-    "head_dim",
-    "layer_types",
-    "num_experts_per_tok",
-    "num_key_value_heads",
-)
+    "sliding_window", "head_dim", "layer_types", "num_experts_per_tok", "num_key_value_heads",
+    "attn_layer_indices",
+)  # fmt: skip
 
 
 def _has(config: Any, key: str) -> bool:

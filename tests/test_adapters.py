@@ -135,7 +135,11 @@ def test_what_is_more_or_other_is_refused_with_the_remedy(base, tmp_path, weight
         ppl.load(base, adapter=lora)
 
 
-def test_adapters_that_are_not_there(base, lora, tmp_path):
+def test_adapters_that_are_not_there(base, lora, tmp_path, monkeypatch):
+    def nowhere(name, file, **hub):
+        raise OSError("offline")
+
+    monkeypatch.setattr("ppl.lm.adapter.cached_file", nowhere)
     for adapter in (tmp_path, "no-such/adapter"):
         with pytest.raises(ModelNotFoundError, match="has no adapter_config"):
             ppl.load(base, adapter=adapter)

@@ -31,13 +31,13 @@ EXACT = _names(
     """
 afmoe apertus arcee aria_text axk1 beam biogpt bitnet codegen cohere cohere2 cohere2_moe ctrl cwm
 deepseek_v2 deepseek_v3 diffllama doge ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon flex_olmo
-flint fuyu gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text glm glm4 glm4_moe glm4_moe_lite gpt2
-gpt_bigcode gpt_neox gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe granitemoe_swa
-granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 jetmoe
-llama longcat_flash mimo_v2_flash minicpm3 minimax_m2 ministral ministral3 mistral mixtral
-modernbert-decoder moshi mpt nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3
-phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma
-xglm
+flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text glm glm4 glm4_moe
+glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_neox_japanese gpt_oss gptj granite granite_swa
+granitemoe granitemoe_swa granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3
+hyperclovax internlm3 jais2 jetmoe llama llama4 llama4_text longcat_flash mimo_v2_flash minicpm3
+minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder moshi mpt nanochat nemotron
+olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
+smollm3 solar_open stablelm starcoder2 vaultgemma xglm
 """
 )
 WINDOWS = _names(
@@ -48,13 +48,13 @@ smollm3
 )
 HALVES = _names(
     """
-bart blenderbot marian mbart pegasus plbart prophetnet
+bart blenderbot marian mbart pegasus plbart prophetnet trocr whisper
 """
 )
 RECURRENT = _names(
     """
-falcon_h1 falcon_mamba granitemoehybrid jamba lfm2 lfm2_moe mamba mamba2 olmo_hybrid qwen3_next
-qwen3_5_text zaya
+bamba falcon_h1 falcon_mamba granitemoehybrid jamba lfm2 lfm2_moe lfm3 mamba mamba2 olmo_hybrid
+qwen3_5 qwen3_5_moe qwen3_next zaya
 """
 )
 

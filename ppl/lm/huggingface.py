@@ -14,7 +14,7 @@ from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
-from ppl.lm.engine.admission import not_finite, without_wrapper
+from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
@@ -137,7 +137,7 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
     with torch.inference_mode():
         own = model(input_ids=ids, use_cache=False).logits[0].float()
-        ours = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
+        ours = head(base_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
     if not own.isfinite().all():
         raise UnsupportedModelError(f"{name}: {not_finite(model, 'logits')}")
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1

@@ -74,6 +74,15 @@ def without_wrapper(model: Any, name: str) -> Any:
     return inner() if inner is not None else model
 
 
+def base_of(model: Any) -> nn.Module:
+    """The decoder without its head."""
+    base: nn.Module = model.base_model
+    inner = getattr(model, "model", None)
+    if base is model and isinstance(inner, nn.Module):  # Llama 4 names another one
+        return inner
+    return base
+
+
 def refuse_halves(base: nn.Module, name: str) -> Never:
     """For a model that belongs to an encoder."""
     raise UnsupportedModelError(

@@ -91,7 +91,7 @@ class Engine:
     ) -> None:
         self.name = name
         admission.refuse_adapters(model, name)
-        self.base: nn.Module = model.base_model
+        self.base = admission.base_of(model)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         config = model.config.get_text_config()

@@ -57,7 +57,7 @@ class Passes:
         price: keys that have to be saved, over all rows, for one product more to pay.
         snapshots: these states.
         stepwise: whether recurrent layers go on by one token at a time only.
-        how, windows: see `ppl.lm.engine.admission.Plan`.
+        plan, how, windows: see `ppl.lm.engine.admission.Plan`.
         graphs, compiled: how passes of one token a row run, None where plainly.
     """
 
@@ -79,7 +79,7 @@ class Passes:
         self.device, self.dtype = slots.device, slots.dtype
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
         self.how, self.windows = plan.how, plan.windows
-        self._states, self._cache = plan.states, plan.cache
+        self.plan, self._states, self._cache = plan, plan.states, plan.cache
         if plan.states and (graphs or compile):
             flag = "graphs" if graphs else "compile"
             raise UnsupportedModelError(

@@ -70,7 +70,7 @@ __all__ = [
     "writers",
 ]
 
-_ROOMS = ("decide", "searchers", "study", "tasks", "verifiers")
+_ROOMS = ("calibration", "decide", "searchers", "study", "tasks", "verifiers")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -13,6 +13,7 @@ CONFIDENCE, CANDIDATES = "ppl/decide/confidence.py", "ppl/decide/candidates.py"
 LAWS, RULES = "tests/test_decide_laws.py", "tests/test_decide_rules.py"
 CHOICES, SCALING = "tests/test_decide_selective.py", "tests/test_scaling.py"
 AGGREGATES = "tests/test_decide_aggregate.py"
+PLAN, PLANNING = "ppl/runtime/planning.py", "tests/exact/test_planning.py"
 
 FAULTS = [
     Fault(VOTES, "np.isneginf(top), there,", "np.isneginf(top), 0.0,", f"{LAWS} -k 4_with"),
@@ -114,4 +115,17 @@ FAULTS = [
         "if True}",
         f"{RULES} -k lacks",
     ),
+    # What deciding is worth.
+    Fault(PLAN, "        scores = below\n", "        scores = [-v for v in below]\n", PLANNING),
+    Fault(PLAN, "-math.log(len(logs)) if", "0.0 if", PLANNING),
+    Fault(PLAN, "v + log_p / temperature", "v + log_p", PLANNING),
+    Fault(PLAN, "(value, 0.0 if decides else log_p)", "(value, log_p)", PLANNING),
+    Fault(PLAN, "[w + temperature * v for", "[w + v for", PLANNING),
+    Fault(
+        PLAN,
+        "reward=found[1] - math.fsum(log_p for _, log_p in choices)",
+        "reward=found[1]",
+        PLANNING,
+    ),
+    Fault(PLAN, "if value > best.value or", "if value < best.value or", PLANNING),
 ]

@@ -400,7 +400,12 @@ FAULTS = [
     # Memory.
     Fault(MEMORY, "and match.slot not in claimed:", ":", ANY),
     Fault(MEMORY, "and not match.slot.busy and", "and", f"{DECODERS} {ENGINES} -k interleaving"),
-    Fault(MEMORY, "            copy.length = slot.length\n", "", DECODERS),
+    Fault(
+        MEMORY,
+        "copy.length, copy.state = slot.length, slot.state",
+        "copy.state = slot.state",
+        DECODERS,
+    ),
     Fault(
         MEMORY,
         "self.capacity // 2 // self._slot_nbytes(length)",

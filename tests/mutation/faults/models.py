@@ -9,14 +9,18 @@ DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "t
 
 FAULTS = [
     Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
-    Fault(f"{ENGINE}/engine.py", "tokens[: slot.length], slot", "tokens, slot", DECODERS),
+    Fault(
+        f"{ENGINE}/engine.py",
+        "self.pool.insert(tokens[: slot.length], slot)",
+        "self.pool.insert(tokens, slot)",
+        DECODERS,
+    ),
     Fault(f"{ENGINE}/decoder.py", "- count]", "- count - 1]", DECODERS),
     Fault(f"{ENGINE}/decoder.py", "if number not in going:", "if number in going:", DECODERS),
     Fault(f"{ENGINE}/slots.py", "            self.pool.clear()\n", "", f"{DECODERS} -k had"),
     Fault(f"{ENGINE}/passes.py", "ids.min() < 0 or ", "", DECODERS),
     Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
-    Fault(f"{ENGINE}/attention.py", " or not exchangeable:", ":", LOADING),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault(
@@ -33,5 +37,30 @@ FAULTS = [
     Fault(f"{SERVER}/endpoint.py", "max(asked, own)", "own", FLAKY),
     Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", f"{FLAKY} -k ctrl_c"),
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
+    # Scores that others compute.
+    Fault(
+        "ppl/runtime/batch.py",
+        "isinstance(request, ScoreRequest) and request.model.elsewhere",
+        "False",
+        "tests/test_loop.py -k slow_server",
+    ),
+    Fault(
+        f"{SERVER}/flight.py",
+        "replace(row.drawn, log_prob_under=score)",
+        "row.drawn",
+        "tests/test_loop.py -k slow_server",
+    ),
+    Fault(
+        f"{SERVER}/answer.py",
+        "self.prompt_log_probs[-length:]",
+        "self.prompt_log_probs[-length - 1 :]",
+        "tests/test_server.py",
+    ),
+    Fault(
+        f"{SERVER}/answer.py",
+        "request.ledger.add(scored_tokens=length)",
+        "pass",
+        "tests/test_loop.py -k slow_server",
+    ),
     Fault(f"{SERVER}/probe.py", "reversed(texts)][::-1]", "texts]", f"{FLAKY} -k at_start"),
 ]

@@ -7,6 +7,7 @@ ROOM = "searchers/particles"
 SEARCHER_LAWS = "tests/test_searcher_laws.py"
 SMC, STEERING, ALIVE = f"{ROOM}/smc.py", f"{ROOM}/steering.py", f"{ROOM}/alive.py"
 MOVE, TEMPERATURE = f"{ROOM}/resample_move.py", f"{ROOM}/temperature.py"
+METROPOLIS = f"{ROOM}/metropolis.py"
 FILTER, CSMC = f"{ROOM}/particle_filter.py", f"{ROOM}/conditional_smc.py"
 GIBBS, VECTORIZED = f"{ROOM}/particle_gibbs.py", f"{ROOM}/vectorized.py"
 BEST_OF_N = "searchers/sampling/best_of_n.py"
@@ -142,7 +143,7 @@ FAULTS = [
     Fault(SMC, "0.0 if n.dead else", "", f"{PARTICLES} {SEARCHERS} -k 'temper'"),
     Fault(
         SMC,
-        "if temperature == 1 and self._exponent(t) == 1:",
+        "if temperature == 1 and priorities is weights:",
         "if temperature == 1:",
         "tests/exact/test_particles.py -k 'temperatures_do_not and tempering'",
     ),
@@ -259,11 +260,16 @@ FAULTS = [
         "old.log_weight - new.log_weight for",
         f"{INVARIANCE} -k metropolis",
     ),
-    Fault(MOVE, "np.log(uniforms) < [", "uniforms < [", f"{INVARIANCE} -k metropolis"),
+    Fault(
+        METROPOLIS,
+        "np.log(uniforms) < log_ratios",
+        "uniforms < log_ratios",
+        f"{INVARIANCE} -k metropolis",
+    ),
     Fault(
         MOVE,
-        "start = max(rounds - last, 0)",
-        "start = max(rounds - last - 1, 0)",
+        "max(rounds - last, 0) + 1",
+        "max(rounds - last - 1, 0) + 1",
         f"{INVARIANCE} -k moves",
     ),
     Fault(MOVE, "rounds, move).random", "move).random", f"{SEARCHER_LAWS} -k randomness"),

@@ -45,8 +45,8 @@ FAULTS = [
     ),
     Fault(
         BEAM,
-        "math.exp(min(s, 700.0)) / tau",
-        "s / tau",
+        "math.exp(min(score, 700.0)) / tau",
+        "score / tau",
         "tests/exact/test_optimality.py -k cool_down",
     ),
     Fault(BEAM, "self.lookahead, greedy=True)", "self.lookahead)", f"{OPTIMAL} -k lookahead"),
@@ -94,7 +94,10 @@ FAULTS = [
         "tests/exact/test_optimality.py -k in_numbers",
     ),
     Fault(
-        QUEUE, "expanded >= self.simulations", "expanded > self.simulations", f"{OPTIMAL} {VIEWS}"
+        QUEUE,
+        "state.expanded >= self.simulations",
+        "state.expanded > self.simulations",
+        f"{OPTIMAL} {VIEWS}",
     ),
     Fault(
         QUEUE,
@@ -300,7 +303,12 @@ FAULTS = [
         f"{BRANCHING} tests/test_golden.py -k 'ab_mcts or ABMCTS or memories or deep'",
     ),
     Fault(AB, "scores[settled] = -np.inf", "pass", f"{BRANCHING} -k settled"),
-    Fault(AB, "if child.answered:", "if child.finished:", f"{BRANCHING} {REFINED} {ANYTIME}"),
+    Fault(
+        AB,
+        "for child in children if child.answered",
+        "for child in children if child.finished",
+        f"{BRANCHING} {REFINED} {ANYTIME}",
+    ),
     Fault(ARMS, "kappa, nu = 1 + n, 1 + n", "kappa, nu = 1 + n, 2 + n", BRANCHING),
     Fault(ARMS, "n * mean**2 / kappa) / nu", "mean**2 / kappa) / nu", BRANCHING),
     Fault(

@@ -293,8 +293,8 @@ FAULTS = [
     ),
     Fault(
         RECORD,
-        "scale == 1.0 and mask is None:",
-        "scale == 1.0:",
+        "scale == 1.0 and mask is None\n",
+        "scale == 1.0\n",
         f"{LAW} -k state",
     ),
     # Guides.

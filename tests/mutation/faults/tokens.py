@@ -14,9 +14,19 @@ TOKENS, MIXING, TALK = "tests/test_tokenizers.py", "tests/test_mixing.py", "test
 
 FAULTS = [
     # A token belongs to one tokenizer.
-    Fault(TEXT, "other.made_with not in (None, mine)", "False", MIXING),
+    Fault(
+        TEXT,
+        "if made_with is not mine and made_with is not None and made_with != mine:",
+        "if False:",
+        MIXING,
+    ),
     Fault(BASE, "if made_with is not mine and made_with != mine:", "if False:", MIXING),
-    Fault(BASE, "value.made_with not in (None, mine)", "False", MIXING),
+    Fault(
+        BASE,
+        "if made_with is not mine and made_with is not None and made_with != mine:",
+        "if False:",
+        MIXING,
+    ),
     Fault(CODEC, "self.end_tokens == other.end_tokens\n", "True\n", MIXING),
     Fault(CODEC, "name: str = field(compare=False)", "name: str", MIXING),
     Fault(

@@ -1,0 +1,117 @@
+"""Trains the reward head of `word_problems.py` on rollouts of the train half.
+
+    python examples/word_problems_train.py --stories 160 --rollouts 16 --dtype bfloat16
+
+Rolls out the program without a head, reads the states of all beginnings of accounts, fits the head
+on three quarters of the stories while it watches the rest, and writes
+`examples/records/story-head.safetensors`. Prints times, losses, and how right lines are told from
+wrong ones among siblings, by the head and by the model's own log-probability.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from smollm2 import find_gguf
+from story_head import LineHead, Rollouts, fit, outcome_loss, states
+from story_problems import stories
+from story_solver import solve
+
+import ppl
+from ppl.searchers import BestOfN
+from ppl.tasks import Problem, split
+
+HEAD = Path(__file__).parent / "records" / "story-head.safetensors"
+TOGETHER = 16  # stories side by side
+
+
+def roll_out(
+    lm: ppl.HFModel, asked: Sequence[Problem], count: int, seed: int = 0
+) -> tuple[Rollouts, list[str]]:
+    """So many rollouts of each story, and what the progress was."""
+    places: dict[tuple[int, ...], int] = {}
+    found, lines, right, owner, report = [], [], [], [], []
+    began, tokens = time.perf_counter(), 0
+    for at in range(0, len(asked), TOGETHER):
+        some = asked[at : at + TOGETHER]
+        seeds = [seed * 1_000_000 + at + i for i in range(len(some))]
+        new: list[tuple[int, ...]] = []
+        posteriors = BestOfN(count).run_many(solve, [(p, lm) for p in some], seed=seeds)
+        for i, (problem, posterior) in enumerate(zip(some, posteriors, strict=True)):
+            tokens += posterior.cost.lm_tokens
+            for sample in posterior.samples:
+                assert sample.text is not None
+                mine = []
+                for end in sample.text.step_ends:
+                    start = sample.text.tokens[:end]
+                    if start not in places:
+                        places[start] = len(places)
+                        new.append(start)
+                    mine.append(places[start])
+                lines.append(mine)
+                right.append(sample.value == problem.gold)
+                owner.append(at + i)
+        found.append(states(lm, new).half())
+        spent = time.perf_counter() - began
+        report.append(
+            f"{at + len(some)} stories, {len(right)} rollouts, {sum(right) / len(right):.1%} right,"
+            f" {len(places)} beginnings, {tokens} tokens, {spent:.0f} s"
+        )
+        print(report[-1], flush=True)
+    return Rollouts(torch.cat(found), lines, right, owner), report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Rolls out, fits, writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--stories", type=int, default=160, help="of the train half")
+    parser.add_argument("--rollouts", type=int, default=16, help="of each")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HEAD)
+    parser.add_argument("--keep", type=Path, help="where rollouts are kept, and taken from")
+    parser.add_argument("--source", help="another model: a .gguf file, a folder or a Hub id")
+    parser.add_argument("--dtype", default="float32", help="such as bfloat16, which is quicker")
+    options = parser.parse_args(argv)
+    if options.keep and options.keep.exists():
+        kept = torch.load(options.keep, weights_only=True)
+        rollouts = Rollouts(**kept)
+    else:
+        asked = list(split(stories(4 * options.stories), "train"))[: options.stories]
+        lm = ppl.load(options.source or find_gguf(), dtype=options.dtype, kv_bytes=4 << 30)
+        assert isinstance(lm, ppl.HFModel)
+        rollouts, _ = roll_out(lm, asked, options.rollouts, options.seed)
+        if options.keep:
+            torch.save(vars(rollouts), options.keep)
+    began = time.perf_counter()
+    watched = {s for s in set(rollouts.owner) if s % 4 == 3}
+    inside = [i for i, s in enumerate(rollouts.owner) if s not in watched]
+    outside = [i for i, s in enumerate(rollouts.owner) if s in watched]
+    torch.manual_seed(options.seed)
+    head = LineHead(rollouts.states.shape[-1])
+    fitted = Rollouts(
+        rollouts.states,
+        [rollouts.lines[i] for i in inside],
+        [rollouts.right[i] for i in inside],
+        [rollouts.owner[i] for i in inside],
+    )
+    losses = fit(head, fitted, options.rounds, seed=options.seed)
+    with torch.no_grad():
+        apart = outcome_loss(head, rollouts, outside) if outside else torch.tensor(float("nan"))
+    print(f"loss by round: {', '.join(f'{x:.3f}' for x in losses)}; watched: {apart:.3f}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    head.save(options.out)
+    count = sum(p.numel() for p in head.parameters())
+    print(
+        f"{count} weights, {options.out.stat().st_size} bytes, {time.perf_counter() - began:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    main()

@@ -26,6 +26,7 @@ from ppl.runtime.verdict import JudgeRequest
 from ppl.verifiers import Verifier
 
 WINDOW = 24  # tokens that the head looks back on
+BATCH = 8  # stories a training step
 
 
 class LineHead(nn.Module):
@@ -142,35 +143,36 @@ class Rollouts:
 
 
 def fit(
-    head: LineHead, rollouts: Rollouts, rounds: int = 12, rate: float = 1e-3, seed: int = 0
+    head: LineHead, rollouts: Rollouts, rounds: int = 16, rate: float = 1e-3, seed: int = 0
 ) -> list[float]:
     """Trains the head in place; the mean loss of every round.
 
     The loss of a rollout is the cross-entropy of its outcome under the product of its lines'
-    chances. A batch is 16 stories.
+    chances. A step takes all rollouts of `BATCH` stories that are drawn for it; a round has as many
+    steps as would go through all. Dropout draws from torch's own generator.
     """
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout
-    stories = sorted(set(rollouts.owner))
-    by_story = {s: [i for i, owner in enumerate(rollouts.owner) if owner == s] for s in stories}
-    batches = -(-len(stories) // 16)
+    by_story: dict[int, list[int]] = {}
+    for i, owner in enumerate(rollouts.owner):
+        by_story.setdefault(owner, []).append(i)
+    stories = sorted(by_story)
+    steps = -(-len(stories) // BATCH)
     optimiser = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=rounds * batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=rounds * steps)
     losses = []
     head.train()
     for _ in range(rounds):
-        order = torch.randperm(len(stories), generator=generator).tolist()
         total = 0.0
-        for at in range(0, len(order), 16):
-            chosen = [i for s in order[at : at + 16] for i in by_story[stories[s]]]
-            loss = outcome_loss(head, rollouts, chosen)
+        for _ in range(steps):
+            drawn = torch.randperm(len(stories), generator=generator).tolist()[:BATCH]
+            loss = outcome_loss(head, rollouts, [i for s in drawn for i in by_story[stories[s]]])
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            total += float(loss.detach()) * min(16, len(order) - at)
-        losses.append(total / len(order))
+            total += float(loss.detach())
+        losses.append(total / steps)
     head.eval()
     return losses
 

@@ -43,7 +43,7 @@ class LineHead(nn.Module):
         self.narrow = nn.Linear(hidden, width)
         self.place = nn.Parameter(torch.zeros(WINDOW, width))
         layer = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.1, batch_first=True, norm_first=True
+            width, 4, 2 * width, dropout=0.2, batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.out = nn.Linear(width, 1)
@@ -142,26 +142,56 @@ class Rollouts:
         return hits / visits.clamp(min=1), visits
 
 
+def joined(first: Rollouts, second: Rollouts) -> Rollouts:
+    """The rollouts of both, whose stories stay apart."""
+    places, stories = len(first.states), max(first.owner, default=-1) + 1
+    return Rollouts(
+        torch.cat([first.states, second.states]),
+        [*first.lines, *([p + places for p in lines] for lines in second.lines)],
+        [*first.right, *second.right],
+        [*first.owner, *(owner + stories for owner in second.owner)],
+    )
+
+
 def fit(
-    head: LineHead, rollouts: Rollouts, rounds: int = 16, rate: float = 1e-3, seed: int = 0
-) -> list[float]:
-    """Trains the head in place; the mean loss of every round.
+    head: LineHead,
+    rollouts: Rollouts,
+    watched: Sequence[int] = (),
+    rounds: int = 8,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """Trains the head in place.
 
     The loss of a rollout is the cross-entropy of its outcome under the product of its lines'
     chances. A step takes all rollouts of `BATCH` stories that are drawn for it; a round has as many
     steps as would go through all. Dropout draws from torch's own generator.
+
+    Args:
+        head: what is trained.
+        rollouts: of which those of the watched stories are left out.
+        watched: stories whose loss is looked at after every round; the head is left as it was when
+            that was least. None: as it is in the end.
+        rounds, rate: of AdamW, with one cycle of learning rates.
+        seed: of the stories that are drawn.
+
+    Returns:
+        The mean loss of every round, and that of the watched stories after it (NaN without any).
     """
     generator = torch.Generator().manual_seed(seed)
+    apart = set(watched)
     by_story: dict[int, list[int]] = {}
     for i, owner in enumerate(rollouts.owner):
         by_story.setdefault(owner, []).append(i)
-    stories = sorted(by_story)
+    outside = [i for story in sorted(apart) for i in by_story.get(story, [])]
+    stories = [story for story in sorted(by_story) if story not in apart]
     steps = -(-len(stories) // BATCH)
     optimiser = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=rounds * steps)
-    losses = []
-    head.train()
+    losses: list[tuple[float, float]] = []
+    best = head.state_dict()
     for _ in range(rounds):
+        head.train()
         total = 0.0
         for _ in range(steps):
             drawn = torch.randperm(len(stories), generator=generator).tolist()[:BATCH]
@@ -172,8 +202,13 @@ def fit(
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        losses.append(total / steps)
-    head.eval()
+        head.eval()
+        with torch.no_grad():
+            seen = float(outcome_loss(head, rollouts, outside)) if outside else float("nan")
+        losses.append((total / steps, seen))
+        if not outside or seen <= min(loss for _, loss in losses):
+            best = {name: weight.clone() for name, weight in head.state_dict().items()}
+    head.load_state_dict(best)
     return losses
 
 

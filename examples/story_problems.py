@@ -108,6 +108,19 @@ def stories(count: int, seed: int = 0) -> Task:
     return Task("stories", [story(i, seed) for i in range(count)], about="stories with an account")
 
 
+def shortened(problem: Problem, lines: int) -> Problem:
+    """A story that stops after so many lines of its account."""
+    sentences = problem.meta["sentences"][: lines + 1]
+    account = problem.meta["account"][:lines]
+    asks = problem.question.rpartition(". ")[2]
+    return Problem(
+        f"{problem.id}/{lines}",
+        " ".join([*sentences, asks]),
+        account[-1].rpartition("=")[2],
+        {"sentences": sentences, "account": account},
+    )
+
+
 def right_lines(problem: Problem, results: Sequence[int | None]) -> int:
     """How many results agree with the account before the first that does not."""
     count = 0

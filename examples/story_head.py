@@ -6,9 +6,9 @@ that of the last token, which the next line needs anyway: a verdict costs next t
 
 It is trained on rollouts and their answers alone, not on accounts. Of the rollouts that went
 through a beginning of an account, the share that ends right is a Monte Carlo estimate of its value
-(Wang et al. 2024, "Math-Shepherd"); an account is right if all its lines are, so the value is the
-product of the lines' chances. Those are fitted by maximum likelihood of the rollouts' outcomes, in
-which a line's label is what all rollouts through it say of it.
+(Wang et al. 2024, "Math-Shepherd"). A whole account is right if all its lines are: its chance is
+taken as the product of theirs, which are fitted by maximum likelihood of all outcomes, so that
+rollouts that share a line say together whether it is right.
 """
 
 from __future__ import annotations

@@ -94,6 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         if options.keep:
             torch.save(vars(rollouts), options.keep)
+    values, visits = rollouts.values()
+    never, always = ((values == share).float().mean() for share in (0, 1))
+    print(
+        f"{len(values)} beginnings, {visits.mean():.1f} rollouts through each; "
+        f"none right of {never:.0%}, all of {always:.0%}"
+    )
     began = time.perf_counter()
     watched = [s for s in sorted(set(rollouts.owner)) if s % 4 == 3]
     torch.manual_seed(options.seed)

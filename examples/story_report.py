@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from story_problems import worth
 
-from ppl.study.estimators import (
+from ppl.decide.scaling.estimators import (
     answer_classes,
     best_of_k,
     majority_at_k,
     pass_at_k,
 )
+from ppl.decide.scaling.subsets import subsets, vote_on_sets
 from ppl.study.intervals import Paired, paired, wilson
-from ppl.study.subsets import subsets, weighted_vote
 
 RULES = ("best", "vote", "weighted", "pass")
 BASE = "best-of-N"
@@ -57,7 +57,8 @@ class Pool:
         best = best_of_k([self.scores[i] for i in there], [self.right[i] for i in there], k, n=n)
         classes, right = answer_classes(self.answers, self.right)
         weights = np.asarray(self.log_weights, dtype=np.float64)
-        weighted = weighted_vote(subsets(n, k).members, classes, weights, right)
+        sets = subsets(n, k).members
+        weighted = vote_on_sets(classes[sets], weights[sets], right)
         return {
             "best": best if there else 0.0,
             "vote": majority_at_k(self.answers, self.right, k),

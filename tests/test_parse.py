@@ -45,7 +45,7 @@ def estimate(node) -> float:
     return 0.0
 
 
-def test_searchers_from_elsewhere_and_functions_go_by_their_import_path():
+def test_searchers_from_farther_off_and_functions_go_by_their_import_path():
     for searcher in (
         Outsider(2),
         Outsider(2, ("'", '"\n'), (1.0,), {"a": [1, None, b"x"]}, estimate),
@@ -58,18 +58,18 @@ def test_searchers_from_elsewhere_and_functions_go_by_their_import_path():
 
 
 def test_a_module_is_imported_only_if_that_is_asked_for(tmp_path, monkeypatch):
-    (tmp_path / "elsewhere.py").write_text(
+    (tmp_path / "farther_off.py").write_text(
         "from dataclasses import dataclass\nfrom ppl.searchers import BestOfN\n"
         "@dataclass(frozen=True)\nclass Mine(BestOfN):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SearchStateError, match="module is imported"):
-        parse("elsewhere.Mine(n=3)")
-    assert "elsewhere" not in sys.modules
-    found = parse("elsewhere.Mine(n=3)", imports=True)
-    assert (found.n, type(found).__module__) == (3, "elsewhere")
+        parse("farther_off.Mine(n=3)")
+    assert "farther_off" not in sys.modules
+    found = parse("farther_off.Mine(n=3)", imports=True)
+    assert (found.n, type(found).__module__) == (3, "farther_off")
     assert parse(spell(found)) == found
-    del sys.modules["elsewhere"]
+    del sys.modules["farther_off"]
 
 
 @pytest.mark.parametrize(

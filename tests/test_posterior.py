@@ -13,6 +13,7 @@ from accuracy_vs_budget import solve
 from programs import contents, toy
 
 import ppl
+from ppl.posterior.votes import ranked
 from ppl.searchers import SMC, BestOfN
 
 
@@ -179,3 +180,11 @@ def test_printing_shows_merged_answers_with_probabilities_first():
     assert table.startswith("<table>")
     stopped = BestOfN(4).run(toy, "prod", seed=0, budget=ppl.Budget(tokens=2))
     assert "(unfinished)" in str(stopped) or all(s.finished for s in stopped.samples)
+
+
+def test_equal_weights_that_rounding_parts_stand_as_they_were_seen():
+    alike = [0.1 * 3, 0.3, 0.2, 0.3 - 1e-16, 0.1]
+    assert ranked(alike) == [0, 1, 3, 2, 4]
+    assert ranked([0.3, 0.1 * 3]) == [0, 1]  # the second is the larger by one bit
+    assert ranked([0.0, 0.0, 1.0]) == [2, 0, 1]
+    assert ranked([]) == []

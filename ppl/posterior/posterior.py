@@ -27,7 +27,7 @@ from ppl.posterior import exports
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
-from ppl.posterior.votes import keyed, winner
+from ppl.posterior.votes import keyed, ranked, winner
 from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
@@ -291,8 +291,9 @@ class Posterior:
                 values.append(s.value if f is None else f(s.value))
                 weights.append(float(p))
         mass = math.fsum(weights)
-        ordered = sorted(tally(values, weights), key=lambda entry: -entry[0])
-        return {values[i]: p / mass for p, i in ordered}
+        counted = tally(values, weights)
+        order = ranked([p for p, _ in counted])
+        return {values[i]: p / mass for p, i in (counted[k] for k in order)}
 
     # -- genealogy, storage, display ----------------------------------------------------------
 

@@ -65,6 +65,18 @@ def leading(totals: Floats, seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(seen & (totals >= totals.max(axis=1, keepdims=True) * (1 - _ALIKE)))
 
 
+def ranked(weights: Sequence[float]) -> list[int]:
+    """Indices by falling weight; those that are alike stand as they were seen, as in `leading`."""
+    falling = sorted(range(len(weights)), key=lambda i: -weights[i])
+    order: list[int] = []
+    while falling:
+        least = weights[falling[0]] * (1 - _ALIKE)
+        tied = sum(weights[i] >= least for i in falling)
+        order += sorted(falling[:tied])
+        falling = falling[tied:]
+    return order
+
+
 def heaviest_of(things: Sequence[Hashable | None], log_weights: Floats) -> list[int]:
     """Indices that stay where each thing counts once: the first of its largest weight."""
     kept: dict[Hashable, int] = {}

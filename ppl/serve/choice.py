@@ -27,6 +27,9 @@ _FACTORS = (
     "expansions",
     "samples",
     "sweeps",
+    "rounds",
+    "depths",
+    "answers",
 )
 
 

@@ -12,6 +12,7 @@ from ppl.language.answers import extract_answer
 from ppl.language.classes import tally
 from ppl.language.text import Text
 from ppl.posterior.posterior import Posterior, Sample
+from ppl.posterior.votes import ranked
 from ppl.serve.asked import Asked
 from ppl.serve.refusal import RefusedError
 
@@ -91,11 +92,12 @@ def chosen(asked: Asked, posterior: Posterior) -> list[tuple[Said, float]]:
             return [(_said(asked, sample.text, sample, p), p)]
         return [(Said("", "length"), 0.0)] if posterior.stopped == "budget" else []
     voting = [(i, said) for i, said in enumerate(heard) if said.key is not None]
-    classes = tally([said.key for _, said in voting], [said.probability for _, said in voting])
-    weights = {voting[i][0]: weight for weight, i in classes}
+    tallied = tally([said.key for _, said in voting], [said.probability for _, said in voting])
+    classes = [(weight, voting[i][0]) for weight, i in tallied]
+    weights = {i: weight for weight, i in classes}
     order = sorted(range(len(heard)), key=lambda i: -(heard[i].log_likelihood or 0.0))
     if asked.rule == "vote":
-        order = [*sorted(weights, key=lambda i: -weights[i]), *order]
+        order = [*(classes[k][1] for k in ranked([weight for weight, _ in classes])), *order]
     told: dict[str, tuple[Said, float]] = {}
     for i in order:
         told.setdefault(heard[i].content, (heard[i], weights.get(i, heard[i].probability)))

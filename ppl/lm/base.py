@@ -200,7 +200,7 @@ class LanguageModel(TextMaker):
                 f"the text has {len(text.tokens)} tokens, {self.name} holds "
                 f"{self.context_length}: shorten the prompt or take fewer steps"
             )
-        if max_tokens is not None:
+        if max_tokens is not None and not (type(max_tokens) is int and max_tokens > 0):
             checks.count(max_tokens=max_tokens)
         rule = StepRule.of(until.at(text) if isinstance(until, Thinking) else until)
         warp = warp_of(temperature, top_p, top_k, min_p)

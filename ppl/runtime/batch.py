@@ -148,15 +148,16 @@ class Batches:
 
     def ask(self, asked: Sequence[Waiting]) -> None:
         """Takes requests in; answers go to the groups' seats."""
-        asked = [part for waiting in asked for part in _parts(waiting)]
+        if any(isinstance(w[2], Several) or isinstance(w[1], tuple) for w in asked):
+            asked = [part for waiting in asked for part in _parts(waiting)]
         _stop_the_broke([w for w in asked if _runs(w[2])])
         for group, index, request in asked:
             if group.failure is not None:
                 continue
-            if isinstance(request, Errand):
-                self._send((group, index, request))
-                continue
             if not _runs(request):
+                if isinstance(request, Errand):
+                    self._send((group, index, request))
+                    continue
                 self._held.append((group, index, _billed(request)))
                 continue
             request = _billed(request)
@@ -449,7 +450,7 @@ def _stop_the_broke(waiting: Collection[Waiting]) -> None:
 
 def _runs(request: Request) -> bool:
     """Whether the request joins its model's running batch: a draw, and what others score."""
-    if isinstance(request, ContinueRequest):
+    if type(request) is ContinueRequest:
         return True
     return isinstance(request, ScoreRequest) and request.model.elsewhere
 
@@ -473,5 +474,7 @@ def _billed(request: Any) -> Any:
 
 def _book_call(request: Request) -> None:
     if request.ledger is not None:
-        judged = isinstance(request, JudgeRequest)
-        request.ledger.add(**{"verifier_calls" if judged else "lm_calls": 1})
+        if isinstance(request, JudgeRequest):
+            request.ledger.add(verifier_calls=1)
+        else:
+            request.ledger.add(lm_calls=1)

@@ -9,12 +9,13 @@ majority of the bests are right, whether any survivor is, how many first lines t
 from, and how far the best of them got before its first wrong line, by the tasks' exact oracles.
 
     python examples/scaling_flaws.py --problems 20 --records flaws.jsonl  # what is missing
-    python examples/scaling_flaws.py --records flaws.jsonl --show         # tables and picture alone
+    python examples/scaling_flaws.py --records examples/records/scaling-flaws.jsonl.gz --show
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 import os
@@ -118,7 +119,8 @@ def records(path: Path) -> list[Found]:
     """What has been measured; a last line that was cut off does not count."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
+    raw = path.read_bytes()
+    lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().split("\n")[:-1]
     return [Found(**json.loads(line)) for line in lines]
 
 
@@ -159,6 +161,21 @@ def show(found: Sequence[Found], console: Console) -> None:
                     f"{sum(r.lm_tokens for r in rows) / len(rows):,.0f}",
                 )
         console.print(table)
+
+
+def markdown(found: Sequence[Found]) -> list[str]:
+    """Lines of the table in docs/choosing.md: best / vote / majority of the bests, in percent."""
+    lines = []
+    for name in SEARCHERS:
+        for n in sorted({row.n for row in found}):
+            cells = []
+            for noise in NOISES:
+                rows = [r for r in found if (r.noise, r.searcher, r.n) == (noise, name, n)]
+                shares = [share(rows, what) for what in ("best", "vote", "bests")] if rows else []
+                cells.append(" / ".join(f"{100 * k / of:.0f}" for k, of in shares))
+            if any(cells):
+                lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
+    return lines
 
 
 def draw(found: Sequence[Found], path: Path) -> None:
@@ -224,11 +241,12 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
         for name in args.searchers
         if (task, noise, name, n) not in known and not args.show
     ]
-    with args.records.open("a") as file:
-        for _, rows in search_gain.spread(measure, jobs, args.workers):
-            file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-            file.flush()
-            found += rows
+    if jobs:
+        with args.records.open("a") as file:
+            for _, rows in search_gain.spread(measure, jobs, args.workers):
+                file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+                file.flush()
+                found += rows
     order = {name: i for i, name in enumerate([*NOISES, *SEARCHERS])}
     found.sort(key=lambda r: (order[r.noise], order[r.searcher], r.n))
     show(found, Console(width=100))

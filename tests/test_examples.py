@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import accuracy_vs_budget
 import choosing_answers
@@ -76,6 +77,16 @@ def test_scaling_flaws(tmp_path, capsys):
     assert again == found
     assert capsys.readouterr().out == printed
     assert (tmp_path / "scaling-flaws.png").stat().st_size > 5000
+
+
+def test_the_page_says_what_the_stored_run_of_scaling_flaws_says():
+    root = Path(__file__).parents[1]
+    found = scaling_flaws.records(root / "examples" / "records" / "scaling-flaws.jsonl.gz")
+    page = (root / "docs" / "choosing.md").read_text()
+    lines = scaling_flaws.markdown(found)
+    assert len(lines) == 7 * 3 + 4
+    for line in lines:
+        assert line in page
 
 
 @pytest.mark.parametrize(

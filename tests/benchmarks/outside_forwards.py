@@ -90,7 +90,7 @@ def main() -> None:
         for i, problem in enumerate(asked):
             for engine in (lm.engine, prm.engine):
                 engine.pool.clear()
-                engine.tokens_computed = 0
+                engine.runner.tokens_computed = 0
             clock.seconds = 0.0
             started = time.perf_counter()
             search = searcher.begin(solve, problem.question, lm, prm, seed=i)

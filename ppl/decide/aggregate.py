@@ -70,10 +70,9 @@ def universal_self_consistency(
 @checked
 def consistency_prompt(question: str, texts: Sequence[str]) -> str:
     """What universal self-consistency asks."""
-    listed = "\n\n".join(f"Response {i}: {text.strip()}" for i, text in enumerate(texts, 1))
     return (
         f"I have generated the following responses to the question: {question.strip()}\n\n"
-        f"{listed}\n\n"
+        f"{_listed(texts)}\n\n"
         "Evaluate these responses. Select the most consistent response based on majority "
         'consensus. Start your answer with "The most consistent response is Response X" (without '
         "quotes)."
@@ -115,12 +114,15 @@ def sample_set_answer(
 @checked
 def sample_set_prompt(question: str, texts: Sequence[str]) -> str:
     """What `sample_set_answer` asks of a model that was not trained for it."""
-    listed = "\n\n".join(f"Response {i}: {text.strip()}" for i, text in enumerate(texts, 1))
     return (
         f"{question.strip()}\n\nHere are {len(texts)} responses, of which any may be wrong:\n\n"
-        f"{listed}\n\n"
+        f"{_listed(texts)}\n\n"
         "Compare them, and answer the question. End with the final answer in \\boxed{}."
     )
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return "\n\n".join(f"Response {i}: {text.strip()}" for i, text in enumerate(texts, 1))
 
 
 @dataclass(frozen=True)

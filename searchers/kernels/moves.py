@@ -127,12 +127,17 @@ class PIMH(Kernel):
         drawn, new = _runs(tree, self.num_particles, serial, [None] * n)
         uniforms = cloud.rng(tree, "kernel move").random(n)
         ratios = np.array([log_ratio(a, b) for a, b in zip(new, old, strict=True)])
-        moves = np.log(uniforms) < ratios
-        nodes, _ = decided(cloud.nodes, drawn, ratios, uniforms)
-        kept = tuple(a if move else b for a, b, move in zip(new, old, moves, strict=True))
+        # A run goes with the estimate of its evidence.
+        pairs, _ = decided(
+            list(zip(cloud.nodes, old, strict=True)),
+            list(zip(drawn, new, strict=True)),
+            ratios,
+            uniforms,
+        )
+        nodes, kept = zip(*pairs, strict=True)
         return replace(
             cloud,
-            nodes=tuple(nodes),
+            nodes=nodes,
             log_evidences=kept,
             draws=cloud.draws + 1,
             sweeps=serial + n,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ppl.runtime.node import Node
 from ppl.runtime.tree import Tree
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 def redrawn(
@@ -46,11 +48,12 @@ def before(node: Node, step: int) -> Node:
 
 
 def decided(
-    nodes: Sequence[Node], proposed: Sequence[Node], log_ratios: Floats, uniforms: Floats
-) -> tuple[list[Node], int]:
+    nodes: Sequence[T], proposed: Sequence[T], log_ratios: Floats, uniforms: Floats
+) -> tuple[list[T], int]:
     """Who moves.
 
     Args:
+        nodes, proposed: nodes, or what else a state is made of.
         log_ratios: `[N]` log of the acceptance ratio; NaN, from nothing to nothing, stays.
         uniforms: `[N]` decide.
 

@@ -31,14 +31,14 @@ FAULTS = [
     Fault(POSTERIOR, "/ math.fsum(p for p, _ in pairs)", "", TESTS),
     Fault(
         POSTERIOR,
-        "{values[i]: p / mass for p, i in ordered}",
-        "{values[i]: p for p, i in ordered}",
+        "{values[i]: p / mass for p, i in",
+        "{values[i]: p for p, i in",
         "tests/test_posterior.py -k average",
     ),
     Fault(
         POSTERIOR,
-        "key=lambda entry: -entry[0])",
-        "key=lambda entry: entry[0])",
+        "order = ranked([p for p, _ in counted])",
+        "order = ranked([-p for p, _ in counted])",
         TESTS,
     ),
     Fault(

@@ -18,7 +18,13 @@ PLAN, PLANNING = "ppl/runtime/planning.py", "tests/exact/test_planning.py"
 FAULTS = [
     Fault(VOTES, "np.isneginf(top), there,", "np.isneginf(top), 0.0,", f"{LAWS} -k 4_with"),
     Fault(VOTES, "np.exp(logs - top)", "np.exp(logs)", f"{LAWS} -k tied"),
-    Fault(VOTES, "* (1 - _ALIKE)", "", f"{LAWS} -k expectation"),
+    Fault(VOTES, "keepdims=True) * (1 - _ALIKE)", "keepdims=True)", f"{LAWS} -k expectation"),
+    Fault(
+        VOTES,
+        "weights[falling[0]] * (1 - _ALIKE)",
+        "weights[falling[0]]",
+        "tests/test_posterior.py -k rounding",
+    ),
     Fault(VOTES, "totals / np.maximum(members, 1)", "totals", f"{RULES} -k differ"),
     Fault(
         VOTES,

@@ -70,7 +70,16 @@ __all__ = [
     "writers",
 ]
 
-_ROOMS = ("calibration", "decide", "searchers", "study", "tasks", "verifiers")
+_ROOMS = (
+    "allocate",
+    "calibration",
+    "decide",
+    "programs",
+    "searchers",
+    "study",
+    "tasks",
+    "verifiers",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -24,6 +24,8 @@ ROOMS = [
     "ppl.calibration",
     "ppl.verifiers",
     "ppl.tools",
+    "ppl.programs",
+    "ppl.allocate",
     "ppl.tasks",
     "ppl.tiny",
     "ppl.study",

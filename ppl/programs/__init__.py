@@ -1,0 +1,6 @@
+"""Programs of papers, ready to run under any searcher: several models, rounds, prompts, selections.
+
+Each is written with what `ppl` offers to everybody and can be read as an example of it.
+"""
+
+__all__: list[str] = []

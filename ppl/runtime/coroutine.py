@@ -23,24 +23,29 @@ class Slice:
 
     It is the processor's time that counts: on a busy machine a program stands still for longer than
     its slice, and would tear the batches of its search apart. One that sleeps is given `_ASLEEP`.
+    The clock of the processor is a call to the system, dear where there are thousands of short
+    turns: it is read first where a turn has taken longer than a slice, and counts from there.
     Only one thread at a time has a turn (`ppl.runtime.turns`), so there is one slice.
     """
 
     ends = float("inf")  # when to look, by `perf_counter`
-    _started = _busy = 0.0
+    _started = 0.0
+    _busy: float | None = None  # by `thread_time`, as far as it was read
 
     @classmethod
     def begin(cls) -> float:
         """From now on; returns the moment."""
-        cls._started, cls._busy = perf_counter(), thread_time()
+        cls._started, cls._busy = perf_counter(), None
         cls.ends = cls._started + _SLICE
         return cls._started
 
     @classmethod
     def spent(cls) -> bool:
         """Whether it is over; called once `ends` has passed, which is put off if not."""
-        now = perf_counter()
-        if thread_time() - cls._busy > _SLICE or now - cls._started > _ASLEEP:
+        now, busy = perf_counter(), thread_time()
+        if cls._busy is None:
+            cls._busy = busy
+        if busy - cls._busy > _SLICE or now - cls._started > _ASLEEP:
             return True
         cls.ends = now + _SLICE / 4
         return False

@@ -41,6 +41,11 @@ def lm() -> ppl.TableLM:
     return ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", context_length=24)
 
 
+def rows(folder: Path, name: str = records.RESULTS) -> list[dict[str, Any]]:
+    """The lines of a run's file."""
+    return list(records.read(folder / name))
+
+
 @verifier
 def likes_a(text):
     """Half a chance for every b."""

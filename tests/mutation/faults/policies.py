@@ -13,6 +13,7 @@ ROLLOVER, LIKELIHOOD = "searchers/sampling/rollover.py", "searchers/likelihood.p
 LAST, SEARCH = "searchers/anytime.py", "searchers/search.py"
 
 OPTIMAL, SEARCHERS = "tests/exact/test_optimality.py", "tests/test_searchers.py"
+TREES = "tests/test_mcts.py"
 GUMBELS, RAINS = "tests/exact/test_gumbel_mcts.py", "tests/exact/test_rain.py"
 BRANCHING, ACTS = "tests/exact/test_ab_mcts.py", "tests/exact/test_actions.py"
 PHIS, VIEWS = "tests/exact/test_phi_decoding.py", "tests/test_multi_perspective.py"
@@ -152,72 +153,72 @@ FAULTS = [
         MCTS,
         "math.sqrt(math.log(parent_visits) / visits)",
         "math.sqrt(parent_visits / visits)",
-        f"{SEARCHERS} -k uct",
+        f"{TREES} -k uct",
     ),
     Fault(
         MCTS,
         "math.sqrt(math.log(parent_visits) / visits)",
         "math.sqrt(math.log(parent_visits)) / visits",
-        f"{SEARCHERS} -k uct",
+        f"{TREES} -k uct",
     ),
-    Fault(MCTS, "_C1, _C2 = 1.25, 19652.0", "_C1, _C2 = 1.25, 19562.0", f"{SEARCHERS} -k puct"),
-    Fault(MCTS, "_C1, _C2 = 1.25, 19652.0", "_C1, _C2 = 1.5, 19652.0", f"{SEARCHERS} -k puct"),
+    Fault(MCTS, "_C1, _C2 = 1.25, 19652.0", "_C1, _C2 = 1.25, 19562.0", f"{TREES} -k puct"),
+    Fault(MCTS, "_C1, _C2 = 1.25, 19652.0", "_C1, _C2 = 1.5, 19652.0", f"{TREES} -k puct"),
     Fault(
         MCTS,
         "(parent_visits + _C2 + 1) / _C2",
         "(parent_visits + _C2) / _C2",
-        f"{SEARCHERS} -k puct",
+        f"{TREES} -k puct",
     ),
     Fault(
         MCTS,
         "math.sqrt(parent_visits) / (1 + visits)",
         "math.sqrt(parent_visits) / max(1, visits)",
-        f"{SEARCHERS} -k puct",
+        f"{TREES} -k puct",
     ),
-    Fault(MCTS, "here.total + value", "max(here.total, value)", f"{SEARCHERS} -k mcts"),
+    Fault(MCTS, "here.total + value", "max(here.total, value)", f"{TREES} -k mcts"),
     Fault(
         MCTS,
         "Statistics(here.visits + 1,",
         "Statistics(here.visits + (node is not path[0]),",
-        f"{SEARCHERS} -k mcts",
+        f"{TREES} -k mcts",
     ),
     Fault(
         MCTS,
         "means = [s.total / s.visits for s in own]",
         "means = [s.total / (s.visits + passing[c.identity]) for s, c in zip(own, options)]",
-        f"{SEARCHERS} tests/test_golden.py -k 'leaves or on_their_way or MCTS'",
+        f"{TREES} tests/test_golden.py -k 'leaves or on_their_way or MCTS'",
     ),
     Fault(
         MCTS,
         "counts = [s.visits + passing[c.identity] for",
         "counts = [s.visits for",
-        f"{SEARCHERS} -k on_their_way",
+        f"{TREES} -k on_their_way",
     ),
     Fault(
         MCTS,
         "len(here.children) + growing[node.identity] < self.width",
         "len(here.children) < self.width",
-        f"{SEARCHERS} -k 'leaves or on_their_way'",
+        f"{TREES} -k 'leaves or on_their_way'",
     ),
     Fault(
         MCTS,
         "closed = all(statistics",
         "closed = any(statistics",
-        "tests/test_searchers.py -k something_open",
+        "tests/test_mcts.py -k something_open",
     ),
     Fault(
         MCTS,
         "softmax([confidence(c.records) for c in siblings])",
         "softmax([confidence(c.history) for c in siblings])",
-        "tests/test_searchers.py -k not_of_their_past",
+        "tests/test_mcts.py -k not_of_their_past",
     ),
-    Fault(MCTS, "if not state.statistics[c.identity].closed]", "]", f"{SEARCHERS} -k mcts"),
+    Fault(MCTS, "if not state.statistics[c.identity].closed]", "]", f"{TREES} -k mcts"),
     Fault(LIKELIHOOD, "/ max(sum(sizes), 1)", "/ max(len(sizes), 1)", f"{PHIS} -k confidence"),
     Fault(
         LIKELIHOOD,
         "math.fsum(r.prior() for r in records if r.kind",
         "math.fsum(r.joint() for r in records if r.kind",
-        "tests/test_searchers.py -k knows_no_scale",
+        "tests/test_mcts.py -k knows_no_scale",
     ),
     # Gumbel.
     Fault(

@@ -68,7 +68,7 @@ def test_keys_spellings_and_texts():
 
 
 def test_no_candidates_have_no_answer_whatever_the_rule():
-    empty = Candidates([], **{name: () for name in COLUMNS})
+    empty = Candidates([], **dict.fromkeys(COLUMNS, ()))
     rules = [RPC(), MajorityOfTheBests(), Borda(1.0), DeepConf(), Pessimistic(0.1), "score"]
     for rule in [*rules, lambda c: c["log_scores"].max(keepdims=True)]:
         assert vote(empty, rule) is None

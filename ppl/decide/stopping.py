@@ -114,7 +114,7 @@ class Settled(StoppingRule):
 
     def stops(self, seen: Seen) -> bool:
         """True once it is settled."""
-        counts = seen.counts(seen.weights if self.weights == "posterior" else None)
+        counts = seen.weighted if self.weights == "posterior" else seen.votes
         first, second = leaders(counts)
         if first == 0:
             return False
@@ -131,7 +131,7 @@ class Settled(StoppingRule):
 
     def chance(self, seen: Seen) -> float:
         """What is compared with the level; for the exact rule 1 or 0."""
-        counts = seen.counts(seen.weights if self.weights == "posterior" else None)
+        counts = seen.weighted if self.weights == "posterior" else seen.votes
         first, second = leaders(counts)
         match self.rule:
             case "beta":

@@ -24,7 +24,7 @@ FAULTS = [
     Fault(RULES, "max(known, key=lambda i: sure[i], default=None)", "known[-1] if known else None", f"{STOPPING} -k surest"),
     Fault(RULES, "// 2 + 1)", "// 2 + 2)", f"{STOPPING} -k no_more_than"),
     Fault(SEEN, "self.left + len(self) - n,", "self.left,", f"{STOPPING} -k 'first or settings'"),
-    Fault(SEEN, "scale = 0.0 if held.dead else held.ess", "scale = 0.0 if held.dead else float(len(nodes))", f"{STOPPING} -k effective"),
+    Fault(SEEN, "given * (given.sum() / np.square(given).sum())", "given * (len(given) / given.sum())", f"{STOPPING} -k effective"),
     Fault(TEST, "math.log((1 - beta) / self.alpha)", "math.log(1 / self.alpha)", f"{STOPPING} -k consol"),
     Fault(TEST, "math.log(0.5)\n        return float", "0.0\n        return float", f"{STOPPING} -k mixture"),
     Fault(CONSENSUS, "len(led) == 1 and None not in led", "len(led) == 1", f"{STOPPING} -k last"),

@@ -41,7 +41,7 @@ FAULTS = [
     Fault(GATED, "- math.log(self.gamma) +", "+ math.log(self.gamma) +", f"{GATES} -k momentum"),
     Fault(GATED, "self.alpha**steps", "self.alpha ** (steps + 1)", f"{GATES} -k momentum"),
     Fault(GATED, "for i in unsure], self.expansions - 1)", "for i in unsure], self.expansions)", f"{GATES} -k drawn_again"),
-    Fault(ADAPTIVE, "any(q >= self.accept for", "any(q > 1 - self.accept for", f"{ATTEMPTS} -k exact_q"),
+    Fault(ADAPTIVE, "any(q >= self.accept - _ROUNDING for", "any(q > 1 - self.accept for", f"{ATTEMPTS} -k exact_q"),
     Fault(ADAPTIVE, "(-q[i], tie[i])", "(-q[i], i)", f"{ATTEMPTS} -k uniform"),
     Fault(ADAPTIVE, "(-q[i], tie[i])", "(q[i], tie[i])", f"{ATTEMPTS} -k best_share"),
     Fault(ADAPTIVE, "share * (last - first)", "share * last", f"{ATTEMPTS} -k warmer"),

@@ -272,6 +272,22 @@ def test_what_was_in_flight_is_told_and_votes():
     assert posterior.history[-1]["in_flight"] == 3
 
 
+def test_only_samples_of_the_last_batch_can_have_been_in_flight():
+    """A rule may have been true for a moment within an earlier batch, when nobody asked it."""
+    rule, earlier = Settled("beta", 0.8), 0
+    for seed in range(60):
+        posterior = BestOfN(64, stop=rule).run(toy, "last", seed=seed)
+        if posterior.stopped != "settled":
+            continue
+        drawn = len(posterior.samples)
+        before = drawn // 2 if drawn > 1 else 0  # batches of 1, 1, 2, 4, ...
+        whole = Seen.of([sample.value for sample in posterior.samples])
+        enough = next(n for n in range(before + 1, drawn + 1) if rule.stops(whole.first(n)))
+        assert posterior.history[-1]["in_flight"] == drawn - enough
+        earlier += rule.first(whole) <= before
+    assert earlier > 1  # or the test says nothing
+
+
 def test_the_samples_are_the_first_of_the_search_without_a_rule():
     for seed in range(20):
         stopped = BestOfN(16, stop=Settled("exact")).run(toy, "last", seed=seed)

@@ -61,14 +61,18 @@ class StoppingRule(ABC):
         makes batches of 1, 1, 2, 4, ..."""
         return max(1, len(seen))
 
-    def first(self, seen: Seen) -> int | None:
+    def first(self, seen: Seen, after: int = 0) -> int | None:
         """How many samples of those seen would have been enough; None if not all are.
 
         What came later was in flight when the rule came true: it is paid for, and votes.
+
+        Args:
+            seen: the samples.
+            after: so many had come when the rule was asked last.
         """
         if self.probes:  # all were under way
             return len(seen) if self.stops(seen) else None
-        return next((n for n in range(1, len(seen) + 1) if self.stops(seen.first(n))), None)
+        return next((n for n in range(after + 1, len(seen) + 1) if self.stops(seen.first(n))), None)
 
 
 @dataclass(frozen=True)

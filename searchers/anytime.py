@@ -23,6 +23,11 @@ def answers(tree: Tree) -> list[Node]:
     return [node for node in tree.nodes if node.finished and not node.dead]
 
 
+def rank(node: Node) -> tuple[bool, float]:
+    """What answers are compared by: their score, and one that is None (no answer) is the last."""
+    return node.answer is not None, node.log_likelihood
+
+
 def run_best_on(tree: Tree, result: Result) -> list[Node]:
     """Runs the best open node of a result without answers to its end; if it dies, the next best.
 
@@ -48,15 +53,15 @@ def best_so_far(tree: Tree, result: Result) -> Result:
     found = [node for node in tree.nodes if node.answered]
     nodes, log_weights = list(result.nodes), list(result.log_weights)
     held = [
-        node.log_likelihood
+        rank(node)
         for node, log_weight in zip(nodes, log_weights, strict=True)
         if node.answered and log_weight > -math.inf
     ]
     if found and not held:
         return Result.by_likelihood(found)
     if found and result.log_evidence is None:  # weights of a sampler follow a law of their own
-        best = max(found, key=lambda node: node.log_likelihood)
-        if best.log_likelihood > max(held):
+        best = max(found, key=rank)
+        if rank(best) > max(held):
             nodes, log_weights = [best, *nodes], [best.log_likelihood, *log_weights]
     return Result(nodes, log_weights)
 

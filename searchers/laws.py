@@ -25,6 +25,7 @@ from ppl.lm.table import TableLM
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.node import Node
+from ppl.searchers.anytime import rank
 from ppl.searchers.search import Search, Searcher
 from ppl.searchers.state import State
 
@@ -202,9 +203,9 @@ class _Law:
             self.searcher.result(search.tree, search.state).log_evidence is not None
         )
         if best is not None and not claims:
-            most = max(node.log_likelihood for node in found)
-            shown = best.log_likelihood >= most
-            self.require("limits", shown, f"{when}, it showed {best.log_likelihood} of {most}")
+            most = max(map(rank, found))
+            shown = (best.value is not None, best.log_likelihood) >= most
+            self.require("limits", shown, f"{when}, it showed {best.log_likelihood} of {most[1]}")
 
     def resumed(self) -> bool:
         with tempfile.TemporaryDirectory() as folder:

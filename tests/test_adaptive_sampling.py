@@ -56,6 +56,17 @@ def test_batches_grow_and_samples_are_no_more_than_n():
     assert [note["batch"] for note in capped.history] == [0, 1, 2, 3, 4]
 
 
+def test_a_bar_that_is_met_exactly_is_met():
+    """exp(log(.35)) is a little less than .35."""
+
+    def program():
+        pyro.factor("worth", torch.tensor(0.35, dtype=torch.float64).log())
+        return "x"
+
+    assert len(AdaptiveSampling(16, 0.35).run(program, seed=0).samples) == 1
+    assert len(AdaptiveSampling(16, 0.3501).run(program, seed=0).samples) == 16
+
+
 def test_the_threshold_of_weitzman_is_the_best_one():
     """Rewards .9 with probability .3, else .4; a sample costs .06. E max(0, R - r) = .06 at r = .7:
     the large reward is worth waiting for, and at .2 a sample (r = .35) it is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from programs import TOY, toy
 
 import ppl
 from ppl import Budget
+from ppl.decide import best
 from ppl.searchers import (
     ABMCTSA,
     ABMCTSM,
@@ -195,6 +197,30 @@ def test_a_stopped_sampler_shows_its_particles_and_nothing_else(searcher):
                 best = max(n.log_likelihood for n in search.tree.nodes if n.answered)
                 better += best > posterior.best_sample.log_likelihood
     assert better > 0  # or the test says nothing
+
+
+def test_no_answer_is_never_the_best_while_there_is_one():
+    """Neither of what a search shows, nor of what it had given up when it was stopped."""
+
+    def program():
+        step = pyro.sample("s", TOY(TOY.prompt("^"), max_tokens=1))
+        pyro.factor("liked", torch.tensor({"a": -1.0, "b": -2.0}.get(step.text, 0.0)))
+        return step.text or None
+
+    blanks = 0
+    for searcher in (BestOfN(12), MCTS(8), LookaheadSearch(2, 4), BeamSearch(1, 6)):
+        for limit, seed in itertools.product((3, 5, None), range(4)):
+            search = searcher.begin(program, seed=seed, budget=Budget(calls=limit))
+            found = search.run()
+            if found.stopped == "done" and isinstance(searcher, BeamSearch):
+                continue  # it ends with its beam
+            values = {node.answer for node in search.tree.nodes if node.finished}
+            assert best(found) == found.best == min(values - {None}, default=None)
+            blanks += None in values and len(values) > 1
+    assert blanks > 10  # or the test says nothing
+    # Where there are only blanks, one of them is shown.
+    blank = BestOfN(2).run(lambda: pyro.factor("f", torch.tensor(-1.0)))
+    assert (blank.best, blank.best_sample.log_likelihood) == (None, -1.0)
 
 
 def test_what_is_left_of_a_budget_completes_the_best_open_node():

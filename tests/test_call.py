@@ -316,8 +316,16 @@ def test_what_ends_a_thread_or_a_task_ends_the_call_only():
     async def gives_up():
         raise asyncio.CancelledError
 
-    for tool, seconds in ((leaves, 5), (gives_up, None)):
-        with pytest.raises(errors.ToolError, match=r"SystemExit|CancelledError"):
+    def has_no_more():
+        return next(iter(()))
+
+    for tool, seconds, told in (
+        (leaves, 5, "SystemExit"),
+        (gives_up, None, "CancelledError"),
+        (has_no_more, None, "StopIteration"),
+        (has_no_more, 5, "StopIteration"),  # and not that it was late
+    ):
+        with pytest.raises(errors.ToolError, match=told):
             ppl.call("x", tool, seconds=seconds)
 
     async def well():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pyro
@@ -185,6 +186,18 @@ def test_the_feature_form_learns_on_some_questions_and_serves_others():
     assert rule.weights[-1] == pytest.approx(0.0, abs=0.35)  # length says nothing
     # The score tells more than that.
     assert rule.weights[2] > 0.5
+
+
+def test_a_text_that_cannot_be_is_a_poor_one_and_no_warning():
+    rule = SampleSetAggregator.fit(*questions(60, 0))
+    zero = [-math.inf, -1.0, -1.0]
+    candidates = Candidates(
+        ["a", "b", "b"], log_scores=zero, log_probs=zero, tokens=[3.0, 3.0, 3.0]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rule(candidates) == "b"
+        assert all(0 <= chance <= 1 for _, chance in rule.probabilities(candidates))
 
 
 def test_the_feature_form_knows_no_order_and_leaves_unanimity_alone():

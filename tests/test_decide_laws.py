@@ -29,7 +29,7 @@ from ppl.decide.scaling.subsets import vote_on_sets
 from ppl.errors import ArgumentError
 
 SUMS = ["posterior", "flat", "score", "confidence", "probability"]
-ORDERED = [MajorityOfTheBests(1), MajorityOfTheBests(3), Borda(1.5, "log_scores")]
+ORDERED = [MajorityOfTheBests(m) for m in (None, 1, 3)] + [Borda(1.5, "log_scores")]
 RULES = [
     *SUMS,
     *ORDERED,

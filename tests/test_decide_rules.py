@@ -33,6 +33,7 @@ from ppl.decide import (
     vote,
     vote_law,
 )
+from ppl.decide.candidates import COLUMNS
 from ppl.decide.perplexity import kept
 from ppl.errors import ArgumentError, SearchStateError
 from ppl.searchers import SMC, BestOfN
@@ -64,6 +65,34 @@ def test_keys_spellings_and_texts():
     assert vote(repeated, [1, 2, 2.5]) == "a"
     assert vote(repeated, [1, 2, 2.5], unique=True) == "b"
     assert shares(repeated, [1, 2, 2], unique=True) == [("a", 0.5), ("b", 0.5)]
+
+
+def test_no_candidates_have_no_answer_whatever_the_rule():
+    empty = Candidates([], **dict.fromkeys(COLUMNS, ()))
+    rules = [RPC(), MajorityOfTheBests(), Borda(1.0), DeepConf(), Pessimistic(0.1), "score"]
+    for rule in [*rules, lambda c: c["log_scores"].max(keepdims=True)]:
+        assert vote(empty, rule) is None
+        assert vote(empty, rule, unique=True) is None
+        assert shares(empty, rule) == []
+        with pytest.raises(SearchStateError, match="no candidate"):
+            draw(empty, rule, seed=0)
+
+
+def test_a_text_that_died_elsewhere_does_not_stand_for_the_same_one_alive():
+    """Also where all weights are zero, so that answers count alike."""
+    twice = Candidates(
+        ["a", "a"], log_weights=[-np.inf, 0.0], confidences=[0.5, 0.0], texts=["t", "t"]
+    )
+    assert vote(twice, "confidence", unique=True) == "a"
+    assert shares(twice, "confidence", unique=True) == [("a", 1.0)]
+
+
+def test_a_key_is_asked_once_for_each_answer():
+    asked = []
+    for rule in (vote, shares):
+        rule(list("abcab"), key=lambda answer: asked.append(answer) or answer)
+        assert asked == list("abcab")
+        asked.clear()
 
 
 def test_a_draw_follows_the_weights():
@@ -213,6 +242,11 @@ def test_majority_of_the_bests(draws, wrong, right):
     assert (found["W"], found["R"]) == pytest.approx((wrong, right), abs=5e-5)
     assert sum(found.values()) == pytest.approx(1.0)
     assert dict(shares(BESTS, MajorityOfTheBests()))["W"] == pytest.approx(0.3301, abs=5e-5)
+    # The root of the number of answers: 2 of 4, whatever stands beside them without one.
+    beside = Candidates([*"ABBC", *[None] * 12], log_scores=[-0.1, -0.2, -0.3, -0.4, *[0.0] * 12])
+    assert dict(shares(beside, MajorityOfTheBests())) == pytest.approx(
+        {"A": 0.4375, "B": 0.5, "C": 0.0625}
+    )
 
 
 def test_borda_goes_from_the_vote_to_the_best():

@@ -242,6 +242,7 @@ def test_programs_as_answers_are_classed_in_time():
         (lambda: best_of_k([1.0], [1, 0], 1), "correct"),
         (lambda: best_of_k([1.0, 0.5], [1, 0], 1, n=1), "n=1"),
         (lambda: majority_at_k(["a"], [2], 1), "correct"),
+        (lambda: majority_at_k(["a", "b"], [1, 0], 1, n=1), "n=1"),
         (lambda: subsets(3, 4), "k=4"),
     ],
 )

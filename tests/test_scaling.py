@@ -180,6 +180,11 @@ def test_a_curve_with_one_chance_is_recovered():
     assert fit.saturation(0.01) == saturation(0.15, 0.8, 0.01)
 
 
+def test_a_curve_that_never_rises_tends_to_where_it_is():
+    assert fit_ttspm([1, 2], [0.0, 0.0]).accuracy(1000) < 1e-3
+    assert fit_ttspm([1, 2, 4, 8], [0.5] * 4).f_max == pytest.approx(0.5, abs=1e-6)
+
+
 def test_one_chance_for_problems_that_differ_stops_too_early():
     n = 2 ** np.arange(7)
     fit = fit_ttspm(n, [KNOWN.coverage(int(k)) for k in n])

@@ -17,7 +17,7 @@ import ppl
 from ppl import Budget
 from ppl.decide import Consensus, EarlyStop, Seen, SequentialTest, Settled, StoppingRule
 from ppl.decide.stopping import leaders, leads, leads_all
-from ppl.searchers import MCTS, SMC, BestOfN, ParticleGibbs, Search
+from ppl.searchers import MCTS, RAIN, SMC, VGB, BestOfN, ParticleGibbs, Search
 from ppl.searchers.parse import parse, spell
 from ppl.study import Study
 
@@ -272,6 +272,22 @@ def test_what_was_in_flight_is_told_and_votes():
     assert posterior.history[-1]["in_flight"] == 3
 
 
+def test_only_samples_of_the_last_batch_can_have_been_in_flight():
+    """A rule may have been true for a moment within an earlier batch, when nobody asked it."""
+    rule, earlier = Settled("beta", 0.8), 0
+    for seed in range(60):
+        posterior = BestOfN(64, stop=rule).run(toy, "last", seed=seed)
+        if posterior.stopped != "settled":
+            continue
+        drawn = len(posterior.samples)
+        before = drawn // 2 if drawn > 1 else 0  # batches of 1, 1, 2, 4, ...
+        whole = Seen.of([sample.value for sample in posterior.samples])
+        enough = next(n for n in range(before + 1, drawn + 1) if rule.stops(whole.first(n)))
+        assert posterior.history[-1]["in_flight"] == drawn - enough
+        earlier += rule.first(whole) <= before
+    assert earlier > 1  # or the test says nothing
+
+
 def test_the_samples_are_the_first_of_the_search_without_a_rule():
     for seed in range(20):
         stopped = BestOfN(16, stop=Settled("exact")).run(toy, "last", seed=seed)
@@ -332,6 +348,17 @@ def test_particles_that_are_open_have_votes_to_come():
     assert (posterior.stopped, posterior.log_evidence) == ("done", None)
 
 
+@pytest.mark.parametrize(
+    "searcher", [VGB(30, 3), RAIN(6, 2, 3), MCTS(8), SMC(3), BestOfN(3)], ids=repr
+)
+def test_a_consensus_may_be_asked_of_any_searcher(searcher):
+    """Also of those that may show the root for a while, where nobody has said anything."""
+    for share in (0.0, 1.0):
+        posterior = searcher.run(toy, "prod", seed=2, budget=Budget(settled=Consensus(2, share)))
+        assert posterior.best is not None
+        assert posterior.log_evidence is None
+
+
 def spoken(steps: int = 6) -> str:
     """Says early what its answer will be, and goes on."""
     text = TOY.prompt("^")
@@ -358,16 +385,34 @@ def test_a_consensus_of_what_unfinished_samples_say_ends_the_search():
 
 
 def test_weights_count_as_their_effective_number():
-    nodes = BestOfN(6).begin(toy, "prod", seed=0)
+    search = BestOfN(6).begin(toy, "prod", seed=0)
+    search.run()
+    nodes = search.state.nodes
+    flat = Seen.of_nodes(nodes, [0.0] * 6)
+    assert flat.weighted == pytest.approx(flat.votes)
+    one = Seen.of_nodes(nodes, [0.0, *[-50.0] * 5])
+    assert (one.weighted[0], one.weighted.sum()) == pytest.approx((1.0, 1.0))
+    assert not Seen.of_nodes(nodes, [-math.inf] * 6).weighted.any()
+    assert one.confidences == tuple(node.value for node in nodes)
+    # (3 + 1)^2 / (9 + 1) = 1.6 samples, whatever the scale; a sample without an answer is one, too.
+    for scale in (1e-300, 1.0, 1e300):
+        two = Seen.of(["a", "b"], weights=[3 * scale, scale])
+        assert two.weighted == pytest.approx([1.2, 0.4])
+        assert Seen.of(["a", None], weights=[3 * scale, scale]).weighted == pytest.approx([1.2])
+
+
+def test_how_many_would_have_been_enough_is_what_the_rule_says_of_so_many():
+    """The weight of those who came later is nothing to it."""
+    rule = Settled("beta", 0.95, weights="posterior")
+    nodes = BestOfN(8).begin(agreed, seed=0)
     nodes.run()
-    flat = Seen.of_nodes(nodes.state.nodes, [0.0] * 6)
-    assert flat.weights == pytest.approx((1.0,) * 6)
-    one = Seen.of_nodes(nodes.state.nodes, [0.0, *[-50.0] * 5])
-    assert one.weights[0] == pytest.approx(1.0)
-    assert sum(one.weights) == pytest.approx(1.0)
-    dead = Seen.of_nodes(nodes.state.nodes, [-math.inf] * 6)
-    assert dead.weights == (0.0,) * 6
-    assert one.confidences == tuple(node.value for node in nodes.state.nodes)
+    logs = [*[0.0] * 5, 9.0, 9.0, 9.0]
+    whole = Seen.of_nodes(nodes.state.nodes, logs)
+    assert not rule.stops(whole)  # about three samples
+    for n in range(1, 9):
+        alone = Seen.of_nodes(nodes.state.nodes[:n], logs[:n])
+        assert whole.first(n).weighted == pytest.approx(alone.weighted)
+    assert rule.first(whole) == 4
 
 
 def test_studies_name_rules_and_settled_budgets():
@@ -399,6 +444,9 @@ def test_studies_name_rules_and_settled_budgets():
         (lambda: Consensus(share=-1), "share=-1"),
         (lambda: Seen((0, -2)), "classes"),
         (lambda: Seen.of(["a"], confidences=[]), "confidences: 0 for 1"),
+        (lambda: Seen.of(["a"], confidences=[1.5]), r"confidences=\(1.5,\): from 0 to 1"),
+        (lambda: Seen.of(["a", "b"], weights=[1, -1]), "weights=.*zero or more"),
+        (lambda: Seen.of(["a"], weights=[math.inf]), "weights=.*finite"),
         (lambda: Seen((), left=-1.0), "left=-1.0"),
         (lambda: BestOfN(4, stop=0.9), "stop=0.9"),
         (lambda: Budget(settled=1.0), "settled=1.0"),

@@ -70,12 +70,10 @@ class RPC:
         counted = first_of_each(columns["texts"], np.isneginf(logs))
         logs = np.where(counted, logs, -np.inf)
         if self.prune:
-            rows = logs.reshape(-1, logs.shape[-1])
-            there = columns.there.reshape(rows.shape)
-            for row, answered in zip(rows, there, strict=True):
-                seen = np.flatnonzero(answered & (row > -np.inf))
+            for place in np.ndindex(logs.shape[:-1]):
+                row = logs[place]
+                seen = np.flatnonzero(columns.there[place] & (row > -np.inf))
                 row[seen[~kept(row[seen])]] = -np.inf
-            logs = rows.reshape(logs.shape)
         return logs
 
     def _logs(self, columns: Columns) -> Floats:

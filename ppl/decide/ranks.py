@@ -8,7 +8,6 @@ Both go from the vote to best-of-N as their setting grows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,9 +45,8 @@ class MajorityOfTheBests:
         """See `Weighting`."""
         there = columns.there
         better, alike = _ranks(columns[self.by], there)
-        size = there.shape[-1]
-        draws = max(1, round(math.sqrt(size))) if self.draws is None else self.draws
         total = np.maximum(there.sum(axis=-1, keepdims=True), 1)
+        draws = np.round(np.sqrt(total)) if self.draws is None else self.draws
         below, above = (total - better) / total, (total - better - alike) / total
         chances = (below**draws - np.maximum(above, 0.0) ** draws) / np.maximum(alike, 1)
         with np.errstate(divide="ignore"):

@@ -9,14 +9,13 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.classes import numbered
 from ppl.runtime.node import Node
-from ppl.runtime.weights import Weights
 
 NOTHING = -1
 """The class of a sample without an answer; it never leads."""
@@ -28,7 +27,7 @@ class Seen:
 
     Attributes:
         classes: `[n]` class of each sample's answer, numbered from 0; -1 for none.
-        weights: `[n]` what each counts in a weighted vote, at a mean of about 1; None: 1 each.
+        weights: `[n]` of a weighted vote, zero or more, on any scale; None: all alike.
         confidences: `[n]` how likely each is right, from 0 to 1; None: not known.
         left: most samples that may still come; infinite if that is not known.
         probes: classes of the same samples' answers at earlier checkpoints, the oldest first, and
@@ -48,10 +47,16 @@ class Seen:
             raise ArgumentError(
                 f"classes={shown(self.classes)}: whole numbers from 0, or -1 for none"
             )
-        for name in ("weights", "confidences"):
+        for name, most in (("weights", math.inf), ("confidences", 1.0)):
             values = getattr(self, name)
-            if values is not None and len(_listed(name, values)) != len(classes):
+            if values is None:
+                continue
+            listed = _listed(name, values)
+            if len(listed) != len(classes):
                 raise ArgumentError(f"{name}: {len(values)} for {len(classes)} answers")
+            if ((listed < 0) | (listed > most) | np.isinf(listed)).any():
+                told = "zero or more, and finite" if name == "weights" else "from 0 to 1"
+                raise ArgumentError(f"{name}={shown(values)}: {told}")
         checks.number(left=self.left)
         if self.left < 0:
             raise ArgumentError(f"left={self.left!r}: zero or more samples may still come")
@@ -103,10 +108,9 @@ class Seen:
         (classes,) = classes_of([now])
         weights = None
         if log_weights is not None and nodes:
-            held = Weights(np.array(log_weights, dtype=np.float64))
-            scale = 0.0 if held.dead else held.ess
-            shares = [] if held.dead else held.probabilities.tolist()
-            weights = tuple(scale * p for p in shares) or (0.0,) * len(nodes)
+            logs = np.array(log_weights, dtype=np.float64)
+            top = logs.max()
+            weights = (0.0,) * len(logs) if top == -math.inf else tuple(np.exp(logs - top).tolist())
         confidences = tuple(
             (confidence(node) if confidence is not None else min(1.0, node.value))
             if known >= 0
@@ -127,11 +131,23 @@ class Seen:
             self.left + len(self) - n,
         )
 
-    def counts(self, amounts: Sequence[float] | None = None) -> NDArray[np.float64]:
+    def counts(self, amounts: ArrayLike | None = None) -> NDArray[np.float64]:
         """`[C]` how much each class has of some amounts, `[n]`; None counts every answer as 1."""
         kept = np.array(self.classes, dtype=np.int64)
-        given = np.ones(len(kept)) if amounts is None else np.array(amounts, dtype=np.float64)
+        given = np.ones(len(kept)) if amounts is None else np.asarray(amounts, dtype=np.float64)
         return np.bincount(kept[kept >= 0], given[kept >= 0]).astype(np.float64)
+
+    @property
+    def weighted(self) -> NDArray[np.float64]:
+        """`[C]` what the weights give to each class; all together count as their effective size."""
+        if self.weights is None:
+            return self.votes
+        given = np.array(self.weights, dtype=np.float64)
+        top = given.max(initial=0.0)
+        if top == 0:
+            return self.counts(given)
+        given /= top
+        return self.counts(given * (given.sum() / np.square(given).sum()))
 
     @cached_property
     def votes(self) -> NDArray[np.float64]:
@@ -160,7 +176,8 @@ def _probes(nodes: Sequence[Node], back: int) -> tuple[tuple[int, ...], ...]:
     deepest = max(node.depth for node in nodes)
     paths = [node.path for node in nodes]
     rows = []
-    for depth in range(max(1, deepest - back + 1), deepest + 1):
+    # At the root nobody has said anything; where all stand there, that is what is seen.
+    for depth in range(max(min(1, deepest), deepest - back + 1), deepest + 1):
         at = [path[min(depth, len(path) - 1)] for path in paths]
         rows.append([node.answer if node.answered else None for node in at])
     return tuple(classes_of(rows))

@@ -28,7 +28,7 @@ FEATURES = ("count", "most", "score", "best score", "log-prob", "length")
 log-likelihood, its mean log-probability a token and mean logarithm of tokens, each less the mean of
 the question's candidates."""
 
-_LEAST_SCORE = -20.0  # a verifier's zero, as a number
+_LEAST = -20.0  # a zero's logarithm, as a number: of a verifier's value, and of a token's chance
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _features(found: Candidates, numbers: Ints) -> Floats:
         return np.zeros((0, len(FEATURES)))
     own = numbers[there]
     counts = np.bincount(own, minlength=size)
-    scores = np.maximum(found.columns["log_scores"][there], _LEAST_SCORE)
+    scores = np.maximum(found.columns["log_scores"][there], _LEAST)
     tokens = np.maximum(found.columns["tokens"][there], 1)
-    rates = found.columns["log_probs"][there] / tokens
+    rates = np.maximum(found.columns["log_probs"][there] / tokens, _LEAST)
 
     def mean(values: Floats) -> Floats:
         return np.asarray(np.bincount(own, values, minlength=size) / counts - values.mean())

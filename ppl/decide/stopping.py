@@ -61,14 +61,18 @@ class StoppingRule(ABC):
         makes batches of 1, 1, 2, 4, ..."""
         return max(1, len(seen))
 
-    def first(self, seen: Seen) -> int | None:
+    def first(self, seen: Seen, after: int = 0) -> int | None:
         """How many samples of those seen would have been enough; None if not all are.
 
         What came later was in flight when the rule came true: it is paid for, and votes.
+
+        Args:
+            seen: the samples.
+            after: so many had come when the rule was asked last.
         """
         if self.probes:  # all were under way
             return len(seen) if self.stops(seen) else None
-        return next((n for n in range(1, len(seen) + 1) if self.stops(seen.first(n))), None)
+        return next((n for n in range(after + 1, len(seen) + 1) if self.stops(seen.first(n))), None)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Settled(StoppingRule):
 
     def stops(self, seen: Seen) -> bool:
         """True once it is settled."""
-        counts = seen.counts(seen.weights if self.weights == "posterior" else None)
+        counts = seen.weighted if self.weights == "posterior" else seen.votes
         first, second = leaders(counts)
         if first == 0:
             return False
@@ -131,7 +135,7 @@ class Settled(StoppingRule):
 
     def chance(self, seen: Seen) -> float:
         """What is compared with the level; for the exact rule 1 or 0."""
-        counts = seen.counts(seen.weights if self.weights == "posterior" else None)
+        counts = seen.weighted if self.weights == "posterior" else seen.votes
         first, second = leaders(counts)
         match self.rule:
             case "beta":

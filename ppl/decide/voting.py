@@ -140,7 +140,8 @@ def shares(
     """
     found = Candidates.of(candidates)
     logs, kept = _weighed(found, weights, unique)
-    answers = [found.answers(key)[i] for i in kept]
+    everyone = found.answers(key)
+    answers = [everyone[i] for i in kept]
     numbers = answer_numbers(answers)
     if not (numbers >= 0).any():
         return []
@@ -219,7 +220,7 @@ def weigh(found: Candidates, weights: Weights) -> Floats:
             )
         logs: ArrayLike = NAMED[weights](found.columns)
     elif callable(weights):
-        logs = weights(found.columns)
+        logs = weights(found.columns) if size else ()
     else:
         given = checks.numbers(weights=weights)
         if given.shape != (size,):
@@ -244,4 +245,6 @@ def _weighed(found: Candidates, weights: Weights, unique: bool) -> tuple[Floats,
     logs = weigh(found, weights)
     if not unique:
         return logs, list(range(len(found)))
-    return logs, heaviest_of(found.columns["texts"].tolist(), logs)
+    alive = np.flatnonzero(found.alive)  # a dead copy must not stand for the others
+    kept = heaviest_of(found.columns["texts"][alive].tolist(), logs[alive])
+    return logs, alive[kept].tolist()

@@ -102,10 +102,9 @@ class Call(Site, TorchDistribution):  # type: ignore[misc]
         args = [_own(each) for each in self.args]
         if self._awaits or self.seconds is not None:
             return lambda: ELSEWHERE.submit(lambda: self._finish(self.function, args))
-        try:
-            with _no_handlers():
-                result = self.function(*args)
-        except Exception as error:
+        with _no_handlers():
+            result, error = _outcome(self.function, args)
+        if error is not None:
             return None, error
         if inspect.isawaitable(result):
             return lambda: ELSEWHERE.submit(lambda: self._finish(lambda: result, ()))
@@ -115,10 +114,11 @@ class Call(Site, TorchDistribution):  # type: ignore[misc]
         try:
             async with asyncio.timeout(self.seconds) as limit:
                 if self._awaits:
-                    result = function(*args)
+                    result, error = function(*args), None
                 else:
-                    result = await asyncio.wrap_future(in_thread(lambda: function(*args)))
-                return (await result if inspect.isawaitable(result) else result), None
+                    begun = in_thread(lambda: _outcome(function, args))
+                    result, error = await asyncio.wrap_future(begun)
+                return (await result if inspect.isawaitable(result) else result), error
         except TimeoutError as error:
             late = limit.expired()
             return None, TimeoutError(f"not done after {self.seconds} s") if late else error
@@ -211,6 +211,14 @@ def call(name: str, f: Callable[..., Any], *args: Any, seconds: float | None = N
         where = place or f"site {name!r}"
         raise ToolError(f"{where}: {site.tool} failed: {called.error}") from site.raised
     return copied(called.result)
+
+
+def _outcome(function: Callable[..., Any], args: Sequence[Any]) -> _Outcome:
+    """What came of a call. No future carries a StopIteration, so what was raised is a value."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
 
 
 def _own(value: Any) -> Any:

@@ -211,13 +211,14 @@ class Posterior:
     @property
     def best_sample(self) -> Sample | None:
         """The answer of highest score; the first among equals, None without answers. One that is
-        provisional counts as any other."""
+        provisional counts as any other; a result of None is no answer, and the best only where
+        there is no other."""
         finished = [s for s in self.samples if s.answered and s.log_weight > -math.inf]
-        return max(finished, key=lambda s: s.log_likelihood, default=None)
+        return max(finished, key=lambda s: (s.value is not None, s.log_likelihood), default=None)
 
     @property
     def best(self) -> Any:
-        """The result the verifiers (and other observations) like best; None if none finished."""
+        """The answer that the verifiers (and other observations) like best; None without one."""
         sample = self.best_sample
         return None if sample is None else sample.value
 

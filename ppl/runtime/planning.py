@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from scipy.special import logsumexp
 
 from ppl.errors import ArgumentError, PPLError
@@ -33,6 +34,9 @@ from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.runtime.enumeration import Branch, run_with
 from ppl.runtime.program import check_program
+
+# PyTorch clamps probabilities of zero to the smallest step of a float.
+_NEVER = math.log(1.01 * torch.finfo(torch.float32).eps)
 
 Kind = Literal["marginal", "planning", "marginal_map", "map", "uniform"]
 History = tuple[tuple[str, Any], ...]
@@ -77,7 +81,8 @@ def plan(
     """The value of deciding well, or of being lucky, by enumeration.
 
     Sites with `infer={"decision": True}` are decisions: their own probabilities do not count, only
-    their values. All others are chance. What is observed (`pyro.factor`, verifiers) is the reward.
+    their values, of which those that are never drawn are no options. All others are chance. What is
+    observed (`pyro.factor`, verifiers) is the reward.
 
     Args:
         program, *args, **kwargs: as of `ppl.enumerate_program`, with the same limits.
@@ -124,9 +129,13 @@ def _tree(program: Callable[[], Any], most: int) -> _Node:
             raise ArgumentError(
                 f"site {found.name!r}: infer={{'decision': {shown(decides)}}}: True or False"
             )
-        # What a decision would have been drawn with counts nowhere.
-        chances = [(value, 0.0 if decides else log_p) for value, log_p in found.support]
-        children = tuple((value, p, grown([*choices, (value, p)])) for value, p in chances)
+        # What a decision would have been drawn with counts nowhere, but where that is never.
+        least = _NEVER if decides else -math.inf
+        possible = [(value, log_p) for value, log_p in found.support if log_p > least]
+        chances = [(value, 0.0 if decides else log_p) for value, log_p in possible]
+        # Chance adds up to one, which floats of a distribution do but for their last digits.
+        whole = 0.0 if decides else float(logsumexp([p for _, p in chances]))
+        children = tuple((value, p - whole, grown([*choices, (value, p)])) for value, p in chances)
         return _Node(found.name, decides, children)
 
     return grown([])
@@ -138,6 +147,14 @@ def _pooled(values: list[float], log_weights: list[float], temperature: float) -
         return math.fsum(
             math.exp(w) * v for w, v in zip(log_weights, values, strict=True) if w > -math.inf
         )
+    top, low = max(values), min(values)
+    if temperature * (top - low) < 1:  # all terms are alike, and their differences are the value
+        weights = [math.exp(w) for w in log_weights]
+        gains = math.fsum(
+            w * math.expm1(temperature * (v - top)) for w, v in zip(weights, values, strict=True)
+        )
+        whole = math.fsum(weights)
+        return top + (math.log(whole) + math.log1p(gains / whole)) / temperature
     terms = [w + temperature * v for w, v in zip(log_weights, values, strict=True)]
     return float(logsumexp(terms)) / temperature
 
@@ -204,11 +221,12 @@ def _best_fixed(root: _Node, pool: Callable[[list[float], list[float]], float]) 
     best = Plan("marginal_map", -math.inf, {})
     for values in itertools.product(*options.values()):
         fixed = dict(zip(options, values, strict=True))
-        rewards, logs = zip(*ends(root, fixed, 0.0), strict=True)
+        found = list(ends(root, fixed, 0.0))
+        logs = [log_p for _, log_p in found]
         # A plan that cannot be followed everywhere is none.
-        if logsumexp(logs) < -1e-4:  # distributions of floats sum to about one
+        if not found or logsumexp(logs) < -1e-9:
             continue
-        value = pool(list(rewards), list(logs))
+        value = pool([reward for reward, _ in found], logs)
         if value > best.value or not best.decisions:
             best = Plan("marginal_map", value, fixed)
     return best

@@ -48,7 +48,7 @@ class Rule:
         value: of a candidate, where the choice needs one. `likelihood`, `weight`, `log_prob`,
             `confidence` and `certainty` are the candidate's own; `last`, `min` and `prod` aggregate
             the verifier's values of steps.
-        draws: m of `bests`; by default the root of k, rounded.
+        draws: m of `bests`; by default the root of the answers among k, rounded.
         weights: of `weighted` and `drawn`, a rule of `ppl.decide`; by default the value is the
             logarithm of the weight.
         texts: whether it has to tell texts apart.

@@ -36,6 +36,9 @@ from ppl.runtime.verdict import Scorer
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State
 
+# q is the exponential of a logarithm: a bar that is met exactly is met.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Attempts(State):
@@ -128,7 +131,7 @@ class AdaptiveSampling(Searcher[Attempts]):
             kept = self._kept(tree, live, state.round, passed)
             dropped, live, passed = dropped + len(live) - len(kept), kept, passed + 1
         state = replace(state, live=tuple(live), ended=ended, passed=passed)
-        accepted = any(q >= self.accept for _, q in ended)
+        accepted = any(q >= self.accept - _ROUNDING for _, q in ended)
         done = not live and (accepted or state.started == self.n)
         if done and all(node.dead for node, _ in ended):
             raise all_dead(tree, [node for node, _ in ended], self)

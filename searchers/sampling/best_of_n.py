@@ -105,7 +105,8 @@ class BestOfN(Searcher[Frontier]):
                 continue
             now = seen(rule, begun, log_weights, left=len(nodes) - len(begun))
             if rule.stops(now):
-                enough = rule.first(now) or len(begun)
+                before = _before_last(begun, len(nodes), [r for r in rules if not r.probes])
+                enough = rule.first(now, before) or len(begun)
                 note = {"rule": repr(rule), "samples": len(begun)}
                 return True, {**note, "in_flight": len(begun) - enough}
         return False, {}
@@ -125,11 +126,22 @@ def _batch(tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]) -> list
     running = [i for i in begun if nodes[i].open]
     if running:
         return running
-    log_weights = [nodes[i].log_weight for i in begun]
-    left = len(nodes) - len(begun)
-    known = [seen(rule, [nodes[i] for i in begun], log_weights, left=left) for rule in rules]
-    size = min(rule.batch(now) for rule, now in zip(rules, known, strict=True))
+    size = _size([nodes[i] for i in begun], len(nodes), rules)
     return [i for i, node in enumerate(nodes) if node is tree.root][:size]
+
+
+def _size(begun: Sequence[Node], most: int, rules: Sequence[StoppingRule]) -> int:
+    """How many samples are drawn next, of `most`."""
+    logs = [node.log_weight for node in begun]
+    return min(rule.batch(seen(rule, begun, logs, left=most - len(begun))) for rule in rules)
+
+
+def _before_last(begun: Sequence[Node], most: int, rules: Sequence[StoppingRule]) -> int:
+    """How many samples had been drawn before the last batch."""
+    before = drawn = 0
+    while rules and drawn < len(begun):
+        before, drawn = drawn, drawn + _size(begun[:drawn], most, rules)
+    return before
 
 
 def _in_turn(tree: Tree, nodes: list[Node], everyone: list[int]) -> list[int]:

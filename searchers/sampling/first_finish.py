@@ -42,9 +42,10 @@ class FirstFinish(Searcher[Race]):
 
     Tokens are counted as they are drawn: samples pass the program's checkpoints without waiting for
     one another, as long as a batch holds all of them; where several end with the same token, one of
-    those is drawn. The verdicts of the program's verifiers choose nothing. Samples that were
-    cancelled are paid for as far as they had come; the steps that they were in are not in the tree.
-    The whole race is one round.
+    those is drawn. What a program waits for beside its model (a server, a slow `ppl.call`) is raced
+    by the clock, so that the winner is no function of the seed then. The verdicts of the program's
+    verifiers choose nothing. Samples that were cancelled are paid for as far as they had come; the
+    steps that they were in are not in the tree. The whole race is one round.
 
     Attributes:
         n: how many start.

@@ -71,6 +71,11 @@ def test_without_risk_the_sure_arm_is_taken():
     assert ppl.plan(gamble, temperature=1e-3).value == pytest.approx(1.0, abs=1e-3)
     near = ppl.plan(guess_the_coin, kind="marginal_map", temperature=0.0)
     assert near.value == pytest.approx(0.5)
+    # So it tends to the expected reward, though probabilities are of single precision.
+    for temperature in (1e-4, 1e-7, 1e-10):
+        for kind, value in {"planning": 1.0, "uniform": 0.95}.items():
+            found = ppl.plan(gamble, kind=kind, temperature=temperature).value
+            assert found == pytest.approx(value, abs=temperature + 1e-6)
     # Where risk is neither sought nor shunned: 1 = log(.3 e^(3 t) + .7) / t at t = .1365.
     bold = [int(ppl.plan(gamble, temperature=t).decisions[()]) for t in (0.1, 0.2)]
     assert bold == [0, 1]
@@ -121,6 +126,45 @@ def test_texts_are_decided_too():
     by_chance = ppl.plan(program, False).value
     assert by_chance == pytest.approx(math.log(0.5 + 0.3 * math.e**2 + 0.2 / math.e))
     assert by_chance == pytest.approx(ppl.enumerate_program(program, False).log_evidence)
+
+
+def test_what_is_never_drawn_is_no_option():
+    def program(law):
+        move = int(pyro.sample("move", law, infer=DECISION))
+        pyro.factor("reward", torch.tensor(float(move)))
+
+    for law in (
+        dist.Categorical(torch.tensor([0.5, 0.5, 0.0])),
+        dist.Categorical(logits=torch.tensor([0.0, 0.0, -math.inf])),
+    ):
+        for kind in KINDS[1:]:
+            if kind != "uniform":
+                assert ppl.plan(program, law, kind=kind).value == 1.0
+        assert ppl.plan(program, law, kind="uniform", temperature=0.0).value == 0.5
+
+
+def test_chance_that_never_happens_is_worth_nothing():
+    def program():
+        law = dist.Categorical(logits=torch.tensor([0.0, -math.inf]))
+        pyro.factor("reward", torch.tensor([2.0, 9.0])[pyro.sample("luck", law)])
+
+    for kind in KINDS:
+        assert ppl.plan(program, kind=kind).value == pytest.approx(2.0)
+
+
+def test_a_plan_that_fits_no_run_is_none():
+    """What the second decision offers depends on the first."""
+
+    def program():
+        first = int(pyro.sample("first", dist.Bernoulli(0.5), infer=DECISION))
+        offers = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]])[first]
+        second = int(pyro.sample("second", dist.Categorical(offers), infer=DECISION))
+        pyro.factor("reward", torch.tensor([1.0, 2.0, 4.0, 3.0])[second])
+
+    for kind in ("planning", "marginal_map", "map"):
+        assert ppl.plan(program, kind=kind).value == pytest.approx(4.0)
+    best = ppl.plan(program, kind="marginal_map").decisions
+    assert {name: int(value) for name, value in best.items()} == {"first": 1, "second": 2}
 
 
 def test_what_cannot_be_planned_is_refused():

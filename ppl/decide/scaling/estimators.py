@@ -98,7 +98,7 @@ def majority_at_k(
         answers: `[m]`; strings vote by `ppl.equality`, None is no answer and never wins.
         correct: whether each is right, `[m]`; a class of equal answers is what most of it is.
         k: size of the subsets.
-        n: of all samples; by default m.
+        n: of all samples, also those without an answer; by default m.
     """
     is_right = checks.truths(correct=correct).ravel()
     _same_length(answers=answers, correct=is_right)
@@ -136,6 +136,8 @@ def vote_at_k(counts: Ints, right: NDArray[np.bool_], k: int, n: int) -> float:
     class; all terms are positive, so nothing cancels.
     """
     check_sizes(n, k)
+    if counts.sum() > n:
+        raise ArgumentError(f"n={n}: fewer than the {int(counts.sum())} answers")
     largest = int(counts.max(initial=0))
     if largest == 0:
         return 0.0

@@ -87,7 +87,9 @@ def fit_ttspm(n: ArrayLike, accuracy: ArrayLike) -> TTSPM:
         return np.asarray(x[1] * -np.expm1(sizes * np.log1p(-x[0])) - values)
 
     bounds = ([1e-9, 1e-9], [1 - 1e-9, 1.0])
-    tries = [least_squares(residuals, (p, 0.9), bounds=bounds) for p in (0.02, 0.2, 0.7)]
+    exactly = dict.fromkeys(("ftol", "xtol", "gtol"), 1e-14)
+    starts = [(p, 0.9) for p in (0.02, 0.2, 0.7)]
+    tries = [least_squares(residuals, start, bounds=bounds, **exactly) for start in starts]
     found = min(tries, key=lambda fit: float(fit.cost))
     p, f_max = found.x.tolist()
     return TTSPM(p, f_max, math.sqrt(2 * float(found.cost) / len(sizes)))

@@ -9,8 +9,8 @@ ANYTIME = "tests/test_anytime.py"
 FAULTS = [
     Fault(
         POSTERIOR,
-        "max(finished, key=lambda s: s.log_likelihood, default=None)",
-        "max(finished, key=lambda s: s.log_weight, default=None)",
+        "(s.value is not None, s.log_likelihood)",
+        "(s.value is not None, s.log_weight)",
         TESTS,
     ),
     Fault(

@@ -423,7 +423,7 @@ FAULTS = [
         "key=lambda node: node.log_promise)",
         f"{ANYTIME} -k dead_end",
     ),
-    Fault(LAST, "if best.log_likelihood > max(held):", "if False:", f"{ANYTIME} -k it_gave_up"),
+    Fault(LAST, "if rank(best) > max(held):", "if False:", f"{ANYTIME} -k it_gave_up"),
     Fault(
         LAST,
         "        if not ends[-1].dead:\n            break\n",

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 import ppl
-from ppl import decide, searchers, tasks, verifiers
+from ppl import decide, export, searchers, tasks, verifiers
 from ppl.lm.pretrained import TINY
-from ppl.posterior import pairs
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
@@ -279,18 +278,18 @@ CALLS = [
     Call("Posterior.to_arviz", lambda: (posterior().to_arviz, {}), bad={"draws": COUNT}),
     Call(
         "preference_pairs",
-        lambda: (pairs.preference_pairs, {"posterior": posterior()}),
+        lambda: (export.preference_pairs, {"posterior": posterior()}),
         free=("posterior",),
         bad={"margin": (-1.0,)},
     ),
     Call(
         "trajectories",
-        lambda: (pairs.trajectories, {"posterior": posterior()}),
+        lambda: (export.trajectories, {"posterior": posterior()}),
         free=("posterior",),
     ),
     Call(
         "step_labels",
-        lambda: (pairs.step_labels, {"posterior": posterior(), "right": bool}),
+        lambda: (export.step_labels, {"posterior": posterior(), "right": bool}),
         free=("posterior",),
     ),
     Call("Posterior.load", lambda: (Posterior.load, {"path": "/nowhere"})),

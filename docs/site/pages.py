@@ -172,11 +172,11 @@ CURATED = (
         "Searches as rows to train on. [Looking at a search](../view.md) shows how.",
         None,
         (
-            "ppl.posterior.pairs.preference_pairs",
-            "ppl.posterior.pairs.trajectories",
-            "ppl.posterior.pairs.step_labels",
-            "ppl.posterior.pairs.node_values",
-            "ppl.posterior.pairs.write_rows",
+            "ppl.export.preference_pairs",
+            "ppl.export.trajectories",
+            "ppl.export.step_labels",
+            "ppl.export.node_values",
+            "ppl.export.write_rows",
         ),
     ),
     Reference(

@@ -279,19 +279,12 @@ CALLS = [
     Call(
         "preference_pairs",
         lambda: (export.preference_pairs, {"posterior": posterior()}),
-        free=("posterior",),
-        bad={"margin": (-1.0,)},
+        bad={"margin": (-1.0,), "kind": ("answers",), "against": ("root",)},
     ),
-    Call(
-        "trajectories",
-        lambda: (export.trajectories, {"posterior": posterior()}),
-        free=("posterior",),
-    ),
-    Call(
-        "step_labels",
-        lambda: (export.step_labels, {"posterior": posterior(), "right": bool}),
-        free=("posterior",),
-    ),
+    Call("trajectories", lambda: (export.trajectories, {"posterior": posterior()})),
+    Call("step_labels", lambda: (export.step_labels, {"posterior": posterior(), "right": bool})),
+    Call("node_values", lambda: (export.node_values, {"posterior": tree(), "right": bool})),
+    Call("write_rows", of(export.write_rows, rows=[], path="/dev/null/none")),
     Call("Posterior.load", lambda: (Posterior.load, {"path": "/nowhere"})),
     Call("Search.load", lambda: (searchers.Search.load, {"path": "/nowhere"})),
     Call(

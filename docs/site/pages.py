@@ -167,17 +167,10 @@ CURATED = (
         ),
     ),
     Reference(
-        "training-data",
-        "Training data",
-        "Searches as rows to train on. [Looking at a search](../view.md) shows how.",
-        None,
-        (
-            "ppl.export.preference_pairs",
-            "ppl.export.trajectories",
-            "ppl.export.step_labels",
-            "ppl.export.node_values",
-            "ppl.export.write_rows",
-        ),
+        "export",
+        "ppl.export",
+        "Searches as rows to train on. [Looking at a search](../view.md#training-data) shows how.",
+        "ppl.export",
     ),
     Reference(
         "report",

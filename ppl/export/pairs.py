@@ -147,8 +147,9 @@ def _answers(lineage: Lineage, read: Callable[[str], Any] | None) -> list[Any]:
     if read is not None:
         return [None if p < 0 else read(_text(lineage, i)) for i, p in enumerate(lineage.parents)]
     said = [row["result"] if row["finished"] else row.get("provisional") for row in lineage.rows]
-    if all(value is None for value, row in zip(said, lineage.rows, strict=True)
-           if not row["finished"]):  # fmt: skip
+    inner = [row for i, row in enumerate(lineage.rows)
+             if lineage.children[i] and lineage.parents[i] >= 0]  # fmt: skip
+    if inner and not any("provisional" in row for row in inner):
         raise ArgumentError(
             "kind='refinements': the program does not say what its answer is while it refines it; "
             "let it call ppl.answer(...) before each judgement, or give answer=, which reads it "

@@ -74,6 +74,7 @@ _ROOMS = (
     "allocate",
     "calibration",
     "decide",
+    "export",
     "programs",
     "searchers",
     "study",

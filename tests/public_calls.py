@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 import ppl
-from ppl import decide, searchers, tasks, verifiers
+from ppl import decide, export, searchers, tasks, verifiers
 from ppl.lm.pretrained import TINY
-from ppl.posterior import pairs
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
@@ -279,20 +278,13 @@ CALLS = [
     Call("Posterior.to_arviz", lambda: (posterior().to_arviz, {}), bad={"draws": COUNT}),
     Call(
         "preference_pairs",
-        lambda: (pairs.preference_pairs, {"posterior": posterior()}),
-        free=("posterior",),
-        bad={"margin": (-1.0,)},
+        lambda: (export.preference_pairs, {"posterior": posterior()}),
+        bad={"margin": (-1.0,), "kind": ("answers",), "against": ("root",)},
     ),
-    Call(
-        "trajectories",
-        lambda: (pairs.trajectories, {"posterior": posterior()}),
-        free=("posterior",),
-    ),
-    Call(
-        "step_labels",
-        lambda: (pairs.step_labels, {"posterior": posterior(), "right": bool}),
-        free=("posterior",),
-    ),
+    Call("trajectories", lambda: (export.trajectories, {"posterior": posterior()})),
+    Call("step_labels", lambda: (export.step_labels, {"posterior": posterior(), "right": bool})),
+    Call("node_values", lambda: (export.node_values, {"posterior": tree(), "right": bool})),
+    Call("write_rows", of(export.write_rows, rows=[], path="/dev/null/none")),
     Call("Posterior.load", lambda: (Posterior.load, {"path": "/nowhere"})),
     Call("Search.load", lambda: (searchers.Search.load, {"path": "/nowhere"})),
     Call(

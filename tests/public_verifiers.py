@@ -275,6 +275,28 @@ VERIFIER_CALLS = [
         },
     ),
     Call(
+        "fobar",
+        lambda: (
+            verifiers.fobar,
+            {"posterior": ["4"], "question": "2 and 2?", "lm": tiny(), "max_tokens": 2},
+        ),
+        free=("weights",),
+        bad={
+            "samples": COUNT,
+            "masks": COUNT,
+            "alpha": SHARE,
+            "eps": (0, *POSITIVE),
+            "max_tokens": COUNT,
+            "temperature": (NEGATIVE, INFINITE),
+            "prompt": ("", "no place"),
+        },
+    ),
+    Call(
+        "FOBAR.count",
+        lambda: (verifiers.FOBAR(tiny(), max_tokens=2).count, {"question": "2?", "answers": ["2"]}),
+    ),
+    Call("FOBAR.draws", lambda: (verifiers.FOBAR(tiny()).draws, {"question": "2?"})),
+    Call(
         "forward_backward",
         of(verifiers.forward_backward, forward={"a": 1.0}, backward={}),
         bad={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import quantile_head
 import scaling_flaws
 import search_gain
+import training_rows
 import verifier_calibration
 
 
@@ -141,3 +143,17 @@ def test_quantile_head_learns_from_rollouts(capsys):
         for name in ("raw probability", "10% quantile")
     )
     assert high > low  # the cautious estimate asks for more
+
+
+def test_training_rows(tmp_path, capsys):
+    small = ["--problems", "2", "--drafts", "4", "--answers", "9", "--simulations", "6"]
+    rows = training_rows.main([*small, "--seed", "1", "--out", str(tmp_path)])
+    assert {f"{name}.jsonl" for name in rows} == {path.name for path in tmp_path.iterdir()}
+    for name, written in rows.items():
+        read = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in read] == written
+    assert rows["step-labels"]
+    for row in (*rows["refinements-bfs"], *rows["refinements-dfs"]):
+        assert row["chosen_score"] > training_rows.CONTENT >= row["rejected_score"]
+        assert row["chosen"] != row["rejected"]
+    assert "are doubted" in capsys.readouterr().out

@@ -36,6 +36,10 @@ QUESTION = {"a": 3, "b": 4}
         (["a/b", "a*b**-1", "a*b", "b*a", "b*a*1"], 12, 3),  # the larger group
         (["a*b", "import os", "def f(:", "1/0", "exit(0)", "b*a"], 12, 2),
         (["a > b", "not a <= b"], None, 0),  # no numbers
+        (["a - b", "def f(b, a):\n    return a - b"], None, 0),  # arguments by name: the same
+        (["a - b", "def f(b, a):\n    return -(b - a)"], -1, 2),
+        (["a - b", "def f(y, x):\n    return -(x - y)"], -1, 2),  # or in order
+        (["b*a", "import math\ndef f(a, b):\n    return math.prod([a, b])"], 12, 2),
         (["10**400*a", "a*10**400"], None, 0),
         ([], None, 0),
     ],

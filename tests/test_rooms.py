@@ -19,6 +19,7 @@ ROOMS = [
     "ppl.lm",
     "ppl.runtime",
     "ppl.posterior",
+    "ppl.export",
     "ppl.decide",
     "ppl.searchers",
     "ppl.calibration",

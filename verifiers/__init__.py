@@ -30,7 +30,8 @@ from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
 from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
 from ppl.verifiers.exact.unit_tests import UnitTests
 from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
-from ppl.verifiers.generative.fobar import FOBAR, forward_backward
+from ppl.verifiers.generative.backward import ForwardBackward, fobar, forward_backward
+from ppl.verifiers.generative.fobar import FOBAR
 from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
 from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
@@ -60,6 +61,7 @@ __all__ = [
     "Embedder",
     "Ensemble",
     "Flipped",
+    "ForwardBackward",
     "FunctionRanker",
     "FunctionVerifier",
     "GenRM",
@@ -103,6 +105,7 @@ __all__ = [
     "check_verifier",
     "clusters",
     "fit_quantiles",
+    "fobar",
     "forward_backward",
     "log_odds",
     "log_potential",

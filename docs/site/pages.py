@@ -167,17 +167,10 @@ CURATED = (
         ),
     ),
     Reference(
-        "training-data",
-        "Training data",
-        "Searches as rows to train on. [Looking at a search](../view.md) shows how.",
-        None,
-        (
-            "ppl.posterior.pairs.preference_pairs",
-            "ppl.posterior.pairs.trajectories",
-            "ppl.posterior.pairs.step_labels",
-            "ppl.posterior.pairs.node_values",
-            "ppl.posterior.pairs.write_rows",
-        ),
+        "export",
+        "ppl.export",
+        "Searches as rows to train on. [Looking at a search](../view.md#training-data) shows how.",
+        "ppl.export",
     ),
     Reference(
         "report",

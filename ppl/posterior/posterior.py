@@ -474,6 +474,7 @@ def _node_row(node: Node) -> dict[str, Any]:
         "result": node.result if node.finished else None,
         "tokens": node.cost.lm_tokens,
         "written": _written(node),
+        **({"provisional": node.answer} if node.answered and not node.finished else {}),
     }
 
 

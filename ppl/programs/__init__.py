@@ -3,4 +3,9 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
-__all__: list[str] = []
+from ppl.programs.prompted_math import algebraic_template, math_prompter
+
+__all__ = [
+    "algebraic_template",
+    "math_prompter",
+]

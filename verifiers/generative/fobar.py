@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
 
 from ppl.errors import VerifierError
 from ppl.language import checks
 from ppl.language.answers import Equality, equality, extract_answer
 from ppl.language.arguments import checked, shown
+from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, LanguageModel
@@ -23,7 +23,8 @@ from ppl.runtime.verdict import JudgeRequest, Meaning, Verifier
 from ppl.runtime.wave import ask
 from ppl.verifiers.generative.judge import payer
 
-A = TypeVar("A", bound=Hashable)
+Candidate = tuple[str, str]  # a question and an answer to it
+Payer = tuple[str, Account | None]  # who asks, for error messages, and pays
 
 _NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1000 or 1,000
 _STATED = re.compile(r"[-+*/^$%.,0-9 ]+")  # a number and what belongs to it
@@ -82,52 +83,81 @@ class FOBAR(Verifier):
         self.name, self.lm, self.floor = f"FOBAR({lm.name})", lm, floor
         self.samples, self.masks, self.prompt = samples, masks, prompt
         self.max_tokens, self.temperature, self.seed = max_tokens, temperature, seed
-        self._shares: dict[tuple[str, str], float] = {}  # of question and candidate
+        self._counts: dict[Candidate, tuple[int, int]] = {}  # Z, of so many draws
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """Asks for every masked number back, `samples` times, once a distinct candidate."""
-        new: dict[tuple[str, str], JudgeRequest] = {}
-        known: dict[tuple[str, str], float] = {}
         candidates = [_candidate(request) for request in requests]
+        asked: dict[Candidate, Payer] = {}
         for candidate, request in zip(candidates, requests, strict=True):
-            if candidate in self._shares:
-                known[candidate] = self._shares[candidate]
-            elif candidate is not None:
-                new.setdefault(candidate, request)
-        known |= self._drawn(new)
-        return [[0.0 if c is None else math.log(max(known[c], self.floor))] for c in candidates]
+            if candidate is not None:
+                asked.setdefault(candidate, (request.label, payer(request)))
+        known = {c: math.log(max(z / n, self.floor)) for c, (z, n) in self._counted(asked).items()}
+        return [[0.0 if c is None else known[c]] for c in candidates]
 
-    def _drawn(self, new: Mapping[tuple[str, str], JudgeRequest]) -> dict[tuple[str, str], float]:
-        """Z / (masks * samples) of candidates that were not asked about before."""
-        draws: list[ContinueRequest] = []
-        owners: list[tuple[tuple[str, str], str]] = []  # of each draw, with the masked number
-        for candidate, request in new.items():
-            for m, (number, prompt) in enumerate(self._masked(candidate, request.label)):
+    @checked
+    def count(
+        self, question: str, answers: Sequence[Hashable], *, account: Account | None = None
+    ) -> dict[Hashable, int]:
+        """Z of each answer: how many of the backward draws find the masked number back.
+
+        Every answer that was not asked about before costs `draws(question)` generations, one that
+        was costs nothing, whoever asked. All of them go out as one batch.
+
+        Args:
+            question: with the numbers to mask.
+            answers: candidates; equal ones are asked about once.
+            account: pays, as for anything else that a model writes; None counts nothing.
+
+        Raises:
+            VerifierError: the question has no number.
+            BudgetExhausted: the account cannot pay; nothing is known then.
+        """
+        who: Payer = ("a count", None if account is None else account.of(self.lm))
+        found = self._counted({(question, str(answer)): who for answer in answers})
+        return {answer: found[question, str(answer)][0] for answer in answers}
+
+    @checked
+    def draws(self, question: str) -> int:
+        """Backward draws for each candidate answer to a question: masks * samples."""
+        return len(self._places(question, "a count")) * self.samples
+
+    def _counted(self, asked: Mapping[Candidate, Payer]) -> dict[Candidate, tuple[int, int]]:
+        """Z and the number of draws of each candidate, remembered or drawn."""
+        known = {c: self._counts[c] for c in asked if c in self._counts}
+        new = {c: who for c, who in asked.items() if c not in known}
+        requests: list[ContinueRequest] = []
+        owners: list[tuple[Candidate, str]] = []  # of each draw, with the masked number
+        for candidate, (label, account) in new.items():
+            for m, (number, prompt) in enumerate(self._masked(candidate, label)):
                 spec = self.lm(
                     prompt, max_tokens=self.max_tokens, temperature=self.temperature
                 ).spec
                 for k in range(self.samples):
                     word = key(self.seed, "backward", *candidate, m, k)
-                    draws.append(
-                        ContinueRequest(self.lm, spec, word, request.label, payer(request))
-                    )
+                    requests.append(ContinueRequest(self.lm, spec, word, label, account))
                     owners.append((candidate, number))
-        found: dict[tuple[str, str], list[bool]] = {candidate: [] for candidate in new}
-        for (candidate, number), drawn in zip(owners, ask(draws), strict=True):
+        found: dict[Candidate, list[bool]] = {candidate: [] for candidate in new}
+        for (candidate, number), drawn in zip(owners, ask(requests), strict=True):
             found[candidate].append(same_number(number, extract_answer(drawn.value.text)))
-        shares = {candidate: sum(hits) / len(hits) for candidate, hits in found.items()}
-        self._shares |= shares
-        while len(self._shares) > _MOST:
-            del self._shares[next(iter(self._shares))]
-        return shares
+        counts = {candidate: (sum(hits), len(hits)) for candidate, hits in found.items()}
+        self._counts |= counts
+        while len(self._counts) > _MOST:
+            del self._counts[next(iter(self._counts))]
+        return known | counts
 
-    def _masked(self, candidate: tuple[str, str], label: str) -> list[tuple[str, Text]]:
-        question, answer = candidate
+    def _places(self, question: str, label: str) -> list[re.Match[str]]:
+        """Where the numbers stand that are masked."""
         places = list(_NUMBER.finditer(question))[: self.masks]
         if not places:
             raise VerifierError(
                 f"{self.name} at {label}: the question has no number to mask: {question!r}"
             )
+        return places
+
+    def _masked(self, candidate: Candidate, label: str) -> list[tuple[str, Text]]:
+        question, answer = candidate
+        places = self._places(question, label)
         masked = [(p.group(), question[: p.start()] + "x" + question[p.end() :]) for p in places]
         return [
             (n, self.lm.chat(self.prompt.replace("{masked}", q).replace("{answer}", answer)))
@@ -135,7 +165,7 @@ class FOBAR(Verifier):
         ]
 
 
-def _candidate(request: JudgeRequest) -> tuple[str, str] | None:
+def _candidate(request: JudgeRequest) -> Candidate | None:
     """The question and the answer of a text."""
     answer = request.text.answer
     return None if answer is None else (request.text.prompt, str(answer))
@@ -161,46 +191,3 @@ def same_number(number: str, answer: str | None) -> bool:
     touching = before[-1:] * (stated[0] != " ") + after[:1] * (stated[-1] not in " .,")
     alone = not re.search(r"[A-Za-z0-9(){}\[\]^_]", touching)
     return alone and equality(number, stated.strip(" .,")) is Equality.EQUAL
-
-
-@checked
-def forward_backward(
-    forward: Mapping[A, float],
-    backward: Mapping[A, float],
-    *,
-    alpha: float = 0.5,
-    epsilon: float = 1e-8,
-) -> dict[A, float]:
-    """The paper's combination of votes and backward counts, over a fixed set of candidates.
-
-    P(a) is proportional to P_f(a)^alpha P_b(a)^(1 - alpha), with P_b proportional to Z_a + epsilon.
-    Normalised over the candidates, so it ranks them and is no likelihood; `FOBAR` is one.
-
-    Args:
-        forward: votes of every candidate.
-        backward: Z_a, backward draws that returned the masked number; missing means none.
-        alpha: 1 is self-consistency, 0 ranks by Z alone.
-        epsilon: added to every count, so that nothing is ruled out.
-
-    Returns:
-        Probabilities of the candidates, best first.
-    """
-    for votes in forward.values():
-        checks.nonnegative(forward=votes)
-    for draws in backward.values():
-        checks.nonnegative(backward=draws)
-    if not any(forward.values()):
-        raise ValueError(f"forward={shown(forward)}: candidates, and votes for one of them")
-    checks.positive(epsilon=epsilon)
-    if not 0 <= alpha <= 1 or epsilon <= 0 or not forward:
-        raise ValueError(
-            f"alpha={alpha} must be in [0, 1], epsilon={epsilon} positive, and candidates given"
-        )
-    counts = {a: backward.get(a, 0.0) + epsilon for a in forward}
-    total_f, total_b = math.fsum(forward.values()), math.fsum(counts.values())
-    score = {
-        a: (votes / total_f) ** alpha * (counts[a] / total_b) ** (1 - alpha)
-        for a, votes in forward.items()
-    }
-    total = math.fsum(score.values())
-    return {a: s / total for a, s in sorted(score.items(), key=lambda item: -item[1])}

@@ -51,10 +51,10 @@ def agreement(
     """Runs the forms, each in a sandbox of its own, on random numbers and on the question's.
 
     Args:
-        forms: Python expressions in the variables, or functions whose arguments are the variables
-            in order. Forms of one calculation count once: equal programs, whatever their spacing,
-            brackets and names. A form that fails agrees with none, and so does one that does not
-            use every variable: what a constant is worth says nothing about the question.
+        forms: Python expressions in the variables, or functions whose arguments are the variables,
+            by name or in order. Forms of one calculation count once: equal programs, whatever their
+            spacing, brackets and names. A form that fails agrees with none, and so does one that
+            does not use every variable: what a constant is worth says nothing about the question.
         values: the question's number for each variable.
         draws: random draws on which forms must agree.
         seed: of the draws.
@@ -67,26 +67,74 @@ def agreement(
     _check(values, draws)
     checks.count(least=0, seed=seed)
     distinct = list(_independent(forms, tuple(values)).values())
-    random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
-    points = [*random.tolist(), list(values.values())]
-    tests = tuple(f"result = form(*{point!r})" for point in points)
-    runs = [Check(_source(form, tuple(values)), ("form",), tests) for form in distinct]
-    outcomes = shared_pool(sandbox or Sandbox()).run(runs) if runs else []
-    groups: list[list[tuple[str, list[float]]]] = []
-    for form, outcome in zip(distinct, outcomes, strict=True):
-        if outcome.status != "passed" or not all(map(_number, outcome.results)):
-            continue
-        row = [float(r) for r in outcome.results]  # type: ignore[arg-type]
-        near = (g for g in groups if all(map(_close, g[0][1], row)))
-        group = next(near, None)
-        if group is None:
-            groups.append([(form, row)])
-        else:
-            group.append((form, row))
+    if len(distinct) < 2:  # nothing to agree with
+        return Agreement(None)
+    rows = evaluated(distinct, values, draws=draws, seed=seed, sandbox=sandbox)
+    groups = alike(rows)
     largest = max(groups, key=len, default=[])
     if len(largest) < 2:
         return Agreement(None)
-    return Agreement(largest[0][1][-1], tuple(form for form, _ in largest))
+    first = rows[largest[0]]
+    assert first is not None
+    return Agreement(first[-1], tuple(distinct[i] for i in largest))
+
+
+def evaluated(
+    forms: Sequence[str],
+    values: Mapping[str, float],
+    *,
+    draws: int = 5,
+    seed: int = 0,
+    sandbox: Sandbox | None = None,
+) -> list[tuple[float, ...] | None]:
+    """What each form gives on the random draws, and last on the question's own numbers.
+
+    Args:
+        forms, values, draws, seed, sandbox: as of `agreement`.
+
+    Returns:
+        `[draws + 1]` numbers a form; None for one that fails, gives anything else, or does not use
+        every variable.
+
+    Raises:
+        SandboxError: the isolation is not available.
+    """
+    names = tuple(values)
+    forms = [form.strip() for form in forms]
+    usable = [i for i, form in enumerate(forms) if _calculation(form, names) is not None]
+    random = np.random.default_rng(seed).integers(1, _LARGEST + 1, (draws, len(values)))
+    points = [*random.tolist(), list(values.values())]
+    runs = [
+        Check(
+            _source(forms[i], names),
+            ("form",),
+            tuple(f"result = form(*{[p[k] for k in _order(forms[i], names)]!r})" for p in points),
+        )
+        for i in usable
+    ]
+    outcomes = shared_pool(sandbox or Sandbox()).run(runs) if runs else []
+    rows: list[tuple[float, ...] | None] = [None] * len(forms)
+    for i, outcome in zip(usable, outcomes, strict=True):
+        if outcome.status == "passed" and all(map(_number, outcome.results)):
+            rows[i] = tuple(float(r) for r in outcome.results)  # type: ignore[arg-type]
+    return rows
+
+
+def alike(rows: Sequence[tuple[float, ...] | None]) -> list[list[int]]:
+    """Which rows are the same numbers, up to rounding; None is like nothing."""
+    groups: list[list[int]] = []
+    for i, row in enumerate(rows):
+        if row is None:
+            continue
+        for group in groups:
+            first = rows[group[0]]
+            assert first is not None
+            if all(map(_close, first, row)):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
 
 
 def _check(values: Mapping[str, float], draws: int) -> None:
@@ -155,16 +203,14 @@ def _calculation(form: str, names: tuple[str, ...]) -> str | None:
     A function of one `return` is the expression that it returns. What cannot be parsed fails when
     it is run.
     """
-    try:
-        tree = ast.parse(_source(form, names))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    function = _function(_source(form, names))
+    if function is None:
         return None
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    if not functions:
+    arguments = _arguments(function)
+    if len(arguments) < len(names):
         return None
-    function = functions[-1]
-    arguments = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
-    places = {name: f"${i}" for i, name in enumerate(arguments)}
+    variables = [arguments[_order(form, names).index(k)] for k in range(len(names))]
+    places = {name: f"${i}" for i, name in enumerate(variables)}
     body = function.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and body[1:]:
         body = body[1:]  # without the docstring
@@ -174,19 +220,39 @@ def _calculation(form: str, names: tuple[str, ...]) -> str | None:
             if isinstance(node, ast.Name):
                 used.add(node.id)
                 node.id = places.get(node.id, node.id)
-    if not used.issuperset(arguments[: len(names)]) or len(arguments) < len(names):
+    if not used.issuperset(variables):
         return None
     return "\n".join(ast.dump(statement) for statement in body)
 
 
+def _function(source: str) -> ast.FunctionDef | None:
+    """The last function that a program defines; it is parsed and never run."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return functions[-1] if functions else None
+
+
+def _arguments(function: ast.FunctionDef) -> list[str]:
+    return [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+
+
+def _order(form: str, names: tuple[str, ...]) -> list[int]:
+    """Which variable each argument of a form is: the one of its name, if all have names of
+    variables, else the one in its place."""
+    function = _function(form)
+    arguments = [] if function is None else _arguments(function)
+    if sorted(arguments) == sorted(names):
+        return [names.index(name) for name in arguments]
+    return list(range(len(names)))
+
+
 def _source(form: str, names: tuple[str, ...]) -> str:
-    if form.startswith("def "):
-        try:  # parsed and never run
-            tree = ast.parse(form)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return form
-        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        return f"{form}\nform = {functions[-1]}\n"
+    function = _function(form)
+    if function is not None:
+        return f"{form}\nform = {function.name}\n"
     return f"def form({', '.join(names)}):\n    return ({form})\n"
 
 

@@ -87,9 +87,10 @@ def fit_ttspm(n: ArrayLike, accuracy: ArrayLike) -> TTSPM:
         return np.asarray(x[1] * -np.expm1(sizes * np.log1p(-x[0])) - values)
 
     bounds = ([1e-9, 1e-9], [1 - 1e-9, 1.0])
-    exactly = dict.fromkeys(("ftol", "xtol", "gtol"), 1e-14)
-    starts = [(p, 0.9) for p in (0.02, 0.2, 0.7)]
-    tries = [least_squares(residuals, start, bounds=bounds, **exactly) for start in starts]
+    tries = [
+        least_squares(residuals, (p, 0.9), bounds=bounds, ftol=1e-14, xtol=1e-14, gtol=1e-14)
+        for p in (0.02, 0.2, 0.7)
+    ]
     found = min(tries, key=lambda fit: float(fit.cost))
     p, f_max = found.x.tolist()
     return TTSPM(p, f_max, math.sqrt(2 * float(found.cost) / len(sizes)))

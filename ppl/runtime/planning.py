@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -30,9 +30,10 @@ from scipy.special import logsumexp
 
 from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
-from ppl.language.arguments import checked, shown
+from ppl.language.arguments import checked
 from ppl.runtime.enumeration import Branch, run_with
 from ppl.runtime.program import check_program
+from ppl.runtime.record import decides
 
 Kind = Literal["marginal", "planning", "marginal_map", "map", "uniform"]
 History = tuple[tuple[str, Any], ...]
@@ -100,7 +101,7 @@ def plan(
             "'uniform' are expected rewards"
         )
     root = _tree(functools.partial(program, *args, **kwargs), most)
-    pool = functools.partial(_pooled, temperature=temperature)
+    pool = functools.partial(pooled, temperature=temperature)
     if kind == "marginal_map":
         return _best_fixed(root, pool)
     decisions: dict[Any, Any] = {}
@@ -119,20 +120,16 @@ def _tree(program: Callable[[], Any], most: int) -> _Node:
         found = run_with(choices, program)
         if not isinstance(found, Branch):
             return _Node(reward=found[1] - math.fsum(log_p for _, log_p in choices))
-        decides = found.infer.get("decision", False)
-        if not isinstance(decides, bool):
-            raise ArgumentError(
-                f"site {found.name!r}: infer={{'decision': {shown(decides)}}}: True or False"
-            )
+        decision = decides(found.name, found.infer)
         # What a decision would have been drawn with counts nowhere.
-        chances = [(value, 0.0 if decides else log_p) for value, log_p in found.support]
+        chances = [(value, 0.0 if decision else log_p) for value, log_p in found.support]
         children = tuple((value, p, grown([*choices, (value, p)])) for value, p in chances)
-        return _Node(found.name, decides, children)
+        return _Node(found.name, decision, children)
 
     return grown([])
 
 
-def _pooled(values: list[float], log_weights: list[float], temperature: float) -> float:
+def pooled(values: Sequence[float], log_weights: Sequence[float], temperature: float) -> float:
     """(1/lambda) log sum w exp(lambda v), or the mean of v at lambda = 0."""
     if temperature == 0:
         return math.fsum(

@@ -29,6 +29,10 @@ SCORES = [-1.0, 0.5, 2.0, 1.0]
 TRUTHS = [0, 1, 1, 0]
 
 
+def of_some_steps(given):
+    return len(given.steps) > 1
+
+
 def linear(hidden):
     return hidden.sum(-1)
 
@@ -156,6 +160,35 @@ VERIFIER_CALLS = [
         "ImperfectVerifier.best_budget",
         of(verifiers.ImperfectVerifier((0.5,), 0.9, 0.9).best_budget, right=1.0, wrong=0.0),
         bad={"most": (NEGATIVE,)},
+    ),
+    Call(
+        "GroupPlatt",
+        of(verifiers.GroupPlatt, overall=verifiers.Platt(1.0, 0.0)),
+        bad={"refits": ((verifiers.Refit("g", -1.0, 0.0),), (verifiers.Refit("g", 1.0, NAN),))},
+    ),
+    Call(
+        "GroupPlatt.fit",
+        of(verifiers.GroupPlatt.fit, scores=SCORES, labels=TRUTHS, groups={"all": [True] * 4}),
+        bad={
+            "labels": LABELS,
+            "groups": ({"g": [True]}, {"g": [0.5] * 4}, {"g": "no"}),
+            "least_gain": (NEGATIVE,),
+        },
+    ),
+    Call(
+        "step_groups",
+        lambda: (verifiers.step_groups, {"groups": {"long": of_some_steps}, "texts": [text()]}),
+        bad={"texts": ("ab", [1])},
+    ),
+    Call(
+        "reliability_by_group",
+        of(
+            verifiers.reliability_by_group,
+            log_probs=[-0.1, -0.2, -0.3, -0.4],
+            labels=TRUTHS,
+            groups={"all": [True] * 4},
+        ),
+        bad={"labels": LABELS, "groups": ({"g": [True]},), "bins": COUNT},
     ),
     Call(
         "Isotonic",

@@ -20,6 +20,7 @@ from ppl.verifiers.combine.calibration import (
     step_scores,
 )
 from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
+from ppl.verifiers.combine.groups import GroupPlatt, Refit, reliability_by_group, step_groups
 from ppl.verifiers.combine.imperfect import ImperfectVerifier
 from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.combine.reliability import Reliability, reliability
@@ -64,6 +65,7 @@ __all__ = [
     "FunctionVerifier",
     "GenRM",
     "Grammar",
+    "GroupPlatt",
     "ImperfectVerifier",
     "Isotonic",
     "JsonSchema",
@@ -85,6 +87,7 @@ __all__ = [
     "Potential",
     "QuestionBias",
     "Ranker",
+    "Refit",
     "Regex",
     "Reliability",
     "RewardModel",
@@ -111,8 +114,10 @@ __all__ = [
     "quantile_head_of",
     "ranker",
     "reliability",
+    "reliability_by_group",
     "samples_needed",
     "semantic_entropy",
+    "step_groups",
     "step_scores",
     "tagged",
     "verifier",

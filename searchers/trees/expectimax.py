@@ -164,7 +164,7 @@ class Expectimax:
         below = [self.worth(group, depth + 1) for group in groups.values()]
         if fork.decision:
             return max(below)
-        shares = softmax([fork.log_probs[taken] for taken in groups])
+        shares = softmax([fork.log_probs[taken] for taken in groups]).tolist()
         return pooled(below, _logs(shares), self.temperature)
 
     def shares(self, options: Sequence[Option]) -> list[float]:

@@ -123,7 +123,9 @@ class MCTS(Searcher[MCTSState]):
     @property
     def _rule(self) -> Mean | Max | Soft:
         """What totals are."""
-        return {"max": Max(), "soft": Soft(self.temperature)}.get(self.backup, Mean())
+        if self.backup == "soft":
+            return Soft(self.temperature)
+        return Max() if self.backup == "max" else Mean()
 
     @property
     def _planner(self) -> Expectimax | None:

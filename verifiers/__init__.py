@@ -35,6 +35,7 @@ from ppl.verifiers.generative.fobar import FOBAR, forward_backward
 from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
 from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
+from ppl.verifiers.models.confidence import ConfidenceHead
 from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
 from ppl.verifiers.models.heads import Labels, Layers, Words
 from ppl.verifiers.models.outcome import OutcomeModel, Potential, RewardModel
@@ -57,6 +58,7 @@ __all__ = [
     "Calibrated",
     "Channel",
     "Check",
+    "ConfidenceHead",
     "DawidSkene",
     "Embedder",
     "Ensemble",

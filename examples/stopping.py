@@ -52,7 +52,7 @@ ORDERS = 10  # in which the samples of a problem are replayed
 LINES = {"gated": 8, "every step": 4}
 # Searches that are kept as a whole: cut thoughts by traces, depths, answers; adaptive sampling by
 # the q at which it is content.
-FRACTURED = {"fractured 4x4x2": (4, 4, 2), "fractured 16x4x1": (16, 4, 1)}
+FRACTURED = {"fractured 4x4x2": (4, 4, 2)}
 ADAPTIVE = {"adaptive .50": 0.5, "adaptive .80": 0.8}
 FITTED = 16  # problems a task, others than those reported on, from which q is calibrated
 Floats = NDArray[np.float64]
@@ -458,10 +458,9 @@ def main(argv: Sequence[str] | None = None) -> list[Point]:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if not args.show:
-        kept = draw(args.problems, args.seed, args.methods)
-        lines = [json.dumps(asdict(one), separators=(",", ":")) + "\n" for one in kept]
-        before = args.records.read_text(encoding="utf-8") if args.methods else ""
-        args.records.write_text(before + "".join(lines), encoding="utf-8")
+        with args.records.open("a" if args.methods else "w", encoding="utf-8") as file:
+            for one in draw(args.problems, args.seed, args.methods):
+                print(json.dumps(asdict(one), separators=(",", ":")), file=file, flush=True)
     points = measured(read(args.records))
     show(points, Console(width=100))
     return points

@@ -164,7 +164,12 @@ VERIFIER_CALLS = [
     Call(
         "GroupPlatt",
         of(verifiers.GroupPlatt, overall=verifiers.Platt(1.0, 0.0)),
-        bad={"refits": ((verifiers.Refit("g", -1.0, 0.0),), (verifiers.Refit("g", 1.0, NAN),))},
+        bad={"refits": ([1], 3)},
+    ),
+    Call(
+        "Refit",
+        of(verifiers.Refit, group="g", slope=1.0, intercept=0.0),
+        bad={"slope": POSITIVE, "intercept": (NAN, INFINITE)},
     ),
     Call(
         "GroupPlatt.fit",
@@ -331,6 +336,19 @@ VERIFIER_CALLS = [
         "PRM.load",
         of(verifiers.PRM.load, source="tiny"),
         bad={**FLOOR, "kv_bytes": COUNT, "format": ("bogus",), "device": ("nope",)},
+    ),
+    Call(
+        "ConfidenceHead",
+        lambda: (verifiers.ConfidenceHead, {"lm": tiny(), "weight": [0.0] * 192}),
+        bad={**FLOOR, "weight": ([0.0], [NAN] * 192, "ab"), "bias": (NAN, INFINITE)},
+    ),
+    Call(
+        "ConfidenceHead.fit",
+        lambda: (
+            verifiers.ConfidenceHead.fit,
+            {"lm": tiny(), "texts": [tiny().chat("1 + 2"), tiny().chat("3")], "targets": [0, 1]},
+        ),
+        bad={**FLOOR, "ridge": POSITIVE, "targets": ([0, 2], [0.5], [NAN, 1])},
     ),
     Call(
         "RewardModel.load",

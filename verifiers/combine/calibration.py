@@ -182,7 +182,7 @@ class Calibrated(Verifier):
         meaning: Meaning | None = None,
         aggregate: Aggregate | None = None,
         floor: float = 1e-6,
-        groups: Groups | None = None,
+        groups: Mapping[str, Callable[[Text], bool]] | None = None,
     ) -> None:
         checks.floor(floor=floor)
         self.name = f"calibrated {scorer.name}"

@@ -56,6 +56,12 @@ class Refit:
     slope: float
     intercept: float
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        checks.positive(slope=self.slope)
+        if not math.isfinite(self.intercept):
+            raise ValueError(f"intercept={self.intercept!r}: a finite number")
+
 
 @dataclass(frozen=True)
 class GroupPlatt:
@@ -71,9 +77,6 @@ class GroupPlatt:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for refit in self.refits:
-            if not (refit.slope > 0 and math.isfinite(refit.slope + refit.intercept)):
-                raise ValueError(f"refits: {refit}: a slope above zero, and both finite")
 
     @property
     def groups(self) -> tuple[str, ...]:

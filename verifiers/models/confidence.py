@@ -11,6 +11,7 @@ token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -50,6 +51,8 @@ class ConfidenceHead(Verifier):
     ) -> None:
         checks.floor(floor=floor)
         checks.number(bias=bias)
+        if not math.isfinite(bias):
+            raise ValueError(f"bias={bias!r}: a finite number")
         self.lm, self.floor, self.bias = lm, floor, float(bias)
         self.weight: Floats = checks.numbers(weight=weight).astype(np.float64)
         _engine(lm)

@@ -5,8 +5,8 @@
     mistral  [TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]              Mistral
              [TOOL_CALLS]add[ARGS]{"a": 1}                                      its later tokenizers
     granite  <|tool_call|>[{"name": "add", "arguments": {"a": 1}}]              Granite 3.0 to 3.2
-    deepseek (calls begin)(call begin)add(sep){"a": 1}(call end)(calls end)     V3.1; its marks are
-             function(sep)add, and the JSON in a fence                          V3, R1; control tokens
+    deepseek (calls begin)(call begin)add(sep){"a": 1}(call end)(calls end)     V3.1; its marks
+             function(sep)add, and the JSON in a fence                          V3, R1: full width
 
 A format's marks are control tokens of some tokenizers, which are no part of a text's string, so
 calls are read off the tokens (`tool_calls`).

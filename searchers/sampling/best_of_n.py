@@ -106,7 +106,8 @@ class BestOfN(Searcher[Frontier]):
             nodes[i] = child
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
-        now, note = now.after(nodes=tuple(nodes)), {}
+        note: Note = {}
+        now = now.after(nodes=tuple(nodes))
         if any(nodes[i].open for i in now.kept):
             now, note = self._judged(tree, now, rules)
         over = now.over or not any(nodes[i].open for i in now.kept)

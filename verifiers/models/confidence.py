@@ -140,11 +140,11 @@ def _ridge_regression(features: Floats, targets: Floats, ridge: float) -> tuple[
 
     def loss(w: Floats) -> tuple[float, Floats]:
         z = features @ w[:d] + w[d]
-        value = -np.sum(targets * log_expit(z) + (1 - targets) * log_expit(-z))
+        value = ridge / 2 * float(w[:d] @ w[:d])
+        value -= float(np.sum(targets * log_expit(z) + (1 - targets) * log_expit(-z)))
         slope = expit(z) - targets
-        value += ridge / 2 * w[:d] @ w[:d]
         gradient = np.append(features.T @ slope + ridge * w[:d], slope.sum())
-        return float(value) / n, gradient / n
+        return value / n, gradient / n
 
     found = minimize(loss, np.zeros(d + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return np.asarray(found.x[:d]), float(found.x[d])

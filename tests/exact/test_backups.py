@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 import ppl
 from ppl.errors import ArgumentError, ProgramError
-from ppl.searchers import MCTS
+from ppl.searchers import MCTS, check_searcher
 from ppl.searchers.parse import parse, spell
 
 DECISION = {"decision": True}
@@ -262,6 +262,40 @@ def test_settings_are_checked_and_spelled():
     assert parse(spell(searcher)) == searcher
     assert parse(repr(searcher)) == searcher
     assert "backup" not in spell(MCTS(4))
+
+
+@pytest.mark.parametrize(
+    "searcher",
+    [
+        MCTS(12, 3, backup="max", leaves=2),
+        MCTS(12, 3, backup="soft", temperature=2.0, evaluation="verifier"),
+        MCTS(12, 3, backup="expectimax", leaves=3, selection="puct"),
+    ],
+    ids=repr,
+)
+def test_the_laws_of_searchers_hold(searcher):
+    assert len(check_searcher(searcher)) >= 6
+
+
+def test_a_limit_leaves_what_was_found_and_what_would_be_decided():
+    def asks(decides):
+        first = pyro.sample("tool", dist.Bernoulli(0.5), infer=DECISION)
+        pyro.factor("seen", torch.tensor(0.0))
+        law = TOY(TOY.prompt("^"), max_tokens=1)
+        text = TOY.prompt("^") + pyro.sample("s", law, infer={"decision": decides})
+        pyro.factor("paid", torch.tensor(float(first) * text.text.count("a") - 0.5))
+        return text.text
+
+    searcher = MCTS(400, 20, backup="expectimax")
+    stopped = searcher.run(asks, True, seed=0, budget=ppl.Budget(tokens=9))
+    assert stopped.stopped == "budget"
+    assert stopped.cost.lm_tokens <= 9
+    assert len(stopped.samples) > 2
+    assert set(MCTS.decided(stopped)) == {"tool", "s"}
+    whole = searcher.run(asks, True, seed=0)
+    assert MCTS.decided(whole) == {"tool": 1.0, "s": "a"}
+    assert whole.history[-1]["log_value"] == pytest.approx(ppl.plan(asks, True).value)
+    assert MCTS.decided(searcher.run(asks, False, seed=0)) == {"tool": 1.0}
 
 
 def test_what_cannot_be_decided_is_refused():

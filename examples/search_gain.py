@@ -179,14 +179,14 @@ def run(
 
 
 def in_parts(
-    searcher: Searcher, n: int, arguments: Sequence[Any]
+    searcher: Searcher, n: int, arguments: Sequence[Any], program: Callable[..., Any] = solve
 ) -> list[ppl.Posterior | ppl.PPLError]:
-    """Searches `solve` with each of the arguments, `TOGETHER` completions side by side."""
+    """Searches a program with each of the arguments, `TOGETHER` completions side by side."""
     done: list[ppl.Posterior | ppl.PPLError] = []
     size = max(1, TOGETHER // n)
     for at in range(0, len(arguments), size):
         some = arguments[at : at + size]
-        done += searcher.run_many(solve, some, seed=range(at, at + len(some)))
+        done += searcher.run_many(program, some, seed=range(at, at + len(some)))
     return done
 
 

@@ -3,7 +3,8 @@
 64 samples of every held-out problem of the three line tasks, drawn once with the embedded pair
 `tiny-lines` and kept, are replayed under every rule: a rule looks at answers in the order in which
 they come, and independent samples may come in any, so a replay in many orders is exact and cheap.
-First finish is replayed as well, the shortest of n; momentum gating is run. Prints for every rule
+First finish is replayed as well, the shortest of n; momentum gating, adaptive sampling and cut
+thoughts are run. Prints for every rule
 its accuracy, its tokens, and what it saves against a fixed number of samples of equal accuracy,
 with 95% intervals over problems.
 
@@ -21,7 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import confidence
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import search_gain
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
@@ -32,12 +36,25 @@ import ppl
 from ppl import decide
 from ppl.decide.seen import classes_of
 from ppl.language.randomness import generator
-from ppl.searchers import BestOfN, Gated, MomentumUncertainty
+from ppl.searchers import (
+    AdaptiveSampling,
+    BestOfN,
+    FracturedSampling,
+    Gated,
+    MomentumUncertainty,
+    Searcher,
+)
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
+from ppl.verifiers import PRM, Calibrated, Verifier
 
 MOST = 64
 ORDERS = 10  # in which the samples of a problem are replayed
 LINES = {"gated": 8, "every step": 4}
+# Searches that are kept as a whole: cut thoughts by traces, depths, answers; adaptive sampling by
+# the q at which it is content.
+FRACTURED = {"fractured 4x4x2": (4, 4, 2)}
+ADAPTIVE = {"adaptive .50": 0.5, "adaptive .80": 0.8}
+FITTED = 16  # problems a task, others than those reported on, from which q is calibrated
 Floats = NDArray[np.float64]
 
 
@@ -47,11 +64,11 @@ class Pool:
 
     Attributes:
         task, problem: which.
-        method: `"samples"`, `"gated"` or `"every step"`.
+        method: `"samples"`, `"gated"`, `"every step"`, or one of `FRACTURED` and `ADAPTIVE`.
         classes: `[n]` class of each sample's answer, -1 for none.
         right: `[C]` whether each class is right.
         tokens: `[n]` tokens that the language model wrote for each.
-        scores: `[n]` what the reward model says of each.
+        scores: `[n]` what the reward model says of each; of adaptive sampling its q.
         again: `[n]` steps that were drawn again.
     """
 
@@ -88,25 +105,68 @@ class Point:
 # -- drawing ---------------------------------------------------------------------------------------
 
 
-def draw(count: int, seed: int = 0) -> Iterator[Pool]:
-    """All pools, task by task."""
+def draw(count: int, seed: int = 0, methods: Sequence[str] = ()) -> Iterator[Pool]:
+    """All pools, task by task; or those of some methods."""
     lm, prm = search_gain.load()
+    sure = calibrated(count, seed, lm, prm) if not methods or {*methods} & {*ADAPTIVE} else None
     for task in LINE_TASKS:
         chosen = held_out_problems(task, count, seed)
         arguments = [(problem, lm, prm) for problem in chosen]
-        gate = MomentumUncertainty()
-        searchers = {
-            "samples": (BestOfN(MOST), MOST),
-            "gated": (Gated(LINES["gated"], 4, gate), 4 * LINES["gated"]),
-            "every step": (Gated(LINES["every step"], 4, None), 4 * LINES["every step"]),
-        }
-        for method, (searcher, width) in searchers.items():
+        for method, (searcher, width) in searchers(sure).items():
+            if methods and method not in methods:
+                continue
             for engine in (lm.engine, prm.engine):
                 engine.pool.clear()
-            found = search_gain.in_parts(searcher, width, arguments)
+            program = may_be_cut if method in FRACTURED else search_gain.solve
+            found = search_gain.in_parts(searcher, width, arguments, program)
             for problem, posterior in zip(chosen, found, strict=True):
                 assert isinstance(posterior, ppl.Posterior)
                 yield pool(task, method, problem, posterior)
+
+
+def searchers(sure: Verifier | None) -> dict[str, tuple[Searcher, int]]:
+    """What is run, with how many completions at a time it takes at most."""
+    gated, every = LINES["gated"], LINES["every step"]
+    found: dict[str, tuple[Searcher, int]] = {
+        "samples": (BestOfN(MOST), MOST),
+        "gated": (Gated(gated, 4, MomentumUncertainty()), 4 * gated),
+        "every step": (Gated(every, 4, None), 4 * every),
+    }
+    for name, (n, depths, answers) in FRACTURED.items():
+        found[name] = (FracturedSampling(n, depths, answers), n * depths * answers)
+    for name, accept in ADAPTIVE.items():
+        batches = (1, 1, 2, 4, 8, 16)
+        rule = AdaptiveSampling(32, accept, sure, batches=batches, prune_at=(6, 12))
+        found[name] = (rule, 16)
+    return found
+
+
+def calibrated(count: int, seed: int, lm: ppl.HFModel, prm: PRM) -> Verifier:
+    """q: how likely a text is right, by the reward model and Platt's map, which is fitted on
+    samples of problems that nothing is reported on."""
+    others = [
+        problem
+        for task in LINE_TASKS
+        for problem in held_out_problems(task, count + FITTED, seed)[count:]
+    ]
+    drawn = confidence.draw(others, 8, lm, prm)
+    platt = confidence.platt_for(drawn.score, drawn.right)
+    return Calibrated(confidence.WholeText(prm), platt)
+
+
+def may_be_cut(problem: LineProblem, lm: ppl.LanguageModel, prm: Verifier) -> str | None:
+    """`solve` that may be told, before a line, to answer from here: its lines are its thought, and
+    what follows a cut is drawn afresh."""
+    text, answering = lm.chat(problem.question), False
+    for t in range(16):
+        if t and not answering:
+            answering = bool(pyro.sample(f"answer_{t}", dist.Bernoulli(1e-6)) == 1)
+        step = pyro.sample(f"step_{t}", lm(text, until="\n", max_tokens=8))
+        text = text + step
+        pyro.sample(f"ok_{t}", prm(text), obs=True)
+        if step.finished:
+            return problem.answer(text.text)
+    return None
 
 
 def pool(task: str, method: str, problem: LineProblem, posterior: ppl.Posterior) -> Pool:
@@ -114,7 +174,13 @@ def pool(task: str, method: str, problem: LineProblem, posterior: ppl.Posterior)
     answers = [s.value if s.finished else None for s in posterior.samples]
     (classes,) = classes_of([answers])
     spellings = {c: a for c, a in zip(classes, answers, strict=True) if c >= 0}
-    tokens, again = zip(*(drawn(posterior, s.node) for s in posterior.samples), strict=True)
+    scores = [s.score for s in posterior.samples]
+    if method in FRACTURED or method in ADAPTIVE:
+        tokens, again = shared(posterior.cost.lm_tokens, len(answers)), ()
+        if method in ADAPTIVE:
+            scores = [math.exp(s.log_weight) for s in posterior.samples]
+    else:
+        tokens, again = zip(*(drawn(posterior, s.node) for s in posterior.samples), strict=True)
     return Pool(
         task,
         problem.key,
@@ -122,9 +188,14 @@ def pool(task: str, method: str, problem: LineProblem, posterior: ppl.Posterior)
         classes,
         tuple(problem.check(spellings[c]) for c in sorted(spellings)),
         tokens,
-        tuple(round(s.score, 4) for s in posterior.samples),
+        tuple(round(score, 4) for score in scores),
         again if method != "samples" else (),
     )
+
+
+def shared(total: int, n: int) -> tuple[int, ...]:
+    """Tokens of a search that is kept as a whole, among its samples."""
+    return tuple(total // n + (i < total % n) for i in range(n))
 
 
 def drawn(posterior: ppl.Posterior, node: int) -> tuple[int, int]:
@@ -256,11 +327,16 @@ def measured(pools: Sequence[Pool]) -> list[Point]:
     points = []
     for family in ("vote", "weighted", "best"):
         points += [replayed(samples, f"{n}", family, fixed(n)) for n in FIXED if n <= size(samples)]
-        for name, (own, rule) in RULES.items():
-            if own == family:
+        for name, (its, rule) in RULES.items():
+            if its == family:
                 points.append(replayed(samples, name, family, until(rule)))
         if family == "vote":
             points += [first_finish(samples, n) for n in (2, 4, 16) if n <= size(samples)]
+        wholes = {"vote": FRACTURED, "weighted": FRACTURED, "best": ADAPTIVE}[family]
+        for method in wholes:
+            own = [one for one in pools if one.method == method]
+            if own:
+                points.append(replayed(own, method, family, lambda one, order: len(order)))
         if family == "weighted":
             for method, most in LINES.items():
                 lines = [one for one in pools if one.method == method]
@@ -377,13 +453,14 @@ def main(argv: Sequence[str] | None = None) -> list[Point]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=40, help="held-out problems a task")
     parser.add_argument("--records", type=Path, default=Path("stopping.jsonl"), help="of samples")
+    parser.add_argument("--methods", nargs="*", default=(), help="draw these alone, and add them")
     parser.add_argument("--show", action="store_true", help="replay what the records hold")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if not args.show:
-        kept = draw(args.problems, args.seed)
-        lines = [json.dumps(asdict(one), separators=(",", ":")) for one in kept]
-        args.records.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with args.records.open("a" if args.methods else "w", encoding="utf-8") as file:
+            for one in draw(args.problems, args.seed, args.methods):
+                print(json.dumps(asdict(one), separators=(",", ":")), file=file, flush=True)
     points = measured(read(args.records))
     show(points, Console(width=100))
     return points

@@ -30,7 +30,7 @@ from ppl.runtime.tree import Tree
 from ppl.searchers import stored as storage
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register
-from ppl.searchers.settling import rule_of, settled
+from ppl.searchers.settling import check_heeded, rule_of, settled
 from ppl.searchers.state import State
 
 S = TypeVar("S", bound=State)
@@ -212,7 +212,8 @@ class Search:
     @checked
     def __init__(self, searcher: Searcher[Any], tree: Tree) -> None:
         self.searcher, self.tree = searcher, tree
-        rule_of(tree.budget.settled)  # says now what is wrong with it
+        # Says now what is wrong with it.
+        check_heeded(rule_of(tree.budget.settled), searcher.settles, type(searcher).__name__)
         self.state: Any = None
         self.notes: list[Note] = []
         self.exhausted = False

@@ -10,6 +10,7 @@ from typing import Any
 from ppl import decide
 from ppl.decide.seen import Seen
 from ppl.decide.stopping import Settled, StoppingRule
+from ppl.errors import ArgumentError
 from ppl.language.arguments import shown
 from ppl.runtime.node import Node
 from ppl.runtime.result import Result
@@ -35,6 +36,15 @@ def rule_of(asked: Any) -> StoppingRule | None:
         f"settled={shown(asked)}: a probability such as 0.95, or a rule of ppl.decide such as "
         "Settled('exact')"
     )
+
+
+def check_heeded(rule: StoppingRule | None, settles: bool, searcher: str) -> None:
+    """Raises ArgumentError if a rule would drop samples of a searcher that drops none."""
+    if rule is not None and rule.drop is not None and not settles:
+        raise ArgumentError(
+            f"settled={rule!r}: {searcher} drops nobody; take BestOfN(n, stop=...), or leave out "
+            "drop="
+        )
 
 
 def seen(

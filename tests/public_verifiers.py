@@ -29,6 +29,10 @@ SCORES = [-1.0, 0.5, 2.0, 1.0]
 TRUTHS = [0, 1, 1, 0]
 
 
+def of_some_steps(given):
+    return len(given.steps) > 1
+
+
 def linear(hidden):
     return hidden.sum(-1)
 
@@ -156,6 +160,40 @@ VERIFIER_CALLS = [
         "ImperfectVerifier.best_budget",
         of(verifiers.ImperfectVerifier((0.5,), 0.9, 0.9).best_budget, right=1.0, wrong=0.0),
         bad={"most": (NEGATIVE,)},
+    ),
+    Call(
+        "GroupPlatt",
+        of(verifiers.GroupPlatt, overall=verifiers.Platt(1.0, 0.0)),
+        bad={"refits": ([1], 3)},
+    ),
+    Call(
+        "Refit",
+        of(verifiers.Refit, group="g", slope=1.0, intercept=0.0),
+        bad={"slope": POSITIVE, "intercept": (NAN, INFINITE)},
+    ),
+    Call(
+        "GroupPlatt.fit",
+        of(verifiers.GroupPlatt.fit, scores=SCORES, labels=TRUTHS, groups={"all": [True] * 4}),
+        bad={
+            "labels": LABELS,
+            "groups": ({"g": [True]}, {"g": [0.5] * 4}, {"g": "no"}),
+            "least_gain": (NEGATIVE,),
+        },
+    ),
+    Call(
+        "step_groups",
+        lambda: (verifiers.step_groups, {"groups": {"long": of_some_steps}, "texts": [text()]}),
+        bad={"texts": ("ab", [1])},
+    ),
+    Call(
+        "reliability_by_group",
+        of(
+            verifiers.reliability_by_group,
+            log_probs=[-0.1, -0.2, -0.3, -0.4],
+            labels=TRUTHS,
+            groups={"all": [True] * 4},
+        ),
+        bad={"labels": LABELS, "groups": ({"g": [True]},), "bins": COUNT},
     ),
     Call(
         "Isotonic",
@@ -320,6 +358,19 @@ VERIFIER_CALLS = [
         "PRM.load",
         of(verifiers.PRM.load, source="tiny"),
         bad={**FLOOR, "kv_bytes": COUNT, "format": ("bogus",), "device": ("nope",)},
+    ),
+    Call(
+        "ConfidenceHead",
+        lambda: (verifiers.ConfidenceHead, {"lm": tiny(), "weight": [0.0] * 192}),
+        bad={**FLOOR, "weight": ([0.0], [NAN] * 192, "ab"), "bias": (NAN, INFINITE)},
+    ),
+    Call(
+        "ConfidenceHead.fit",
+        lambda: (
+            verifiers.ConfidenceHead.fit,
+            {"lm": tiny(), "texts": [tiny().chat("1 + 2"), tiny().chat("3")], "targets": [0, 1]},
+        ),
+        bad={**FLOOR, "ridge": POSITIVE, "targets": ([0, 2], [0.5], [NAN, 1])},
     ),
     Call(
         "RewardModel.load",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import confidence
 import numpy as np
 import pytest
+import search_gain
 import stopping
 from stopping import Point, Pool
 
 from ppl import decide
-from ppl.searchers import BestOfN, Gated
+from ppl.searchers import AdaptiveSampling, BestOfN, FracturedSampling, Gated
+from ppl.tasks.lines import held_out_problems
+from ppl.verifiers import Calibrated, Platt
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "examples" / "records" / "stopping.jsonl"
@@ -82,22 +86,72 @@ def test_a_saving_is_read_between_fixed_numbers():
 def test_a_small_run_is_kept_and_shown_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(stopping, "MOST", 4)
     monkeypatch.setattr(stopping, "LINES", {"gated": 2, "every step": 2})
+    monkeypatch.setattr(stopping, "FITTED", 4)
+    monkeypatch.setattr(stopping, "FRACTURED", {"fractured 2x2x2": (2, 2, 2)})
     small = ["--problems", "1", "--records", str(tmp_path / "r.jsonl")]
     points = stopping.main(small)
     printed = capsys.readouterr().out
-    for name in (*stopping.RULES, "first of 2", "gated, 2", "every step, 1"):
+    for name in (*stopping.RULES, *stopping.ADAPTIVE, "first of 2", "gated, 2", "every step, 1"):
         assert printed.count(name) == 1
+    assert printed.count("fractured 2x2x2") == 2  # voted on, and weighted
     again = stopping.main([*small, "--show"])
     assert capsys.readouterr().out == printed
     assert [p.rule for p in again] == [p.rule for p in points]
     pools = stopping.read(tmp_path / "r.jsonl")
-    assert {len(p.classes) for p in pools} == {2, 4}
+    wholes = {*stopping.ADAPTIVE, *stopping.FRACTURED}
+    assert {len(p.classes) for p in pools if p.method not in wholes} == {2, 4}
+    assert {p.method for p in pools} > wholes
     for one in pools:
         assert one.right or set(one.classes) == {-1}
         assert not one.again or one.method != "samples"
         if one.method == "every step":  # four candidates for every step
             assert all(a >= 1 for a in one.again)
             assert min(one.tokens) >= 4
+
+
+def test_searches_that_are_kept_as_a_whole(tiny):
+    from accuracy_vs_budget import solve
+
+    lm, prm = tiny
+    assert stopping.shared(11, 3) == (4, 4, 3)
+    sure = calibrated(prm)
+    for searcher in (
+        AdaptiveSampling(6, 0.9, sure, batches=(2, 4), prune_at=(4,)),
+        FracturedSampling(2, 2, 2),
+    ):
+        posterior = searcher.run(solve, "Calculate 4 - 9 + 6.", lm, prm, seed=1)
+        name = "adaptive .80" if isinstance(searcher, AdaptiveSampling) else "fractured 4x4x2"
+        one = stopping.pool("tiny", name, Asked(), posterior)
+        assert sum(one.tokens) == posterior.cost.lm_tokens  # pruned ones and shared ones too
+        if name == "adaptive .80":  # the surest is the answer
+            assert one.scores == tuple(sorted(one.scores, reverse=True))
+            assert max(one.scores) < 1
+    point = stopping.replayed([one], name, "vote", lambda one, order: len(order))
+    assert point.tokens.tolist() == [sum(one.tokens)]
+
+
+class Asked:
+    key = "p"
+
+    def check(self, answer) -> bool:
+        return answer is not None
+
+
+def calibrated(prm):
+    return Calibrated(confidence.WholeText(prm), Platt(0.5, -0.1))
+
+
+def test_a_cut_thought_is_answered_afresh():
+    """In a trace nobody is told to answer; at a cut the rest of the lines is drawn again."""
+    lm, prm = search_gain.load(1)
+    (problem,) = held_out_problems("queens", 1)
+    search = FracturedSampling(2, 2, 2).begin(stopping.may_be_cut, problem, lm, prm, seed=0)
+    posterior = search.run()
+    places = FracturedSampling.places(posterior)
+    assert {depth for _, depth, _ in places.values()} == {1, 2}
+    assert all(sample.finished for sample in posterior.samples)
+    told = [r for s in posterior.samples for r in s.records if r.name.startswith("answer_")]
+    assert {float(r.value) for r in told} == {0.0, 1.0}
 
 
 def test_tokens_of_a_line_are_those_of_all_its_candidates(tiny):

@@ -24,6 +24,19 @@ def as_json(call: ToolCall, key: str) -> str:
     return json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False)
 
 
+# As DeepSeek's vocabulary spells them: a wide bar, and a low line that is a block.
+DEEP_SEP = "<｜tool▁sep｜>"
+
+
+def arguments(call: ToolCall) -> str:
+    return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def deepseek(bodies: list[str]) -> str:
+    each = (f"<｜tool▁call▁begin｜>{body}<｜tool▁call▁end｜>" for body in bodies)
+    return "I look.<｜tool▁calls▁begin｜>" + "\n".join(each) + "<｜tool▁calls▁end｜>"
+
+
 def written(format: str, calls: list[ToolCall]) -> str:
     match format:
         case "hermes":
@@ -31,16 +44,30 @@ def written(format: str, calls: list[ToolCall]) -> str:
             return "Let me see.\n" + "\n".join(each)
         case "llama":
             return "<|python_tag|>" + "; ".join(as_json(c, "parameters") for c in calls)
+        case "granite":
+            return "<|tool_call|>[" + ", ".join(as_json(c, "arguments") for c in calls) + "]"
+        case "deepseek":
+            return deepseek([f"{c.name}{DEEP_SEP}{arguments(c)}" for c in calls])
+        case "deepseek, fenced":
+            each = (f"{c.name}\n```json\n{arguments(c)}\n```" for c in calls)
+            return deepseek([f"function{DEEP_SEP}{one}" for one in each])
         case _:
             return "[TOOL_CALLS] [" + ", ".join(as_json(c, "arguments") for c in calls) + "]"
 
 
-@pytest.mark.parametrize("format", ["hermes", "llama", "mistral"])
+FORMATS = ["hermes", "llama", "mistral", "granite", "deepseek", "deepseek, fenced"]
+
+
+def read(string: str, format: str) -> list[ToolCall]:
+    return read_calls(string, format.partition(",")[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_calls_are_read_as_they_were_written(format):
     for calls in ([ADD], [ADD, NOW], [NOW, NOW]):
-        assert read_calls(written(format, calls), format) == calls
+        assert read(written(format, calls), format) == calls
     for answer in ("", "The sum is 3.", "name: add", "[1, 2]", "a < b"):
-        assert read_calls(answer, format) == []
+        assert read(answer, format) == []
 
 
 JSON = st.recursive(
@@ -58,20 +85,17 @@ CALLS = st.lists(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(CALLS, st.sampled_from(["hermes", "llama", "mistral"]), st.data())
+@given(CALLS, st.sampled_from(FORMATS), st.data())
 def test_any_call_comes_back_and_a_part_of_it_never_does(calls, format, data):
     whole = written(format, calls)
-    assert read_calls(whole, format) == calls
-    begin = {"hermes": 24, "llama": 14, "mistral": 12}[format]
-    if format != "hermes":
-        calls = calls[:1]
-        whole = written(format, calls)
-    else:
-        whole = written(format, calls[:1])
+    assert read(whole, format) == calls
+    begins = {"hermes": 24, "llama": 14, "mistral": 12, "granite": 13}
+    begin = begins.get(format, len(deepseek([])) - 18)
+    whole = written(format, calls[:1])
     cut = data.draw(st.integers(begin, len(whole) - 1))
     if whole[:cut].strip() != whole.strip():
         with pytest.raises(errors.ToolError, match="malformed"):
-            read_calls(whole[:cut], format)
+            read(whole[:cut], format)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +127,16 @@ def test_any_call_comes_back_and_a_part_of_it_never_does(calls, format, data):
         ("mistral", '[TOOL_CALLS]a[ARGS]{"x": 1} y', "something follows"),
         ("mistral", "[TOOL_CALLS]a[ARGS]", "object is missing"),
         ("mistral", '[TOOL_CALLS] [{"name": "a", "arguments": {}, "id": 3}]', '"id"'),
+        ("granite", '<|tool_call|>{"name": "a", "arguments": {}}', "no JSON list"),
+        ("granite", '<|tool_call|>[{"name": "a"}]', '"arguments", a JSON object'),
+        ("granite", '<|tool_call|>[{"name": "a", "arguments": {}}] x', "something follows"),
+        ("deepseek", deepseek([]), "no <｜tool▁call▁begin｜>"),
+        ("deepseek", deepseek([f"a{DEEP_SEP}3"]), "neither a JSON object nor"),
+        ("deepseek", deepseek([f'b{DEEP_SEP}a\n```json\n{{"x": 1}}\n```']), "neither a JSON"),
+        ("deepseek", deepseek([f'function{DEEP_SEP}a\n```json\n{{"x": 1}}']), "no ``` after"),
+        ("deepseek", deepseek([f"a{DEEP_SEP}{{}} x"]), "no <｜tool▁call▁end｜>"),
+        ("deepseek", deepseek([f"{DEEP_SEP}{{}}"]), 'needs a "name"'),
+        ("deepseek", deepseek([f"a{DEEP_SEP}{{}}"]) + "x", "something follows"),
     ],
 )
 def test_what_is_malformed_is_refused(format, string, message):
@@ -147,12 +181,24 @@ class Templated:
         ("{{ '<|python_tag|>' }}", "llama"),
         ("role == 'ipython' parameters", "llama"),
         ({"default": "", "tool_use": "<tool_call>"}, "hermes"),
+        ("respond with <|tool_call|> followed by a JSON list", "granite"),
+        ("{{ '<｜tool▁calls▁begin｜>' }}", "deepseek"),
+        ({"default": "", "tool_use": "<｜tool▁calls▁begin｜>"}, "deepseek"),
     ],
 )
 def test_the_template_tells_the_format(template, format, monkeypatch):
     lm = ppl.TableLM({"a": 1.0}, symbols="a$")
     monkeypatch.setattr(lm.codec, "tokenizer", Templated(template), raising=False)
     assert format_of(lm) == format
+
+
+@pytest.mark.parametrize("mark", ["<function=", "<arg_key>"])
+def test_strings_without_types_are_not_taken_for_json(mark, monkeypatch):
+    """Qwen3-Coder and GLM put other things between the same tags."""
+    lm = ppl.TableLM({"a": 1.0}, symbols="a$")
+    monkeypatch.setattr(lm.codec, "tokenizer", Templated(f"<tool_call>{mark}"), raising=False)
+    with pytest.raises(errors.ToolError, match="without types"):
+        format_of(lm)
 
 
 def test_a_template_without_tools_is_named_and_a_format_may_be_said():

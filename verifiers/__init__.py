@@ -20,6 +20,7 @@ from ppl.verifiers.combine.calibration import (
     step_scores,
 )
 from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
+from ppl.verifiers.combine.groups import GroupPlatt, Refit, reliability_by_group, step_groups
 from ppl.verifiers.combine.imperfect import ImperfectVerifier
 from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.combine.reliability import Reliability, reliability
@@ -35,6 +36,7 @@ from ppl.verifiers.generative.fobar import FOBAR
 from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
 from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
+from ppl.verifiers.models.confidence import ConfidenceHead
 from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
 from ppl.verifiers.models.heads import Labels, Layers, Words
 from ppl.verifiers.models.outcome import OutcomeModel, Potential, RewardModel
@@ -57,6 +59,7 @@ __all__ = [
     "Calibrated",
     "Channel",
     "Check",
+    "ConfidenceHead",
     "DawidSkene",
     "Embedder",
     "Ensemble",
@@ -66,6 +69,7 @@ __all__ = [
     "FunctionVerifier",
     "GenRM",
     "Grammar",
+    "GroupPlatt",
     "ImperfectVerifier",
     "Isotonic",
     "JsonSchema",
@@ -87,6 +91,7 @@ __all__ = [
     "Potential",
     "QuestionBias",
     "Ranker",
+    "Refit",
     "Regex",
     "Reliability",
     "RewardModel",
@@ -114,8 +119,10 @@ __all__ = [
     "quantile_head_of",
     "ranker",
     "reliability",
+    "reliability_by_group",
     "samples_needed",
     "semantic_entropy",
+    "step_groups",
     "step_scores",
     "tagged",
     "verifier",

@@ -46,11 +46,13 @@ class StoppingRule(ABC):
             side by side, and what unfinished ones have said (`ppl.answer`) counts.
         weights: `"flat"` if every sample counts once, `"posterior"` if by its weight.
         confidence: a function of a node, from 0 to 1; None for what verifiers say of it.
+        drop: None for a rule that has no `dissenters`.
     """
 
     probes: int = 0
     weights: str = "flat"
     confidence: Callable[[Any], float] | None = None
+    drop: int | None = None
 
     @abstractmethod
     def stops(self, seen: Seen) -> bool:
@@ -60,6 +62,11 @@ class StoppingRule(ABC):
         """How many samples to draw before the rule is asked again: as many as there are, which
         makes batches of 1, 1, 2, 4, ..."""
         return max(1, len(seen))
+
+    def dissenters(self, seen: Seen) -> tuple[int, ...]:
+        """Which samples, by their place, go no further and have no vote; those of them that have
+        ended stay."""
+        return ()
 
     def first(self, seen: Seen, after: int = 0) -> int | None:
         """How many samples of those seen would have been enough; None if not all are.

@@ -41,7 +41,7 @@ from ppl.runtime.branches import Several, run_branches
 from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
-from ppl.runtime.record import Record, fingerprint, site_log_prob
+from ppl.runtime.record import Record, decides, fingerprint, site_log_prob
 from ppl.runtime.site import site_of
 from ppl.runtime.verdict import Calls, JudgeRequest, own_verdicts
 
@@ -277,6 +277,7 @@ class Particle(Messenger):  # type: ignore[misc]
 
     def _choose(self, msg: Any, site: Site) -> None:
         name, fn = msg["name"], msg["fn"]
+        decision = decides(name, msg["infer"])
         if self.at_checkpoint:
             park(Checkpoint())
             self.site = f"site {name!r}"
@@ -287,7 +288,9 @@ class Particle(Messenger):  # type: ignore[misc]
             proposal = self._sharpened(msg, fn)
         if proposal is None:
             value, log_prior, _ = self._draw(msg, site, "model")
-            record = Record(name, "choice", value, log_prior=log_prior, _distribution=fn)
+            record = Record(
+                name, "choice", value, log_prior=log_prior, decision=decision, _distribution=fn
+            )
             if _reweighed(msg):  # the model's own draw stands for its share of the target
                 prior = record.prior()
                 record.log_ratio = self._finite(site.reweighed(msg, value, prior) - prior, fn)
@@ -299,7 +302,7 @@ class Particle(Messenger):  # type: ignore[misc]
             if _reweighed(msg) and log_p > -math.inf:
                 share = site.reweighed(msg, value, log_p)
             ratio = self._finite(share - log_q, fn)
-            record = Record(name, "choice", value, 0.0, ratio, log_p, None, log_q, fn)
+            record = Record(name, "choice", value, 0.0, ratio, log_p, None, log_q, decision, fn)
         site.passed(self, record)
         self.records.append(record)
         msg["value"] = value

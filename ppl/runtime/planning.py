@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,9 +31,10 @@ from scipy.special import logsumexp
 
 from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
-from ppl.language.arguments import checked, shown
+from ppl.language.arguments import checked
 from ppl.runtime.enumeration import Branch, run_with
 from ppl.runtime.program import check_program
+from ppl.runtime.record import decides
 
 # PyTorch clamps probabilities of zero to the smallest step of a float.
 _NEVER = math.log(1.01 * torch.finfo(torch.float32).eps)
@@ -105,7 +106,7 @@ def plan(
             "'uniform' are expected rewards"
         )
     root = _tree(functools.partial(program, *args, **kwargs), most)
-    pool = functools.partial(_pooled, temperature=temperature)
+    pool = functools.partial(pooled, temperature=temperature)
     if kind == "marginal_map":
         return _best_fixed(root, pool)
     decisions: dict[Any, Any] = {}
@@ -124,24 +125,20 @@ def _tree(program: Callable[[], Any], most: int) -> _Node:
         found = run_with(choices, program)
         if not isinstance(found, Branch):
             return _Node(reward=found[1] - math.fsum(log_p for _, log_p in choices))
-        decides = found.infer.get("decision", False)
-        if not isinstance(decides, bool):
-            raise ArgumentError(
-                f"site {found.name!r}: infer={{'decision': {shown(decides)}}}: True or False"
-            )
+        decision = decides(found.name, found.infer)
         # What a decision would have been drawn with counts nowhere, but where that is never.
-        least = _NEVER if decides else -math.inf
+        least = _NEVER if decision else -math.inf
         possible = [(value, log_p) for value, log_p in found.support if log_p > least]
-        chances = [(value, 0.0 if decides else log_p) for value, log_p in possible]
+        chances = [(value, 0.0 if decision else log_p) for value, log_p in possible]
         # Chance adds up to one, which floats of a distribution do but for their last digits.
-        whole = 0.0 if decides else float(logsumexp([p for _, p in chances]))
+        whole = 0.0 if decision else float(logsumexp([p for _, p in chances]))
         children = tuple((value, p - whole, grown([*choices, (value, p)])) for value, p in chances)
-        return _Node(found.name, decides, children)
+        return _Node(found.name, decision, children)
 
     return grown([])
 
 
-def _pooled(values: list[float], log_weights: list[float], temperature: float) -> float:
+def pooled(values: Sequence[float], log_weights: Sequence[float], temperature: float) -> float:
     """(1/lambda) log sum w exp(lambda v), or the mean of v at lambda = 0."""
     if temperature == 0:
         return math.fsum(

@@ -10,6 +10,8 @@ from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from torch.distributions.utils import lazy_property
 
+from ppl.errors import ArgumentError
+from ppl.language.arguments import shown
 from ppl.language.site import Kind
 
 
@@ -27,6 +29,8 @@ class Record:
         log_prior: log-probability of the choice under the model, None if not computed yet.
         log_scores: step scores of a verdict, else None.
         log_proposal: log-probability of the choice under the guide, None where the model proposed.
+        decision: True for a choice that is the program's own to make, which it marks by
+            `infer={"decision": True}` (see `ppl.plan`).
         fingerprint: what the distribution was, compared on replay.
     """
 
@@ -38,8 +42,14 @@ class Record:
     log_prior: float | None = None
     log_scores: tuple[float, ...] | None = None
     log_proposal: float | None = None
+    decision: bool = False
     _distribution: Any = None
     _fingerprint: tuple[object, ...] | None = None
+
+    @property
+    def distribution(self) -> Any:
+        """What it was drawn from under the model; None for one that was read from a file."""
+        return self._distribution
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
@@ -73,6 +83,18 @@ class Record:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         for name, value in zip(self.__slots__, state, strict=True):
             setattr(self, name, value)
+
+
+def decides(name: str, infer: Any) -> bool:
+    """Whether a site is a decision.
+
+    Raises:
+        ArgumentError: its `infer=` does not say so clearly.
+    """
+    said = infer.get("decision", False)
+    if not isinstance(said, bool):
+        raise ArgumentError(f"site {name!r}: infer={{'decision': {shown(said)}}}: True or False")
+    return said
 
 
 def fingerprint(distribution: Any) -> tuple[object, ...]:

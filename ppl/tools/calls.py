@@ -4,6 +4,9 @@
     llama    {"name": "add", "parameters": {"a": 1}}                            Llama 3
     mistral  [TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]              Mistral
              [TOOL_CALLS]add[ARGS]{"a": 1}                                      its later tokenizers
+    granite  <|tool_call|>[{"name": "add", "arguments": {"a": 1}}]              Granite 3.0 to 3.2
+    deepseek (calls begin)(call begin)add(sep){"a": 1}(call end)(calls end)     V3.1; its marks
+             function(sep)add, and the JSON in a fence                          V3, R1: full width
 
 A format's marks are control tokens of some tokenizers, which are no part of a text's string, so
 calls are read off the tokens (`tool_calls`).
@@ -22,10 +25,16 @@ from ppl.language.codec import Codec
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import LanguageModel
 
-Format = Literal["hermes", "llama", "mistral"]
+Format = Literal["hermes", "llama", "mistral", "granite", "deepseek"]
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _TAG = "<|python_tag|>"
 _CALLS, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+_UNTYPED = ("<function=", "<arg_key>")  # Qwen3-Coder, GLM
+_GRANITE = "<|tool_call|>"
+_DEEP, _DEEP_END, _DEEP_CALL, _DEEP_CALL_END, _DEEP_SEP = (
+    f"<\uff5ctool\u2581{name}\uff5c>"
+    for name in ("calls\u2581begin", "calls\u2581end", "call\u2581begin", "call\u2581end", "sep")
+)
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,22 @@ def tool_calls(
 def format_of(lm: LanguageModel) -> Format:
     """The format of tool calls that a model's chat template shows it. Raises ToolError if none."""
     template = getattr(getattr(lm.codec, "tokenizer", None), "chat_template", None)
-    said = json.dumps(template) if isinstance(template, dict) else str(template or "")
+    several = isinstance(template, dict)
+    said = json.dumps(template, ensure_ascii=False) if several else str(template or "")
+    if _OPEN in said and any(mark in said for mark in _UNTYPED):
+        raise ToolError(
+            f"the chat template of {lm.name} writes arguments as tagged strings without types "
+            f"({', '.join(m for m in _UNTYPED if m in said)}), which is not read here: say format= "
+            "if the model was told to write another, or read its text yourself"
+        )
     if _OPEN in said:
         return "hermes"
     if _CALLS in said:
         return "mistral"
+    if _GRANITE in said:
+        return "granite"
+    if _DEEP in said:
+        return "deepseek"
     if _TAG in said or ("ipython" in said and "parameters" in said):
         return "llama"
     raise ToolError(
@@ -146,12 +166,7 @@ def _mistral(string: str) -> Iterator[ToolCall]:
         return
     at = _space(string, at + len(_CALLS))
     if string.startswith("[", at):
-        entries, end = _json(string, at)
-        for entry in entries:
-            if not isinstance(entry, dict):
-                _refuse("a call is a JSON object", string, at)
-            yield _call(entry, "arguments", string, at)
-        _ended(string, end)
+        yield from _listed(string, at)
         return
     while True:
         begin = at
@@ -168,10 +183,65 @@ def _mistral(string: str) -> Iterator[ToolCall]:
         at = _space(string, at + len(_CALLS))
 
 
+def _listed(string: str, at: int) -> Iterator[ToolCall]:
+    """A JSON list of calls, which ends what was written."""
+    entries, end = _json(string, at)
+    for entry in entries:
+        if not isinstance(entry, dict):
+            _refuse("a call is a JSON object", string, at)
+        yield _call(entry, "arguments", string, at)
+    _ended(string, end)
+
+
+def _granite(string: str) -> Iterator[ToolCall]:
+    at = string.find(_GRANITE)
+    if at < 0:
+        return
+    at = _space(string, at + len(_GRANITE))
+    if not string.startswith("[", at):
+        _refuse(f"no JSON list after {_GRANITE}", string, at)
+    yield from _listed(string, at)
+
+
+def _deepseek(string: str) -> Iterator[ToolCall]:
+    at = string.find(_DEEP)
+    if at < 0:
+        return
+    at = _space(string, at + len(_DEEP))
+    while True:
+        begin, mark = at, string.find(_DEEP_SEP, at)
+        if not string.startswith(_DEEP_CALL, at) or mark < 0:
+            _refuse(f"no {_DEEP_CALL} with a name and {_DEEP_SEP}", string, at)
+        name, at = string[at + len(_DEEP_CALL) : mark].strip(), mark + len(_DEEP_SEP)
+        fenced = not string.startswith("{", _space(string, at))
+        if fenced:  # what stood before was the kind of tool
+            fence = string.find("```json", at)
+            if name != "function" or fence < 0:
+                _refuse("neither a JSON object nor a function's name and ```json", string, at)
+            name, at = string[at:fence].strip(), fence + len("```json")
+        found, at = _object(string, at)
+        if fenced:
+            at = _after("```", string, at)
+        at = _after(_DEEP_CALL_END, string, at)
+        yield _call({"name": name, "arguments": found}, "arguments", string, begin)
+        if string.startswith(_DEEP_END, at):
+            _ended(string, at + len(_DEEP_END))
+            return
+
+
+def _after(mark: str, string: str, at: int) -> int:
+    """Behind a mark that has to stand here, and the space that follows it."""
+    if not string.startswith(mark, at):
+        _refuse(f"no {mark} after the call's JSON object", string, at)
+    return _space(string, at + len(mark))
+
+
 _READERS: dict[Format, Callable[[str], Iterator[ToolCall]]] = {
     "hermes": _hermes,
     "llama": _llama,
     "mistral": _mistral,
+    "granite": _granite,
+    "deepseek": _deepseek,
 }
 
 

@@ -13,7 +13,7 @@ is asked between them (adaptive consistency, Aggarwal et al. 2023, arXiv:2305.11
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +31,22 @@ from ppl.searchers.state import Frontier
 
 # How much dearer than the dearest so far samples are taken to become, where all are to go on.
 _AMPLE = 4
+
+
+@dataclass(frozen=True)
+class Samples(Frontier):
+    """What the next round needs.
+
+    Attributes:
+        dropped: places of samples that go no further.
+    """
+
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def kept(self) -> list[int]:
+        """Places of the others."""
+        return [i for i in range(len(self.nodes)) if i not in self.dropped]
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +67,8 @@ class BestOfN(Searcher[Frontier]):
     Attributes:
         n: how many, at most.
         stop: when fewer are enough, such as `Settled("beta", 0.95)`; `Budget(settled=)` does the
-            same. A rule that looks at what unfinished samples say lets all go side by side.
+            same. A rule that looks at what unfinished samples say lets all go side by side, and may
+            drop some of them (`Consensus(drop=)`), which notes tell as `dropped`.
     """
 
     steers: ClassVar[bool] = False
@@ -72,58 +89,78 @@ class BestOfN(Searcher[Frontier]):
         """Those that may end a search: its own, and its budget's."""
         return [r for r in (self.stop, rule_of(tree.budget.settled)) if r is not None]
 
-    def start(self, tree: Tree) -> Frontier:
+    def start(self, tree: Tree) -> Samples:
         """`n` copies of the root."""
-        return Frontier((tree.root,) * self.n)
+        return Samples((tree.root,) * self.n)
 
-    def step(self, tree: Tree, state: Frontier) -> tuple[Frontier, Note]:
+    def step(self, tree: Tree, state: Frontier) -> tuple[Samples, Note]:
         """Takes those whose turn it is one step further."""
-        nodes, rules = list(state.nodes), self.rules(tree)
-        going = [i for i, node in enumerate(nodes) if node.open]
+        now = _samples(state)
+        nodes, rules = list(now.nodes), self.rules(tree)
+        going = [i for i in now.kept if nodes[i].open]
         between = [rule for rule in rules if not rule.probes]
         if between:
-            going = _batch(tree, nodes, between)
+            going = _batch(tree, nodes, going, between)
         going = _in_turn(tree, nodes, going)
         for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
             nodes[i] = child
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
-        over = not any(node.open for node in nodes)
-        enough, note = (False, {}) if over else self._enough(tree, nodes, rules)
-        stopped = "settled" if enough else "done"
-        return state.after(nodes=tuple(nodes), over=over or enough, stopped=stopped), note
+        note: Note = {}
+        now = now.after(nodes=tuple(nodes))
+        if any(nodes[i].open for i in now.kept):
+            now, note = self._judged(tree, now, rules)
+        over = now.over or not any(nodes[i].open for i in now.kept)
+        return replace(now, over=over), note
 
-    def _enough(
-        self, tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]
-    ) -> tuple[bool, Note]:
-        """Whether a rule ends the search, and what there is to tell of it."""
-        begun = [node for node in nodes if node is not tree.root]
-        between = not any(node.open for node in begun)
-        log_weights = [node.log_weight for node in begun]
+    def _judged(
+        self, tree: Tree, now: Samples, rules: Sequence[StoppingRule]
+    ) -> tuple[Samples, Note]:
+        """Whether a rule ends the search, or some samples, and what there is to tell of it."""
+        begun = [i for i in now.kept if now.nodes[i] is not tree.root]
+        nodes = [now.nodes[i] for i in begun]
+        between = not any(node.open for node in nodes)
+        log_weights = [node.log_weight for node in nodes]
+        out: set[int] = set()
         for rule in rules:
             if not (between or rule.probes):
                 continue
-            now = seen(rule, begun, log_weights, left=len(nodes) - len(begun))
-            if rule.stops(now):
-                before = _before_last(begun, len(nodes), [r for r in rules if not r.probes])
-                enough = rule.first(now, before) or len(begun)
+            sight = seen(rule, nodes, log_weights, left=now.nodes.count(tree.root))
+            if rule.stops(sight):
+                before = _before_last(nodes, len(now.nodes), [r for r in rules if not r.probes])
+                enough = rule.first(sight, before) or len(begun)
                 note = {"rule": repr(rule), "samples": len(begun)}
-                return True, {**note, "in_flight": len(begun) - enough}
-        return False, {}
+                note |= {"in_flight": len(begun) - enough}
+                return replace(now, over=True, stopped="settled"), note
+            out |= {begun[k] for k in rule.dissenters(sight) if nodes[k].open}
+        if not out:
+            return now, {}
+        note = {"dropped": [now.nodes[i].identity for i in sorted(out)]}
+        return replace(now, dropped=(*now.dropped, *sorted(out))), note
 
     def result(self, tree: Tree, state: Frontier) -> Result:
         """All samples with their importance weights, and the evidence once all have ended."""
-        begun = [node for node in state.nodes if node is not tree.root]
         if state.over and not self.rules(tree):
             weights = Weights(np.array([node.log_weight for node in state.nodes]))
             return Result(state.nodes, weights.tolist(), weights.log_evidence)
+        kept = [state.nodes[i] for i in _samples(state).kept]
+        begun = [node for node in kept if node is not tree.root]
         return Result(begun, [node.log_weight for node in begun])
 
 
-def _batch(tree: Tree, nodes: list[Node], rules: Sequence[StoppingRule]) -> list[int]:
+def _samples(state: Frontier) -> Samples:
+    """A state, also one that was saved before samples could be dropped."""
+    if isinstance(state, Samples):
+        return state
+    return Samples(state.nodes, round=state.round, over=state.over, stopped=state.stopped)
+
+
+def _batch(
+    tree: Tree, nodes: list[Node], going: list[int], rules: Sequence[StoppingRule]
+) -> list[int]:
     """The samples of the running batch; if all that have begun are done, the next."""
     begun = [i for i, node in enumerate(nodes) if node is not tree.root]
-    running = [i for i in begun if nodes[i].open]
+    running = [i for i in going if nodes[i] is not tree.root]
     if running:
         return running
     size = _size([nodes[i] for i in begun], len(nodes), rules)

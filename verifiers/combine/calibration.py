@@ -11,7 +11,7 @@ best-of-N, stays. Scores are log-odds for verifiers (`log_odds`) and the raw num
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -35,6 +35,23 @@ class Calibrator(Protocol):
     def __call__(self, scores: ArrayLike) -> Floats:
         """Log-probabilities of scores, of the same shape."""
         ...
+
+
+class GroupCalibrator(Protocol):
+    """A map that knows groups, monotone among scores of the same groups."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of those that it needs to know of."""
+        ...
+
+    def __call__(self, scores: ArrayLike, groups: Mapping[str, ArrayLike]) -> Floats:
+        """Log-probabilities of scores `[n]`, given `[n]` truth values for each name."""
+        ...
+
+
+Groups = Mapping[str, Callable[[Text], bool]]
+"""Questions by name, asked of a text as far as it has been judged."""
 
 
 def log_odds(log_probs: ArrayLike) -> Floats:
@@ -67,13 +84,13 @@ class Platt:
     def fit(cls, scores: ArrayLike, labels: ArrayLike) -> Self:
         """Fits to scores `[n]` and truth values `[n]`.
 
-        The targets are smoothed, see `_smoothed`: separable data would push the slope to infinity.
+        The targets are smoothed, see `smoothed`: separable data would push the slope to infinity.
 
         Raises:
             ValueError: no example of one label, or the scores rank the wrong way round.
         """
-        z, y = _checked(scores, labels)
-        slope, intercept = _least_log_loss(np.stack([z, np.ones_like(z)], 1), _smoothed(y))
+        z, y = checked_labels(scores, labels)
+        slope, intercept = least_log_loss(np.stack([z, np.ones_like(z)], 1), smoothed(y))
         _refuse_reversal(slope)
         return cls(float(slope), float(intercept))
 
@@ -98,8 +115,8 @@ class Temperature:
         The targets are Platt's too. Guo et al. take the labels as they are, but then there is no
         optimum where the labels are separable by the sign of the score, as few labels often are.
         """
-        z, y = _checked(scores, labels)
-        (slope,) = _least_log_loss(z[:, None], _smoothed(y))
+        z, y = checked_labels(scores, labels)
+        (slope,) = least_log_loss(z[:, None], smoothed(y))
         _refuse_reversal(slope)
         return cls(1 / float(slope))
 
@@ -133,7 +150,7 @@ class Isotonic:
     @classmethod
     def fit(cls, scores: ArrayLike, labels: ArrayLike) -> Self:
         """Fits to scores `[n]` and truth values `[n]`. A few hundred labels are needed."""
-        z, y = _checked(scores, labels)
+        z, y = checked_labels(scores, labels)
         knots, where, counts = np.unique(z, return_inverse=True, return_counts=True)
         means = np.bincount(where, weights=y) / counts
         fitted = isotonic_regression(means, weights=counts).x
@@ -152,20 +169,24 @@ class Calibrated(Verifier):
             must be stated for a ranker and for a reward.
         aggregate: a verifier's own by default.
         floor: probabilities are clipped to [floor, 1 - floor].
+        groups: by name, what the calibrator (`GroupPlatt`) wants to know of a text: functions of
+            it up to the end of the step in question.
     """
 
     @checked
     def __init__(
         self,
         scorer: Scorer,
-        calibrator: Calibrator,
+        calibrator: Calibrator | GroupCalibrator,
         *,
         meaning: Meaning | None = None,
         aggregate: Aggregate | None = None,
         floor: float = 1e-6,
+        groups: Mapping[str, Callable[[Text], bool]] | None = None,
     ) -> None:
         checks.floor(floor=floor)
         self.name = f"calibrated {scorer.name}"
+        self.groups = _asked(calibrator, groups)
         self.scorer, self.calibrator, self.floor = scorer, calibrator, floor
         self.meaning, self.aggregate = meaning or scorer.meaning, aggregate or scorer.aggregate
         if self.meaning == "reward":
@@ -179,7 +200,47 @@ class Calibrated(Verifier):
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """The inner scores, each through the calibrator."""
         inner = _scores(self.scorer, requests)
-        return [self.calibrator(s).tolist() if len(s) else [] for s in inner]
+        pairs = zip(requests, inner, strict=True)
+        return [self._mapped(r, s).tolist() if len(s) else [] for r, s in pairs]
+
+    def _mapped(self, request: JudgeRequest, scores: Floats) -> Floats:
+        mapping: Any = self.calibrator
+        if self.groups is None:
+            return np.asarray(mapping(scores))
+        steps = range(request.since, len(request.text.step_ends))
+        if len(steps) != len(scores):  # blank steps were left out, or the text was read as a whole
+            spoken = [t for t in steps if request.text.steps[t].strip()]
+            last = [len(request.text.step_ends) - 1]
+            said = spoken if len(spoken) == len(scores) else last
+            return np.asarray(mapping(scores, members(self.groups, request.text, said)))
+        return np.asarray(mapping(scores, members(self.groups, request.text, steps)))
+
+
+def members(groups: Groups, text: Text, steps: Sequence[int]) -> dict[str, NDArray[np.bool_]]:
+    """For each group, whether the text up to the end of each step is one; step -1: the prompt."""
+    seen = [prefix(text, 1 + t) for t in steps]
+    return {name: np.array([bool(f(s)) for s in seen], dtype=bool) for name, f in groups.items()}
+
+
+def _asked(calibrator: Any, groups: Groups | None) -> Groups | None:
+    """The groups that are asked for.
+
+    Raises:
+        ValueError: a calibrator with groups was given none, or the other way round.
+    """
+    needed = getattr(calibrator, "groups", None)
+    if needed is None and groups is not None:
+        raise ValueError(
+            f"groups={sorted(groups)}: {type(calibrator).__name__} knows no groups; fit "
+            "GroupPlatt.fit(scores, labels, step_groups(groups, texts))"
+        )
+    missing = sorted(set(needed or ()) - set(groups or {}))
+    if missing:
+        raise ValueError(
+            f"groups: the calibrator was fitted on {missing} too; give "
+            "groups={name: function of a text}"
+        )
+    return None if needed is None else {name: (groups or {})[name] for name in needed}
 
 
 @checked
@@ -220,7 +281,12 @@ def _scores(scorer: Scorer, requests: Sequence[JudgeRequest]) -> list[Floats]:
     return [np.asarray(n, dtype=np.float64) if raw else log_odds(n) for n in numbers]
 
 
-def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+def checked_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    """Scores `[n]` and truth values `[n]` that something can be fitted to.
+
+    Raises:
+        ValueError: they do not fit each other, or all labels are the same.
+    """
     z, y = checks.numbers(scores=scores), checks.truths(labels=labels)
     if z.ndim != 1 or z.shape != y.shape or not np.isfinite(z).all():
         raise ValueError(f"scores {z.shape} and labels {y.shape}: give one finite score per label")
@@ -229,18 +295,19 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.b
     return z, y
 
 
-def _smoothed(labels: NDArray[np.bool_]) -> Floats:
+def smoothed(labels: NDArray[np.bool_]) -> Floats:
     """(n_good + 1) / (n_good + 2) for the good, 1 / (n_bad + 2) for the bad (Platt 1999, section
     2.2): the expected rate of each, after its labels, under a uniform prior."""
     good = labels.sum()
     return np.asarray(np.where(labels, (good + 1) / (good + 2), 1 / (len(labels) - good + 2)))
 
 
-def _least_log_loss(features: Floats, target: Floats) -> Any:
-    """Coefficients `[d]` of logistic regression of targets `[n]` in [0, 1] on features `[n, d]`."""
+def least_log_loss(features: Floats, target: Floats, *, offset: Floats | float = 0.0) -> Any:
+    """Coefficients `[d]` of logistic regression of targets `[n]` in [0, 1] on features `[n, d]`;
+    `offset`, `[n]`, is added to the log-odds."""
 
     def loss(w: Floats) -> tuple[float, Floats]:
-        z = features @ w
+        z = features @ w + offset
         value = -np.mean(target * log_expit(z) + (1 - target) * log_expit(-z))
         return float(value), features.T @ (expit(z) - target) / len(target)
 

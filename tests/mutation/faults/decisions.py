@@ -125,7 +125,7 @@ FAULTS = [
     Fault(PLAN, "        scores = below\n", "        scores = [-v for v in below]\n", PLANNING),
     Fault(PLAN, "-math.log(len(logs)) if", "0.0 if", PLANNING),
     Fault(PLAN, "v + log_p / temperature", "v + log_p", PLANNING),
-    Fault(PLAN, "(value, 0.0 if decides else log_p)", "(value, log_p)", PLANNING),
+    Fault(PLAN, "(value, 0.0 if decision else log_p)", "(value, log_p)", PLANNING),
     Fault(PLAN, "[w + temperature * v for", "[w + v for", PLANNING),
     Fault(
         PLAN,

@@ -398,8 +398,8 @@ FAULTS = [
     Fault(BEST_OF_N, "if affordable >= _AMPLE * len(everyone):", "if False:", ANYTIME),
     Fault(
         BEST_OF_N,
-        "begun = [node for node in state.nodes if node is not tree.root]",
-        "begun = list(state.nodes)",
+        "begun = [node for node in kept if node is not tree.root]",
+        "begun = list(kept)",
         f"{ANYTIME} -k limit_buys",
     ),
 ]

@@ -7,6 +7,8 @@ BEAM, QUEUE = f"{BEAMS}/beam.py", f"{BEAMS}/best_first.py"
 DVTS, GREEDY, REBASE = f"{BEAMS}/dvts.py", f"{BEAMS}/greedy.py", f"{BEAMS}/rebase.py"
 MANY, PHI = f"{BEAMS}/multi_perspective.py", f"{BEAMS}/phi_decoding.py"
 MCTS, GUMBEL, RAIN = f"{TREES}/mcts.py", f"{TREES}/gumbel_mcts.py", f"{TREES}/rain.py"
+BACKUPS, EXPECTIMAX = f"{TREES}/backups.py", f"{TREES}/expectimax.py"
+WAYS, BACKED = f"{TREES}/ways.py", "tests/exact/test_backups.py"
 AB, ARMS, ACTIONS = f"{TREES}/ab_mcts.py", f"{TREES}/arms.py", f"{TREES}/actions.py"
 REFINE, PERSISTENT = f"{TREES}/tree_refinement.py", f"{TREES}/persistent.py"
 ROLLOVER, LIKELIHOOD = "searchers/sampling/rollover.py", "searchers/likelihood.py"
@@ -175,7 +177,20 @@ FAULTS = [
         "math.sqrt(parent_visits) / max(1, visits)",
         f"{TREES} -k puct",
     ),
-    Fault(MCTS, "here.total + value", "max(here.total, value)", f"{TREES} -k mcts"),
+    Fault(BACKUPS, "total + leaf.value", "max(total, leaf.value)", f"{TREES} -k mcts"),
+    Fault(BACKUPS, "self.temperature * leaf.log_likelihood", "leaf.log_likelihood", BACKED),
+    Fault(BACKUPS, "(total - math.log(visits)) / self", "total / self", BACKED),
+    Fault(EXPECTIMAX, "if fork.decision:\n            return max(below)", "", BACKED),
+    Fault(EXPECTIMAX, "p + rest * o.way.drawn / draws", "p", BACKED),
+    Fault(EXPECTIMAX, "if options[0].way.decision:\n                return max(below)", "", BACKED),
+    Fault(EXPECTIMAX, "for i in fork.possible)", "for i in groups)", BACKED),
+    Fault(
+        EXPECTIMAX,
+        "[fork.log_probs[taken] for taken in groups]",
+        "[0.0 for taken in groups]",
+        BACKED,
+    ),
+    Fault(WAYS, "if tail and (record.decision or", "if tail and (False or", BACKED),
     Fault(
         MCTS,
         "Statistics(here.visits + 1,",
@@ -184,7 +199,7 @@ FAULTS = [
     ),
     Fault(
         MCTS,
-        "means = [s.total / s.visits for s in own]",
+        "means = [self._rule.value(s.total, s.visits) for s in own]",
         "means = [s.total / (s.visits + passing[c.identity]) for s, c in zip(own, options)]",
         f"{TREES} tests/test_golden.py -k 'leaves or on_their_way or MCTS'",
     ),

@@ -4,6 +4,7 @@ from fault import Fault
 
 ROOM = "verifiers/combine"
 CALIBRATION, NOISE = f"{ROOM}/calibration.py", f"{ROOM}/noise.py"
+GROUPS = f"{ROOM}/groups.py"
 ENSEMBLE, IMPERFECT = f"{ROOM}/ensemble.py", f"{ROOM}/imperfect.py"
 RELIABILITY, CACHE = f"{ROOM}/reliability.py", f"{ROOM}/cache.py"
 PRM, OUTCOME = "verifiers/models/prm.py", "verifiers/models/outcome.py"
@@ -29,6 +30,10 @@ FAULTS = [
     Fault(CALIBRATION, "edge = 1 / (len(y) + 2)", "edge = 0.0", TESTS),
     Fault(CALIBRATION, "if not slope > 0:", "if False:", TESTS),
     Fault(CALIBRATION, "scores[i] = scores[i][spoken]", "pass", TESTS),
+    Fault(CALIBRATION, "prefix(text, 1 + t) for", "prefix(text, t) for", "tests/test_groups.py"),
+    Fault(GROUPS, "if not slope > 0:", "if False:", "tests/test_groups.py"),
+    Fault(GROUPS, "gain < max(least_gain, 1e-9)", "gain < 1e-9", "tests/test_groups.py"),
+    Fault(GROUPS, "z[m], y[m])", "z, y)", "tests/test_groups.py"),
     Fault(CALIBRATION, "prefix(text, t + 1) for", "prefix(text, t) for", TESTS),
     Fault(CALIBRATION, "raw = scorer.meaning in", "raw = scorer.meaning not in", TESTS),
     Fault(

@@ -73,6 +73,24 @@ def test_a_planted_interaction_is_found(difficulty):
     assert policy.choose(0.0 if difficulty == "oracle" else 0.3, 20.0) == "s1"
 
 
+def test_a_margin_keeps_noise_out_and_what_is_planted():
+    noise = [made(lambda p, s: p, seed=seed) for seed in range(6)]
+    spread = {
+        margin: np.mean(
+            [
+                len(set(by_difficulty(found, NAMES, [20.0], margin=margin).at[0].choices))
+                for found in noise
+            ]
+        )
+        for margin in (0.0, 3.0)
+    }
+    assert spread[0.0] > 2
+    assert spread[3.0] == 1
+    (line,) = by_difficulty(made(crossing, questions=2000), NAMES, [20.0], margin=3.0).at
+    assert line.gain > 3 * line.error
+    assert (line.choices[0], line.choices[-1]) == ("s0", "s1")
+
+
 def test_the_estimate_is_paid():
     found = made(crossing, cost=lambda s: [10.0, 10.0, 2.0, 1.0][s])
     (line,) = by_difficulty(found, NAMES, [20.0]).at

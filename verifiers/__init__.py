@@ -10,6 +10,7 @@ from ppl.runtime.verdict import (
     Verifier,
     log_potential,
 )
+from ppl.verifiers.combine.acceptance import FalsePositives, false_positive_rate, fit_types
 from ppl.verifiers.combine.cache import Cached
 from ppl.verifiers.combine.calibration import (
     Calibrated,
@@ -20,7 +21,7 @@ from ppl.verifiers.combine.calibration import (
     step_scores,
 )
 from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
-from ppl.verifiers.combine.imperfect import ImperfectVerifier
+from ppl.verifiers.combine.imperfect import ImperfectVerifier, ValueCurve
 from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.combine.reliability import Reliability, reliability
 from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
@@ -59,6 +60,7 @@ __all__ = [
     "DawidSkene",
     "Embedder",
     "Ensemble",
+    "FalsePositives",
     "Flipped",
     "FunctionRanker",
     "FunctionVerifier",
@@ -94,6 +96,7 @@ __all__ = [
     "Similarity",
     "Temperature",
     "UnitTests",
+    "ValueCurve",
     "Verdict",
     "Verifier",
     "Votes",
@@ -102,7 +105,9 @@ __all__ = [
     "chat",
     "check_verifier",
     "clusters",
+    "false_positive_rate",
     "fit_quantiles",
+    "fit_types",
     "forward_backward",
     "log_odds",
     "log_potential",

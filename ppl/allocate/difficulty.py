@@ -143,6 +143,7 @@ def by_difficulty(
     estimate_seed: int | None = None,
     samples: int | None = None,
     paid: bool = True,
+    margin: float = 0.0,
     seed: int = 0,
 ) -> Policy:
     """The best strategy for each bin of difficulty and each budget, and what that brings.
@@ -162,6 +163,9 @@ def by_difficulty(
         estimate_seed: of the records whose samples estimate difficulty; by default the largest.
         samples: how many of them, the first; the estimate costs its share. By default all.
         paid: False leaves the estimate out of the costs, as the paper's oracle does.
+        margin: a bin has a strategy of its own only if it beats the single one, among those that
+            are affordable beside the estimate, by so many standard errors on the bin's questions. 0
+            is as published; 1 or 2 forgo small gains and, with few questions, most of the noise.
         seed: of the division into folds.
 
     Raises:
@@ -171,6 +175,7 @@ def by_difficulty(
     checks.count(bins=bins)
     checks.count(least=2, folds=folds)
     checks.seed(seed=seed)
+    checks.nonnegative(margin=margin)
     if samples is not None:
         checks.count(samples=samples)
     if not strategies or len(set(strategies)) < len(strategies):
@@ -193,7 +198,7 @@ def by_difficulty(
     fold[order] = np.arange(len(problems)) % folds
     edges = _edges(table.value, bins)
     lines = tuple(
-        _line(table, list(strategies), float(budget), bins, fold, edges)
+        _line(table, list(strategies), float(budget), bins, fold, edges, margin)
         for budget in sorted(budgets)
     )
     price = float(table.price.mean())
@@ -270,6 +275,7 @@ def _line(
     bins: int,
     fold: Ints,
     edges: tuple[float, ...],
+    margin: float,
 ) -> AtBudget:
     everyone = np.arange(len(fold))
     policy, single = np.empty(len(fold), dtype=np.int64), np.empty(len(fold), dtype=np.int64)
@@ -277,12 +283,12 @@ def _line(
         train, test = everyone[fold != k], everyone[fold == k]
         # Edges too are those of the training questions: nothing of the others is looked at.
         own = _edges(table.value[train], bins)
-        chosen, fixed = _fit(table, strategies, budget, train, own)
+        chosen, fixed = _fit(table, strategies, budget, train, own, margin)
         policy[test] = chosen[_bins(table.value[test], own)]
         single[test] = fixed
     adapted, alone = table.right[everyone, policy], table.right[everyone, single]
     gains = adapted - alone
-    chosen, fixed = _fit(table, strategies, budget, everyone, edges)
+    chosen, fixed = _fit(table, strategies, budget, everyone, edges, margin)
     seen = table.right[everyone, chosen[_bins(table.value, edges)]] - table.right[:, fixed]
     return AtBudget(
         budget,
@@ -299,7 +305,12 @@ def _line(
 
 
 def _fit(
-    table: _Table, strategies: list[str], budget: float, train: Ints, edges: tuple[float, ...]
+    table: _Table,
+    strategies: list[str],
+    budget: float,
+    train: Ints,
+    edges: tuple[float, ...],
+    margin: float,
 ) -> tuple[Ints, int]:
     """The strategy of every bin, and the single one, by these questions."""
     cost = table.cost[train].mean(axis=0)
@@ -311,9 +322,24 @@ def _fit(
             f"budgets: {budget:g} pays for nothing: the estimate of difficulty takes {price:.4g} "
             f"and {strategies[cheapest]!r}, the cheapest, {cost[cheapest]:.4g}; take fewer samples="
         )
-    where = _bins(table.value[train], edges)
-    chosen = [_best(table.right[train][where == b], cost, left) for b in range(len(edges) + 1)]
-    return np.array(chosen), _best(table.right[train], cost, whole)
+    right, where = table.right[train], _bins(table.value[train], edges)
+    usual = _best(right, cost, left)
+    chosen = [_own(right[where == b], cost, left, usual, margin) for b in range(len(edges) + 1)]
+    return np.array(chosen), _best(right, cost, whole)
+
+
+def _own(
+    right: Floats, cost: Floats, affordable: NDArray[np.bool_], usual: int, margin: float
+) -> int:
+    """The bin's own best strategy, or the usual one if that is not clearly worse."""
+    best = _best(right, cost, affordable)
+    if not margin:
+        return best
+    gains = right[:, best] - right[:, usual]
+    if len(gains) < 2:
+        return usual
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return best if gains.mean() > margin * error else usual
 
 
 def _best(right: Floats, cost: Floats, affordable: NDArray[np.bool_]) -> int:

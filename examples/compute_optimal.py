@@ -47,14 +47,12 @@ SEARCHERS += ["BestOfN(4)", "BestOfN(16)"]
 
 def keep(runs: dict[str, list[Record]], path: Path) -> None:
     """Records as JSON lines: verifier, problem, strategy, right, cost, seed, samples, scores."""
-    lines = [
-        json.dumps(
-            [name, r.problem, r.strategy, r.right, r.cost, r.seed, [int(s) for s in r.samples]]
-            + [[round(score, 4) for score in r.scores]]
-        )
-        for name, found in runs.items()
-        for r in found
-    ]
+    lines = []
+    for name, found in runs.items():
+        for r in found:
+            drawn, scores = [int(s) for s in r.samples], [round(score, 4) for score in r.scores]
+            row = [name, r.problem, r.strategy, r.right, r.cost, r.seed, drawn, scores]
+            lines.append(json.dumps(row))
     path.write_bytes(gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
 
 

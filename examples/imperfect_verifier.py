@@ -1,7 +1,7 @@
 """Resampling until weak tests accept: no budget leads beyond a ceiling (Stroebl et al. 2411.17501).
 
-Small functions in two cases, `a x + b if x < c else d x + e`, are generated; a writer of known skill
-r writes a right program or one with a single mistake (a constant that is off by one, another
+Small functions in two cases, `a x + b if x < c else d x - e`, are generated; a writer of known
+skill r writes a right program or one with a single mistake (a constant that is off by one, another
 operator). The weak suite of a task looks at a few inputs, most of them on one side of c, and so
 accepts mistakes on the other; a strong one looks everywhere. All programs are really run, in the
 sandbox, each once. Then programs are drawn until the weak suite accepts one, at most K times:
@@ -164,6 +164,7 @@ def draw(path: Path, shares: NDArray[np.float64], ceilings: float, wrong: Sequen
     right.legend(frameon=False)
     for axes in (left, right):
         axes.set_xscale("symlog", linthresh=1, base=2)
+        axes.set_xlim(0, len(shares))
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=140)
 

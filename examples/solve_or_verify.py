@@ -6,9 +6,9 @@ best one's or the weighted vote. At equal cost: which is better, and how do the 
 
 Two runs. `--scripted`: made-up problems and a verifier of chosen rates, whose law is known. Else
 the 64 samples of 120 problems kept in examples/records/stopping.jsonl, by the embedded model, and
-verdicts, yes or no, drawn with the embedded reward model's probability of each. Every verdict counts
-as one more reading of the solution, which takes 1.44 times the FLOPs of writing it: the reward
-model has twice the parameters.
+verdicts, yes or no, drawn with the embedded reward model's probability of each. Every verdict
+counts as one more reading of the solution, which takes 1.44 times the FLOPs of writing it: the
+reward model has twice the parameters.
 
     python examples/solve_or_verify.py
     python examples/solve_or_verify.py --scripted --lam 1

@@ -3,4 +3,11 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
-__all__: list[str] = []
+from ppl.programs.revise import revise, revision_prompt, revisions, rounds_and_rows
+
+__all__ = [
+    "revise",
+    "revision_prompt",
+    "revisions",
+    "rounds_and_rows",
+]

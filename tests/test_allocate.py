@@ -189,8 +189,11 @@ def test_records_are_those_of_a_study(tmp_path):
 
 def test_what_is_missing_is_named():
     found = made(crossing, questions=20)
-    with pytest.raises(ArgumentError, match="'s9' was not run on q0"):
+    with pytest.raises(ArgumentError, match="strategies: no record is of 's9'; there are s0"):
         by_difficulty(found, ["s9"], [20.0])
+    gone = [r for r in found if not (r.problem == "q5" and r.strategy == "s2")]
+    with pytest.raises(ArgumentError, match="'s2' was not run on q5"):
+        by_difficulty(gone, NAMES, [20.0])
     with pytest.raises(ArgumentError, match="samples=17: q0 has 16"):
         by_difficulty(found, NAMES, [20.0], samples=17)
     with pytest.raises(ArgumentError, match="folds=11"):

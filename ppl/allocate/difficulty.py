@@ -36,7 +36,6 @@ from ppl.language.randomness import key
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Difficulty = Literal["oracle", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Policy:
         questions: that it was fitted to.
     """
 
-    difficulty: Difficulty
+    difficulty: Literal["oracle", "predicted"]
     edges: tuple[float, ...]
     samples: float
     price: float
@@ -139,7 +138,7 @@ def by_difficulty(
     bins: int = 5,
     folds: int = 2,
     *,
-    difficulty: Difficulty = "oracle",
+    difficulty: Literal["oracle", "predicted"] = "oracle",
     estimate_seed: int | None = None,
     samples: int | None = None,
     paid: bool = True,
@@ -186,6 +185,12 @@ def by_difficulty(
         checks.positive(budgets=budget)
     if not records:
         raise ArgumentError("records: none given")
+    called = sorted({r.strategy for r in records})
+    for strategy in strategies:
+        if strategy not in called:
+            raise ArgumentError(
+                f"strategies: no record is of {strategy!r}; there are {', '.join(called[:12])}"
+            )
     by = max(r.seed for r in records) if estimate_seed is None else estimate_seed
     problems = sorted({r.problem for r in records})
     if len(problems) < 2 * folds:
@@ -210,7 +215,7 @@ def _table(
     strategies: list[str],
     problems: list[str],
     by: int,
-    difficulty: Difficulty,
+    difficulty: str,
     samples: int | None,
 ) -> tuple[_Table, float]:
     """The records as arrays, and the mean number of samples behind the estimates."""

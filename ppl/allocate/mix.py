@@ -31,7 +31,6 @@ from ppl.language.arguments import checked
 from ppl.language.randomness import generator
 
 Floats = NDArray[np.float64]
-Method = Literal["greedy", "climb", "exact"]
 _MOST = 200_000  # allocations that "exact" goes through
 
 
@@ -43,7 +42,7 @@ def mix(
     *,
     draws: ArrayLike | None = None,
     prior: tuple[float, float] = (0.5, 0.5),
-    method: Method = "greedy",
+    method: Literal["greedy", "climb", "exact"] = "greedy",
     starts: int = 10,
     seed: int = 0,
 ) -> tuple[int, ...]:
@@ -67,7 +66,6 @@ def mix(
         ArgumentError: shapes that do not fit; a budget below the cheapest sample; `"climb"` with
             unequal costs; too many possibilities for `"exact"`.
     """
-    checks.one_of(("greedy", "climb", "exact"), method=method)
     checks.count(starts=starts)
     checks.positive(budget=budget)
     failures = _failures(success, draws, prior)

@@ -13,11 +13,10 @@ from typing import Any, Literal, Protocol
 
 from ppl.errors import ArgumentError
 from ppl.language import checks
-from ppl.language.arguments import check_fields, checked
+from ppl.language.arguments import check_fields, checked, shown
 
 # One with a stopping rule draws by what samples say, one with a mix from several laws.
 _INDEPENDENT = re.compile(r"BestOfN\((?:n=)?\d+\)$")
-Unit = Literal["tokens", "lm_tokens", "flops", "n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,10 @@ class StudyRuns(Protocol):
 
 @checked
 def records(
-    runs: StudyRuns, *, rules: Sequence[str] = ("best", "vote"), unit: Unit = "tokens"
+    runs: StudyRuns,
+    *,
+    rules: Sequence[str] = ("best", "vote"),
+    unit: Literal["tokens", "lm_tokens", "flops", "n"] = "tokens",
 ) -> list[Record]:
     """Records of a study: one for each row and rule.
 
@@ -78,7 +80,8 @@ def records(
     Raises:
         ArgumentError: a rule that a row does not have; FLOPs that are not known; no rows.
     """
-    checks.one_of(("tokens", "lm_tokens", "flops", "n"), unit=unit)
+    if not (hasattr(runs, "rows") and hasattr(runs, "candidates")):
+        raise ArgumentError(f"runs={shown(runs)}: what ppl.study.report.read(folder) returns")
     if not rules:
         raise ArgumentError("rules: none; name the rules that are compared, such as 'best'")
     found = []
@@ -108,7 +111,7 @@ def records(
     return found
 
 
-def _cost(row: Any, unit: Unit) -> float:
+def _cost(row: Any, unit: str) -> float:
     if unit == "n":
         return float(row.n)
     if unit == "tokens":

@@ -6,6 +6,7 @@ import math
 
 import compute_optimal
 import imperfect_verifier
+import mixed_samples
 import numpy as np
 import pytest
 import solve_or_verify as sv
@@ -156,3 +157,23 @@ def test_records_of_the_study(tmp_path, capsys):
     assert compute_optimal.kept(tmp_path / "again.gz") == kept
     compute_optimal.main(["--study"])
     assert 'searchers = ["SMC(4)"' in capsys.readouterr().out
+
+
+# -- mixed samples ---------------------------------------------------------------------------------
+
+
+def test_a_mix_of_temperatures(tmp_path, capsys):
+    found = mixed_samples.main([])
+    printed = capsys.readouterr().out
+    page = (compute_optimal.RECORDS.parents[2] / "docs" / "allocation.md").read_text()
+    for m in found:
+        assert printed.count(f"{100 * m.coverage:.1f}") >= 1
+        row = next(line for line in page.splitlines() if line.startswith(f"| {m.size} | 1 /"))
+        assert f"| {100 * m.coverage:.1f} | {100 * m.single_coverage:.1f} |" in row
+        assert sum(m.counts) == m.size
+        assert m.coverage > m.vote
+    samples = mixed_samples.kept(mixed_samples.RECORDS)
+    mixed_samples.keep(samples, tmp_path / "again.gz")
+    assert np.array_equal(mixed_samples.kept(tmp_path / "again.gz").classes, samples.classes)
+    mixed_samples.main(["--study"])
+    assert '[programs."T=1.3 p=0.8"]' in capsys.readouterr().out

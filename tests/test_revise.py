@@ -81,7 +81,9 @@ def test_each_answer_sees_the_last_ones_in_order(memory):
     row = [r.value.text for r in posterior.samples[0].records]
     assert len(row) == 4
     assert seen == [("q", tuple(row[:t][-memory:])) for t in range(4)]
-    assert posterior.best == row[-1]  # without a verifier
+    # Without a verifier a row's answer is its last.
+    for sample in BestOfN(12).run(made, "q", seed=1).samples:
+        assert sample.value == sample.records[-1].value.text
 
 
 def test_the_best_of_all_rows_and_a_vote_of_all_answers():
@@ -92,6 +94,7 @@ def test_the_best_of_all_rows_and_a_vote_of_all_answers():
     scores = candidates.columns["log_scores"]
     assert scores.tolist() == pytest.approx([math.log(SCORES[v]) for v in candidates.values])
     assert decide.best(candidates) == posterior.best == "a"
+    assert candidates.columns["log_weights"].tolist() == [0.0] * 15  # whatever its row weighs
     count = candidates.values.count("a")
     assert decide.vote(candidates) == ("a" if count > 7.5 else "b")
     # A verdict an answer, and one draw each.

@@ -127,9 +127,7 @@ def vote(samples: Samples, problem: int, counts: Sequence[int], rng: np.random.G
     rows, right, outcomes = samples.classes[problem], samples.right[problem], []
     asked = [(j, n) for j, n in enumerate(counts) if n]
     for _ in range(ORDERS):
-        drawn = np.concatenate(
-            [rng.choice(row, n, replace=False) for row, n in zip(rows, counts, strict=True)]
-        )
+        drawn = np.concatenate([rng.permutation(rows[j])[:n] for j, n in asked])
         numbers, sizes = np.unique(drawn[drawn >= 0], return_counts=True)
         top = numbers[sizes == sizes.max(initial=0)].tolist()
         outcomes.append(sum(c in right for c in top) / len(top) if top else 0.0)

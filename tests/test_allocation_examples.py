@@ -14,6 +14,8 @@ import solve_or_verify as sv
 from ppl.decide.scaling import majority_at_k, pass_at_k
 from ppl.verifiers import Sandbox
 
+PAGE = compute_optimal.RECORDS.parents[2] / "docs" / "allocation.md"
+
 # -- solve or verify -------------------------------------------------------------------------------
 
 
@@ -145,10 +147,15 @@ def test_records_of_the_study(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("tokens") == 2 * 3 * 4
     # What docs/allocation.md says: no gain out of fold, whatever it looks like in sample.
+    page = PAGE.read_text()
     for tables in found.values():
         for policy in tables.values():
             assert policy.questions == 120
             assert all(at.gain < 2 * at.error + 1e-9 for at in policy.at)
+        for at in tables["oracle bins, free"].at[1:]:
+            assert f"| {100 * at.gain:.1f} ± {100 * at.error:.1f} |" in page
+        for at in tables["predicted bins, 4 samples, paid"].at[1:]:
+            assert f"| {100 * at.gain:.1f} ± {100 * at.error:.1f} | 0.0 |" in page
         margin = tables["the same with a margin of 2"]
         assert [at.gain for at in margin.at[1:]] == [0.0, 0.0]
     assert (tmp_path / "compute-optimal.png").stat().st_size > 5000
@@ -165,11 +172,12 @@ def test_records_of_the_study(tmp_path, capsys):
 def test_a_mix_of_temperatures(tmp_path, capsys):
     found = mixed_samples.main([])
     printed = capsys.readouterr().out
-    page = (compute_optimal.RECORDS.parents[2] / "docs" / "allocation.md").read_text()
+    page = PAGE.read_text()
     for m in found:
         assert printed.count(f"{100 * m.coverage:.1f}") >= 1
         row = next(line for line in page.splitlines() if line.startswith(f"| {m.size} | 1 /"))
         assert f"| {100 * m.coverage:.1f} | {100 * m.single_coverage:.1f} |" in row
+        assert f"| {100 * m.vote:.1f} | {100 * m.single_vote:.1f} |" in row
         assert sum(m.counts) == m.size
         assert m.coverage > m.vote
     samples = mixed_samples.kept(mixed_samples.RECORDS)

@@ -143,6 +143,7 @@ NOT_CALLED = {
     "Continuation": "made by models and by lm.continuation, which checks",
     "Cost": "made by accounts",
     "Equality": "an enumeration",
+    "FalsePositives": "made by false_positive_rate",
     "FORMATS": "a constant",
     "Frontier": "made by searchers",
     "JudgeRequest": "made by the runtime, one per verdict",
@@ -168,6 +169,7 @@ NOT_CALLED = {
     "Outcome": "made by sandboxes",
     "Reliability": "made by reliability()",
     "TaskName": "a type",
+    "ValueCurve": "made by ImperfectVerifier.curve",
     "Entry": "made by known()",
 }
 

@@ -196,6 +196,27 @@ VERIFIER_CALLS = [
         bad={"labels": LABELS, "groups": ({"g": [True]},), "bins": COUNT},
     ),
     Call(
+        "ImperfectVerifier.curve",
+        of(verifiers.ImperfectVerifier((0.5,), 0.9, 0.9).curve, most=2, right=1.0, wrong=0.0),
+        bad={"most": (NEGATIVE,)},
+    ),
+    Call(
+        "fit_types",
+        of(verifiers.fit_types, accepted=[0, 3], draws=4, completeness=0.9, soundness=0.8),
+        bad={
+            "accepted": ([], [5, 0], [0.5, 0], [NEGATIVE, 0], NAN),
+            "draws": (0, 2.5, [1, 2, 3], NAN),
+            "completeness": (*SHARE, 0.1),
+            "soundness": SHARE,
+            "types": (0, 3),
+        },
+    ),
+    Call(
+        "false_positive_rate",
+        of(verifiers.false_positive_rate, candidates=[1], checks=bool, stronger_checks=bool),
+        bad={"candidates": ([],)},
+    ),
+    Call(
         "Isotonic",
         of(verifiers.Isotonic, scores=(0.0, 1.0), probs=(0.1, 0.9)),
         bad={"scores": ((), (1.0, 0.0), (0.0, NAN)), "probs": ((0.5,), (0.1, 1.5), (0.9, 0.1))},

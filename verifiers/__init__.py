@@ -10,6 +10,7 @@ from ppl.runtime.verdict import (
     Verifier,
     log_potential,
 )
+from ppl.verifiers.combine.acceptance import FalsePositives, false_positive_rate, fit_types
 from ppl.verifiers.combine.cache import Cached
 from ppl.verifiers.combine.calibration import (
     Calibrated,
@@ -21,7 +22,7 @@ from ppl.verifiers.combine.calibration import (
 )
 from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
 from ppl.verifiers.combine.groups import GroupPlatt, Refit, reliability_by_group, step_groups
-from ppl.verifiers.combine.imperfect import ImperfectVerifier
+from ppl.verifiers.combine.imperfect import ImperfectVerifier, ValueCurve
 from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
 from ppl.verifiers.combine.reliability import Reliability, reliability
 from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
@@ -63,6 +64,7 @@ __all__ = [
     "DawidSkene",
     "Embedder",
     "Ensemble",
+    "FalsePositives",
     "Flipped",
     "ForwardBackward",
     "FunctionRanker",
@@ -101,6 +103,7 @@ __all__ = [
     "Similarity",
     "Temperature",
     "UnitTests",
+    "ValueCurve",
     "Verdict",
     "Verifier",
     "Votes",
@@ -109,7 +112,9 @@ __all__ = [
     "chat",
     "check_verifier",
     "clusters",
+    "false_positive_rate",
     "fit_quantiles",
+    "fit_types",
     "fobar",
     "forward_backward",
     "log_odds",

@@ -80,6 +80,12 @@ CURATED = (
         "ppl.decide.scaling",
     ),
     Reference(
+        "allocate",
+        "ppl.allocate",
+        "How to spend a budget, from records. [What to do with a budget](../allocation.md).",
+        "ppl.allocate",
+    ),
+    Reference(
         "kernels",
         "ppl.searchers.kernels",
         "Parts of particle methods, whose law is derived. [Samplers from parts](../kernels.md).",

@@ -3,4 +3,18 @@
 Functions of records, as `ppl.study` writes them; they ask no model.
 """
 
-__all__: list[str] = []
+from ppl.allocate.difficulty import AtBudget, Policy, by_difficulty
+from ppl.allocate.exchange import exchange
+from ppl.allocate.mix import mix, mix_coverage
+from ppl.allocate.records import Record, records
+
+__all__ = [
+    "AtBudget",
+    "Policy",
+    "Record",
+    "by_difficulty",
+    "exchange",
+    "mix",
+    "mix_coverage",
+    "records",
+]

@@ -4,8 +4,13 @@ Each is written with what `ppl` offers to everybody and can be read as an exampl
 """
 
 from ppl.programs.prompted_math import algebraic_template, math_prompter
+from ppl.programs.revise import revise, revision_prompt, revisions, rounds_and_rows
 
 __all__ = [
     "algebraic_template",
     "math_prompter",
+    "revise",
+    "revision_prompt",
+    "revisions",
+    "rounds_and_rows",
 ]

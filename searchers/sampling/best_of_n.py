@@ -7,27 +7,32 @@ plain sampling.
 
 All samples go on side by side, unless that would end a limited search with many beginnings and no
 sample: see `_in_turn`. With a stopping rule they come in batches of 1, 1, 2, 4, ..., and the rule
-is asked between them (adaptive consistency, Aggarwal et al. 2023, arXiv:2305.11860).
+is asked between them (adaptive consistency, Aggarwal et al. 2023, arXiv:2305.11860). With a mix so
+many samples are drawn with each configuration (OSCA, Zhang et al. 2024, arXiv 2410.22480); see
+`ppl.allocate.mix`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ppl.decide.stopping import StoppingRule
+from ppl.errors import ArgumentError, ProgramError
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.runtime.node import Node
+from ppl.runtime.particle import Decide
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.settling import rule_of, seen
 from ppl.searchers.state import Frontier
+from ppl.searchers.trees.actions import support
 
 # How much dearer than the dearest so far samples are taken to become, where all are to go on.
 _AMPLE = 4
@@ -69,6 +74,11 @@ class BestOfN(Searcher[Frontier]):
         stop: when fewer are enough, such as `Settled("beta", 0.95)`; `Budget(settled=)` does the
             same. A rule that looks at what unfinished samples say lets all go side by side, and may
             drop some of them (`Consensus(drop=)`), which notes tell as `dropped`.
+        mix: how many of the n are drawn with each value of the discrete choice named `site`, in the
+            order of its support. The mix then takes the place of the choice's law: samples count
+            alike, whatever probabilities the program gives its configurations, and the evidence is
+            that of the program with the mix's shares.
+        site: name of that choice.
     """
 
     steers: ClassVar[bool] = False
@@ -76,14 +86,23 @@ class BestOfN(Searcher[Frontier]):
 
     n: int
     stop: StoppingRule | None = field(default=None, metadata={"quiet": True})
+    mix: tuple[int, ...] | None = field(default=None, metadata={"quiet": True})
+    site: str = field(default="llm", metadata={"quiet": True})
 
     def __post_init__(self) -> None:
         checks.count(n=self.n)
         check_fields(self)
+        if self.mix is not None:
+            for count in self.mix:
+                checks.count(least=0, mix=count)
+            if sum(self.mix) != self.n:
+                raise ArgumentError(f"mix={self.mix!r}: its sum is n={self.n}")
 
     def __repr__(self) -> str:
         stop = "" if self.stop is None else f", stop={self.stop!r}"
-        return f"{type(self).__name__}(n={self.n}{stop})"
+        mix = "" if self.mix is None else f", mix={self.mix!r}"
+        site = "" if self.site == "llm" else f", site={self.site!r}"
+        return f"{type(self).__name__}(n={self.n}{stop}{mix}{site})"
 
     def rules(self, tree: Tree) -> list[StoppingRule]:
         """Those that may end a search: its own, and its budget's."""
@@ -102,7 +121,9 @@ class BestOfN(Searcher[Frontier]):
         if between:
             going = _batch(tree, nodes, going, between)
         going = _in_turn(tree, nodes, going)
-        for i, child in zip(going, tree.expand([nodes[i] for i in going]), strict=True):
+        decide = None if self.mix is None else [self._configured(i) for i in going]
+        children = tree.expand([nodes[i] for i in going], decide=decide)
+        for i, child in zip(going, children, strict=True):
             nodes[i] = child
         if all(node.dead for node in nodes):
             raise all_dead(tree, nodes, self)
@@ -120,7 +141,7 @@ class BestOfN(Searcher[Frontier]):
         begun = [i for i in now.kept if now.nodes[i] is not tree.root]
         nodes = [now.nodes[i] for i in begun]
         between = not any(node.open for node in nodes)
-        log_weights = [node.log_weight for node in nodes]
+        log_weights = [self._log_weight(node) for node in nodes]
         out: set[int] = set()
         for rule in rules:
             if not (between or rule.probes):
@@ -141,11 +162,41 @@ class BestOfN(Searcher[Frontier]):
     def result(self, tree: Tree, state: Frontier) -> Result:
         """All samples with their importance weights, and the evidence once all have ended."""
         if state.over and not self.rules(tree):
-            weights = Weights(np.array([node.log_weight for node in state.nodes]))
+            weights = Weights(np.array([self._log_weight(node) for node in state.nodes]))
             return Result(state.nodes, weights.tolist(), weights.log_evidence)
         kept = [state.nodes[i] for i in _samples(state).kept]
         begun = [node for node in kept if node is not tree.root]
-        return Result(begun, [node.log_weight for node in begun])
+        return Result(begun, [self._log_weight(node) for node in begun])
+
+    def _configured(self, number: int) -> Decide:
+        """Makes the choice of sample `number`. Configurations take turns by their shares, so that
+        the first samples of a search that is stopped are about as mixed as all."""
+        assert self.mix is not None
+        order = sorted(((k + 0.5) / n, j) for j, n in enumerate(self.mix) for k in range(n))
+        place = order[number][1]
+
+        def decide(name: str, distribution: Any) -> Any:
+            if name != self.site:
+                return None
+            values = support(name, distribution)
+            if place >= len(values):
+                raise ArgumentError(f"mix: site {name!r} has no value {place}, only {len(values)}")
+            return values[place]
+
+        return decide
+
+    def _log_weight(self, node: Node) -> float:
+        """A sample's weight. What the program says of a configuration's probability is taken out:
+        with a mix it is not drawn from that law."""
+        if self.mix is None or node.dead:
+            return node.log_weight
+        made = [r for r in node.history if r.kind == "choice" and r.name == self.site]
+        if not made and node.finished:
+            raise ProgramError(
+                f"the program returned without a choice named {self.site!r}: site= names the "
+                "pyro.sample site that picks the configuration"
+            )
+        return node.log_weight - sum(r.log_ratio for r in made)
 
 
 def _samples(state: Frontier) -> Samples:

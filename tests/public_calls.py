@@ -163,6 +163,7 @@ NOT_CALLED = {
     "Ranker": "abstract",
     "Scorer": "abstract",
     "Agreement": "made by agreement()",
+    "ForwardBackward": "made by fobar",
     "Aggregate": "a type",
     "Meaning": "a type",
     "Outcome": "made by sandboxes",

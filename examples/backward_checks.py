@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="script", help="script, or what ppl.load takes")
-    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--particles", type=int, default=16)
     parser.add_argument("--samples", type=int, default=4, help="backward draws per mask")
     parser.add_argument("--repeats", type=int, default=3, help="of MathPrompter")

@@ -164,6 +164,7 @@ NOT_CALLED = {
     "Ranker": "abstract",
     "Scorer": "abstract",
     "Agreement": "made by agreement()",
+    "ForwardBackward": "made by fobar",
     "Aggregate": "a type",
     "Meaning": "a type",
     "Outcome": "made by sandboxes",

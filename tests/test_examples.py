@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import accuracy_vs_budget
+import backward_checks
 import choosing_answers
 import compare_searchers
 import custom_verifier
@@ -157,3 +158,14 @@ def test_training_rows(tmp_path, capsys):
         assert row["chosen_score"] > training_rows.CONTENT >= row["rejected_score"]
         assert row["chosen"] != row["rejected"]
     assert "are doubted" in capsys.readouterr().out
+
+
+def test_backward_checks(capsys):
+    """Every different answer is asked about once: what the habit of a slip hides stays hidden."""
+    small = ["--questions", "3", "--particles", "6", "--samples", "1", "--repeats", "1"]
+    right = backward_checks.main(small)
+    assert {"one sample", "vote", "FOBAR, alpha 0.5", "FOBAR, alpha 0"} <= right.keys()
+    assert all(0 <= share <= 1 for share in right.values())
+    printed = capsys.readouterr().out
+    candidates, particles = map(int, re.findall(r"paid for (\d+).*for (\d+),", printed)[0])
+    assert 3 <= candidates < particles == 18

@@ -3,7 +3,9 @@
     python -m venv a && a/bin/pip install llamppl==0.2.3 genlm-backend==0.3.1
     python -m venv b && b/bin/pip install its_hub==1.2.0
     python -m venv c && c/bin/pip install "treequest[abmcts-m]==0.3.3"
-    python tests/benchmarks/against_peers.py --peers a/bin/python b/bin/python c/bin/python
+    python -m venv d && d/bin/pip install genlm-control==0.4.1
+    python -m venv e && e/bin/pip install git+https://github.com/IBM/prompt-declaration-language@92ba118
+    python tests/benchmarks/against_peers.py --peers {a,b,c,d,e}/bin/python
 
 The toy of tests/programs.py: 15 texts, exact evidence .46236. Each peer runs in its own environment
 (peers.py, the released algorithm with a fake model); a peer that no environment has is left out.
@@ -29,12 +31,12 @@ import torch
 from scipy.stats import chi2_contingency, mannwhitneyu, norm
 
 import ppl
-from ppl.searchers import ABMCTSA, SMC, ParticleFilter, ParticleGibbs, SMCSteering
+from ppl.searchers import ABMCTSA, SMC, ParticleFilter, ParticleGibbs, PowerSMC, SMCSteering
 from ppl.searchers.search import Searcher
 from ppl.searchers.trees.arms import Floats, draw_mixed
 
 sys.path.append(str(Path(__file__).parents[1]))
-from peers import GROUPS, PROBABILITIES, first_two, more_a
+from peers import GROUPS, PACKAGES, PROBABILITIES, first_two, more_a
 from programs import TOY, VERIFIERS, toy
 
 SIDES: dict[str, Searcher] = {
@@ -49,7 +51,7 @@ SIDES: dict[str, Searcher] = {
 
 def ask(pythons: Sequence[str], peer: str, *options: str) -> dict[str, Any] | None:
     """What peers.py prints about a peer, from the first environment that has it."""
-    package = "treequest" if peer == "mixed" else peer
+    package = PACKAGES.get(peer, peer)
     for python in pythons:
         look = f"import importlib.metadata as m; m.version({package!r})"
         if subprocess.run([python, "-c", look], check=False, capture_output=True).returncode == 0:
@@ -114,6 +116,90 @@ def evidence(pythons: Sequence[str], runs: int) -> None:
     print(
         f"sum min(1, c w) = {np.minimum(1, fixed['c'] * weights).sum():.3f}; it should be {keep}\n"
     )
+
+
+def control(pythons: Sequence[str], runs: int) -> None:
+    """genlm-control's SMC beside ours: a product with a critic, and the model to the power two."""
+    theirs = ask(pythons, "control", "--runs", str(runs))
+    if theirs is None:
+        return
+    exact = math.exp(ppl.enumerate_program(toy).log_evidence)
+    square = ppl.enumerate_program(squared).log_evidence
+    print(f"genlm-control {theirs['version']}, evidence, {runs} runs of 4 particles each")
+    print(f"{'':<28}{'exact':>9}{'genlm-control':>20}{'error/s.e.':>12}{'ppl':>20}{'':>12}")
+    for name, searcher, program, truth in (
+        ("SMC(4)", SIDES["SMC(4)"], toy, exact),
+        ("SMC(4, 1.0)", SIDES["SMC(4, 1.0)"], toy, exact),
+        ("PowerSMC(4)", PowerSMC(4, 0.5, "multinomial"), unjudged, math.exp(square)),
+    ):
+        done = searcher.run_many(program, [()] * runs, seed=range(runs))
+        own = [math.exp(posterior.log_evidence) for posterior in done]
+        line = f"{name:<28}{truth:>9.5f}"
+        for values in (theirs[name], own):
+            error = (np.mean(values) - truth) / (np.std(values, ddof=1) / math.sqrt(runs))
+            line += f"{share(values):>20}{error:>12.1f}"
+        print(line)
+    print()
+
+
+def unjudged() -> str:
+    """The toy without its verifier."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        ppl.twist(f"step_ends_{t}", 0.0)
+        if step.finished:
+            break
+    return text.text
+
+
+def squared() -> None:
+    """Its evidence is the sum of squared probabilities of the toy's texts."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        law = TOY(text, max_tokens=1)
+        step = pyro.sample(f"step_{t}", law)
+        pyro.factor(f"again_{t}", law.log_prob(step))
+        text = text + step
+        if step.finished:
+            break
+
+
+# -- engines of PPDL ----------------------------------------------------------------------------
+
+
+def engines(pythons: Sequence[str], particles: int) -> None:
+    """PPDL's engines beside the exact laws, and beside as many draws of the exact law."""
+    theirs = ask(pythons, "ppdl", "--runs", str(particles))
+    if theirs is None:
+        return
+    rng = np.random.default_rng(0)
+    print(f"PPDL {theirs['version']}, {particles} particles: P(answer = 1), total variation of the")
+    print("law of texts from the exact one, by chance for independent draws; ms a particle")
+    posterior, prior = (ppl.enumerate_program(p).marginal() for p in (judged, unjudged))
+    for engine, found in theirs["laws"].items():
+        exact = prior if engine == "maj" else posterior
+        far = sum(abs(found["law"].get(k, 0) - p) for k, p in exact.items()) / 2
+        draws = rng.multinomial(particles, list(exact.values()), size=400) / particles
+        chance = float(np.abs(draws - np.array(list(exact.values()))).sum(1).mean() / 2)
+        print(
+            f"  {engine:<12}{_one(found['law'], 1.0):>8.3f} (exact {_one(exact, 1.0):.3f})"
+            f"{far:>8.3f}{chance:>8.3f}{1000 * found['seconds'] / particles:>8.0f}"
+        )
+    print()
+
+
+def judged() -> str:
+    """The toy with the product of its scores, and its text as the result."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        pyro.sample(f"ok_{t}", VERIFIERS["prod"](text), obs=True)
+        if step.finished:
+            break
+    return text.text
 
 
 # -- particle filter and particle Gibbs ---------------------------------------------------------
@@ -282,13 +368,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="peers against exact answers and against ppl")
     parser.add_argument("--peers", nargs="+", help="pythons of environments that hold the peers")
     parser.add_argument("--runs", type=int, default=3000, help="of the particle methods")
+    parser.add_argument("--particles", type=int, default=600, help="of PPDL's engines")
     parser.add_argument("--trees", type=int, default=1500, help="per prior of AB-MCTS-A")
     parser.add_argument("--simulations", type=int, default=24, help="nodes of a tree")
     parser.add_argument("--fits", type=int, default=5, help="of AB-MCTS-M, seconds each")
     options = parser.parse_args()
     if not options.peers:
-        parser.error("say with --peers which pythons have llamppl, its_hub, treequest (see above)")
+        parser.error(
+            "say with --peers which pythons have llamppl, its_hub, treequest, ... (see above)"
+        )
     evidence(options.peers, options.runs)
+    control(options.peers, options.runs)
+    engines(options.peers, options.particles)
     filters(options.peers, options.runs)
     shapes(options.peers, options.trees, options.simulations)
     mixed(options.peers, options.fits)

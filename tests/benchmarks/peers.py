@@ -245,9 +245,112 @@ def treequest_mixed(fits: int) -> dict[str, list[list[float]]]:
 GROUPS = ((0.9, 0.6), (0.3,), (0.6, 0.9, 0.3))
 
 
+# -- genlm-control: evidence of products and powers -----------------------------------------------
+
+
+def control_evidence(runs: int) -> dict[str, Any]:
+    """exp(log_ml) of every run: the toy times its verifier, and the toy to the power two."""
+    from genlm.control import SMC, Potential, direct_token_sampler
+
+    class Toy(Potential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(list(SYMBOLS[:2]))
+
+        async def prefix(self, context: list[str]) -> float:
+            logs = [np.log(PROBABILITIES[SYMBOLS.index(s)]) for s in context]
+            return float(sum(logs)) if len(context) <= 3 else float("-inf")
+
+        async def complete(self, context: list[str]) -> float:
+            end = np.log(PROBABILITIES[2]) if len(context) < 3 else 0.0
+            return float(await self.prefix(context) + end)
+
+        async def logw_next(self, context: list[str]) -> Any:
+            following = PROBABILITIES if len(context) < 3 else (0.0, 0.0, 1.0)
+            with np.errstate(divide="ignore"):
+                return self.make_lazy_weights(np.log(following))
+
+    class Scores(Potential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(list(SYMBOLS[:2]))
+
+        async def prefix(self, context: list[str]) -> float:
+            text = "".join(context)
+            return float(sum(np.log(more_a(text[: i + 1])) for i in range(len(text))))
+
+        async def complete(self, context: list[str]) -> float:
+            end = np.log(more_a("".join(context))) if len(context) < 3 else 0.0
+            return float(await self.prefix(context) + end)
+
+    async def estimates(sampler: Any, threshold: float, method: str) -> list[float]:
+        found = []
+        for _ in range(runs):
+            sequences = await sampler(4, threshold, 10, resampling_method=method)
+            found.append(float(np.exp(sequences.log_ml)))
+        return found
+
+    product = SMC(direct_token_sampler(Toy()), critic=Scores())
+    power = SMC(direct_token_sampler(Toy() ** 2.0))
+    return {
+        "SMC(4)": asyncio.run(estimates(product, 0.5, "multinomial")),
+        "SMC(4, 1.0)": asyncio.run(estimates(product, 1.0, "systematic")),
+        "PowerSMC(4)": asyncio.run(estimates(power, 0.5, "multinomial")),
+    }
+
+
+# -- PPDL: laws of the results --------------------------------------------------------------------
+
+PPDL_STEP = """
+- defs:
+    text_{t}:
+      lang: python
+      code: |
+        import random
+        (symbol,) = random.choices("ab$", (0.5, 0.3, 0.2))
+        result = text_{u} if text_{u}.endswith("$") else text_{u} + symbol
+    score_{t}:
+      lang: python
+      code: |
+        import math
+        a, b = text_{t}.count("a"), text_{t}.count("b")
+        result = math.log(0.9 if a > b else 0.6 if a == b else 0.3)
+- if: ${{ not text_{u}.endswith("$") }}
+  then:
+    factor: ${{ score_{t} }}
+"""
+
+
+def ppdl_laws(particles: int) -> dict[str, Any]:
+    """Probabilities of texts by each of the sequential engines, and the seconds they took."""
+    import time
+
+    from pdl.pdl_infer import exec_str
+
+    steps = "".join(PPDL_STEP.format(t=t, u=t - 1) for t in (1, 2, 3))
+    program = 'defs:\n  text_0: ""\nlastOf:' + steps + "- ${ text_3 }\n"
+    out: dict[str, Any] = {}
+    for engine in ("is", "smc", "rejection", "maj"):
+        started = time.perf_counter()
+        config = {"algo": engine, "num_particles": particles}
+        found = exec_str(program, ppdl_config=config)
+        law: dict[str, float] = {}
+        for text, p in zip(found.values, found.probs, strict=True):
+            letters = str(text).rstrip("$")
+            law[letters] = law.get(letters, 0.0) + float(p)
+        out[engine] = {"law": law, "seconds": time.perf_counter() - started}
+    return {"laws": out, "particles": particles}
+
+
+PACKAGES = {  # by the name of a part
+    "mixed": "treequest",
+    "control": "genlm-control",
+    "ppdl": "prompt-declaration-language",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="the peers' side of against_peers.py")
-    parser.add_argument("peer", choices=["llamppl", "its_hub", "treequest", "mixed"])
+    parts = ["llamppl", "its_hub", "treequest", "mixed", "control", "ppdl"]
+    parser.add_argument("peer", choices=parts)
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--simulations", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
@@ -260,9 +363,13 @@ def main() -> None:
         found = its_hub_filters(options.runs)
     elif options.peer == "treequest":
         found = treequest_shapes(options.runs, options.simulations)
-    else:
+    elif options.peer == "mixed":
         found = treequest_mixed(options.runs)
-    package = "treequest" if options.peer == "mixed" else options.peer
+    elif options.peer == "control":
+        found = control_evidence(options.runs)
+    else:
+        found = ppdl_laws(options.runs)
+    package = PACKAGES.get(options.peer, options.peer)
     print(json.dumps({"version": importlib.metadata.version(package), **found}))
 
 

@@ -3,4 +3,12 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
-__all__: list[str] = []
+from ppl.programs.perturbations import INSTRUCTIONS, NOISE, ROLES, idea, rephrasing
+
+__all__ = [
+    "INSTRUCTIONS",
+    "NOISE",
+    "ROLES",
+    "idea",
+    "rephrasing",
+]

@@ -4,6 +4,14 @@ Each is written with what `ppl` offers to everybody and can be read as an exampl
 """
 
 from ppl.programs.batch_prompt import BatchCost, BatchPrompt, batch_prompt
+from ppl.programs.multilingual import (
+    checklist_once,
+    cross_mbr,
+    greedy_flags,
+    hedged,
+    pick_flip_rate,
+    temperature_by_language,
+)
 from ppl.programs.perturbations import INSTRUCTIONS, NOISE, ROLES, idea, rephrasing
 
 __all__ = [
@@ -13,6 +21,12 @@ __all__ = [
     "BatchCost",
     "BatchPrompt",
     "batch_prompt",
+    "checklist_once",
+    "cross_mbr",
+    "greedy_flags",
+    "hedged",
     "idea",
+    "pick_flip_rate",
     "rephrasing",
+    "temperature_by_language",
 ]

@@ -3,6 +3,7 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
+from ppl.programs.archon import Archon, search_architectures
 from ppl.programs.batch_prompt import BatchCost, BatchPrompt, batch_prompt
 from ppl.programs.multilingual import (
     checklist_once,
@@ -18,6 +19,7 @@ __all__ = [
     "INSTRUCTIONS",
     "NOISE",
     "ROLES",
+    "Archon",
     "BatchCost",
     "BatchPrompt",
     "batch_prompt",
@@ -28,5 +30,6 @@ __all__ = [
     "idea",
     "pick_flip_rate",
     "rephrasing",
+    "search_architectures",
     "temperature_by_language",
 ]

@@ -452,6 +452,26 @@ def test_architectures_are_searched_on_a_task(method):
     assert again.trials == found.trials
 
 
+def test_the_limit_holds_where_a_writer_makes_several_calls():
+    """What a program costs is found out, and what the limit ends is not counted."""
+    lm = Scripted(lambda prompt: "4")
+
+    def many(question: str) -> str:
+        for i in range(5):
+            said = pyro.sample(f"said_{i}", lm(lm.chat(question))).text
+        return said
+
+    task, _ = adding()
+    space = Space({"samples": [1, 2, 3, 4]}, lambda samples: Archon([generate(many, samples)]))
+    for limit in (31, 60, 100, 200):
+        found = search_architectures(space, task, calls=limit, method="random")
+        assert found.calls <= limit
+        assert all(len(trial.scores) == 6 for trial in found.trials)
+        assert found.best.score == pytest.approx(1 / 6)
+    with pytest.raises(ArgumentError, match="calls=20"):
+        search_architectures(space, task, calls=20, method="random")
+
+
 def test_runs_that_fail_score_zero_and_are_counted():
     task, _ = adding()
 

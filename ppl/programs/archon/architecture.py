@@ -87,7 +87,8 @@ class Archon:
 
     @property
     def calls(self) -> int:
-        """How often models, functions and scorers are asked for a question, at most."""
+        """How often writers and judges are asked for a question, at most. A program that is one may
+        make several requests each time."""
         total, size = 0, 0
         for layer in self.layers:
             total += sum(operator.calls(size) for operator in layer)

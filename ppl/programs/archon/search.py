@@ -6,6 +6,7 @@ finite space of choices by one of four policies (`ppl.programs.archon.policies`)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.cost import Budget
 from ppl.language.randomness import generator
 from ppl.programs.archon.policies import POLICIES, Method
 from ppl.programs.archon.space import Ask, Board, Point, Space
@@ -108,9 +110,11 @@ def search_architectures(
 ) -> Found:
     """Looks for the architecture that does best, with no more than so many calls.
 
-    A call is a request to a model, a function or a verifier; an architecture says by its `calls`
-    how many a question takes at most (others count as one), and what would exceed the limit is not
-    begun. All architectures meet the same problems in the same random order.
+    A call is a request to a model or a verifier, or, where none of them is asked, to a function. An
+    architecture says by its `calls` how often it asks at most for a question (others count as one),
+    times what the dearest program that it asks has made of that so far; what would exceed the
+    limit is not begun, and what does all the same is stopped and not counted. All architectures
+    meet the same problems in the same random order.
 
     Args:
         space: what there is to choose from.
@@ -140,6 +144,20 @@ def search_architectures(
     return _Run(space, task, count, calls, method, workers, seed).found()
 
 
+Job = tuple[Point, int]
+"""An architecture and the number of a problem."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A job: its score and calls; whether it failed, or the limit ended it."""
+
+    score: float
+    calls: int
+    failed: bool = False
+    cut: bool = False
+
+
 class _Run:
     def __init__(
         self,
@@ -157,10 +175,14 @@ class _Run:
         points = [space.points[i] for i in rng.permutation(len(space))]
         self.board = Board(points, problems, rng)
         self.order = generator(seed, "problems").permutation(problems).tolist()
+        self.factor = 1.0
+        self.known: dict[Job, _Row] = {}
         self.spent: dict[Point, int] = {}
         self.failed: dict[Point, int] = {}
 
     def found(self) -> Found:
+        if not callable(self.task):
+            self._probe()
         while asks := self._asked():
             self._evaluate(asks)
         if not self.board.scores:
@@ -187,11 +209,10 @@ class _Run:
         """What is looked at next, as much as the limit pays for."""
         board, asks, reserved = self.board, [], 0
         board.pending.clear()
-        if self.left < min(map(self._bound, board.points), default=0):
+        if self.left < min(map(self._bound, board.points), default=1):
             return []
         while len(asks) < self.workers and (ask := POLICIES[self.method](board)) is not None:
-            new = ask.problems - len(board.scores.get(ask.point, ()))
-            price = new * self._bound(ask.point)
+            price = sum(job not in self.known for job in self._jobs(ask)) * self._bound(ask.point)
             if reserved + price > self.left:
                 if asks:
                     break  # it may do once it is known what these have cost
@@ -203,42 +224,71 @@ class _Run:
         return asks
 
     def _bound(self, point: Point) -> int:
+        """Calls for a question: as the architecture says, times the most that one made of it."""
+        return math.ceil(self._said(point) * self.factor)
+
+    def _said(self, point: Point) -> int:
         return max(1, int(getattr(self.space.programs[point], "calls", 1)))
 
-    def _evaluate(self, asks: Sequence[Ask]) -> None:
-        jobs = [
-            (ask.point, self.order[place])
-            for ask in asks
-            for place in range(len(self.board.scores.get(ask.point, ())), ask.problems)
-        ]
-        for (point, _), (score, spent, failed) in zip(jobs, self._scored(jobs), strict=True):
-            self.board.scores.setdefault(point, []).append(score)
-            self.spent[point] = self.spent.get(point, 0) + spent
-            self.failed[point] = self.failed.get(point, 0) + failed
-            self.left -= spent
+    def _jobs(self, ask: Ask) -> list[Job]:
+        seen = len(self.board.scores.get(ask.point, ()))
+        return [(ask.point, self.order[place]) for place in range(seen, ask.problems)]
 
-    def _scored(self, jobs: Sequence[tuple[Point, int]]) -> list[tuple[float, int, bool]]:
-        """The score of each job, what it has cost, and whether it failed."""
+    def _probe(self) -> None:
+        """The first problem for whoever asks least often: says what an asking costs."""
+        cheapest = min(self.board.points, key=self._said)
+        self._score([(cheapest, self.order[0])])
+
+    def _evaluate(self, asks: Sequence[Ask]) -> None:
+        jobs = [job for ask in asks for job in self._jobs(ask)]
+        self._score([job for job in jobs if job not in self.known])
+        rows = [self.known.pop(job) for job in jobs]
+        cut = {point for (point, _), row in zip(jobs, rows, strict=True) if row.cut}
+        for point in cut:  # the limit ended it: what it would have answered is not known
+            self.board.drop(point)
+        for (point, _), row in zip(jobs, rows, strict=True):
+            if point not in cut:
+                self.board.scores.setdefault(point, []).append(row.score)
+                self.spent[point] = self.spent.get(point, 0) + row.calls
+                self.failed[point] = self.failed.get(point, 0) + row.failed
+
+    def _score(self, jobs: Sequence[Job]) -> None:
+        """Runs jobs and pays for them; what came of them is known from then on."""
+        if jobs:
+            rows = self._scored(jobs)
+            self.left -= sum(row.calls for row in rows)
+            self.known |= zip(jobs, rows, strict=True)
+
+    def _scored(self, jobs: Sequence[Job]) -> list[_Row]:
+        """What came of each job."""
         task = self.task
         if callable(task):
             return [
-                (float(task(self.space.settings(point), number)), self._bound(point), False)
+                _Row(float(task(self.space.settings(point), number)), self._said(point))
                 for point, number in jobs
             ]
+        budget = Budget(calls=self.left // len(jobs))
         searches: list[Search] = [
             BestOfN(1).begin(
-                self.space.programs[point], task[number].question, seed=_seed(self.seed, number)
+                self.space.programs[point],
+                task[number].question,
+                seed=_seed(self.seed, number),
+                budget=budget,
             )
             for point, number in jobs
         ]
         rows = []
-        for (point, number), posterior in zip(jobs, run_all(searches, collect=True), strict=True):
+        for (point, number), search, posterior in zip(
+            jobs, searches, run_all(searches, collect=True), strict=True
+        ):
+            # Functions in the place of models are not on the bill.
+            calls = search.tree.cost.calls or min(self._said(point), self.left // len(jobs))
+            self.factor = max(self.factor, calls / self._said(point))
             if isinstance(posterior, PPLError):
-                rows.append((0.0, self._bound(point), True))
+                rows.append(_Row(0.0, calls, failed=True))
                 continue
             right = task.score(task[number], posterior.best)
-            # Functions in the place of models are not on the bill.
-            rows.append((float(bool(right)), posterior.cost.calls or self._bound(point), False))
+            rows.append(_Row(float(bool(right)), calls, cut=posterior.stopped == "budget"))
         return rows
 
 

@@ -178,7 +178,12 @@ def batch_prompt(
         The program; its argument is the model. `cost(lm)` says what it costs.
     """
     return BatchPrompt(
-        tuple(questions), size, tuple(map(tuple, examples)), instruction, read, tokens_each
+        tuple(questions),
+        size,
+        tuple((asked, said) for asked, said in examples),
+        instruction,
+        read,
+        tokens_each,
     )
 
 

@@ -169,7 +169,8 @@ class Rank(Operator):
 
     def __call__(self, drafts: Drafts) -> Drafts:
         """The best first, and no more than `top`."""
-        name, order, flags = self.name(drafts), list(range(len(drafts))), ()
+        name, order = self.name(drafts), list(range(len(drafts)))
+        flags: tuple[str, ...] = ()
         if isinstance(self.judge, Scorer):
             found = scores(name, self.judge, drafts.drafts)
             order.sort(key=lambda i: -found[i])
@@ -232,7 +233,7 @@ class Verify(Operator):
 
     kind: ClassVar[str] = "verify"
 
-    judge: Writer | Verifier
+    judge: Writer | Scorer
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
@@ -248,7 +249,7 @@ class Verify(Operator):
     def __call__(self, drafts: Drafts) -> Drafts:
         """Those that are judged correct; all of them, and a flag, if none is."""
         name, flags = self.name(drafts), []
-        if isinstance(self.judge, Verifier):
+        if isinstance(self.judge, Scorer):
             found = scores(name, self.judge, drafts.drafts)
             verdicts: list[bool | None] = [math.exp(score) >= self.threshold for score in found]
         else:

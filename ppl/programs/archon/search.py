@@ -207,7 +207,8 @@ class _Run:
 
     def _asked(self) -> list[Ask]:
         """What is looked at next, as much as the limit pays for."""
-        board, asks, reserved = self.board, [], 0
+        board, reserved = self.board, 0
+        asks: list[Ask] = []
         board.pending.clear()
         if self.left < min(map(self._bound, board.points), default=1):
             return []

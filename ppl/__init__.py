@@ -12,6 +12,7 @@ from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
 from ppl.language.call import call
 from ppl.language.cost import Budget, Cost
+from ppl.language.perturbed import perturbed
 from ppl.language.primitives import answer, condition, do, parallel, power, twist
 from ppl.language.steps import StepRule
 from ppl.language.text import Continuation, Text
@@ -63,6 +64,7 @@ __all__ = [
     "forced",
     "load",
     "parallel",
+    "perturbed",
     "plan",
     "power",
     "register",

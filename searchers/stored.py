@@ -206,7 +206,12 @@ def _flight_row(encoder: _Encoder, flight: Flight) -> dict[str, Any]:
             )
         forced = segment.forced
         forced_row = None if forced is None else encoder.row(forced, "a forced segment")
-        row = {"forced": forced_row, "greedy": segment.greedy, "power": segment.power}
+        row = {
+            "forced": forced_row,
+            "greedy": segment.greedy,
+            "power": segment.power,
+            "alone": segment.alone,
+        }
         segments.append(row)
     return {
         "parents": [parent.identity for parent in flight.parents],
@@ -224,6 +229,7 @@ def _flight(decoder: Decoder, row: dict[str, Any], nodes: Mapping[int, Node]) ->
             forced=None if s["forced"] is None else decoder.row(s["forced"]),
             greedy=bool(s["greedy"]),
             power=float(s.get("power", 1.0)),
+            alone=bool(s.get("alone", False)),
         )
         for s in row["segments"]
     ]

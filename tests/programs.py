@@ -32,6 +32,7 @@ from ppl.searchers import (
     FracturedSampling,
     Gated,
     GumbelMCTS,
+    Hedged,
     LookaheadSearch,
     MomentumUncertainty,
     MultiPerspective,
@@ -103,6 +104,7 @@ SEARCHERS = [
     VGB(30, 3),
     VGB(30, 4, law="model"),
     RecursiveSelfAggregation(4, 2),
+    Hedged(4),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [

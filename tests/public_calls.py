@@ -361,6 +361,7 @@ CALLS = [
         bad={"times": (NEGATIVE,), "least": (NEGATIVE,), "most": COUNT, "words": ("",)},
     ),
     Call("parallel", of(ppl.parallel, functions=[dict])),
+    Call("perturbed", of(ppl.perturbed, perturbations=["a"]), bad={"perturbations": ([], [3])}),
     Call(
         "plan",
         of(ppl.plan, program=program),

@@ -183,6 +183,11 @@ DECIDE_CALLS = [
         bad={"k": (0, 4), "answered": (0, 4)},
     ),
     Call(
+        "scaling.pass_at_k_perturbed",
+        of(scaling.pass_at_k_perturbed, rates=[0.5, 0.2], k=2),
+        bad={"rates": ([], [1.5], [[0.5]], NAN), "k": COUNT},
+    ),
+    Call(
         "scaling.best_of_k",
         of(scaling.best_of_k, scores=[1.0, 2.0], correct=[0, 1], k=1),
         bad={"k": (0, 3), "scores": ([NAN, 1.0],), "correct": ([1], [2, 0]), "n": (1,)},

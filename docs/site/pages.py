@@ -138,6 +138,13 @@ CURATED = (
             "ppl.calibration.Coverage",
         ),
     ),
+    Reference(
+        "archon",
+        "ppl.programs.archon",
+        "Operators on texts, architectures of them, and the search for one. "
+        "[Systems of prompts](../systems-of-prompts.md) shows how.",
+        "ppl.programs.archon",
+    ),
     Reference("tasks", "ppl.tasks", "Problems with answers that can be checked.", "ppl.tasks"),
     Reference(
         "errors",

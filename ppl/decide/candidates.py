@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ppl.errors import ArgumentError
 from ppl.language import checks
+from ppl.language.answers.joint import refuse_joint
 from ppl.language.arguments import checked, shown
 from ppl.language.classes import identity, numbered
 from ppl.language.text import Continuation
@@ -129,6 +130,7 @@ class Candidates:
             "certainties": certainties,
         }
         self.values = list(values)
+        refuse_joint(self.values)
         known = {
             name: _constant(_column(name, column, len(values)))
             for name, column in given.items()
@@ -189,7 +191,7 @@ class Candidates:
 
     def _with(self, columns: Mapping[str, Any]) -> Candidates:
         # The constructor checks what is given; what was there stays lazy.
-        given = Candidates(self.values, **columns)
+        given = Candidates([0] * len(self.values), **columns)
         asked = [n for n, column in columns.items() if column is not None and n != "written"]
         more = {name: given._known[name] for name in asked}
         found = Candidates.__new__(Candidates)

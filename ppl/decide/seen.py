@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ppl.errors import ArgumentError
 from ppl.language import checks
+from ppl.language.answers.joint import refuse_joint
 from ppl.language.arguments import checked, shown
 from ppl.language.classes import numbered
 from ppl.runtime.node import Node
@@ -75,6 +76,7 @@ class Seen:
         left: float = math.inf,
     ) -> Self:
         """Of answers, None for none; equal ones are classes as in `Posterior.vote`."""
+        refuse_joint(answers)
         (classes,) = classes_of([answers])
         return cls(
             classes,

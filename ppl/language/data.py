@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ppl.language.answers.extraction import Answer
+from ppl.language.answers.joint import JointAnswer
 from ppl.language.text import Continuation, Text
 
 PLAIN = (
@@ -40,6 +41,7 @@ _ATOMS: frozenset[type] = frozenset(
         Fraction,
         Decimal,
         Answer,
+        JointAnswer,
         datetime.datetime,
         datetime.date,
         datetime.time,

@@ -53,6 +53,12 @@ class Visit(Protocol):
         """A 64-bit key of this particle's segment and `parts`, for all randomness."""
         ...
 
+    def together(self, *parts: int | str) -> tuple[int, int]:
+        """A key of `parts` that all have who set out together from one checkpoint, and the place of
+        this one among them, from 0: for draws that share out what there is. Where draws have to be
+        independent, everybody is alone."""
+        ...
+
     def ask(self, request: Any) -> Any:
         """Waits for the reply to a request, which joins the batch of all particles."""
         ...

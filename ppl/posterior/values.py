@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ppl.language.answers.extraction import Answer
+from ppl.language.answers.joint import JointAnswer
 
 DEEPEST = 100  # how deep values are nested that can be saved
 # What numpy has no type for (bfloat16, float8) is kept as its bits, by bytes of an element.
@@ -35,8 +36,14 @@ def torch_dtype(name: str) -> torch.dtype:
     return found
 
 
+def _joint(written: str) -> JointAnswer:
+    call, _, answer = written.partition(" ")
+    return JointAnswer(answer, int(call))
+
+
 SIMPLE: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     Answer: ("answer", str, Answer),
+    JointAnswer: ("joint answer", lambda a: f"{a.call} {a}", _joint),
     complex: ("complex", repr, complex),
     Decimal: ("decimal", str, Decimal),
     datetime.datetime: ("datetime", str, datetime.datetime.fromisoformat),

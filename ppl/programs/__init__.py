@@ -3,14 +3,41 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
+from ppl.programs.archon import Archon, search_architectures
+from ppl.programs.batch_prompt import BatchCost, BatchPrompt, batch_prompt
+from ppl.programs.multilingual import (
+    checklist_once,
+    cross_mbr,
+    greedy_flags,
+    hedged,
+    pick_flip_rate,
+    temperature_by_language,
+)
+from ppl.programs.perturbations import INSTRUCTIONS, NOISE, ROLES, idea, rephrasing
 from ppl.programs.prompted_math import algebraic_template, math_prompter
 from ppl.programs.revise import revise, revision_prompt, revisions, rounds_and_rows
 
 __all__ = [
+    "INSTRUCTIONS",
+    "NOISE",
+    "ROLES",
+    "Archon",
+    "BatchCost",
+    "BatchPrompt",
     "algebraic_template",
+    "batch_prompt",
+    "checklist_once",
+    "cross_mbr",
+    "greedy_flags",
+    "hedged",
+    "idea",
     "math_prompter",
+    "pick_flip_rate",
+    "rephrasing",
     "revise",
     "revision_prompt",
     "revisions",
     "rounds_and_rows",
+    "search_architectures",
+    "temperature_by_language",
 ]

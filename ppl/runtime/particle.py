@@ -61,12 +61,14 @@ class Segment:
         decide: asked before a choice is drawn.
         greedy: language models give their most likely tokens.
         power: language models draw every token with its probability to this power, renormalised.
+        alone: no draw is made together with others.
     """
 
     forced: Mapping[str, Any] | None = None
     decide: Decide | None = None
     greedy: bool = False
     power: float = 1.0
+    alone: bool = False
 
 
 DRAWN = Segment()
@@ -93,6 +95,7 @@ class Particle(Messenger):  # type: ignore[misc]
         ledger: the account that pays.
         segment: how the choices of the segment are made.
         calls: the search's account of which verifiers matter.
+        first: `identity` of the first of those who set out together from one node.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Particle(Messenger):  # type: ignore[misc]
         ledger: Account,
         segment: Segment = DRAWN,
         calls: Calls | None = None,
+        first: int | None = None,
     ) -> None:
         super().__init__()
         self.task, self.seed, self.ledger = task, seed, ledger
@@ -121,11 +125,12 @@ class Particle(Messenger):  # type: ignore[misc]
         if task.guide is not None:
             program = functools.partial(task.guide, *task.args, **task.kwargs)
             self._guide = Guide(program, self._values, self._propose)
-        self.begin(identity, segment)
+        self.begin(identity, segment, first)
 
-    def begin(self, identity: int, segment: Segment = DRAWN) -> None:
+    def begin(self, identity: int, segment: Segment = DRAWN, first: int | None = None) -> None:
         """Starts the next segment, as tree node `identity`."""
         self.identity, self.segment = identity, segment
+        self._first = identity if first is None or segment.alone else first
         self.records: list[Record] = []
         self.log_twist = 0.0
         self.at_checkpoint = False
@@ -195,6 +200,10 @@ class Particle(Messenger):  # type: ignore[misc]
     def key(self, *parts: int | str) -> int:
         """A key of this segment and `parts`."""
         return key(self.seed, self.identity, *parts)
+
+    def together(self, *parts: int | str) -> tuple[int, int]:
+        """A key of those who set out together, and the place among them."""
+        return key(self.seed, "together", self._first, *parts), self.identity - self._first
 
     ask = staticmethod(park)
 

@@ -74,6 +74,7 @@ class Tree:
         *,
         power: float | Sequence[float] = 1.0,
         quorum: int | None = None,
+        alone: bool = False,
     ) -> list[Node]:
         """Forks every node and runs all forks to their next checkpoint, as one batch.
 
@@ -95,6 +96,10 @@ class Tree:
                 sites, and of sites with `top_p`, it says nothing. For all children, or for each.
             quorum: how many children to wait for, None for all; with 0 they set out, and `collect`
                 waits.
+            alone: every child draws by itself. Otherwise children of one node may share out a
+                choice that says so (`ppl.perturbed`): each still follows its law, so that means
+                stay what they are; what relies on independent draws (conditional sweeps, counts
+                of tries) has to ask for them.
 
         Returns:
             The children, in the order of `nodes`, those of one node side by side. With a quorum
@@ -114,7 +119,9 @@ class Tree:
             powers *= len(many)
         if len(many) != len(powers):
             raise ValueError(f"power: {len(powers)} for {len(many)} children")
-        segments = [Segment(decide=d, power=p) for d, p in zip(many, powers, strict=True)]
+        segments = [
+            Segment(decide=d, power=p, alone=alone) for d, p in zip(many, powers, strict=True)
+        ]
         return self._grow(nodes, counts, segments, simulated=False, quorum=quorum)
 
     @property
@@ -293,8 +300,16 @@ class Tree:
         host = self._waiting()
         if wave is None or not wave.move(host, threading.get_ident()):
             flight.offset = [*flight.missing]
+            firsts: dict[int, int] = {}
+            for i, parent in enumerate(flight.parents):
+                firsts.setdefault(parent.identity, flight.first + i)
             particles = [
-                self._particle(flight.parents[i], flight.first + i, flight.segments[i])
+                self._particle(
+                    flight.parents[i],
+                    flight.first + i,
+                    flight.segments[i],
+                    firsts[flight.parents[i].identity],
+                )
                 for i in flight.offset
             ]
             wave = Wave(host, particles, self.account, flight.quorum)
@@ -341,7 +356,9 @@ class Tree:
                 self._flights.remove(flight)
                 raise flight.wave.failure
 
-    def _particle(self, node: Node, identity: int, segment: Segment = DRAWN) -> Particle:
+    def _particle(
+        self, node: Node, identity: int, segment: Segment = DRAWN, first: int | None = None
+    ) -> Particle:
         """A particle that stands at `node`: its own, still running, the first time; then forks."""
         particle, node._particle = node._particle, None
         if particle is not None and particle.thread != threading.get_ident():
@@ -356,9 +373,10 @@ class Tree:
                 ledger=self.account,
                 segment=segment,
                 calls=self.calls,
+                first=first,
             )
         else:
-            particle.begin(identity, segment)
+            particle.begin(identity, segment, first)
         return particle
 
     def close(self) -> None:

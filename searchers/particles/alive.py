@@ -89,7 +89,8 @@ class AliveParticleFilter(Searcher[Alive]):
             # In random order: the last survivor is left out, whoever its ancestor is.
             drawn = rng.choice(n, wanted, p=probabilities)
             ancestors = [state.nodes[a] for a in drawn]
-            children = iter(tree.expand([node for node in ancestors if node.open]))
+            open_ = [node for node in ancestors if node.open]
+            children = iter(tree.expand(open_, alone=True))  # K counts independent tries
             for ancestor in ancestors:  # a finished particle is its own next step, with weight one
                 node = next(children) if ancestor.open else ancestor
                 if node.dead:

@@ -69,7 +69,8 @@ def advance(tree: Tree, sweeps: Sequence[Sweep], *, ancestor_sampling: bool) -> 
         sweeps = [_new_past(tree, sweep) for sweep in sweeps]
     parents = [_resampled(tree, sweep) for sweep in sweeps]
     free = [p if s.reference is None else p[:-1] for s, p in zip(sweeps, parents, strict=True)]
-    children = iter(tree.expand([node for nodes in free for node in nodes if node.open]))
+    going = [node for nodes in free for node in nodes if node.open]
+    children = iter(tree.expand(going, alone=True))  # given the reference, all are independent
     done = []
     for sweep, before, moving in zip(sweeps, parents, free, strict=True):
         nodes = [next(children) if node.open else node for node in moving]

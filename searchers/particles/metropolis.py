@@ -36,7 +36,7 @@ def redrawn(
         i for i, node in enumerate(nodes) if node.open and (depth is None or node.depth < depth)
     ]:
         for i, child in zip(
-            going, tree.expand([nodes[i] for i in going], power=power), strict=True
+            going, tree.expand([nodes[i] for i in going], power=power, alone=True), strict=True
         ):
             nodes[i] = child
     return nodes

@@ -8,6 +8,7 @@ from ppl.decide.scaling.coverage import (
     fit_power_law,
 )
 from ppl.decide.scaling.estimators import best_of_k, majority_at_k, pass_at_k, random_of_k
+from ppl.decide.scaling.strata import pass_at_k_perturbed
 from ppl.decide.scaling.ttspm import TTSPM, fit_ttspm, saturation
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "fit_ttspm",
     "majority_at_k",
     "pass_at_k",
+    "pass_at_k_perturbed",
     "random_of_k",
     "saturation",
 ]

@@ -389,7 +389,7 @@ FAULTS = [
     ),
     Fault(
         TREE,
-        "particle.begin(identity, segment)",
+        "particle.begin(identity, segment, first)",
         "particle.begin(identity)",
         f"{SITES} -k still_run",
     ),

@@ -32,6 +32,7 @@ from ppl.verifiers.exact.unit_tests import UnitTests
 from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
 from ppl.verifiers.generative.fobar import FOBAR, forward_backward
 from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
+from ppl.verifiers.generative.log_odds import LogOdds
 from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
 from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
@@ -73,6 +74,7 @@ __all__ = [
     "Layers",
     "LeanProof",
     "LeanRepl",
+    "LogOdds",
     "LogitNoise",
     "MathAnswer",
     "MathComparer",

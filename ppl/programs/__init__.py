@@ -3,4 +3,18 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
-__all__: list[str] = []
+from ppl.programs.selection_inference import (
+    UNKNOWN,
+    Inference,
+    derivation,
+    selection_inference,
+    trace_value,
+)
+
+__all__ = [
+    "UNKNOWN",
+    "Inference",
+    "derivation",
+    "selection_inference",
+    "trace_value",
+]

@@ -26,6 +26,7 @@ from ppl.verifiers.combine.reliability import Reliability, reliability
 from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.exact.lean import LeanProof, LeanRepl
 from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
+from ppl.verifiers.exact.proof_state import ProofState, Prover, TacticError
 from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
 from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
 from ppl.verifiers.exact.unit_tests import UnitTests
@@ -85,6 +86,8 @@ __all__ = [
     "PRMFormat",
     "Platt",
     "Potential",
+    "ProofState",
+    "Prover",
     "QuestionBias",
     "Ranker",
     "Regex",
@@ -94,6 +97,7 @@ __all__ = [
     "Scorer",
     "SelfEvaluation",
     "Similarity",
+    "TacticError",
     "Temperature",
     "UnitTests",
     "Verdict",

@@ -27,6 +27,7 @@ from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.exact.lean import LeanProof, LeanRepl
 from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
 from ppl.verifiers.exact.proof_state import ProofState, Prover, TacticError
+from ppl.verifiers.exact.propositional.prover import Propositional
 from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
 from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
 from ppl.verifiers.exact.unit_tests import UnitTests
@@ -87,6 +88,7 @@ __all__ = [
     "Platt",
     "Potential",
     "ProofState",
+    "Propositional",
     "Prover",
     "QuestionBias",
     "Ranker",

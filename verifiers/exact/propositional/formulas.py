@@ -57,7 +57,7 @@ class _Reading:
     def level(self, n: int) -> Formula:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise ValueError(f"formula: {self.text[:40]!r}... is nested too deep")
+            raise ValueError(f"statement: {self.text[:40]!r}... is nested too deep")
         left = self.unary() if n == len(_LEVELS) else self.level(n + 1)
         if n < len(_LEVELS) and self.kind in _LEVELS[n]:
             connective = self.kind
@@ -93,7 +93,9 @@ class _Reading:
 
     def refuse(self) -> NoReturn:
         here = self.tokens[self.at][2] if self.at < len(self.tokens) else len(self.text)
-        raise ValueError(f"formula: {self.text!r} is none: see what stands at character {here}")
+        raise ValueError(
+            f"statement: {self.text!r} is no formula: see what stands at character {here}"
+        )
 
 
 def show(formula: Formula) -> str:
@@ -110,6 +112,14 @@ def _shown(formula: Formula, level: int) -> str:
     mine = next(n for n, names in enumerate(_LEVELS) if connective in names)
     said = f"{_shown(a, mine + 1)} {connective} {_shown(b, mine)}"
     return f"({said})" if mine < level else said
+
+
+def well_formed(formula: object) -> bool:
+    """Whether it is a formula at all."""
+    if isinstance(formula, tuple):
+        sides = len(formula) == 3 and formula[0] in ("→", "∧", "∨")
+        return sides and well_formed(formula[1]) and well_formed(formula[2])
+    return formula is False or isinstance(formula, str)
 
 
 def atoms(formula: Formula) -> frozenset[str]:

@@ -18,9 +18,9 @@ if the kernel accepts its term. Terms are nested tuples; a hypothesis is a name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from ppl.verifiers.exact.propositional.formulas import Formula
+from ppl.verifiers.exact.propositional.formulas import Formula, well_formed
 
 Term = str | tuple[Any, ...]
 
@@ -49,7 +49,7 @@ def proved(term: Term, known: Mapping[str, Formula]) -> Formula:
         return known[term]
     match term:
         case ("fun", str(h), a, body):
-            return ("→", a, proved(body, {**known, h: a}))
+            return ("→", _read(a), proved(body, {**known, h: a}))
         case ("app", function, argument):
             _, a, b = _made(proved(function, known), "→")
             return b if proved(argument, known) == a else _wrong(term)
@@ -60,18 +60,25 @@ def proved(term: Term, known: Mapping[str, Formula]) -> Formula:
         case ("snd", pair):
             return _made(proved(pair, known), "∧")[2]
         case ("inl", left, b):
-            return ("∨", proved(left, known), b)
+            return ("∨", proved(left, known), _read(b))
         case ("inr", a, right):
-            return ("∨", a, proved(right, known))
+            return ("∨", _read(a), proved(right, known))
         case ("case", either, str(h), left, right):
             _, a, b = _made(proved(either, known), "∨")
             first = proved(left, {**known, h: a})
             return first if proved(right, {**known, h: b}) == first else _wrong(term)
         case ("absurd", impossible, c):
-            return c if proved(impossible, known) is False else _wrong(term)
+            return _read(c) if proved(impossible, known) is False else _wrong(term)
         case ("dne", str(h), a, body):
-            return a if proved(body, {**known, h: ("→", a, False)}) is False else _wrong(term)
+            supposed = ("→", _read(a), False)
+            return a if proved(body, {**known, h: supposed}) is False else _wrong(term)
     return _wrong(term)
+
+
+def _read(formula: Any) -> Formula:
+    if not well_formed(formula):
+        raise NoProofError(f"{formula} is no formula")
+    return cast(Formula, formula)
 
 
 def _made(formula: Formula, connective: str) -> tuple[Formula, Formula, Formula]:
@@ -81,7 +88,7 @@ def _made(formula: Formula, connective: str) -> tuple[Formula, Formula, Formula]
 
 
 def _wrong(term: Term) -> Formula:
-    raise NoProofError(f"{term[0]} does not fit what it is applied to")
+    raise NoProofError(f"{term!r:.60} proves nothing")
 
 
 def classical(term: Term) -> bool:

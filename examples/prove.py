@@ -5,7 +5,7 @@ the checker accepts the whole. The search is `MultiPerspective`: fewest goals, s
 case splits, made progress, and a width that adapts to how much the drawn tactics differ. (The paper
 also has a learned critic, and a rule of its own for the width, which we do not know.)
 
-    python examples/prove.py                        # 40 tautologies, nine searches, offline
+    python examples/prove.py                        # 16 tautologies, nine searches, offline
     python examples/prove.py --statement "((p -> q) -> p) -> p"
     python examples/prove.py --lean "lake exe repl" --model MODEL --statement "theorem t : ..."
 
@@ -196,7 +196,7 @@ def script(prefix: str) -> dict[str, float]:
 
 def writer() -> ppl.TableLM:
     """A language model over characters that follows the script."""
-    letters = sorted({*map(chr, range(32, 127)), *"\n→∧∨¬⊢", "\x00"})
+    letters = sorted({*"Goals:Nexttactic abcdefghijklmnopqrstuvwxyz0123456789_()\n→∧∨¬⊢F", "\x00"})
     return ppl.TableLM(
         script, symbols="".join(letters), end="\x00", context_length=20_000, name="script"
     )
@@ -279,7 +279,7 @@ def compare(args: argparse.Namespace, lm: ppl.LanguageModel) -> dict[str, list[F
     """All searches on all problems, and the table."""
     prover = Propositional()
     problems = tautologies(args.problems, seed=args.seed)
-    budgets = [b for b in (5, 10, 20, 40, 80, 160) if b < args.nodes] + [args.nodes]
+    budgets = [b for b in (10, 20, 30, 40, 80, 160) if b < args.nodes] + [args.nodes]
     print(f"{len(problems)} tautologies; proved within so many nodes, k = {args.width}\n")
     print(f"{'search':<30}" + "".join(f"{b:>6}" for b in budgets) + f"{'tactics a problem':>20}")
     table: dict[str, list[Found]] = {}
@@ -306,8 +306,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[Found]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--problems", type=int, default=40)
-    parser.add_argument("--nodes", type=int, default=80, help="most nodes a search expands")
+    parser.add_argument("--problems", type=int, default=16)
+    parser.add_argument("--nodes", type=int, default=50, help="most nodes a search expands")
     parser.add_argument("--width", type=int, default=4, help="k, tactics drawn at a node")
     parser.add_argument("--statement", help="prove this one only")
     parser.add_argument("--lean", help="what starts the REPL, such as 'lake exe repl'")

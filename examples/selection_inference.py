@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[tuple[bool, bool]]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="script", help="script, smollm2, or a model's name")
-    parser.add_argument("--problems", type=int, default=30)
+    parser.add_argument("--problems", type=int, default=18)
     parser.add_argument("--length", type=int, default=3, help="rules that are needed")
     parser.add_argument("--width", type=int, default=12, help="particles, samples, beam candidates")
     parser.add_argument("--seed", type=int, default=0)

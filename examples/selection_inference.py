@@ -76,7 +76,7 @@ def consequences(statements: tuple[str, ...]) -> set[str]:
 
 def follows(step: Inference) -> bool:
     """Whether the conclusion follows from the premises."""
-    return step.conclusion in consequences(step.premises)
+    return step.conclusion in (consequences(step.premises) | set(step.premises))
 
 
 def right(problem: Puzzle, sample: ppl.Sample | None) -> tuple[bool, bool]:
@@ -143,20 +143,19 @@ def selections(asked: str, errors: float) -> dict[str, float]:
 
 @lru_cache(maxsize=5000)
 def conclusions(asked: str, errors: float) -> dict[str, float]:
-    """What follows; and what a hasty reader would conclude from the words."""
+    """What follows; where nothing new does, what a hasty reader would conclude from the words."""
     statements = tuple(f"{s}." for s in asked.strip().removesuffix(".").split(". "))
     new = consequences(statements) - set(statements)
-    hasty = [f"{found[2]}." for s in statements if (found := RULE.fullmatch(s))]
-    hasty = hasty or [f"Anne is {q}." for q in QUALITIES[:4]]
-    options = {f" {c}\n": 1.0 for c in sorted(new)}
-    for wrong in (
-        [*hasty, *(f"Anne is {q}." for q in QUALITIES)]
-        if not new
-        else [f"Anne is {q}." for q in QUALITIES]
-    ):
-        share = 0.25 * errors if new else 1.0
-        options[f" {wrong}\n"] = options.get(f" {wrong}\n", 0.0) + share / len(QUALITIES)
-    return options
+    guesses = [f"Anne is {q}." for q in QUALITIES]
+    if new:
+        options, share = dict.fromkeys(sorted(new), 1.0), 0.25 * errors
+    else:
+        options, share = {statements[-1]: 1.0 - errors}, errors
+        hasty = [f"{found[2]}." for s in statements if (found := RULE.fullmatch(s))]
+        guesses = (hasty or guesses[:4]) + guesses
+    for guess in guesses:
+        options[guess] = options.get(guess, 0.0) + share / len(QUALITIES)
+    return {f" {conclusion}\n": p for conclusion, p in options.items()}
 
 
 def answers(asked: str, errors: float) -> dict[str, float]:
@@ -174,7 +173,7 @@ def judged(asked: str, errors: float) -> dict[str, float]:
     """Four times in five right about whether every step so far is valid, and so an answer."""
     steps = re.findall(r"^(.+) Therefore, (.+)$", asked, re.MULTILINE)
     split = [tuple(f"{s}." for s in a.removesuffix(".").split(". ")) for a, _ in steps]
-    valid = all(b in consequences(a) for a, (_, b) in zip(split, steps, strict=True))
+    valid = all(follows(Inference(a, b)) for a, (_, b) in zip(split, steps, strict=True))
     question = re.search(r"^Question: Is Anne (\w+)\?$", asked, re.MULTILINE)
     answer = asked.rpartition("\nAnswer: ")[2].strip()
     if question and answer in ("yes", "no"):

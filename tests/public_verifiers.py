@@ -306,6 +306,25 @@ VERIFIER_CALLS = [
         },
     ),
     Call(
+        "LogOdds",
+        lambda: (verifiers.LogOdds, {"lm": tiny(), "ask": verifiers.chat("{question}{text}")}),
+        bad={"floor": (0, NEGATIVE, 0.5, INFINITE), "verdicts": ({}, {"Yes": 1.0})},
+    ),
+    Call("Propositional", of(verifiers.Propositional)),
+    Call(
+        "Propositional.start",
+        of(verifiers.Propositional().start, statement="p"),
+        bad={"statement": ("", "p &", "(p")},
+    ),
+    Call(
+        "Propositional.apply",
+        of(
+            verifiers.Propositional().apply,
+            state=verifiers.Propositional().start("p -> p"),
+            tactic="intro",
+        ),
+    ),
+    Call(
         "GenRM",
         lambda: (verifiers.GenRM, {"lm": tiny()}),
         bad={

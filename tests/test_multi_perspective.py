@@ -175,6 +175,43 @@ def test_verifiers_and_rankers_judge_every_open_node_once():
         assert searcher.run(toy, "last", seed=3, budget=ppl.Budget(calls=limit)).cost.calls <= limit
 
 
+def width_of(draws: list[str], most: int) -> int:
+    """The rule, from its formula."""
+    shares = [draws.count(d) / len(draws) for d in set(draws)]
+    entropy = sum(-p * math.log(p) for p in shares)
+    return max(len(draws), min(most, round(most * entropy / math.log(len(draws)))))
+
+
+def test_undecided_nodes_are_drawn_more_of():
+    """Per node: as many children as the entropy of the first three says, by tree and formula."""
+    searcher = MultiPerspective(8, 3, ("likelihood", few_b), most_expansions=9)
+    search = searcher.begin(long, seed=4)
+    search.run()
+    widths = set()
+    children: dict[int, list[ppl.Node]] = {}
+    for node in search.tree.nodes[1:]:
+        if not node.simulated:
+            children.setdefault(node.parent.identity, []).append(node)
+    for drawn in children.values():
+        steps = [child.step for child in drawn]
+        assert len(steps) == width_of(steps[:3], 9)
+        widths.add(len(steps))
+    assert {3, 9} < widths  # and one between: 9 * .579 is 5
+    assert widths == {3, 5, 9}
+    same = MultiPerspective(8, 3, ("likelihood", few_b), most_expansions=3).begin(long, seed=4)
+    plain = MultiPerspective(8, 3, ("likelihood", few_b)).begin(long, seed=4)
+    for each in (same, plain):
+        each.run()
+    assert [n.step for n in same.tree.nodes] == [n.step for n in plain.tree.nodes]
+    assert repr(searcher).endswith("most_expansions=9)")
+
+
+def test_widths_that_cannot_adapt_are_refused():
+    for k, most in ((1, 4), (4, 3), (2, 0)):
+        with pytest.raises(ValueError, match="most_expansions="):
+            MultiPerspective(3, k, most_expansions=most)
+
+
 def test_a_saved_search_with_functions_goes_on(tmp_path):
     searcher = MultiPerspective(6, 3, ("prior", few_b), normal_form=log_prior)
     search = searcher.begin(toy, "last", seed=2)

@@ -28,6 +28,8 @@ from ppl.verifiers.combine.reliability import Reliability, reliability
 from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
 from ppl.verifiers.exact.lean import LeanProof, LeanRepl
 from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
+from ppl.verifiers.exact.proof_state import ProofState, Prover, TacticError
+from ppl.verifiers.exact.propositional.prover import Propositional
 from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
 from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
 from ppl.verifiers.exact.unit_tests import UnitTests
@@ -35,6 +37,7 @@ from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, ver
 from ppl.verifiers.generative.backward import ForwardBackward, fobar, forward_backward
 from ppl.verifiers.generative.fobar import FOBAR
 from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
+from ppl.verifiers.generative.log_odds import LogOdds
 from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
 from ppl.verifiers.laws import check_verifier
 from ppl.verifiers.models.confidence import ConfidenceHead
@@ -81,6 +84,7 @@ __all__ = [
     "Layers",
     "LeanProof",
     "LeanRepl",
+    "LogOdds",
     "LogitNoise",
     "MathAnswer",
     "MathComparer",
@@ -91,6 +95,9 @@ __all__ = [
     "PRMFormat",
     "Platt",
     "Potential",
+    "ProofState",
+    "Propositional",
+    "Prover",
     "QuestionBias",
     "Ranker",
     "Refit",
@@ -101,6 +108,7 @@ __all__ = [
     "Scorer",
     "SelfEvaluation",
     "Similarity",
+    "TacticError",
     "Temperature",
     "UnitTests",
     "ValueCurve",

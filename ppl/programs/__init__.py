@@ -16,18 +16,28 @@ from ppl.programs.multilingual import (
 from ppl.programs.perturbations import INSTRUCTIONS, NOISE, ROLES, idea, rephrasing
 from ppl.programs.prompted_math import algebraic_template, math_prompter
 from ppl.programs.revise import revise, revision_prompt, revisions, rounds_and_rows
+from ppl.programs.selection_inference import (
+    UNKNOWN,
+    Inference,
+    derivation,
+    selection_inference,
+    trace_value,
+)
 
 __all__ = [
     "INSTRUCTIONS",
     "NOISE",
     "ROLES",
+    "UNKNOWN",
     "Archon",
     "BatchCost",
     "BatchPrompt",
+    "Inference",
     "algebraic_template",
     "batch_prompt",
     "checklist_once",
     "cross_mbr",
+    "derivation",
     "greedy_flags",
     "hedged",
     "idea",
@@ -39,5 +49,7 @@ __all__ = [
     "revisions",
     "rounds_and_rows",
     "search_architectures",
+    "selection_inference",
     "temperature_by_language",
+    "trace_value",
 ]

@@ -75,6 +75,10 @@ class QueueSearch(Searcher[Queue]):
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
         """f of every node under every order; of each order the least is popped."""
 
+    def drawn(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
+        """New children of the nodes that were popped."""
+        return tree.expand(nodes, self.expansions)
+
     def fresh(self, tree: Tree, children: list[Node]) -> list[Node]:
         """Those of the new nodes that are no duplicates."""
         return distinct(children)
@@ -91,7 +95,7 @@ class QueueSearch(Searcher[Queue]):
         nodes = [node for *_, node in popped]
         if nodes[0].finished:  # only A* queues finished nodes: it has found its answer
             return state.after(nodes=tuple(nodes), waiting=(), over=True), {}
-        children = tree.expand(nodes, self.expansions)
+        children = self.drawn(tree, nodes)
         alive = [child for child in self.fresh(tree, children) if not child.dead]
         found = (*state.nodes, *(child for child in alive if child.finished))
         queued = [child for child in alive if child.open or self.queues_finished]

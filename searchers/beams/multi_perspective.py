@@ -5,6 +5,13 @@ Yu 2025, arXiv:2505.10962).
     repeat  pop, under each perspective, the best node that none before it has popped
             expand all of them k times, as one batch; push the children that are new
 
+With a width that adapts, a node whose k draws differ is drawn more of: in all
+
+    k_t = clip(round(k_max H_t / H_max), k, k_max)
+
+with H_t the entropy of its k draws, as they came out, and H_max = log k. The paper adapts its width
+too; how, we do not know, and this rule is ours.
+
 One perspective alone is best-first search. Several keep one bad critic from trapping the search: a
 node that any of them likes gets its turn. A state is new if no earlier one has its normal form. The
 paper ranks proof states by a learned critic and by rules (few cases, short states); here a
@@ -14,15 +21,18 @@ perspective is a rule by name, a function of the node, or a verifier. Not a samp
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ppl.errors import VerifierError
+from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.runtime.node import Node
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.beams.best_first import QueueSearch
+from ppl.searchers.duplicates import origin
 from ppl.searchers.likelihood import log_prior
 
 Perspective = str | Callable[[Node], float] | Scorer
@@ -58,6 +68,8 @@ class MultiPerspective(QueueSearch):
         normal_form: equal for nodes that stand for the same state; an open node whose state some
             earlier one had, an ancestor or any other, is dropped. Asked again in every round: give
             it a cache if it is dear. None drops only siblings that chose the same.
+        most_expansions: k_max of the width that adapts, with `expansions`, at least 2, as k; None
+            draws k of every node.
 
     Raises:
         VerifierError: a perspective gives NaN.
@@ -67,6 +79,7 @@ class MultiPerspective(QueueSearch):
 
     perspectives: tuple[Perspective, ...] = ("likelihood", "prior", "shortest")
     normal_form: Callable[[Node], Hashable] | None = None
+    most_expansions: int | None = field(default=None, metadata={"quiet": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +92,30 @@ class MultiPerspective(QueueSearch):
                     f"perspective {ranking!r}: one of {', '.join(RULES)}, a function of the node, "
                     "a verifier or a ranker"
                 )
+        if self.most_expansions is not None:
+            checks.count(most_expansions=self.most_expansions)
+            if not 2 <= self.expansions <= self.most_expansions:
+                raise ValueError(
+                    f"most_expansions={self.most_expansions}, expansions={self.expansions}: the "
+                    "entropy of at least two draws decides how many more there are"
+                )
         check_fields(self)
+
+    def drawn(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
+        """`expansions` children of each node; of those whose children differ, more."""
+        k, first = self.expansions, super().drawn(tree, nodes)
+        if self.most_expansions is None:
+            return first
+        each = [first[i * k : (i + 1) * k] for i in range(len(nodes))]
+        more = [self._width(children, self.most_expansions) - k for children in each]
+        return first + tree.expand(nodes, more)
+
+    def _width(self, children: Sequence[Node], most: int) -> int:
+        """k_t of the module docstring."""
+        shares = [n / len(children) for n in Counter(map(origin, children)).values()]
+        entropy = -math.fsum(p * math.log(p) for p in shares)
+        wanted = round(most * entropy / math.log(len(children)))
+        return min(max(wanted, self.expansions), most)
 
     def priorities(self, tree: Tree, nodes: Sequence[Node]) -> list[tuple[float, ...]]:
         """An order for every perspective: the higher its score, the earlier."""

@@ -1,31 +1,34 @@
 """Lean 4 proofs, through the published JSON protocol of leanprover-community/repl.
 
-`lake exe repl` reads JSON objects separated by blank lines: `{"cmd": ..., "env": k}` is answered by
-`{"env": n, "messages": [{"severity", "data", ...}], "sorries": [...]}`. This file was tested
-against a script that speaks the protocol, and not against Lean itself. Lean evaluates code while it
-checks (`#eval`, macros): give `command` a sandbox of its own for proofs that a model wrote.
+Whole proofs (`LeanRepl.proves`, `LeanProof`), and proofs tactic by tactic (`start`, `apply`,
+`accepts`). Tested against a script that speaks the protocol, with replies copied from the tests of
+that repository, and not against Lean itself. Lean evaluates code while it checks (`#eval`, macros):
+give `command` a sandbox of its own for proofs that a model wrote.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
-from ppl.errors import LeanError, WorkerError
+from ppl.errors import LeanError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.text import Text
 from ppl.runtime.process import forget_in_children
 from ppl.runtime.verdict import JudgeRequest, Verifier
-from ppl.runtime.worker import Process, WorkerTimeoutError
+from ppl.verifiers.exact.lean_process import Lean, TimeLimitError, complains, stop_all
+from ppl.verifiers.exact.proof_state import ProofState, TacticError
 
 _CHEATS = re.compile(r"\b(sorry|admit|axiom|native_decide|unsafe|implemented_by|opaque|macro\w*)\b")
 _AXIOMS = re.compile(r"depends on axioms: \[([^\]]*)\]")
+_Path = tuple[str, int | None, tuple[str, ...]]  # statement, environment, tactics
+_NAME = re.compile(r"\b(?:theorem|lemma)\s+(\S+)")
 _STANDARD = {"propext", "Classical.choice", "Quot.sound"}
 
 
@@ -41,8 +44,8 @@ class LeanRepl:
         folder: where; the Lean project.
         seconds: limit for one reply about a proof.
         setup_seconds: limit for the start, and for one reply to `command` (imports are slow).
-        renew_after: proofs per process: Lean keeps the environment of every command, so its memory
-            only grows.
+        renew_after: proofs, or tactics, per process: Lean keeps every environment and every proof
+            state, so its memory only grows.
 
     Raises:
         LeanError: it does not start, also at a second attempt.
@@ -70,10 +73,11 @@ class LeanRepl:
         self.seconds, self.setup_seconds, self.renew_after = seconds, setup_seconds, renew_after
         self._made: list[tuple[str, int | None]] = []  # how each environment came about
         self._numbers: dict[int, int] = {}  # what the present process calls it
-        self._proofs = 0  # that the present process has seen
-        self._held: list[_Lean] = []
+        self._states: dict[_Path, int] = {}  # likewise, of proof states
+        self._proofs = 0  # and tactics, that the present process has seen
+        self._held: list[Lean] = []
         self._lock = threading.RLock()
-        self._finalizer = weakref.finalize(self, _stop_all, self._held)
+        self._finalizer = weakref.finalize(self, stop_all, self._held)
         forget_in_children(self)
         self._ready(None)
 
@@ -86,13 +90,13 @@ class LeanRepl:
     def close(self) -> None:
         """Ends the process; a later call starts a new one."""
         with self._lock:
-            _stop_all(self._held)
-            self._numbers, self._proofs = {}, 0
+            stop_all(self._held)
+            self._numbers, self._states, self._proofs = {}, {}, 0
 
     def forget(self) -> None:
         """In a forked child: the process is the parent's; the next request starts another."""
         self._held.clear()
-        self._numbers, self._proofs = {}, 0
+        self._numbers, self._states, self._proofs = {}, {}, 0
         self._lock = threading.RLock()
 
     def command(self, cmd: str, env: int | None = None) -> dict[str, Any]:
@@ -108,7 +112,7 @@ class LeanRepl:
         with self._lock:
             here = self._ready(env)
             try:
-                reply = self._held[0].ask(cmd, here, self.setup_seconds)
+                reply = self._held[0].command(cmd, here, self.setup_seconds)
             except LeanError:
                 self.close()
                 raise
@@ -147,19 +151,155 @@ class LeanRepl:
                 self._proofs += 1
                 try:
                     return self._accepts(f"{statement} {proof}", name, here)
-                except _TimeLimitError:
+                except TimeLimitError:
                     self.close()
                     return False
                 except LeanError:
                     self.close()
         return None
 
-    def _accepts(self, theorem: str, name: str, here: int | None) -> bool:
-        reply = self._held[0].ask(theorem, here, self.seconds)
-        if reply.get("sorries") or _complains(reply):
+    def start(self, statement: str, *, env: int | None = None) -> ProofState:
+        """The state in which nothing of the statement is proved.
+
+        Args:
+            statement: up to and with `:=`, as in `proves`.
+            env: environment with the imports, as `command` names it.
+
+        Raises:
+            LeanError: Lean refuses the statement, gives no reply within `setup_seconds`, or does
+                not start.
+        """
+        state = ProofState(statement, (), (), env)
+        with self._lock:
+            self._ready(env)
+            try:
+                goals = self._begin(state)
+            except LeanError:
+                self.close()
+                raise
+        return replace(state, goals=goals)
+
+    def apply(self, state: ProofState, tactic: str) -> ProofState | TacticError:
+        """The state after a tactic, or what is wrong with it; `state` stays as it is.
+
+        A process that does not know the state, being a fresh one, first does all its tactics again.
+        A tactic that runs over `seconds` or ends Lean costs its process; where a fresh one fails
+        over it too, the error says that there is no verdict (`refused=False`).
+
+        Args:
+            state: from `start` or `apply`, of this process or any other, with the environments of
+                `command` made alike.
+            tactic: one tactic; it applies to the first goal, unless it says otherwise.
+
+        Raises:
+            LeanError: Lean does not start; or the tactics of `state` do not lead there again.
+        """
+        if state.done:
+            return TacticError("no goals are left")
+        if found := _CHEATS.search(tactic):
+            return TacticError(f"{found[0]} assumes what is to be proved")
+        said = ""
+        for attempt in range(2):
+            with self._lock:
+                if self._proofs >= self.renew_after:
+                    self.close()
+                self._ready(state.env)
+                try:
+                    self._rebuild(state)
+                except LeanError:
+                    if attempt:
+                        raise
+                    continue
+                self._proofs += 1
+                try:
+                    return self._after(state, tactic)
+                except TimeLimitError as error:
+                    self.close()
+                    return TacticError(str(error))
+                except LeanError as error:
+                    self.close()
+                    said = str(error)
+        return TacticError(said, refused=False)
+
+    def accepts(self, state: ProofState, *, name: str | None = None) -> bool | None:
+        """Whether a state without goals is a proof: all its tactics, checked as one by `proves`.
+
+        That no goal is left does not make it one: tactic mode trusts tactics, and a proof that uses
+        the theorem itself shows only here.
+
+        Args:
+            state: of which no goal is left.
+            name: the theorem's name in the statement; found there if it is left out.
+
+        Raises:
+            ValueError: the statement has no name.
+        """
+        if not state.done:
             return False
-        asked = self._held[0].ask(f"#print axioms {name}", reply["env"], self.seconds)
-        if _complains(asked):
+        if name is None:
+            found = _NAME.search(state.statement)
+            if found is None:
+                raise ValueError(f"name=None: {state.statement[:60]!r} is no named theorem")
+            name = found[1]
+        return self.proves(state.statement, state.proof, name=name, env=state.env)
+
+    def _begin(self, state: ProofState) -> tuple[str, ...]:
+        """Has the present process start a proof; its goals."""
+        here = self._here(state.env)
+        reply = self._held[0].command(f"{state.statement} by sorry", here, self.setup_seconds)
+        holes = reply.get("sorries", [])
+        wrong = [m.get("data") for m in reply.get("messages", ()) if m.get("severity") == "error"]
+        if wrong or len(holes) != 1 or not isinstance(holes[0].get("proofState"), int):
+            raise LeanError(
+                f"{state.statement[:80]!r} followed by a proof is no theorem: "
+                f"{wrong[0] if wrong else f'{len(holes)} goals to begin with'}"
+            )
+        self._states[state.statement, state.env, ()] = holes[0]["proofState"]
+        return (str(holes[0].get("goal")),)
+
+    def _after(self, state: ProofState, tactic: str) -> ProofState | TacticError:
+        number = self._states[state.statement, state.env, state.tactics]
+        reply = self._held[0].tactic(tactic, number, self.seconds)
+        if isinstance(reply, str):
+            return TacticError(reply)
+        after = replace(state, tactics=(*state.tactics, tactic), goals=tuple(reply["goals"]))
+        self._states[after.statement, after.env, after.tactics] = reply["proofState"]
+        return after
+
+    def _rebuild(self, state: ProofState) -> None:
+        """Sees to it that the present process knows the state."""
+        statement, env, tactics = state.statement, state.env, state.tactics
+        known = len(tactics)
+        while known >= 0 and (statement, env, tactics[:known]) not in self._states:
+            known -= 1
+        if known == len(tactics):
+            return
+        try:
+            goals = self._begin(ProofState(statement, (), (), env)) if known < 0 else ("",)
+            now: ProofState | TacticError = ProofState(
+                statement, tactics[: max(known, 0)], goals, env
+            )
+            for tactic in tactics[max(known, 0) :]:
+                assert isinstance(now, ProofState)
+                now = self._after(now, tactic)
+                if isinstance(now, TacticError):
+                    raise LeanError(f"{tactic!r} was accepted before and is not now: {now.message}")
+        except LeanError:
+            self.close()
+            raise
+        if now != state:
+            self.close()
+            raise LeanError(
+                f"the tactics {'; '.join(tactics)!r} lead to other goals than before; what depends "
+                "on time or chance cannot be searched"
+            )
+
+    def _accepts(self, theorem: str, name: str, here: int | None) -> bool:
+        reply = self._held[0].command(theorem, here, self.seconds)
+        if reply.get("sorries") or complains(reply):
+            return False
+        asked = self._held[0].command(f"#print axioms {name}", reply["env"], self.seconds)
+        if complains(asked):
             return False
         said = " ".join(str(message.get("data", "")) for message in asked.get("messages", ()))
         if "does not depend on any axioms" in said:
@@ -188,61 +328,16 @@ class LeanRepl:
 
     def _here(self, env: int | None) -> int | None:
         if not self._held:
-            self._held.append(_Lean(self._start, self.folder))
+            self._held.append(Lean(self._start, self.folder))
             # A process that cannot do this says nothing about any proof.
-            self._held[0].ask("example : True := trivial", None, self.setup_seconds)
+            self._held[0].command("example : True := trivial", None, self.setup_seconds)
         if env is None:
             return None
         if env not in self._numbers:
             cmd, parent = self._made[env]
             here = self._here(parent)
-            self._numbers[env] = self._held[0].ask(cmd, here, self.setup_seconds)["env"]
+            self._numbers[env] = self._held[0].command(cmd, here, self.setup_seconds)["env"]
         return self._numbers[env]
-
-
-class _TimeLimitError(LeanError):
-    """No reply within the limit."""
-
-
-class _Lean:
-    """One process that speaks the protocol, and all its children (`lake` starts Lean as one)."""
-
-    def __init__(self, command: Sequence[str], folder: str | None) -> None:
-        try:
-            self.process = Process(command, "Lean", blocks=True, folder=folder)
-        except WorkerError as error:
-            raise LeanError(str(error)) from error
-
-    @property
-    def alive(self) -> bool:
-        return self.process.alive
-
-    def ask(self, cmd: str, env: int | None, seconds: float) -> dict[str, Any]:
-        request = {"cmd": cmd} if env is None else {"cmd": cmd, "env": env}
-        try:
-            # As UTF-8: of symbols beyond 16 bits Lean long misread the escapes (lean4 issue 5445).
-            self.process.tell(json.dumps(request, ensure_ascii=False))
-            reply = self.process.hear(seconds, "checking")
-        except WorkerTimeoutError as error:
-            raise _TimeLimitError(str(error)) from error
-        except WorkerError as error:
-            raise LeanError(str(error)) from error
-        try:
-            found = json.loads(reply)
-        except ValueError as error:
-            raise LeanError(f"Lean answered {reply[:100]!r}, which is no JSON") from error
-        if not _well_formed(found):
-            raise LeanError(f"Lean refused the request: {reply[:200]}")
-        answer: dict[str, Any] = found
-        return answer
-
-    def stop(self) -> None:
-        self.process.stop()
-
-
-def _stop_all(processes: list[_Lean]) -> None:
-    while processes:
-        processes.pop().stop()
 
 
 class LeanProof(Verifier):
@@ -288,17 +383,3 @@ class LeanProof(Verifier):
     def _log_score(self, proved: bool | None) -> float:
         score = self.unknown if proved is None else float(proved)
         return math.log(score) if score > 0 else -math.inf
-
-
-def _complains(reply: dict[str, Any]) -> bool:
-    return any(
-        message.get("severity") == "error" or "declaration uses 'sorry'" in str(message.get("data"))
-        for message in reply.get("messages", ())
-    )
-
-
-def _well_formed(reply: object) -> bool:
-    if not isinstance(reply, dict) or not isinstance(reply.get("env"), int):
-        return False
-    messages = reply.get("messages", [])
-    return isinstance(messages, list) and all(isinstance(m, dict) for m in messages)

@@ -1,0 +1,1 @@
+"""Propositional logic: formulas, a kernel that checks proof terms, and tactics that make them."""

@@ -3,4 +3,8 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
-__all__: list[str] = []
+from ppl.programs.mixture import mixture_of_agents
+
+__all__ = [
+    "mixture_of_agents",
+]

@@ -26,6 +26,7 @@ from ppl.searchers.sampling.best_of_n import BestOfN
 from ppl.searchers.sampling.first_finish import FirstFinish
 from ppl.searchers.sampling.fractured import FracturedSampling
 from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
+from ppl.searchers.sampling.iterative import IterativeAgentDecoding, feedback
 from ppl.searchers.sampling.model_switch import ModelSwitch
 from ppl.searchers.sampling.rollover import RolloverBudgetForcing
 from ppl.searchers.sampling.self_aggregation import RecursiveSelfAggregation, others
@@ -62,6 +63,7 @@ __all__ = [
     "Gated",
     "Greedy",
     "GumbelMCTS",
+    "IterativeAgentDecoding",
     "LookaheadSearch",
     "ModelSwitch",
     "MomentumUncertainty",
@@ -90,6 +92,7 @@ __all__ = [
     "VectorizedSMC",
     "Weights",
     "check_searcher",
+    "feedback",
     "others",
     "run_all",
 ]

@@ -32,6 +32,7 @@ from ppl.searchers import (
     FracturedSampling,
     Gated,
     GumbelMCTS,
+    IterativeAgentDecoding,
     LookaheadSearch,
     MomentumUncertainty,
     MultiPerspective,
@@ -103,6 +104,7 @@ SEARCHERS = [
     VGB(30, 3),
     VGB(30, 4, law="model"),
     RecursiveSelfAggregation(4, 2),
+    IterativeAgentDecoding(3, 2),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [
@@ -123,6 +125,7 @@ ONE_PARTICLE = [
     FirstFinish(1),
     AdaptiveSampling(1),
     FracturedSampling(1, 1, 1),
+    IterativeAgentDecoding(1),
     MCTS(1),
     GumbelMCTS(1),
     PhiDecoding(1, 1),

@@ -205,6 +205,7 @@ CALLS = [
     ),
     Call("Search", lambda: (searchers.Search, {"searcher": searchers.BestOfN(2), "tree": tree()})),
     Call("Search.run", lambda: (searchers.BestOfN(2).begin(program).run, {})),
+    Call("feedback", of(searchers.feedback)),
     Call("others", of(searchers.others, k=2), bad={"k": COUNT}),
     Call(
         "check_searcher",

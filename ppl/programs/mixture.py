@@ -115,15 +115,16 @@ def _mixture(
 ) -> Text:
     (critique, synthesise), (warm, cool) = prompts, temperatures
 
-    def said(name: str, request: str, temperature: float, most: int) -> Text:
+    def ask(name: str, request: str, temperature: float, most: int) -> Text:
         asked = [{"role": "user", "content": request}]
         if system is not None:
             asked.insert(0, {"role": "system", "content": system})
         text = lm.chat(asked)
         most = min(most, max(1, lm.context_length - len(text.tokens)))
-        return text + pyro.sample(name, lm(text, max_tokens=most, temperature=temperature))
+        said: Text = text + pyro.sample(name, lm(text, max_tokens=most, temperature=temperature))
+        return said
 
-    draw = functools.partial(said, "candidate", question, warm, limits[0])
+    draw = functools.partial(ask, "candidate", question, warm, limits[0])
     candidates = parallel([draw] * samples, name="samples")
     twist("drafted", 0.0)  # steps: a search may go on from the same candidates
     usable = [text for text in candidates if text.finished and text.text.strip()]
@@ -137,9 +138,9 @@ def _mixture(
             f"Candidate {i}:\n{text.text}" for i, text in enumerate(usable, 1)
         ),
     }
-    parts["critique"] = said("critique", _filled(critique, parts), cool, limits[1]).text
+    parts["critique"] = ask("critique", _filled(critique, parts), cool, limits[1]).text
     twist("read", 0.0)
-    return said("answer", _filled(synthesise, parts), cool, limits[2])
+    return ask("answer", _filled(synthesise, parts), cool, limits[2])
 
 
 def _filled(template: str, parts: dict[str, str]) -> str:

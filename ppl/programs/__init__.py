@@ -4,7 +4,14 @@ Each is written with what `ppl` offers to everybody and can be read as an exampl
 """
 
 from ppl.programs.mixture import mixture_of_agents
+from ppl.programs.self_steering import Attempt, SelfSteered, selfsteer
+from ppl.programs.steering import Fault, Steering
 
 __all__ = [
+    "Attempt",
+    "Fault",
+    "SelfSteered",
+    "Steering",
     "mixture_of_agents",
+    "selfsteer",
 ]

@@ -126,6 +126,8 @@ class Steering:
         self.note = note
         self.faults: list[Fault] = []
         self._tokens = functools.lru_cache(maxsize=64)(tokens_of)
+        # Modules are deterministic, so particles that stand at one place ask once.
+        self._told = functools.lru_cache(maxsize=4096)(self._answer)
         self._guest = Guest(sandbox or Sandbox(), _INSIDE.read_text(encoding="utf-8"))
         try:
             self.prior, self.proposal = self._loaded(module)
@@ -179,14 +181,15 @@ class Steering:
 
     def move(self, step: int, text: str, finished: bool, memory: str, answers: str) -> str:
         """What a step asks next, see `request_of`; raises what is wrong with it."""
-        said = self._guest.call("move", step, text, finished, memory, answers)
-        request_of(said)
-        return said
+        return self._told("move", step, text, finished, memory, answers)
 
     def judge(self, text: str) -> str:
         """What `check` says, see `verdict_of`; raises what is wrong with it."""
-        said = self._guest.call("judge", text)
-        verdict_of(said)
+        return self._told("judge", text)
+
+    def _answer(self, name: str, *arguments: str | float) -> str:
+        said = self._guest.call(name, *arguments)
+        (request_of if name == "move" else verdict_of)(said)
         return said
 
     def exchanged(self, site: str, exchange: Callable[..., str], *arguments: Any) -> str | None:
@@ -215,12 +218,12 @@ class _Particle:
 
     def step(self, t: int) -> bool:
         """A step of the module; False if the particle is given up."""
-        steering = self.steering
+        steering, begun = self.steering, self.prior
         answers: list[tuple[str, dict[str, Any]]] = []
         observed: list[tuple[LMDistribution, Continuation]] = []
         while True:
-            text = self.prior
-            state = (t, text.text, text.finished, self.memory, json.dumps(answers))
+            # From its beginning, with one answer more.
+            state = (t, begun.text, begun.finished, self.memory, json.dumps(answers))
             said = steering.exchanged(f"step_{t}.{len(answers)}", steering.move, *state)
             if said is None:
                 return False

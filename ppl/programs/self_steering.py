@@ -147,6 +147,7 @@ def selfsteer(
     """
     checks.count(particles=particles, planner_tokens=planner_tokens)
     checks.count(least=0, retries=retries)
+    checks.nonnegative(planner_temperature=planner_temperature)
     checks.seed(seed=seed)
     settings: dict[str, Any] = {
         "begin": begin,

@@ -6,7 +6,7 @@ batch.
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ppl.errors import PPLError
 from ppl.language.answers import Answer, Equality, equality, extract_answer
@@ -27,6 +27,9 @@ from ppl.runtime.node import Node
 from ppl.runtime.planning import plan
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
+
+if TYPE_CHECKING:
+    from ppl.programs.self_steering import selfsteer
 
 __version__ = "0.1.0"
 
@@ -68,6 +71,7 @@ __all__ = [
     "plan",
     "power",
     "register",
+    "selfsteer",
     "twist",
     "writers",
 ]
@@ -85,8 +89,14 @@ _ROOMS = (
 )
 
 
-def __getattr__(name: str) -> ModuleType:
+# Names of rooms that are the front's, too.
+_FROM_ROOMS = {"selfsteer": "programs"}
+
+
+def __getattr__(name: str) -> Any:
     """A room, imported when it is first asked for: `import ppl` alone stays quick."""
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _FROM_ROOMS:
+        return getattr(importlib.import_module(f"{__name__}.{_FROM_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -108,6 +108,14 @@ class SandboxError(PPLError):
     """Model-written code was not run, because it cannot be isolated here. Never a failed test."""
 
 
+class SteeringError(PPLError):
+    """No module of a planner's gave a text; `attempts` (`ppl.programs.Attempt`) say why."""
+
+    def __init__(self, message: str, attempts: Any = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+
+
 class GrammarError(PPLError):
     """A grammar, regular expression or JSON schema cannot be used."""
 

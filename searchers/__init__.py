@@ -27,6 +27,7 @@ from ppl.searchers.sampling.first_finish import FirstFinish
 from ppl.searchers.sampling.fractured import FracturedSampling
 from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
 from ppl.searchers.sampling.hedged import Hedged
+from ppl.searchers.sampling.iterative import IterativeAgentDecoding, feedback
 from ppl.searchers.sampling.model_switch import ModelSwitch
 from ppl.searchers.sampling.rollover import RolloverBudgetForcing
 from ppl.searchers.sampling.self_aggregation import RecursiveSelfAggregation, others
@@ -64,6 +65,7 @@ __all__ = [
     "Greedy",
     "GumbelMCTS",
     "Hedged",
+    "IterativeAgentDecoding",
     "LookaheadSearch",
     "ModelSwitch",
     "MomentumUncertainty",
@@ -92,6 +94,7 @@ __all__ = [
     "VectorizedSMC",
     "Weights",
     "check_searcher",
+    "feedback",
     "others",
     "run_all",
 ]

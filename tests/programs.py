@@ -33,6 +33,7 @@ from ppl.searchers import (
     Gated,
     GumbelMCTS,
     Hedged,
+    IterativeAgentDecoding,
     LookaheadSearch,
     MomentumUncertainty,
     MultiPerspective,
@@ -105,6 +106,7 @@ SEARCHERS = [
     VGB(30, 4, law="model"),
     RecursiveSelfAggregation(4, 2),
     Hedged(4),
+    IterativeAgentDecoding(3, 2),
 ]
 # The smallest of each whose `best` is one plain sample of the program.
 ONE_PARTICLE = [
@@ -125,6 +127,7 @@ ONE_PARTICLE = [
     FirstFinish(1),
     AdaptiveSampling(1),
     FracturedSampling(1, 1, 1),
+    IterativeAgentDecoding(1),
     MCTS(1),
     GumbelMCTS(1),
     PhiDecoding(1, 1),

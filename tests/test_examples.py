@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import accuracy_vs_budget
+import agents_of_models
 import backward_checks
 import choosing_answers
 import compare_searchers
@@ -16,8 +17,12 @@ import pytest
 import quantile_head
 import scaling_flaws
 import search_gain
+import self_steering
 import training_rows
 import verifier_calibration
+
+from ppl.errors import SandboxError
+from ppl.verifiers import Sandbox
 
 
 def test_main_job(tmp_path, capsys):
@@ -169,3 +174,44 @@ def test_backward_checks(capsys):
     printed = capsys.readouterr().out
     candidates, particles = map(int, re.findall(r"paid for (\d+).*for (\d+),", printed)[0])
     assert 3 <= candidates < particles == 18
+
+
+def test_agents_of_models(capsys):
+    found = agents_of_models.main(["--runs", "6", "--noise", "0", "--skill", "0.9"])
+    printed = capsys.readouterr().out
+    assert found["iterative, 2 rounds"] == 1  # in closed form, without noise
+    rows = {line[:22].strip(): line[22:].split() for line in printed.splitlines()[1:]}
+    assert float(rows["mixture of agents"][2]) == 5
+    assert float(rows["best of 3"][1]) == 3
+
+
+def test_self_steering_example(capsys):
+    if not self_steering_works():
+        pytest.skip("needs a working bubblewrap")
+    (shares,) = self_steering.main(["--count", "1", "--particles", "4"])
+    printed = capsys.readouterr().out
+    assert shares["smc"] == shares["is"] == shares["rejection"] == 1
+    assert printed.count("mended: site 'step_0.0' of particle") == 3
+
+
+def self_steering_works() -> bool:
+    try:
+        Sandbox().require()
+    except SandboxError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("obeys", "text", "right"),
+    [
+        (self_steering.three_sentences, "It is. Waves come! They go.", True),
+        (self_steering.three_sentences, "It is. They come! Waves go.", False),
+        (self_steering.without_e, "A ship is on its way.", True),
+        (self_steering.without_e, "The ship is on its way.", False),
+        (self_steering.six_words, "It was a dark and stormy night.", False),
+        (self_steering.six_words, "It was a dark, cold night.", True),
+    ],
+)
+def test_the_checkers_that_planners_do_not_know(obeys, text, right):
+    assert obeys(text) is right

@@ -250,7 +250,7 @@ NO_COUNTS = [0, -1, 2.5, float("nan"), True, "3"]
 @pytest.mark.parametrize("searcher", [s for s in SEARCHERS if s.settings()], ids=repr)
 def test_the_first_setting_of_every_searcher_is_a_count(searcher, number):
     first = searcher.settings()[0]
-    assert first in ("num_particles", "n", "simulations", "beam_width")
+    assert first in ("num_particles", "n", "simulations", "beam_width", "rounds")
     with pytest.raises(ValueError, match=f"{first}="):
         searcher.with_(**{first: number})
 

@@ -254,6 +254,8 @@ def test_searchers_that_are_none(server, text):
         ("BeamSearch(6, 4)", True),
         ("BeamSearch(6)", True),  # defaults count
         ("MCTS(20)", False),
+        ("IterativeAgentDecoding(5, 4)", False),
+        ("IterativeAgentDecoding(6, 4)", True),
         ("MCTS(20, leaves=21)", True),
         ("ParticleGibbs(5, 4)", False),
         ("ParticleGibbs(5, 5)", True),

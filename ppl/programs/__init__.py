@@ -5,6 +5,7 @@ Each is written with what `ppl` offers to everybody and can be read as an exampl
 
 from ppl.programs.archon import Archon, search_architectures
 from ppl.programs.batch_prompt import BatchCost, BatchPrompt, batch_prompt
+from ppl.programs.mixture import mixture_of_agents
 from ppl.programs.multilingual import (
     checklist_once,
     cross_mbr,
@@ -23,6 +24,8 @@ from ppl.programs.selection_inference import (
     selection_inference,
     trace_value,
 )
+from ppl.programs.self_steering import Attempt, SelfSteered, selfsteer
+from ppl.programs.steering import Fault, Steering
 
 __all__ = [
     "INSTRUCTIONS",
@@ -30,9 +33,13 @@ __all__ = [
     "ROLES",
     "UNKNOWN",
     "Archon",
+    "Attempt",
     "BatchCost",
     "BatchPrompt",
+    "Fault",
     "Inference",
+    "SelfSteered",
+    "Steering",
     "algebraic_template",
     "batch_prompt",
     "checklist_once",
@@ -42,6 +49,7 @@ __all__ = [
     "hedged",
     "idea",
     "math_prompter",
+    "mixture_of_agents",
     "pick_flip_rate",
     "rephrasing",
     "revise",
@@ -50,6 +58,7 @@ __all__ = [
     "rounds_and_rows",
     "search_architectures",
     "selection_inference",
+    "selfsteer",
     "temperature_by_language",
     "trace_value",
 ]

@@ -72,6 +72,8 @@ def size(searcher: Searcher[Any]) -> int:
     """How large a searcher is: the product of those of its settings that count particles, or what
     is tried for each (`num_particles`, `n`, `beam_width`, `simulations`, `expansions`, ...)."""
     counts = [getattr(searcher, name, 1) for name in _FACTORS]
+    if hasattr(searcher, "rounds"):  # of so many runs each
+        counts.append(getattr(searcher, "width", 1))
     return math.prod(max(1, count) for count in counts if isinstance(count, int))
 
 

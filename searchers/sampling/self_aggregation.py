@@ -25,55 +25,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import pyro
-from pyro.distributions import TorchDistribution
 from pyro.poutine.runtime import am_i_wrapped
 
-from ppl.errors import ObservationError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.randomness import generator
-from ppl.language.site import Draw, Site, Visit
 from ppl.runtime.node import Node
 from ppl.runtime.particle import Decide
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
+from ppl.searchers.sampling.told import Told
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Frontier
 
 
-class Others(Site, TorchDistribution):  # type: ignore[misc]
-    """What other runs of the program have returned: nothing, unless the searcher has some."""
+class Others(Told):
+    """What other runs of the program have returned."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
-    decidable = True
+    nothing = ()
 
     def __init__(self, k: int) -> None:
         self.k = k
-        super().__init__(validate_args=False)
-
-    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
-        """Nothing."""
-        return (), 0.0, None
-
-    def score(self, visit: Visit, msg: Any, value: Any) -> float:
-        """Whatever the searcher gives has probability one: it is no part of the law."""
-        if not isinstance(value, tuple):
-            raise ObservationError(f"{visit.label}: others() is a tuple, got {value!r}")
-        return 0.0
-
-    def sample(self, sample_shape: Any = ()) -> Any:
-        """Nothing."""
-        return ()
-
-    def log_prob(self, value: Any) -> Any:
-        """Zero: it is no part of the law."""
-        return np.float64(0.0)
-
-    def support(self) -> list[tuple[Any, float]]:
-        """Nothing is all there is."""
-        return [((), 0.0)]
+        super().__init__()
 
     @property
     def fingerprint(self) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ _REMEDY = (
     "accept by name that the code runs with your own rights: Sandbox(isolation='process')"
 )
 _FIRST_UID = 700_000_000  # far from any user of the system
-_START_LIMIT = 60.0  # seconds for two interpreters to start on a busy machine
+START_LIMIT = 60.0  # seconds for two interpreters to start on a busy machine
 # The parent of bubblewrap must last: the kernel ends it with the thread that started it.
 _STAY = '"$@"; exit "$?"'
 
@@ -224,21 +224,8 @@ class Pair:
                 os.close(fd)
 
     def _start(self, role: str, read: int, write: int) -> subprocess.Popen[bytes]:
-        command = self.sandbox.command(role, read, write)
-        if self.cgroups:
-            entrance = self.cgroups[role == "checker"].entrance
-            command = ["/bin/sh", "-c", ENTER, entrance, *command]
-        elif self.sandbox.isolation == "bubblewrap":
-            command = ["/bin/sh", "-c", _STAY, "sh", *command]
-        return self.group.start(
-            command,
-            stdin=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(read, write),
-            env={"PATH": "/usr/bin:/bin"} if self.group.folder is None else {},
-            cwd=self.group.folder or "/",
-        )
+        cgroup = self.cgroups[role == "checker"] if self.cgroups else None
+        return launched(self.sandbox, role, read, write, self.group, cgroup)
 
     def fileno(self) -> int:
         """Readable when there is something to `listen` to."""
@@ -252,7 +239,7 @@ class Pair:
 
     def submit(self, check: Check) -> None:
         """Hands the program over; the clock runs from when both interpreters have started."""
-        self.deadline = time.monotonic() + _START_LIMIT
+        self.deadline = time.monotonic() + START_LIMIT
         self.tests = len(check.tests)
         order = json.dumps({"nonce": self.nonce, **asdict(check)}).encode()
         assert self.checker.stdin is not None
@@ -301,7 +288,7 @@ class Pair:
         """
         if not self.begun:
             raise SandboxError(
-                f"the sandbox did not start within {_START_LIMIT} s, so the program was not run: "
+                f"the sandbox did not start within {START_LIMIT} s, so the program was not run: "
                 "this machine has too much to do"
             )
         why = f"not done after {self.sandbox.seconds} s"
@@ -333,6 +320,26 @@ class Pair:
     def _leave(self) -> None:
         while self.cgroups:
             self.cgroups.pop().remove()
+
+
+def launched(
+    sandbox: Sandbox, role: str, read: int, write: int, group: Group, cgroup: Cgroup | None
+) -> subprocess.Popen[bytes]:
+    """One interpreter in its sandbox. Only a checker has an input and an output of its own."""
+    command = sandbox.command(role, read, write)
+    if cgroup is not None:
+        command = ["/bin/sh", "-c", ENTER, cgroup.entrance, *command]
+    elif sandbox.isolation == "bubblewrap":
+        command = ["/bin/sh", "-c", _STAY, "sh", *command]
+    return group.start(
+        command,
+        stdin=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if role == "checker" else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(read, write),
+        env={"PATH": "/usr/bin:/bin"} if group.folder is None else {},
+        cwd=group.folder or "/",
+    )
 
 
 _PYTHON = str(Path(sys.executable).resolve())

@@ -277,7 +277,15 @@ OPERATIONS = st.lists(
 
 
 @pytest.mark.parametrize(
-    "way", ["sharing", "apart", "graphs", pytest.param("compiled", marks=needs_compiler)]
+    "way",
+    [
+        "sharing",
+        "apart",
+        "graphs",
+        "standing",
+        pytest.param("compiled", marks=needs_compiler),
+        pytest.param("compiled standing", marks=needs_compiler),
+    ],
 )
 @pytest.mark.parametrize("kv_bytes", [1, 60_000, 1 << 26])
 @settings(max_examples=20, deadline=None)
@@ -285,8 +293,10 @@ OPERATIONS = st.lists(
 @torch.inference_mode()
 def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
-    engine = _engine(kv_bytes, compile=way == "compiled")
-    engine.runner.price = 0 if way in ("sharing", "compiled") else 10**9
+    engine = _engine(kv_bytes, compile="compiled" in way)
+    engine.runner.price = 10**9 if way in ("apart", "graphs") else 0
+    standing = "standing" in way
+    engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)
     engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
     texts: list[tuple[int, ...]] = [(3,)]
@@ -652,7 +662,7 @@ def test_a_pass_leaves_nothing_to_the_garbage_collector(family, monkeypatch):
             seen.append(weakref.ref(self))
 
     lm = make(family)
-    monkeypatch.setattr("ppl.lm.engine.passes.Window", Watched)
+    monkeypatch.setattr("ppl.lm.engine.slots.Window", Watched)
     gc.disable()
     try:
         text = tuple(range(3, 40))
@@ -799,7 +809,7 @@ def test_compiled_steps_run_with_attention_of_the_library(family, monkeypatch):
     """As on a GPU, where there is none of our own."""
     monkeypatch.setattr("ppl.lm.engine.native.attend", None)
     never = property(lambda _: False, lambda *_: None)
-    monkeypatch.setattr(CompiledStep, "_native", never, raising=False)
+    monkeypatch.setattr(CompiledStep, "native", never, raising=False)
     lm = make(family, compile=True)
     texts = some_texts()
     drawn = lm.sample_batch([request(lm, t, i, max_tokens=20) for i, t in enumerate(texts)])

@@ -116,6 +116,10 @@ def test_exact(name):
     engine = engine_of(name)
     engine.runner.price = 0  # what rows have in common is read apart
     read_fork_step_and_evict(engine)
+    if engine.sharing.able:  # or is one copy, on which they stand
+        engine.pool.clear()
+        engine.sharing.price, engine.sharing.block = -1, 2
+        read_fork_step_and_evict(engine)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
@@ -117,6 +118,11 @@ class LogitsModel(LanguageModel):
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that one batch may hold."""
         return 1 << 30
+
+    def most_rows(self, texts: Sequence[Tokens], lengths: Sequence[int]) -> int:
+        """As `batch_rows`, of rows that go on from such texts to such lengths: a model that keeps
+        what they begin with only once may hold more of them."""
+        return self.batch_rows(max(lengths, default=0))
 
     def session(self) -> Session:
         """A running batch that requests join and leave."""
@@ -325,8 +331,10 @@ class Session:
         """Drops all rows but these; the youngest wait again where memory no longer holds all."""
         if not self._rows:
             return
-        longest = max((self._rows[j].length for j in keep), default=0)
-        most = self.model.batch_rows(longest)
+        lengths = [self._rows[j].length for j in keep]
+        most = self.model.batch_rows(max(lengths, default=0))
+        if len(keep) > most:
+            most = self.model.most_rows([self._rows[j].tokens for j in keep], lengths)
         self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
         keep = keep[:most]
         self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
@@ -334,14 +342,7 @@ class Session:
 
     def _join(self) -> None:
         """Lets waiting requests in, first come first served, as far as memory goes."""
-        joining: list[Row] = []
-        longest = max((row.expected_length for row in self._rows), default=0)
-        while self._waiting:
-            longest = max(longest, self._waiting[0].expected_length)
-            count = len(self._rows) + len(joining)
-            if count and count >= self.model.batch_rows(longest):
-                break
-            joining.append(self._waiting.popleft())
+        joining = [self._waiting.popleft() for _ in range(self._room())]
         if joining:
             # A row that had to wait half-way has been booked already.
             ledgers = [None if row.new else row.request.ledger for row in joining]
@@ -350,6 +351,20 @@ class Session:
             keys = np.array([row.request.key for row in joining], dtype=np.uint64)
             self._keys = np.concatenate([self._keys, keys])
             self.joined = max(self.joined, len(self._rows))
+
+    def _room(self) -> int:
+        """How many of the waiting requests may join; one always may if there is nothing else."""
+        running, rows = len(self._rows), [*self._rows, *self._waiting]
+        texts, lengths = [row.tokens for row in rows], [row.expected_length for row in rows]
+
+        def exceeds(count: int) -> bool:
+            return count > self.model.most_rows(texts[:count], lengths[:count])
+
+        least = max(running, 1)
+        counts = range(least + 1, len(rows) + 1)
+        if not self._waiting or not counts or not exceeds(len(rows)):
+            return len(self._waiting)
+        return least + bisect_left(counts, True, key=exceeds) - running
 
 
 def _admit(rows: Sequence[Row]) -> set[int]:

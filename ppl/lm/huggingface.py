@@ -100,6 +100,10 @@ class HFModel(LogitsModel):
         """How many texts of `length` tokens fit into the engine's memory at once."""
         return self.engine.batch_rows(min(length, self.context_length))
 
+    def most_rows(self, texts: Sequence[Tokens], lengths: Sequence[int]) -> int:
+        """How many texts fit at once that go on from such beginnings to such lengths."""
+        return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
+
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends: set[int] = set()

@@ -118,6 +118,19 @@ class Plan:
     states: States
     cache: str
 
+    @property
+    def keeps_what_is_read(self) -> bool:
+        """Whether all layers attend, in our form, to keys and values as the cache keeps them."""
+        layers = self.layout.layers
+        return (
+            self.how == NAME
+            and not self.states
+            and all(
+                i in self.looks and layer in (None, (self.looks[i].keys, self.looks[i].values))
+                for i, layer in enumerate(layers)
+            )
+        )
+
 
 def plan_of(base: nn.Module, config: Any, name: str, most: int, device: torch.device) -> Plan:
     """Runs a token to see what the model's own cache is made of, and looks at how it attends.

@@ -61,13 +61,16 @@ static inline float exponential(float x) {
 // columns: where each row's new key goes; firsts, positions: the first and last that it looks at.
 // shared: so many first keys each row has in common with row `sources` of the pass.
 // softcap: scores s become softcap * tanh(s / softcap), if it is not 0. sinks: for each query head the
-// score of a key without a value, or null. out: [rows, HEADS * GROUP, WIDE].
+// score of a key without a value, or null. means [rows, HEADS * GROUP, WIDE] and masses
+// [rows, HEADS * GROUP]: what attention to other keys gave, and the logarithms of the sums of their
+// weights (minus infinity for none), or null. out: [rows, HEADS * GROUP, WIDE].
 extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const int64_t *firsts, const int64_t *positions, const int64_t *sources,
                        const int64_t *shared, const number *query, const number *key,
                        const number *value, number *keys, number *values, int64_t slot,
                        int64_t head, int64_t value_slot, int64_t value_head, float scaling,
-                       float softcap, const float *sinks, number *out) {
+                       float softcap, const float *sinks, const float *means, const float *masses,
+                       number *out) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int64_t at = 0; at < rows * HEADS; at++) {
         const int64_t row = at / HEADS, place = row * slot + at % HEADS * head;
@@ -82,6 +85,15 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
             mass[g] = sinks ? 1.0f : 0.0f;
             const number *asked = query + (at * GROUP + g) * DIM;
             for (int d = 0; d < DIM; d++) q[g][d] = wide(asked[d]) * scaling;
+            const float other = means ? masses[at * GROUP + g] : -INFINITY;
+            if (other != -INFINITY) {
+                const float top = other > most[g] ? other : most[g];
+                const float weight = exponential(other - top);
+                mass[g] = mass[g] * exponential(most[g] - top) + weight;
+                most[g] = top;
+                for (int d = 0; d < WIDE; d++)
+                    sum[g][d] = means[(at * GROUP + g) * WIDE + d] * weight;
+            }
         }
         const int64_t count = positions[row] + 1;
         for (int64_t start = firsts[row]; start < count; start += PART) {

@@ -31,6 +31,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ppl.lm.engine.layout import Heads
 from ppl.lm.engine.reach import Reach, fitted, ragged_bias, ragged_mask, reaching
+from ppl.lm.engine.trunk import Mean, Standing, attended, together
 
 NAME = "ppl_grouped"
 OWN = "ppl_own"
@@ -88,6 +89,7 @@ class _Pass:
         alike: whether the grouped form gave what the model's own gives, as far as was compared.
         biases: what to add to the scores of each span, by the mask it comes from (kept, so that its
             identity stays its own), the span's first row, and how many query heads share keys.
+        standing: which rows stand on a trunk, None if none does.
     """
 
     spans: list[Span] | None
@@ -95,6 +97,7 @@ class _Pass:
     seen: dict[int, tuple[Tensor, Heads, Heads]] | None = None
     alike: bool = True
     biases: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    standing: Standing | None = None
 
     def see(self, module: Any, mask: Tensor, key: Tensor, value: Tensor) -> None:
         """Notes how a layer attends, if the model is looked at."""
@@ -236,6 +239,8 @@ def grouped_attention(
         return plain
     assert attention_mask is not None
     running.see(module, attention_mask, key, value)
+    if running.standing is not None:
+        return _attend_standing(running, query, key, value, attention_mask, scaling, softcap, s_aux)
     parts = []
     for span in running.spans or [Span(0, query.shape[0], key.shape[2])]:
         start, stop, keys, shared, source = span
@@ -356,6 +361,50 @@ def _attend_shared(
     return attended.reshape(batch, query_heads, size, -1).transpose(1, 2)
 
 
+def _attend_standing(
+    running: _Pass,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, None]:
+    """Attention of rows some of which stand on trunks: to own keys, and to those of trunks."""
+    standing = running.standing
+    assert standing is not None
+    assert standing.window is not None
+    batch, query_heads, size, dim = query.shape
+    heads = key.shape[1]
+    scale = dim**-0.5 if scaling is None else scaling
+    queries = query.reshape(batch, heads, -1, dim)  # [B, H, G * Q, D]
+    means = []
+    for span in running.spans or [Span(0, batch, key.shape[2])]:
+        start, stop, keys, shared, source = span
+        bias = running.bias(mask, span, query, heads)
+        asked = queries[start:stop]
+        own = key[start:stop, :, shared:keys], value[start:stop, :, shared:keys]
+        mean = attended(asked, *own, bias[..., shared:], scale, softcap, sinks)
+        if shared:
+            common = key[source, :, :shared], value[source, :, :shared]
+            mean += together(asked, *common, bias[..., :shared], scale, softcap)
+        means.append(mean)
+    own_mean = Mean(
+        torch.cat([mean.values for mean in means]), torch.cat([mean.mass for mean in means])
+    )
+    found = standing.with_trunks(
+        own_mean,
+        queries,
+        (standing.window.holder(key), standing.window.holder(value)),
+        lambda group: standing.biases(mask, group, query_heads // heads),
+        scale,
+        softcap,
+    )
+    values = found.values.to(query.dtype).reshape(batch, query_heads, size, -1)
+    return values.transpose(1, 2).contiguous(), None
+
+
 AttentionInterface.register(NAME, grouped_attention)
 AttentionMaskInterface.register(NAME, ragged_mask)
 AttentionInterface.register(OWN, own_attention)
@@ -363,16 +412,23 @@ AttentionMaskInterface.register(OWN, ragged_bias)
 
 
 @contextlib.contextmanager
-def grouped(config: Any, spans: list[Span] | None, how: str | None = NAME) -> Iterator[None]:
+def grouped(
+    config: Any,
+    spans: list[Span] | None,
+    how: str | None = NAME,
+    standing: Standing | None = None,
+) -> Iterator[None]:
     """Lets a model attend in a form of ours, and only meanwhile.
 
     Args:
         how: the form, `NAME` or `OWN`; None for models that have to run as they are.
+        standing: which rows stand on a trunk; only in the form `NAME`.
     """
     if how is None:
         yield
         return
-    with _attending(config, how, _Pass(spans, before=config._attn_implementation)):
+    running = _Pass(spans, before=config._attn_implementation, standing=standing)
+    with _attending(config, how, running):
         yield
 
 

@@ -31,6 +31,7 @@ from ppl.lm.engine.attention import NAME as ATTENDED
 from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
+from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
 
 NAME = "ppl_compiled"
 _MODELS = itertools.count()
@@ -47,8 +48,9 @@ class _Running:
         sources, shared: `[B]`, as in `ppl.lm.engine.native.attend`.
         reaches: how far each layer looks.
         native: whether attention is our own.
-        firsts: for each reach, `[B]` the first position that each row looks at; or, where attention
-            is not our own, `[B, 1, 1, L]` masks.
+        firsts: for each reach, `[B, 1]` the first position that each row looks at; or, where
+            attention is not our own, `[B, 1, 1, L]` masks.
+        standing: which rows stand on a trunk; only where attention is our own.
     """
 
     window: Window
@@ -58,6 +60,7 @@ class _Running:
     reaches: Mapping[int, Reach]
     native: bool
     firsts: dict[Reach, Tensor]
+    standing: Standing | None
 
     def seen(self, layer: int) -> Tensor:
         """What rows look at in a layer; made once for all layers alike."""
@@ -91,15 +94,51 @@ def _attend(
     window, seen = running.window, running.seen(layer)
     if running.native:
         keys, values = window.layer(layer)
-        of_rows = window.columns, seen, running.positions, running.sources, running.shared
+        positions, before = running.positions, None
+        if running.standing is not None:
+            before = _before(running, running.standing, query, layer, seen, scaling, softcap)
+            bases = running.standing.bases[:, None]
+            seen, positions = (seen - bases).clamp_(min=0), positions - bases
+        of_rows = window.columns, seen, positions, running.sources, running.shared
         return native.attend(
-            query, key, value, keys, values, *of_rows, scaling, softcap or 0.0, sinks
+            query, key, value, keys, values, *of_rows, scaling, softcap or 0.0, sinks, before
         )
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(
         None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks
     )
     return attended.contiguous()
+
+
+def _before(
+    running: _Running,
+    standing: Standing,
+    query: Tensor,
+    layer: int,
+    firsts: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of one token a row to trunks, see `ppl.lm.engine.native.attend`."""
+    place = running.window.place(layer)
+    batch, query_heads, _, dim = query.shape
+    heads, wide = running.window.layer(layer)[1].shape[1::2]
+    group = query_heads // heads
+    none = query.new_zeros(batch, heads, group, wide, dtype=torch.float32)
+    nothing = Mean(none, torch.full_like(none[..., 0], -torch.inf))
+    moves = running.reaches.get(layer, _ALL) != _ALL
+
+    def biases(some: Group) -> list[Tensor | None]:
+        if not moves:
+            return [None] * len(some.trunk)
+        first = firsts if some.rows is None else firsts[some.rows]
+        keys = [torch.arange(part.start, part.stop) for part in some.trunk]
+        return [as_bias((at >= first)[:, None, None], group) for at in keys]
+
+    scale = dim**-0.5 if scaling is None else scaling
+    queries = query.reshape(batch, heads, group, dim)
+    mean = standing.with_trunks(nothing, queries, place, biases, scale, softcap)
+    return mean.values.contiguous(), mean.mass.contiguous()
 
 
 def _attend_shape(
@@ -178,6 +217,9 @@ class CompiledStep:
         config: its configuration.
         plan: how it attends.
 
+    Attributes:
+        native: whether its attention is.
+
     Raises:
         UnsupportedModelError: the model runs another kind of attention, or it is not known how far
             its layers look.
@@ -234,10 +276,15 @@ class CompiledStep:
         self._config = config
         weight = next(base.parameters())
         kinds = torch.float32, torch.bfloat16
-        self._native = weight.device.type == "cpu" and weight.dtype in kinds
+        self.native = weight.device.type == "cpu" and weight.dtype in kinds
 
     def __call__(
-        self, ids: Tensor, positions: Tensor, window: Window, spans: Sequence[Span]
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        window: Window,
+        spans: Sequence[Span],
+        standing: Standing | None = None,
     ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass.
 
@@ -245,13 +292,14 @@ class CompiledStep:
             ids, positions: `[B, 1]`.
             window: where keys and values are read and written.
             spans: which rows begin alike.
+            standing: which rows stand on a trunk; only where attention is `native`.
         """
         given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases
         for tensor in given:
             mark_unbacked(tensor, 0)  # any number of rows, one included
         before = self._config._attn_implementation
         self._config._attn_implementation = NAME
-        token = _running.set(self._about(given[1], window, spans))
+        token = _running.set(self._about(given[1], window, spans, standing))
         try:
             states: Tensor = self._step(*given)
         finally:
@@ -259,12 +307,16 @@ class CompiledStep:
             self._config._attn_implementation = before
         return states
 
-    def _about(self, positions: Tensor, window: Window, spans: Sequence[Span]) -> _Running:
+    def _about(
+        self, positions: Tensor, window: Window, spans: Sequence[Span], standing: Standing | None
+    ) -> _Running:
         sources, shared = positions.new_zeros(2, len(positions))
         for span in spans:
             sources[span.start : span.stop] = span.source
             shared[span.start : span.stop] = span.shared
-        return _Running(window, positions, sources, shared, self._reaches, self._native, {})
+        return _Running(
+            window, positions, sources, shared, self._reaches, self.native, {}, standing
+        )
 
 
 def _of_the_process(guards: Any) -> list[bool]:

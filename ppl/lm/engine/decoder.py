@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
@@ -163,12 +164,15 @@ class EngineDecoder:
         ]
         computing = [i for i, state in enumerate(states) if state is None]
         sources = [stem for stem, _ in branches]
-        going = {sources[i] for i in computing}
+        branches_of = Counter(sources[i] for i in computing)
+        going = set(branches_of)
         for number, stem in enumerate(old):
             if number not in going:
                 self._close(stem)
         leaving = [old[number] for number in sorted(going) if old[number].slot is None]
-        for stem, slot in zip(leaving, engine.seat([s.text for s in leaving]), strict=True):
+        rows = [branches_of[number] for number in sorted(going) if old[number].slot is None]
+        seats = engine.seat([stem.text for stem in leaving], rows)
+        for stem, slot in zip(leaving, seats, strict=True):
             stem.slot = slot
         # The first branch goes on in its stem's slot, the others fork off it.
         forked: dict[int, Slot] = {}  # new stem -> the slot to copy

@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -18,12 +19,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ppl.errors import UnsupportedModelError
 from ppl.language.cost import Account
-from ppl.lm.engine import admission
+from ppl.lm.engine import admission, selfcheck
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
-from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
+from ppl.lm.engine.runs import MOST_PARTS, Match, Slot, State, Tokens, common_prefix
 
 # Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
 # computes, on a GPU a short one costs as much as one of hundreds of tokens.
@@ -75,6 +75,9 @@ class Engine:
     Attributes:
         slots, pool: the memory, see `ppl.lm.engine.memory`.
         runner: what makes the passes.
+        sharing: when rows that begin alike have that as one copy.
+        vocabulary: how many token ids the model has.
+        resumes: whether it has recurrent layers, whose texts go on from snapshots.
         lock: held while anything of the model runs; whoever makes several calls that belong
             together may hold it around them.
     """
@@ -100,7 +103,7 @@ class Engine:
         self.lock: Any = _locks.setdefault(self.base, threading.RLock())
         if getattr(model.config, "is_encoder_decoder", False):
             admission.refuse_halves(self.base, name)
-        self._vocabulary = admission.vocabulary(self.base, config)
+        self.vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
             plan = admission.plan_of(self.base, config, name, self.context_length, self.device)
             # Where a text is its state, states take a part of the budget.
@@ -118,15 +121,17 @@ class Engine:
                 self.base,
                 config,
                 plan,
-                vocabulary=self._vocabulary,
+                vocabulary=self.vocabulary,
                 name=name,
                 slots=self.slots,
                 snapshots=snapshots,
                 graphs=graphs,
                 compile=compile,
             )
-            self._resumes = bool(plan.states)
-            self._self_check()
+            self.sharing = self._memory.sharing
+            self.sharing.able, self.sharing.price = self.runner.shares, self.runner.price
+            self.resumes = bool(plan.states)
+            selfcheck.checked(self)
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
@@ -151,95 +156,50 @@ class Engine:
         """Most bytes that slots and tree took together."""
         return self._memory.peak_nbytes
 
-    def _self_check(self) -> None:
-        """Compares the ragged pass with the model's own on a few tokens, so that a model whose
-        positions or masks work differently is refused rather than run wrongly."""
-        try:
-            self._compare()
-        except UnsupportedModelError:
-            if not self._resumes:
-                raise
-            # Some read several tokens as if nothing were before them: then one at a time.
-            self.runner.stepwise = True
-            for slot in self.slots.busy:
-                self.slots.drop(slot)
-            self.pool.clear()
-            self.runner.snapshots.clear()
-            self._compare()
-
-    def _compare(self) -> None:
-        texts = admission.samples(self._vocabulary, self.context_length)
-        first = [min(3, len(text) - 1) for text in texts]
-        try:
-            # One goes on, the other begins: shows masks made from where a pass begins.
-            self.hidden([texts[1][:4]], [min(3, len(texts[1]) - 1)])
-            ours, stepped, extended = self.hidden(texts, first), [], []
-            if self._resumes and all(first):
-                stepped = self._stepped(texts, first)
-                extended = self._extended(texts, first)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as refusal:
-            admission.refuse_batches(self.base, self.name, refusal)
-        if self.runner.graphs is not None or self.runner.compiled is not None:
-            try:
-                stepped = self._stepped(texts, [len(text) - 1 for text in texts])
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as refusal:
-                if self.runner.graphs is not None:
-                    admission.refuse_steps(self.name, "captured as CUDA graphs", "graphs", refusal)
-                admission.refuse_steps(self.name, "compiled", "compile", refusal)
-        for states in filter(None, (ours, stepped, extended)):
-            admission.compare(self.base, self.name, texts, states, strict=self._resumes)
-
-    def _stepped(self, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
-        """Last hidden states from `first` on, token by token."""
-        starts, slots = self._opened(texts, first)
-        states: list[list[Tensor]] = [[] for _ in texts]
-        for t in range(max(map(len, texts))):
-            rows = [i for i, at in enumerate(first) if at + t < len(texts[i])]
-            if rows:
-                longer = [texts[i][: first[i] + t + 1] for i in rows]
-                for i, state in zip(
-                    rows, self.step([slots[starts[i]] for i in rows], longer), strict=True
-                ):
-                    states[i].append(state)
-        for start, text in zip(starts, texts, strict=True):
-            self.close(slots[start], text)
-        return [torch.stack(row) for row in states]
-
-    def _extended(self, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
-        """Last hidden states from `first` on, each text's in one pass."""
-        starts, slots = self._opened(texts, first)
-        states = [self.extend([slots[s]], [t])[0] for s, t in zip(starts, texts, strict=True)]
-        for start, text in zip(starts, texts, strict=True):
-            self.close(slots[start], text)
-        return states
-
-    def _opened(
-        self, texts: Sequence[Tokens], first: Sequence[int]
-    ) -> tuple[list[Tokens], dict[Tokens, Slot]]:
-        self.pool.clear()
-        starts = [text[:at] for text, at in zip(texts, first, strict=True)]
-        return starts, self.open(starts)[0]
-
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return self._memory.batch_rows(length)
+
+    def most_rows(self, texts: Sequence[Tokens], lengths: Sequence[int]) -> int:
+        """Most rows that fit the byte budget, at least one, if they go on from such texts to such
+        lengths: what several of them begin with is counted once."""
+        with self.lock:
+            counts, outside = Counter(texts), 0
+            bases: dict[Tokens, int] = {}
+            parts: dict[int, int] = {}
+            for text in counts:
+                match = self.pool.match(text)
+                own, apart = self._rest(text, match, counts)
+                bases[text] = len(text) if apart else len(text) - own
+                outside += apart
+                parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
+            longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
+            trunks = outside * self._memory.bytes_per_token + sum(parts.values())
+            if trunks > self.capacity // 2:
+                return self.batch_rows(max(lengths))
+            return self.batch_rows(longest)
 
     @alone
     def hidden(
         self, texts: Sequence[Tokens], first: Sequence[int], payers: Sequence[Payer] = ()
     ) -> list[Tensor]:
         """Last hidden states `[n, hidden]` of each text, from position `first[i]` to its end."""
+        return self._hidden(texts, first, payers, {})
+
+    def _hidden(
+        self,
+        texts: Sequence[Tokens],
+        first: Sequence[int],
+        payers: Sequence[Payer],
+        weights: Mapping[Tokens, int],
+    ) -> list[Tensor]:
         busy = self.slots.busy
-        longest = max([*map(len, texts), *(slot.length for slot in busy)], default=1)
+        longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
         rows = max(1, self.batch_rows(longest) - len(busy))
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)
-            slots, computed = self._run(texts[part], first[part], payers[part])
+            slots, computed = self._run(texts[part], first[part], payers[part], weights)
             for slot in slots.values():
                 self.slots.leave(slot)
             states += computed
@@ -255,17 +215,23 @@ class Engine:
             The slots of the texts that were computed, to be handed back with `close` (the others
             can be given one with `seat`), and each text's last hidden state `[hidden]`.
         """
-        slots, states = self._run(texts, [len(t) - 1 for t in texts], payers)
+        slots, states = self._run(texts, [len(t) - 1 for t in texts], payers, Counter(texts))
         return slots, [s[-1] for s in states]
 
     @alone
-    def seat(self, texts: Sequence[Tokens]) -> list[Slot]:
-        """A slot for each of the texts, to go on from there."""
+    def seat(self, texts: Sequence[Tokens], rows: Sequence[int] = ()) -> list[Slot]:
+        """A slot for each of the texts, to go on from there.
+
+        Args:
+            rows: how many will go on from each; what they begin with is made one copy where that
+                pays.
+        """
         if not texts:
             return []
-        self._memory.reserve(len(texts), max(map(len, texts)))
-        self._cut(texts)
-        slots = self._filled({text: self.pool.match(text) for text in texts})
+        weights = Counter(texts)
+        for text, count in zip(texts, rows or [1] * len(texts), strict=True):
+            weights[text] += count - 1
+        slots = self._filled(self._founded(self._found(list(weights), weights), weights))
         twins = iter(self.fork([slots[t] for i, t in enumerate(texts) if t in texts[:i]]))
         return [next(twins) if t in texts[:i] else slots[t] for i, t in enumerate(texts)]
 
@@ -304,14 +270,14 @@ class Engine:
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
-        self._room(max(slot.length for slot in slots) + 1)
+        self._room(max(slot.tail for slot in slots) + 1)
         return self.runner.step(slots, texts)
 
     @alone
     def extend(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> list[Tensor]:
         """Computes the last tokens of each row's text, those that its slot does not hold yet, in
         one pass: last hidden states `[n, hidden]` of these."""
-        self._room(max(map(len, texts)))
+        self._room(max(len(t) - slot.base for t, slot in zip(texts, slots, strict=True)))
         starts = [slot.length for slot in slots]
         self.runner.fill(list(zip(texts, slots, strict=True)))
         return [
@@ -324,29 +290,37 @@ class Engine:
             self._memory.reserve(0, length)
 
     def _run(
-        self, texts: Sequence[Tokens], first: Sequence[int], payers: Sequence[Payer]
+        self,
+        texts: Sequence[Tokens],
+        first: Sequence[int],
+        payers: Sequence[Payer],
+        weights: Mapping[Tokens, int],
     ) -> tuple[dict[Tokens, Slot], list[Tensor]]:
         """Computes what is missing of every text.
+
+        Args:
+            weights: how many rows will go on from a text; 1 where nothing is said.
 
         Returns:
             The slots of the texts that were not known, and the last hidden states asked for.
         """
         unique = list(dict.fromkeys(texts))
-        # Memory is made before anything is looked up: what is found stays where it is.
-        self._memory.reserve(len(unique), max(map(len, unique)))
-        known = [self.pool.cut(text) for text in unique]
         payers = payers or [None] * len(texts)
         first_payers = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first
-        if self._share_prefixes(unique, known, first_payers):
-            self._cut(unique)
-        matches = {text: self.pool.match(text) for text in unique}
+        shared = self._shared(unique, weights)
+        # Memory is made before anything is looked up: what is found stays where it is.
+        self._reserve(unique, weights, shared)
+        self._share_prefixes(shared, unique, first_payers)
+        matches = self._found(unique, weights)
         for text, match in matches.items():
             if match.length < len(text):
                 matches[text] = match.cut(self._resumed(text, match)[0])
         self._book(texts, matches, payers)
-        slots = self._filled({t: m for t, m in matches.items() if m.length < len(t)})
+        missing = [text for text, match in matches.items() if match.length < len(text)]
+        matches = self._founded(matches, weights)
+        slots = self._filled({text: matches[text] for text in missing})
         states = [
-            self.slots.view(slots[text], start, len(text)).states.clone()
+            self.slots.states_of(slots[text], start)
             if text in slots
             else self.pool.states(self.pool.match(text), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
@@ -354,36 +328,87 @@ class Engine:
         self.pool.trim()
         return slots, states
 
-    def _cut(self, texts: Sequence[Tokens]) -> None:
-        """Lets runs end where the texts leave them, so that matches can be placed."""
-        for text in texts:
-            self.pool.cut(text)
+    def _found(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, Match]:
+        """What is known of each text; there is memory for the rest."""
+        self._reserve(texts, weights, {})
+        for attempt in itertools.count():
+            # Runs end where the texts leave them, so that matches can be placed.
+            for text in texts:
+                self.pool.cut(text)
+            matches = {text: self.pool.match(text) for text in texts}
+            needed = max((self._rest(t, m, weights)[0] for t, m in matches.items()), default=0)
+            if needed <= self.slots.length:
+                return matches
+            # What some stand on was forgotten to make room.
+            self._memory.reserve(len(texts), max(map(len, texts)) if attempt else needed)
+        raise AssertionError
+
+    def _reserve(
+        self, texts: Sequence[Tokens], weights: Mapping[Tokens, int], shared: Mapping[Tokens, int]
+    ) -> None:
+        """Memory for what will be computed of some texts, of which prefixes will be shared."""
+        bases = [text for text, rows in shared.items() if self._memory.pays(rows, len(text))]
+        longest, outside = 1, 0
+        for text in (*bases, *texts):
+            base = max([len(b) for b in bases if b != text and text[: len(b)] == b], default=0)
+            rows = {**weights, **shared}
+            own, apart = self._rest(text, self.pool.match(text), rows, base)
+            longest, outside = max(longest, own), outside + apart
+        self._memory.reserve(len(texts), longest, outside)
+
+    def _rest(
+        self, text: Tokens, match: Match, weights: Mapping[Tokens, int], base: int = 0
+    ) -> tuple[int, int]:
+        """Tokens of a text that will be in its slot, and of what will be made for several rows.
+
+        Args:
+            match: what is known of it.
+            base: so many tokens will be in a trunk in any case.
+        """
+        trunk = self._memory.trunk(match)
+        rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
+        if len(trunk) < MOST_PARTS and self._memory.pays(weights.get(text, 1), rest):
+            return 1, rest
+        return rest, 0
+
+    def _shared(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, int]:
+        """Prefixes that several of the texts share and that are to be computed, or to be made one
+        copy, before the texts themselves; and how many rows begin with each."""
+        least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
+        known = [self.pool.cut(text) for text in texts]
+        shared: dict[Tokens, int] = {}
+        for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
+            prefix = a[: common_prefix(a, b)]
+            if prefix in shared:
+                continue
+            rows = sum(weights.get(t, 1) for t in texts if t[: len(prefix)] == prefix)
+            match = self.pool.match(prefix)
+            if len(prefix) - length >= least or self._rest(prefix, match, {prefix: rows})[1]:
+                shared[prefix] = rows
+        return shared
 
     def _share_prefixes(
-        self, texts: Sequence[Tokens], known: Sequence[int], payers: Mapping[Tokens, Payer]
-    ) -> bool:
+        self, shared: Mapping[Tokens, int], texts: Sequence[Tokens], payers: Mapping[Tokens, Payer]
+    ) -> None:
         """Computes prefixes that several of the texts share once, before the texts themselves.
 
         Args:
-            known: how many tokens of each text need not be computed.
+            shared: these, and how many rows begin with each.
             payers: the account of each text; one of those who share a prefix pays for it.
-
-        Returns:
-            Whether there were any.
         """
-        least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
-        shared: dict[Tokens, Payer] = {}
-        for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
-            size = common_prefix(a, b)
-            if size - length >= least:
-                shared.setdefault(a[:size], payers[a])
-        if shared:
-            self.hidden(list(shared), [len(t) - 1 for t in shared], list(shared.values()))
-            for prefix, account in shared.items():
-                if account is not None:  # who paid will find its text known that far
-                    ledger, _, reused = account
-                    ledger.add(**{reused: -len(prefix)})
-        return bool(shared)
+        if not shared:
+            return
+        accounts: dict[Tokens, Payer] = {}
+        for text in sorted(texts):
+            for prefix in shared:
+                if text[: len(prefix)] == prefix:
+                    accounts.setdefault(prefix, payers[text])
+        paying = [accounts[prefix] for prefix in shared]
+        self._hidden(list(shared), [len(t) - 1 for t in shared], paying, shared)
+        for prefix, account in accounts.items():
+            if account is not None:  # who paid will find its text known that far
+                ledger, _, reused = account
+                ledger.add(**{reused: -len(prefix)})
 
     def _book(
         self, texts: Sequence[Tokens], matches: dict[Tokens, Match], payers: Sequence[Payer]
@@ -401,7 +426,7 @@ class Engine:
     def _filled(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
         """A slot for each text, with all of it: what is missing is computed."""
         states: dict[Tokens, State | None] = {}
-        if self._resumes:
+        if self.resumes:
             for text, match in matches.items():
                 length, states[text] = self._resumed(text, match)
                 matches = {**matches, text: match.cut(length)}
@@ -415,9 +440,26 @@ class Engine:
                 self.runner.snapshots.keep(text, slot.state)
         return slots
 
+    def _founded(
+        self, matches: dict[Tokens, Match], weights: Mapping[Tokens, int]
+    ) -> dict[Tokens, Match]:
+        """Makes what several rows begin with one copy: they can stand on it."""
+        made = set()
+        for text, match in sorted(matches.items(), key=lambda item: len(item[0])):
+            if self._rest(text, match, weights)[1]:
+                trunk = self._memory.trunk(match)
+                base = trunk[-1].stop if trunk else 0
+                piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
+                self.pool.found(text, self.pool.segment(piece, base, trunk=True))
+                made.add(text)
+        if made:
+            known = {text: self.pool.match(text) for text in matches}
+            matches = {t: known[t] if t in made else known[t].cut(matches[t].length) for t in known}
+        return matches
+
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:
         """From where a text can go on, of which so much is stored: there, and with what state."""
-        if not self._resumes:
+        if not self.resumes:
             return match.length, None
         return self.runner.snapshots.longest(text, match.length)
 

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import Match, Slot, Tokens
+from ppl.lm.engine.runs import MOST_PARTS, Match, Piece, Slot, Tokens, Trunk
 from ppl.lm.engine.slots import Slots, bucket
+
+# Tokens; slots that are longer than twice what is needed are kept up to here.
+_LONG = 256
+
+
+@dataclass
+class Sharing:
+    """When rows that begin alike stand on one copy of it.
+
+    Attributes:
+        able: whether the model's attention can be taken in parts.
+        price: tokens that have to be saved, over all rows, for one product more to pay.
+        block: a trunk is longer by so many tokens or not at all; less is copied.
+    """
+
+    able: bool = False
+    price: int = 0
+    block: int = 64
 
 
 class Memory:
@@ -25,6 +45,7 @@ class Memory:
     Attributes:
         slots, pool: where rows run, and the tree of what they computed.
         bytes_per_token: what a token takes in either.
+        sharing: when rows stand on one copy.
         peak_nbytes: most bytes that these took, slots and tree together.
     """
 
@@ -44,26 +65,38 @@ class Memory:
         self.pool = PrefixPool(capacity)
         self.slots = Slots(layout, self.pool, dtype, device)
         self.pool.view = self.slots.view
+        self.sharing = Sharing()
         self.peak_nbytes = 0
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return max(1, self.capacity // 2 // self._slot_nbytes(length))
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Makes sure of `rows` free slots of `length` tokens, within the byte budget."""
+    def pays(self, rows: int, tokens: int) -> bool:
+        """Whether so many tokens with which so many rows begin should be one copy."""
+        sharing = self.sharing
+        few = tokens < sharing.block or self.bytes_per_token * tokens > self.capacity // 4
+        return sharing.able and not few and (rows - 1) * tokens > sharing.price
+
+    def trunk(self, match: Match) -> Trunk:
+        """What rows that go on from there stand on."""
+        return match.trunk(self.sharing.block)
+
+    def reserve(self, rows: int, length: int, tokens: int = 0) -> None:
+        """Makes sure of `rows` free slots of `length` tokens, within the byte budget, and of room
+        for so many `tokens` outside of slots."""
         slots, pool = self.slots, self.pool
         count = len(slots.busy) + rows
         if length > slots.length or count > len(slots.all):
             count, length = self._shape_for(count, length)
-            kept = self.bytes_per_token * sum(slot.length for slot in slots.busy)
+            kept = self.bytes_per_token * sum(slot.tail for slot in slots.busy)
             largest = max(slots.nbytes, count * self._slot_nbytes(length)) + kept
             pool.capacity = max(0, self.capacity - largest)
             pool.trim()
             slots.rebuild(count, length)
             self.peak_nbytes = max(self.peak_nbytes, largest + pool.nbytes)
             pool.capacity = max(0, self.capacity - slots.nbytes)
-        pool.trim(self._in_idle_slots(rows))
+        pool.trim(self._in_idle_slots(rows) + self.bytes_per_token * tokens)
         self.peak_nbytes = max(self.peak_nbytes, slots.nbytes + pool.nbytes)
 
     def place(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
@@ -80,20 +113,38 @@ class Memory:
         for text, slot in slots.items():
             self.slots.take(slot, matches[text].length if text in own else 0)
         for text, slot in slots.items():
-            for at, piece in () if text in own else self.pool.pieces(matches[text]):
-                self.slots.view(slot, at, at + len(piece.states)).copy_(piece)
+            if text not in own:
+                slot.stand(self.trunk(matches[text]))
+                for at, piece in self.beyond(matches[text], slot.base):
+                    self.slots.view(slot, at, at + len(piece.states)).copy_(piece)
             slot.length = matches[text].length
         return slots
 
+    def beyond(self, match: Match, base: int) -> Iterator[tuple[int, Piece]]:
+        """Views of what was matched from a position on, each with the position it begins at."""
+        for at, piece in self.pool.pieces(match):
+            if at + len(piece.states) > base:
+                yield max(at, base), piece[max(base - at, 0) :]
+
     def fork(self, slots: Sequence[Slot]) -> list[Slot]:
-        """A new row for each of the given ones, which stands where that one stands."""
-        self.reserve(len(slots), max(slot.length for slot in slots))
-        copies = self.slots.idle(set())[: len(slots)]
-        for copy, slot in zip(copies, slots, strict=True):
-            self.slots.take(copy)
-            self.slots.view(copy, 0, slot.length).copy_(self.slots.view(slot, 0, slot.length))
-            copy.length, copy.state = slot.length, slot.state
-        return copies
+        """A new row for each of the given ones, which stands where that one stands.
+
+        What they have in common is moved once to where all of them can stand on it; what is less
+        than a block, or would cost more to read apart, is copied.
+        """
+        for slot, copies in Counter(slots).items():
+            if len(slot.trunk) < MOST_PARTS and self.pays(copies + 1, slot.tail):
+                self.pool.trim(self.bytes_per_token * slot.tail)
+                self.slots.seal(slot)
+        self.reserve(len(slots), max(slot.tail for slot in slots))
+        forks = self.slots.idle(set())[: len(slots)]
+        for fork, slot in zip(forks, slots, strict=True):
+            self.slots.take(fork)
+            fork.stand(slot.trunk)
+            own = self.slots.view(slot, slot.base, slot.length)
+            self.slots.view(fork, slot.base, slot.length).copy_(own)
+            fork.length, fork.state = slot.length, slot.state
+        return forks
 
     def _shape_for(self, count: int, length: int) -> tuple[int, int]:
         """How many slots of which length to have where at least these are needed.
@@ -101,9 +152,11 @@ class Memory:
         Grows ahead where memory allows, so that growing stays rare; gives up what it must.
         """
         slots = self.slots
-        needed = max([length, *(slot.length for slot in slots.busy)])
+        needed = max([length, *(slot.tail for slot in slots.busy)])
+        # Where a few long texts ran, the tails of many rows need no slots as long as theirs.
+        most = slots.length if slots.length <= max(_LONG, 2 * needed) else needed
         ahead = min(slots.length * 3 // 2, self._context_length) if needed > slots.length else 0
-        for wanted in (max(ahead, slots.length), slots.length, needed):
+        for wanted in (max(ahead, most), most, needed):
             if wanted >= needed and count <= self.batch_rows(wanted):
                 needed = wanted
                 break

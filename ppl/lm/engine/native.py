@@ -43,6 +43,7 @@ def attend(
     scaling: float | None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    before: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -55,6 +56,8 @@ def attend(
         sources, shared: `[B]` int64: so many first keys are those of row `sources`.
         softcap: scores `s` become `softcap * tanh(s / softcap)`; 0 for scores as they are.
         sinks: `[G * H]` for each query head the score of a key that has no value.
+        before: what attention to other keys gave, `[B, H, G, D]` means and `[B, H, G]` logarithms
+            of the sums of their weights, float32.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -69,6 +72,8 @@ def attend(
     fits = key.shape == (batch, keys.shape[1], 1, dim) and dim == keys.shape[3]
     fits &= value.shape == (batch, heads, 1, wide) and keys.shape[:3] == values.shape[:3]
     fits &= sinks is None or sinks.numel() == query_heads
+    sizes = batch * query_heads * wide, batch * query_heads
+    fits &= before is None or (before[0].numel(), before[1].numel()) == sizes
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
         raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
@@ -89,6 +94,7 @@ def attend(
         dim**-0.5 if scaling is None else scaling,
         softcap,
         None if sinks is None else sinks.data_ptr(),
+        *((None, None) if before is None else (t.data_ptr() for t in before)),
         out.data_ptr(),
     )
     return out
@@ -114,6 +120,6 @@ def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
         said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
         raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 10, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, _POINTER, _POINTER]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
     run.restype = None
     return run

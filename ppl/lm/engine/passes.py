@@ -20,8 +20,9 @@ from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import Slot, Tokens, common_prefix
+from ppl.lm.engine.runs import Piece, Slot, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.trunk import Standing, groups_of
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
@@ -55,6 +56,8 @@ class Passes:
         tokens_computed: tokens that they computed for a row.
         tokens_padded: tokens that they computed for nobody.
         price: keys that have to be saved, over all rows, for one product more to pay.
+        shares: whether rows can stand on trunks: attention is ours, on keys and values as the cache
+            has them; recurrent layers and captured steps have each row's beginning with the row.
         snapshots: these states.
         stepwise: whether recurrent layers go on by one token at a time only.
         plan, how, windows: see `ppl.lm.engine.admission.Plan`.
@@ -95,7 +98,9 @@ class Passes:
         if graphs:
             worth = _GRAPHS_SHARED
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
-        self._running: list[int] = []
+        whole = self.compiled is None or self.compiled.native
+        self.shares = plan.keeps_what_is_read and whole and not graphs
+        self._running: list[tuple[int, int]] = []
         self._common: list[int] = []
         self.forget()
 
@@ -105,7 +110,7 @@ class Passes:
 
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
-        longest = max(slot.length for slot in slots) + 1
+        longest = max(slot.tail for slot in slots) + 1
         low, high = self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
             # What is captured is bound to where its rows lie: few places, few captures.
@@ -118,12 +123,17 @@ class Passes:
         ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
         columns[:] = self._slots.length
         ids[where] = [text[-1] for text in texts]
-        positions[where] = columns[where] = [slot.length for slot in slots]
-        spans = self._spans(slots, texts, where, positions.tolist(), 1)
+        positions[where] = [slot.length for slot in slots]
+        columns[where] = tails = [slot.tail for slot in slots]
+        reach = np.zeros(high - low, dtype=np.int64)
+        reach[where] = tails
+        spans = self._spans(slots, texts, where, reach.tolist(), 1)
         inputs = torch.from_numpy(table)[:, :, None]
         self._seat(slots, where, high - low)
         if self.graphs is None or spans is not None:
-            states = self._forward(inputs, low, longest, len(slots), spans)[:, 0]
+            standing = self._standing(slots, where, high - low)
+            window = self._slots.window(low, inputs[2].to(self.device), longest)
+            states = self._forward(inputs, window, len(slots), spans, standing)[:, 0]
         else:
             self._count(inputs, len(slots))
             visible = keys_bucket(longest, self._slots.length)
@@ -204,13 +214,59 @@ class Passes:
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
             ids[row, :size] = torch.tensor(text[slot.length : after])
-            positions[row, :size] = columns[row, :size] = torch.arange(slot.length, after)
-        spans = self._spans(rows, texts, where, positions.amax(1).tolist(), width)
-        visible = max(slot.length + size for slot, size in zip(rows, sizes, strict=True))
+            positions[row, :size] = torch.arange(slot.length, after)
+            columns[row, :size] = torch.arange(slot.tail, slot.tail + size)
+        ends = [0] * (high - low)
+        for row, size, slot in zip(where, sizes, rows, strict=True):
+            ends[row] = slot.tail + size - 1
+        spans = self._spans(rows, texts, where, ends, width)
         self._seat(rows, where, high - low)
-        self._forward(inputs, low, visible, sum(sizes), spans)
+        standing = self._standing(rows, where, high - low)
+        window = self._slots.window(low, columns.to(self.device), max(ends) + 1)
+        self._forward(inputs, window, sum(sizes), spans, standing)
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
+
+    def segment(self, text: Tokens, trunk: Trunk, known: Iterable[tuple[int, Piece]]) -> Piece:
+        """Computes what follows a trunk, not in a slot but in memory of its own, for several rows
+        to stand on: nothing is padded, and nothing copied afterwards.
+
+        Args:
+            text: up to where.
+            trunk: on which the new part stands.
+            known: what need not be computed, from the trunk on, each with its position.
+        """
+        base = trunk[-1].stop if trunk else 0
+        piece, done = self._slots.piece(len(text) - base), base
+        for at, some in known:
+            piece[at - base : at - base + len(some.states)].copy_(some)
+            done = at + len(some.states)
+        if done < len(text):
+            self._check(text[done:])
+        kv, states = tuple(group.unsqueeze(1) for group in piece.kv), piece.states[None]
+        for at in range(done, len(text), _PREFILL_TOKENS):
+            to = min(at + _PREFILL_TOKENS, len(text))
+            positions = torch.arange(at, to)
+            inputs = torch.stack([torch.tensor(text[at:to]), positions, positions - base])[:, None]
+            columns = inputs[2].to(self.device)
+            window = Window(self._slots.layout, kv, states, columns, to - base)
+            self._forward(inputs, window, to - at, None, self._standing_on([trunk]))
+        return piece
+
+    def _standing(self, slots: Sequence[Slot], where: Sequence[int], rows: int) -> Standing | None:
+        """On what the rows of a pass stand; those that compute for nobody stand on nothing."""
+        if not any(slot.trunk for slot in slots):
+            return None
+        trunks: list[Trunk] = [()] * rows
+        for row, slot in zip(where, slots, strict=True):
+            trunks[row] = slot.trunk
+        return self._standing_on(trunks)
+
+    def _standing_on(self, trunks: Sequence[Trunk]) -> Standing | None:
+        if not any(trunks):
+            return None
+        bases = torch.tensor([trunk[-1].stop if trunk else 0 for trunk in trunks])
+        return Standing(groups_of(trunks, self.device), bases.to(self.device))
 
     def _spans(
         self,
@@ -225,40 +281,51 @@ class Passes:
         Args:
             slots, texts: of the rows that matter; of each text its slot holds the first tokens.
             where: at which rows of the pass they are.
-            positions: the last of each row of the pass.
+            positions: the last of each row of the pass, counted from the end of its trunk.
             width: tokens a row.
         """
         spans = split([position + 1 for position in positions])
         if width > _MOST_TOGETHER or (len(slots) - 1) * max(positions) <= self.price:
             return spans
         order = sorted(range(len(slots)), key=where.__getitem__)
-        running = [slots[i].used for i in order]  # unique to the row, not to the slot
+        # Unique to the row, not to the slot; a row may move to another trunk.
+        running = [(slots[i].used, slots[i].base) for i in order]
         if running != self._running:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
-            held = [texts[i][: slots[i].length] for i in order]
-            self._common = [common_prefix(a, b) for a, b in itertools.pairwise(held)]
+            self._common = [
+                _common(slots[i], texts[i], slots[j], texts[j])
+                for i, j in itertools.pairwise(order)
+            ]
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
         marked = share(whole, [where[i] for i in order], self._common, self.price)
         # One span of rows that share nothing is a pass like any other, and can be captured.
         return marked if len(marked) > 1 or marked[0].shared else None
 
     def _forward(
-        self, inputs: Tensor, low: int, visible: int, real: int, spans: list[Span] | None
+        self,
+        inputs: Tensor,
+        window: Window,
+        real: int,
+        spans: list[Span] | None,
+        standing: Standing | None,
     ) -> Tensor:
         """One pass, causal per row: `[B, Q, hidden]`.
 
         Args:
             inputs: `[3, B, Q]` token ids, their positions, and the columns where their keys go;
                 padding goes to the slots' last, which nobody reads.
-            low: the first of the `B` slots that the rows are in.
-            visible: no query looks at this position or beyond.
+            window: the memory of the `B` rows.
             real: how many of the tokens are no padding.
             spans: rows that attend apart.
+            standing: which rows stand on a trunk.
         """
         self._count(inputs, real)
-        with grouped(self._config, spans, self.how):
-            return self._pass(inputs.to(self.device), low, visible)
+        ids, positions, _ = inputs.to(self.device)
+        if standing is not None:
+            standing.window = window
+        with grouped(self._config, spans, self.how, standing):
+            return self._pass(ids, positions, window, standing)
 
     def _count(self, inputs: Tensor, real: int) -> None:
         self.made += 1
@@ -267,16 +334,18 @@ class Passes:
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""
-        with grouped(self._config, None, self.how):
-            return self._pass(inputs, low, visible)
-
-    def _pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
-        """Nothing here looks at a value, so that it can be captured."""
         ids, positions, columns = inputs
+        with grouped(self._config, None, self.how):
+            return self._pass(ids, positions, self._slots.window(low, columns, visible), None)
+
+    def _pass(
+        self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
+    ) -> Tensor:
+        """Nothing here looks at a value, so that it can be captured, where no row stands on a
+        trunk."""
         states: Tensor
-        window = Window(self._slots, low, low + ids.shape[0], columns, visible)
         if self.compiled is not None and ids.shape[1] == 1:
-            states = self.compiled(ids, positions, window, running_spans())
+            states = self.compiled(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states
         cache = window.cache()
@@ -292,10 +361,11 @@ class Passes:
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
-            with reaching(positions):
+            with reaching(positions, None if standing is None else standing.bases):
                 output = self._base(attention_mask=None, **asked)
         else:
-            output = self._base(attention_mask=self._causal(positions, visible), **asked)
+            tails = positions if standing is None else positions - standing.bases[:, None]
+            output = self._base(attention_mask=self._causal(tails, window.visible), **asked)
         if self._states:
             for slot, state in zip(self._rows, self._states.out_of(cache), strict=True):
                 if slot is not None:
@@ -313,3 +383,10 @@ class Passes:
             return mask
         floor = torch.finfo(self.dtype).min
         return torch.where(mask, 0.0, floor).to(self.dtype)
+
+
+def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
+    """How many first keys two slots have in common."""
+    if a.trunk != b.trunk:
+        return 0
+    return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

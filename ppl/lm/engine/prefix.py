@@ -2,10 +2,10 @@
 
 A radix tree over token sequences. A run of tokens has its keys, values and last hidden states
 either in the slot of the row that computed it (see `ppl.lm.engine.slots`) or, once that slot was
-needed, in memory of its own. A fork shares its ancestors' runs; a prompt is stored once however
-many particles grow from it; a text that goes on in its slot makes its run longer, so that texts
-grown token by token stay few runs. Eviction is least-recently-used, leaves first, under a byte
-budget.
+needed or several rows went on from there, in a segment (see `ppl.lm.engine.runs`). A fork shares
+its ancestors' runs; a prompt is stored once however many particles grow from it; a text that goes
+on in its slot makes its run longer, so that texts grown token by token stay few runs. Eviction is
+least-recently-used, leaves first, under a byte budget.
 (The structure is that of SGLang's RadixAttention, Zheng et al. 2024, arXiv:2312.07104.)
 """
 
@@ -17,28 +17,38 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.runs import Edge, Match, Piece, Slot, Tokens, common_prefix
+from ppl.lm.engine.runs import Edge, Held, Match, Piece, Segment, Slot, Tokens, common_prefix
 
 # What a slot holds from one position to another.
 View = Callable[[Slot, int, int], Piece]
 
 
 class PrefixPool:
-    """The tree and the memory that its runs own.
+    """The tree and the segments that its runs, and running rows, refer to.
 
     Args:
         capacity: bytes to keep outside slots.
 
     Attributes:
+        held: the bytes of all segments.
         view: reads a run out of a slot; set by whoever owns the slots.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.nbytes = 0
+        self.held = Held()
         self.view: View | None = None
         self._clock = 0
         self._root = _root()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory outside of slots, in bytes; that of running rows included."""
+        return self.held.nbytes
+
+    def segment(self, piece: Piece, start: int, trunk: bool = False) -> Segment:
+        """A segment whose bytes are counted here."""
+        return Segment(piece, start, self.held, trunk)
 
     def match(self, tokens: Tokens) -> Match:
         """The longest stored prefix of `tokens`."""
@@ -51,8 +61,8 @@ class PrefixPool:
 
     def read(self, edge: Edge, size: int) -> Piece:
         """A view of the first `size` tokens of a run, wherever they are."""
-        if edge.piece is not None:
-            return edge.piece[:size]
+        if edge.segment is not None:
+            return edge.segment.view(edge.start, edge.start + size)
         assert edge.slot is not None
         assert self.view is not None
         return self.view(edge.slot, edge.start, edge.start + size)
@@ -60,17 +70,19 @@ class PrefixPool:
     def pieces(self, match: Match) -> Iterator[tuple[int, Piece]]:
         """Views that together hold all that was matched, each with the position it begins at.
 
-        Whatever slot holds a run holds everything before it, too: few large pieces instead of one
-        for every run.
+        Whatever slot holds a run holds everything before it, too, or stands on it: few large pieces
+        instead of one for every run.
         """
         in_slots = [i for i, edge in enumerate(match.runs) if edge.slot is not None]
         at = 0
         if in_slots:
             edge = match.runs[in_slots[-1]]
-            at = min(edge.start + len(edge.tokens), match.length)
+            at = min(edge.stop, match.length)
             assert edge.slot is not None
             assert self.view is not None
-            yield 0, self.view(edge.slot, 0, at)
+            for part in edge.slot.trunk:
+                yield part.start, part.piece
+            yield edge.slot.base, self.view(edge.slot, edge.slot.base, at)
         for edge in match.runs:
             if edge.start >= at:
                 yield edge.start, self.read(edge, min(len(edge.tokens), match.length - edge.start))
@@ -87,10 +99,11 @@ class PrefixPool:
 
     def insert(self, tokens: Tokens, slot: Slot) -> None:
         """Makes known what a slot holds: everything about `tokens`, from position 0 on."""
-        parent, length = self._root, 0
-        for edge, shared in self._walk(tokens):
-            parent = edge if shared == len(edge.tokens) else self._split(edge, shared)
-            length += shared
+        parent, length = self._end_of(tokens)
+        for part in slot.trunk:
+            if length < part.stop:
+                parent = self._grow(parent, tokens[length : part.stop], part.segment)
+                length = part.stop
         if length == len(tokens):
             return
         if parent.slot is slot and not parent.children:
@@ -100,25 +113,43 @@ class PrefixPool:
         parent.children[edge.tokens[0]] = edge
         slot.edges.add(edge)
 
+    def found(self, tokens: Tokens, segment: Segment) -> None:
+        """Makes known what a segment holds: all of `tokens` from its start on, where one of the
+        runs ends. What was elsewhere until now is there from now on."""
+        edge, length = self._end_of(tokens)
+        if length < len(tokens):
+            self._grow(edge, tokens[length:], segment)
+        while edge.parent is not None and edge.start >= segment.start:
+            if edge.slot is not None:
+                _leave(edge)
+            edge.segment, edge.slot, edge = segment, None, edge.parent
+
+    def _end_of(self, tokens: Tokens) -> tuple[Edge, int]:
+        """The edge that ends where the longest stored prefix of `tokens` does, and its length."""
+        parent, length = self._root, 0
+        for edge, shared in self._walk(tokens):
+            parent = edge if shared == len(edge.tokens) else self._split(edge, shared)
+            length += shared
+        return parent, length
+
+    def _grow(self, parent: Edge, tokens: Tokens, segment: Segment) -> Edge:
+        edge = Edge(tokens, parent.stop, segment, None, parent, used=self._clock)
+        parent.children[tokens[0]] = edge
+        return edge
+
     def cut(self, tokens: Tokens) -> int:
         """Lets a run end where the longest stored prefix of `tokens` ends; returns its length.
 
         What goes on from there may take the slot over; then only the rest need be copied out of it.
         """
-        length = 0
-        for edge, shared in self._walk(tokens):
-            length += shared
-            if shared < len(edge.tokens):
-                self._split(edge, shared)
-        return length
+        return self._end_of(tokens)[1]
 
     def settle(self, edge: Edge) -> None:
         """Copies a run out of its slot into memory of its own."""
         assert edge.slot is not None
         piece = self.read(edge, len(edge.tokens)).clone()
         edge.slot.edges.discard(edge)
-        edge.piece, edge.slot = piece, None
-        self.nbytes += piece.nbytes
+        edge.segment, edge.slot = self.segment(piece, edge.start), None
 
     def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
         """Edges along `tokens` with the number of their tokens that agree; touches them."""
@@ -140,12 +171,9 @@ class PrefixPool:
     def _split(self, edge: Edge, at: int) -> Edge:
         """Cuts `edge` after `at` tokens; returns the new upper half."""
         assert edge.parent is not None
-        upper = Edge(edge.tokens[:at], edge.start, None, edge.slot, edge.parent)
+        upper = Edge(edge.tokens[:at], edge.start, edge.segment, edge.slot, edge.parent)
         upper.used = edge.used
-        if edge.piece is not None:
-            # Cloned, not sliced: a view would keep the whole run's memory alive.
-            upper.piece, edge.piece = edge.piece[:at].clone(), edge.piece[at:].clone()
-        elif edge.slot is not None:
+        if edge.slot is not None:
             edge.slot.edges.add(upper)
         edge.parent.children[upper.tokens[0]] = upper
         edge.tokens, edge.start, edge.parent = edge.tokens[at:], edge.start + at, upper
@@ -163,18 +191,31 @@ class PrefixPool:
         limit = max(0, self.capacity - spare)
         if self.nbytes <= limit:
             return
-        queue = [(leaf.slot is not None, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
+        queue = [(leaf.needed, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
         heapq.heapify(queue)
         while self.nbytes > limit and queue:
             *_, leaf = heapq.heappop(queue)
             parent = leaf.parent
             assert parent is not None
             del parent.children[leaf.tokens[0]]
-            self.nbytes -= leaf.nbytes
             if leaf.slot is not None:
-                leaf.slot.edges.discard(leaf)
+                _leave(leaf)
+            elif leaf.segment is parent.segment and not leaf.needed:
+                self._shorten(parent)
+            del leaf  # and with it its segment
             if not parent.children and parent.parent is not None:
-                heapq.heappush(queue, (parent.slot is not None, parent.used, id(parent), parent))
+                heapq.heappush(queue, (parent.needed, parent.used, id(parent), parent))
+
+    def _shorten(self, last: Edge) -> None:
+        """Gives back the end of a segment, of which the tree has no more than up to this edge."""
+        whole, edges = last.segment, [last]
+        while (above := edges[-1].parent) is not None and above.segment is whole:
+            edges.append(above)
+        assert whole is not None
+        start = edges[-1].start
+        kept = self.segment(whole.view(start, last.stop).clone(), start, whole.trunk)
+        for edge in edges:
+            edge.segment = kept
 
     def _leaves(self) -> Iterator[Edge]:
         for edge in self._edges():
@@ -192,9 +233,18 @@ class PrefixPool:
         """Forgets everything, also what is in slots."""
         for edge in self._edges():
             if edge.slot is not None:
-                edge.slot.edges.discard(edge)
+                _leave(edge)
+            edge.segment = None  # edges refer to each other, and would keep it alive
         self._root = _root()
-        self.nbytes = 0
+
+
+def _leave(edge: Edge) -> None:
+    """Takes a run out of its slot; a slot that nobody needs any more has nothing."""
+    slot = edge.slot
+    assert slot is not None
+    slot.edges.discard(edge)
+    if not slot.busy and not slot.edges:
+        slot.forget()
 
 
 def _root() -> Edge:

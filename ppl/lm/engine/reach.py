@@ -52,11 +52,13 @@ class Asked:
 
     Attributes:
         positions: `[B, Q]` of its tokens.
+        bases: `[B]` the positions of the first keys of the rows; None where all begin at 0.
         made: by identity, each mask that was made (kept, so that its identity stays its own) and
             the function it was made from.
     """
 
     positions: Tensor
+    bases: Tensor | None = None
     made: dict[int, tuple[Tensor, Callable[..., Tensor]]] = field(default_factory=dict)
 
 
@@ -65,9 +67,10 @@ _asked: ContextVar[Asked | None] = ContextVar("_asked", default=None)
 
 
 @contextlib.contextmanager
-def reaching(positions: Tensor) -> Iterator[Asked]:
-    """Masks made meanwhile are those of tokens at these positions, `[B, Q]`."""
-    asked = Asked(positions)
+def reaching(positions: Tensor, bases: Tensor | None = None) -> Iterator[Asked]:
+    """Masks made meanwhile are those of tokens at these positions, `[B, Q]`, over keys that begin
+    at the position 0, or at those of `bases`, `[B]`."""
+    asked = Asked(positions, bases)
     token = _asked.set(asked)
     try:
         yield asked
@@ -93,12 +96,30 @@ def ragged_mask(
         )
         return own
     positions = asked.positions
-    rows = torch.arange(len(positions), device=positions.device)[:, None, None, None]
     keys = torch.arange(kv_length, device=positions.device) + kv_offset
-    seen = mask_function(rows, torch.zeros_like(rows), positions[:, None, :, None], keys)
-    mask = seen.expand(len(positions), 1, positions.shape[1], kv_length)
+    if asked.bases is not None:
+        keys = keys + asked.bases[:, None, None, None]
+    mask = evaluated(mask_function, positions, keys)
     asked.made[id(mask)] = mask, mask_function
     return mask
+
+
+def evaluated(function: Callable[..., Tensor], positions: Tensor, keys: Tensor) -> Tensor:
+    """A mask `[B, 1, Q, L]` of tokens at `[B, Q]` positions over keys at other ones, `[..., L]`."""
+    rows = torch.arange(len(positions), device=positions.device)[:, None, None, None]
+    seen = function(rows, torch.zeros_like(rows), positions[:, None, :, None], keys)
+    return seen.expand(len(positions), 1, positions.shape[1], keys.shape[-1])
+
+
+def seen_of(mask: Tensor, rows: Tensor | None, start: int, stop: int) -> Tensor | None:
+    """What a mask that was made for the running pass would say of some rows (None: all) about keys
+    at these positions; None if it was not made here."""
+    asked = _asked.get()
+    if asked is None or id(mask) not in asked.made:
+        return None
+    positions = asked.positions if rows is None else asked.positions[rows]
+    keys = torch.arange(start, stop, device=positions.device)
+    return evaluated(asked.made[id(mask)][1], positions, keys)
 
 
 def ragged_bias(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:

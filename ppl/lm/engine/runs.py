@@ -1,13 +1,16 @@
 """What was computed for the tokens of texts, and where it is: the records of the engine's memory.
 
 A slot is the place of one row; an edge is a run of tokens in the prefix tree. They point to each
-other: a run lies in the slot of the row that computed it until that slot is needed. The tree
+other: a run lies in the slot of the row that computed it until that slot is needed, or until other
+rows go on from there. Then it moves to a segment, which never changes: rows that begin alike stand
+on the same segments, their trunk, and have only the rest in their slots. The tree
 (`ppl.lm.engine.prefix`) and the slots (`ppl.lm.engine.slots`) are made of these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +18,9 @@ Tokens = tuple[int, ...]
 
 State = tuple[Tensor, ...]
 """What the recurrent layers of a model know of a text (`ppl.lm.engine.recurrent`); not changed."""
+
+# Each part of a trunk is read by a product of its own.
+MOST_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,68 @@ class Piece:
         self.states.copy_(other.states)
 
 
+@dataclass(slots=True)
+class Held:
+    """Bytes of all segments that anybody refers to."""
+
+    nbytes: int = 0
+
+
+class Segment:
+    """What was computed for a run of tokens, in memory of its own. It lives as long as an edge or
+    a row refers to it, and counts as held so long.
+
+    Args:
+        piece: of the tokens.
+        start: number of tokens before the run.
+        held: where its bytes are counted.
+        trunk: whether it was made for several rows, which stand on it; else who goes on from it
+            takes a copy.
+
+    Attributes:
+        rows: how many slots stand on it.
+    """
+
+    __slots__ = ("_held", "piece", "rows", "start", "trunk")
+
+    def __init__(self, piece: Piece, start: int, held: Held, trunk: bool = False) -> None:
+        self.piece, self.start, self.trunk, self.rows = piece, start, trunk, 0
+        self._held = held
+        held.nbytes += piece.nbytes
+
+    def __del__(self) -> None:
+        self._held.nbytes -= self.piece.nbytes
+
+    def view(self, start: int, stop: int) -> Piece:
+        """What it holds from one position of the text to another."""
+        return self.piece[start - self.start : stop - self.start]
+
+
+class Part(NamedTuple):
+    """A stretch of a trunk, from one position of the text to another."""
+
+    segment: Segment
+    start: int
+    stop: int
+
+    @property
+    def piece(self) -> Piece:
+        """A view."""
+        return self.segment.view(self.start, self.stop)
+
+
+Trunk = tuple[Part, ...]
+"""Parts, one after the other, from position 0 on."""
+
+
 class Slot:
     """The place of one row.
 
     Attributes:
         index: where in the tensor; rows that run side by side are moved side by side.
-        length: positions, from 0 on, that are filled.
+        trunk: what the row has in common with others, and has not here.
+        base: tokens of the trunk; the slot begins with the token at this position.
+        length: positions, from 0 on, that are filled, those of the trunk included.
         edges: runs of the prefix tree that live here and nowhere else.
         busy: True while a row runs here.
         used: when it was last taken or left, for eviction.
@@ -62,13 +124,33 @@ class Slot:
             that has none, and for a row that has no tokens yet.
     """
 
-    __slots__ = ("busy", "edges", "index", "length", "state", "used")
+    __slots__ = ("base", "busy", "edges", "index", "length", "state", "trunk", "used")
 
     def __init__(self, index: int) -> None:
         self.index, self.length, self.used = index, 0, 0
         self.busy = False
         self.edges: set[Edge] = set()
         self.state: State | None = None
+        self.trunk: Trunk = ()
+        self.base = 0
+
+    @property
+    def tail(self) -> int:
+        """Tokens that are in the slot itself."""
+        return self.length - self.base
+
+    def stand(self, trunk: Trunk) -> None:
+        """Lets the row begin with a trunk."""
+        for part in trunk:
+            part.segment.rows += 1
+        for part in self.trunk:
+            part.segment.rows -= 1
+        self.trunk, self.base = trunk, trunk[-1].stop if trunk else 0
+
+    def forget(self) -> None:
+        """Nothing is here any more."""
+        self.stand(())
+        self.length, self.state = 0, None
 
 
 @dataclass(eq=False, slots=True)
@@ -78,22 +160,27 @@ class Edge:
     Attributes:
         tokens: the run, `T` tokens.
         start: number of tokens before the run.
-        piece: what was computed for them, None while in a slot.
+        segment: has what was computed for them, None while a slot has it.
         slot: where that is instead, at the positions from `start` on.
     """
 
     tokens: Tokens
     start: int
-    piece: Piece | None
+    segment: Segment | None
     slot: Slot | None
     parent: Edge | None
     children: dict[int, Edge] = field(default_factory=dict)
     used: int = 0
 
     @property
-    def nbytes(self) -> int:
-        """Memory of what the tree itself holds, in bytes; 0 if a slot holds it."""
-        return 0 if self.piece is None else self.piece.nbytes
+    def stop(self) -> int:
+        """Number of tokens up to the end of the run."""
+        return self.start + len(self.tokens)
+
+    @property
+    def needed(self) -> bool:
+        """Whether forgetting it frees nothing, because a row has it in any case."""
+        return self.segment is None or self.segment.rows > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +205,26 @@ class Match:
         if length >= self.length:
             return self
         return Match(length, tuple(edge for edge in self.runs if edge.start < length))
+
+    def trunk(self, least: int) -> Trunk:
+        """What rows that go on from here stand on.
+
+        Args:
+            least: a last part of fewer tokens is left out.
+        """
+        parts: list[Part] = []
+        for edge in self.runs:
+            segment, stop = edge.segment, min(edge.stop, self.length)
+            if segment is None or not segment.trunk:
+                break
+            if parts and parts[-1].segment is segment:
+                parts[-1] = parts[-1]._replace(stop=stop)
+            else:
+                parts.append(Part(segment, edge.start, stop))
+        del parts[MOST_PARTS:]
+        while parts and parts[-1].stop - parts[-1].start < least:
+            parts.pop()
+        return tuple(parts)
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

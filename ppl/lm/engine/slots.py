@@ -1,10 +1,11 @@
 """Slots: the memory in which rows keep what was computed for them while, and after, they run.
 
-One tensor holds all slots; a row writes each token at its own position of its own slot, so rows of
+One tensor holds all slots; a row writes each token at its own place in its own slot, so rows of
 different lengths need neither padding nor concatenation. A slot whose row has stopped keeps its
 content: the prefix tree points to it, and a text that goes on from there takes the slot over
-without copying anything. Besides keys and values a slot keeps last hidden states (some tenth of the
-memory), from which logits and scores are read again without a pass.
+without copying anything. What several rows begin with is in no slot, but in segments on which they
+stand (`ppl.lm.engine.runs`); a slot has the rest. Besides keys and values a slot keeps last hidden
+states (some tenth of the memory), from which logits and scores are read again without a pass.
 
 Symbols: `R` slots, `L` positions of a slot, `H` key-value heads, `D` head size, `N` keys or values
 of one shape, over all layers (`ppl.lm.engine.layout`).
@@ -21,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import Piece, Slot
+from ppl.lm.engine.runs import Part, Piece, Slot
 
 # Slot lengths are multiples of this.
 _BUCKET = 64
@@ -81,15 +82,27 @@ class Slots:
         )
         return kv, like.new_zeros(rows, length, self.layout.hidden)
 
+    def piece(self, length: int) -> Piece:
+        """Memory of its own for so many tokens."""
+        kv, states = self._zeros(1, length)
+        return Piece(tuple(group[:, 0] for group in kv), states[0])
+
     @property
     def busy(self) -> list[Slot]:
         """Slots in which a row runs, in their order."""
         return [s for s in self.all if s.busy]
 
     def view(self, slot: Slot, start: int, stop: int) -> Piece:
-        """What the slot holds from one position to another."""
-        kv = tuple(group[:, slot.index, :, start:stop] for group in self.kv)
-        return Piece(kv, self.states[slot.index, start:stop])
+        """What the slot itself holds from one position of its text to another."""
+        own = slice(start - slot.base, stop - slot.base)
+        kv = tuple(group[:, slot.index, :, own] for group in self.kv)
+        return Piece(kv, self.states[slot.index, own])
+
+    def states_of(self, slot: Slot, start: int) -> Tensor:
+        """A copy of the last hidden states `[n, hidden]` of its row from a position on."""
+        parts = [part.piece.states[max(start - part.start, 0) :] for part in slot.trunk]
+        own = self.view(slot, max(start, slot.base), slot.length).states
+        return torch.cat([*parts, own])
 
     def rebuild(self, rows: int, length: int) -> None:
         """Allocates anew: `rows` slots of `length` tokens.
@@ -103,7 +116,7 @@ class Slots:
                 self.pool.trim()
         self.generation += 1
         busy = self.busy
-        contents = [self.view(slot, 0, slot.length).clone() for slot in busy]
+        contents = [self.view(slot, slot.base, slot.length).clone() for slot in busy]
         self.kv, self.states = (), self.states.new_zeros(0)  # freed before the next line allocates
         try:
             self.kv, self.states = self._zeros(rows, bucket(length) + 1)
@@ -111,19 +124,31 @@ class Slots:
             self.kv, self.states = self._zeros(0, 1)
             self.pool.clear()
             for slot in self.all:
-                slot.busy, slot.length, slot.state = False, 0, None
+                slot.busy = False
+                slot.forget()
             self.all = []
             raise
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
-            self.view(slot, 0, slot.length).copy_(content)
+            self.view(slot, slot.base, slot.length).copy_(content)
         self.all = busy + [Slot(i) for i in range(len(busy), rows)]
 
     def empty(self, slot: Slot, keep: int = 0) -> None:
         """Frees a slot from position `keep` on; what the tree has only there is copied out."""
-        for edge in [e for e in slot.edges if e.start + len(e.tokens) > keep]:
+        for edge in [e for e in slot.edges if e.stop > keep]:
             self.pool.settle(edge)
         slot.length = min(slot.length, keep)
+        if slot.length <= slot.base:
+            slot.forget()
+
+    def seal(self, slot: Slot) -> None:
+        """Moves what a row has in its slot to where other rows can stand on it, too."""
+        piece = self.view(slot, slot.base, slot.length).clone()
+        segment = self.pool.segment(piece, slot.base, trunk=True)
+        for edge in slot.edges:
+            edge.segment, edge.slot = segment, None
+        slot.edges.clear()
+        slot.stand((*slot.trunk, Part(segment, slot.base, slot.length)))
 
     def take(self, slot: Slot, keep: int = 0) -> Slot:
         """Gives a slot to a row that goes on after the first `keep` tokens of its content."""
@@ -136,16 +161,24 @@ class Slots:
         """The row is over; its content stays until the slot is needed."""
         self.clock += 1
         slot.busy, slot.used, slot.state = False, self.clock, None
+        if not slot.edges:
+            slot.forget()
 
     def drop(self, slot: Slot) -> None:
         """The row has failed: of its content only what the tree has there counts."""
         self.leave(slot)
-        slot.length = max((e.start + len(e.tokens) for e in slot.edges), default=0)
+        slot.length = max((e.stop for e in slot.edges), default=0)
 
     def idle(self, but: set[Slot]) -> list[Slot]:
         """Slots that can be taken: empty ones first, then the least recently used."""
         free = [s for s in self.all if not s.busy and s not in but]
         return sorted(free, key=lambda s: (s.length > 0, s.used))
+
+    def window(self, low: int, columns: Tensor, visible: int) -> Window:
+        """What a pass over the slots from `low` on sees."""
+        rows = slice(low, low + len(columns))
+        kv = tuple(group[:, rows] for group in self.kv)
+        return Window(self.layout, kv, self.states[rows], columns, visible)
 
     def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
         """The range `[low, high)` of indices that a pass over the given slots covers.
@@ -168,9 +201,10 @@ class Slots:
         return low, high
 
     def _swap(self, a: Slot, b: Slot) -> None:
-        size = max(a.length, b.length)
+        size = max(a.tail, b.tail)
         if size:
-            first, second = self.view(a, 0, size), self.view(b, 0, size)
+            first = self.view(a, a.base, a.base + size)
+            second = self.view(b, b.base, b.base + size)
             copy = first.clone()
             first.copy_(second)
             second.copy_(copy)
@@ -180,22 +214,28 @@ class Slots:
 
 
 class Window:
-    """What one forward pass sees of the slots, in the form in which transformers asks for it.
+    """What one forward pass sees of the memory, in the form in which transformers asks for it.
 
     Args:
-        slots: the memory.
-        low, high: the range of slots that the pass covers, `B` of them.
-        columns: `[B, Q]` positions to which the pass writes.
-        visible: positions that its queries may look at.
+        layout: what is kept of a token.
+        kv, states: the memory of the `B` rows that the pass covers, as those of `Slots`.
+        columns: `[B, Q]` places, in this memory, to which the pass writes.
+        visible: places that its queries may look at.
 
     Attributes:
         columns, visible: as given.
     """
 
-    def __init__(self, slots: Slots, low: int, high: int, columns: Tensor, visible: int) -> None:
-        self._kv = tuple(group[:, low:high] for group in slots.kv)
-        self._states, self._places = slots.states[low:high], slots.layout.places
-        self._rows = torch.arange(high - low, device=columns.device)[:, None]
+    def __init__(
+        self,
+        layout: Layout,
+        kv: tuple[Tensor, ...],
+        states: Tensor,
+        columns: Tensor,
+        visible: int,
+    ) -> None:
+        self._kv, self._states, self._places = kv, states, layout.places
+        self._rows = torch.arange(len(columns), device=columns.device)[:, None]
         self.columns = columns
         self.visible = visible
 
@@ -206,11 +246,25 @@ class Window:
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, L + 1, D]` of all positions of a layer."""
+        (group, at), (other, there) = self.place(number)
+        return self._kv[group][at], self._kv[other][there]
+
+    def place(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where a layer's keys and values are, see `ppl.lm.engine.layout`."""
         place = self._places[number]
         if place is None:
             raise RuntimeError(f"layer {number} writes keys and values, and kept none before")
-        (group, at), (other, there) = place
-        return self._kv[group][at], self._kv[other][there]
+        return place
+
+    def holder(self, tensor: Tensor) -> tuple[int, int]:
+        """Of which group, and which of it, keys or values are that a pass hands to attention."""
+        address, shape = tensor.data_ptr(), (tensor.shape[1], tensor.shape[3])
+        for number, group in enumerate(self._kv):
+            step = group.stride(0) * group.element_size()
+            at, beside = divmod(address - group.data_ptr(), step)
+            if not beside and at in range(len(group)) and group.shape[2::2] == shape:
+                return number, at
+        raise RuntimeError("attention is handed other keys and values than the cache holds")
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns views

@@ -8,7 +8,7 @@ MASKS, TABLE, COST = "ppl/lm/masks.py", "ppl/lm/table.py", "ppl/language/cost.py
 ENGINE, PREFIX = "ppl/lm/engine/engine.py", "ppl/lm/engine/prefix.py"
 SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
 MEMORY, DECODER = "ppl/lm/engine/memory.py", "ppl/lm/engine/decoder.py"
-PASSES = "ppl/lm/engine/passes.py"
+PASSES, TRUNK = "ppl/lm/engine/passes.py", "ppl/lm/engine/trunk.py"
 
 DRAWS, DECODERS, ENGINES = (
     "tests/test_sampling.py",
@@ -22,6 +22,8 @@ SITES, SEARCHERS, LAW = (
     "tests/exact/test_one_law.py",
 )
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
+
+STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
 
 FAULTS = [
     # From logits to tokens.
@@ -307,7 +309,12 @@ FAULTS = [
         "states[max(start - edge.start - 1, 0) :]",
         f"{ENGINES} -k hidden",
     ),
-    Fault(PREFIX, "edge.piece[at:].clone()", "edge.piece[at - 1 : -1].clone()", ANY),
+    Fault(
+        PREFIX,
+        "start = edges[-1].start",
+        "start = last.start",
+        f"{ENGINES} -k shortened",
+    ),
     Fault(
         PREFIX,
         "edge.tokens[at:], edge.start + at, upper",
@@ -322,21 +329,21 @@ FAULTS = [
     ),
     Fault(
         PREFIX,
-        "self.nbytes -= leaf.nbytes",
-        "pass",
+        "            del leaf  # and with it its segment\n",
+        '            self.gone = [*getattr(self, "gone", []), leaf]\n',
         f"{ENGINES} -k 'memory or evicted or interleaving'",
     ),
     Fault(
         PREFIX,
-        "(leaf.slot is not None, leaf.used,",
-        "(leaf.slot is not None, -leaf.used,",
+        "[(leaf.needed, leaf.used,",
+        "[(leaf.needed, -leaf.used,",
         f"{ENGINES}",
     ),
     Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
     Fault(
         PREFIX,
-        "edge.slot.edges.discard(edge)\n        edge.piece, edge.slot",
-        "edge.piece, edge.slot",
+        "edge.slot.edges.discard(edge)\n        edge.segment, edge.slot",
+        "edge.segment, edge.slot",
         ANY,
     ),
     Fault(
@@ -353,14 +360,14 @@ FAULTS = [
     ),
     Fault(
         PREFIX,
-        "at = min(edge.start + len(edge.tokens), match.length)",
+        "at = min(edge.stop, match.length)",
         "at = edge.start",
         f"{ENGINES} -k company",
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
     Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
-    Fault(SLOTS, "if e.start + len(e.tokens) > keep]", "if e.start > keep]", ANY),
+    Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
     Fault(
         SLOTS,
         "slot.length = min(slot.length, keep)",
@@ -369,7 +376,7 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "max((e.start + len(e.tokens) for e in slot.edges), default=0)",
+        "max((e.stop for e in slot.edges), default=0)",
         "slot.length",
         f"{ENGINES} -k taken_first",
     ),
@@ -381,13 +388,13 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "size = max(a.length, b.length)",
-        "size = min(a.length, b.length)",
+        "size = max(a.tail, b.tail)",
+        "size = min(a.tail, b.tail)",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     Fault(
         SLOTS,
-        "            self.view(slot, 0, slot.length).copy_(content)\n",
+        "            self.view(slot, slot.base, slot.length).copy_(content)\n",
         "",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
@@ -402,8 +409,8 @@ FAULTS = [
     Fault(MEMORY, "and not match.slot.busy and", "and", f"{DECODERS} {ENGINES} -k interleaving"),
     Fault(
         MEMORY,
-        "copy.length, copy.state = slot.length, slot.state",
-        "copy.state = slot.state",
+        "fork.length, fork.state = slot.length, slot.state",
+        "fork.state = slot.state",
         DECODERS,
     ),
     Fault(
@@ -412,13 +419,36 @@ FAULTS = [
         "self.capacity // self._slot_nbytes(length)",
         f"{ENGINES} -k memory",
     ),
-    Fault(MEMORY, "pool.trim(self._in_idle_slots(rows))", "pass", f"{ENGINES} -k made_before"),
+    Fault(
+        MEMORY,
+        "pool.trim(self._in_idle_slots(rows) + self.bytes_per_token * tokens)",
+        "pass",
+        f"{ENGINES} -k made_before",
+    ),
     Fault(
         MEMORY,
         "            slot.length = matches[text].length\n",
         "            slot.length = 0\n",
         f"{ENGINES} -k 'once or nothing'",
     ),
+    # One copy of a common beginning.
+    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
+    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
+    Fault(
+        SLOTS,
+        "self.pool.segment(piece, slot.base, trunk=True)",
+        "self.pool.segment(piece, slot.base)",
+        STANDING,
+    ),
+    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
+    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
+    Fault(
+        TRUNK,
+        "torch.logaddexp(self.mass, other.mass)",
+        "torch.maximum(self.mass, other.mass)",
+        STANDING,
+    ),
+    Fault(PASSES, "if a.trunk != b.trunk:", "if False:", STANDING),
     # What is booked.
     Fault(
         ENGINE,
@@ -434,8 +464,8 @@ FAULTS = [
     ),
     Fault(
         ENGINE,
-        "if self._share_prefixes(unique, known, first_payers):",
-        "if False:",
+        "        self._share_prefixes(shared, unique, first_payers)\n",
+        "",
         f"{ENGINES} -k once",
     ),
     Fault(

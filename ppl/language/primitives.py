@@ -16,6 +16,7 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 
+from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.site import Entry, Site, Visit
@@ -55,9 +56,13 @@ def twist(name: str, log_value: float | torch.Tensor) -> None:
         name: site name, unique in the program.
         log_value: finite log of a positive number. (To rule a particle out, use `condition`.)
     """
+    if isinstance(log_value, torch.Tensor) and log_value.numel() != 1:
+        raise ArgumentError(
+            f"twist {name!r}: log_value has shape {tuple(log_value.shape)}; one number is wanted"
+        )
     number = float(log_value)
     if not math.isfinite(number):
-        raise ValueError(
+        raise ArgumentError(
             f"twist {name!r}: log_value={number}; a twist is finite, use ppl.condition to exclude"
         )
     if am_i_wrapped():

@@ -94,6 +94,14 @@ def test_counted_samples_are_judged_without_bias():
                 assert sum(counts) == budget
                 assert max(counts) <= 6
                 assert mix_coverage(counts, right, 6).mean() >= (1 - 1 / math.e) * best
+            # Greedy is what its name says: the best sample, added again and again.
+            path = np.zeros(3, dtype=int)
+            for _ in range(budget):
+                more = [path + np.eye(3, dtype=int)[j] for j in range(3) if path[j] < 6]
+                gains = [mix_coverage(counts.tolist(), right, 6).mean() for counts in more]
+                path = more[int(np.argmax(np.round(gains, 12)))]
+            one, other = (mix_coverage(c, right, 6).mean() for c in (greedy, path.tolist()))
+            assert one == pytest.approx(other)
     right = np.array([[2, 1], [1, 0], [0, 1]])
     assert mix(right, 16, draws=16) == (16, 0)
     assert mix(right / 16, 16) == (10, 6)

@@ -196,7 +196,10 @@ def test_labels_outside_the_context_have_probability_zero():
     assert drawn == pytest.approx({",".join(map(str, k)) + ".": p for k, p in lists(2)})
     for outside in ("3.", "1,3.", "1,1.", "."):
         assert float(law.log_prob(LM.continuation(outside, finished=False))) == -math.inf
-    assert sum(p for _, p in lists(3)) == pytest.approx(1)
+    three = LM(LM.prompt("S|"), allowed=Labels(LM.codec, 3, 3, ",", "."), until=".")
+    drawn = {c.text: math.exp(p) for c, p in three.support()}
+    assert drawn == pytest.approx({",".join(map(str, k)) + ".": p for k, p in lists(3, 3)})
+    assert len(drawn) == 3 + 6 + 6
     # Without the mask a third of the labels are not there.
     free = LM(LM.prompt("S|"), max_tokens=1)
     assert float(free.log_prob(LM.continuation("3", finished=False)).exp()) == pytest.approx(0.1)
@@ -223,6 +226,7 @@ def test_labels_of_two_digits_are_told_apart():
         (2, 2, ",.", ".", "no part"),
         (2, 2, "1", ".", "without digits"),
         (2, 2, "", ".", "two marks"),
+        (2, 2, ",", ",.", "told apart"),
     ],
 )
 def test_marks_that_leave_lists_ambiguous_are_refused(count, most, between, end, says):

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ppl.errors import VerifierError
 from ppl.language import checks
@@ -53,7 +53,7 @@ RULES: dict[str, Callable[[Node], float]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MultiPerspective(QueueSearch):
     """Expands in every round the best open node under each perspective.
 
@@ -100,6 +100,12 @@ class MultiPerspective(QueueSearch):
                     "entropy of at least two draws decides how many more there are"
                 )
         check_fields(self)
+
+    def __repr__(self) -> str:
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.most_expansions is None:  # as before there was any
+            del said["most_expansions"]
+        return f"MultiPerspective({', '.join(f'{name}={v!r}' for name, v in said.items())})"
 
     def drawn(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
         """`expansions` children of each node; of those whose children differ, more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import secrets
 import time
@@ -419,6 +420,25 @@ def test_a_guest_says_strings():
         assert not guest.alive
         with pytest.raises(WorkerError, match="was stopped"):
             guest.call("f", "x")
+
+
+@needs_bubblewrap
+def test_a_forked_child_cannot_ask_and_the_parent_can():
+    with Guest(Sandbox(seconds=5), "def f(x): return x") as guest:
+        child = os.fork()
+        if not child:
+            try:
+                guest.call("f", "theirs")
+            except WorkerError:
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert guest.call("f", "ours") == "ours"
+
+
+def test_the_weaker_isolation_is_taken_by_name():
+    with Steering(SHORT, TOY, **PLAIN, sandbox=Sandbox(isolation="process")) as program:
+        assert SMC(8).run(program, "^", guide=program.proposals, seed=0).best
 
 
 def test_without_isolation_nothing_runs(monkeypatch):

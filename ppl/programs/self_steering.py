@@ -121,10 +121,11 @@ def selfsteer(
     The posterior is that of the module (see `ppl.programs.Steering`), whichever the engine: `"smc"`
     resamples particles between steps, `"is"` weighs whole ones, `"rejection"` draws from the prior,
     without hints, and keeps a text with the probability of what was observed. All three estimate
-    the evidence without bias, the first module's. A particle in which something was raised has
-    weight zero and leaves the others as they are; the planner reads of it, as it does of a module
-    that does not load, hangs, or leaves no particle alive, and writes another. Where every module
-    has faults, the last one that gave a text is the result, and `faults` is not empty.
+    the module's evidence, without bias where it is the planner's first. A particle in which
+    something was raised has weight zero and leaves the others as they are; the planner reads of it,
+    as it does of a module that does not load, hangs, or leaves no particle alive, and writes
+    another. Where every module has faults, the last one that gave a text is the result, and
+    `faults` is not empty.
 
     Args:
         planner: a language model, or a function from messages to an answer. The module is what
@@ -223,8 +224,9 @@ def _tried(
         guide = None if engine == "rejection" else steering.proposals
         posterior: Posterior | None = None
         failed: list[Fault] = []
+        search = searcher.begin(steering, task, guide=guide, seed=seed, budget=budget)
         try:
-            posterior = searcher.run(steering, task, guide=guide, seed=seed, budget=budget)
+            posterior = search.run()
             if engine == "rejection":
                 posterior = _kept(posterior, seed)
         except AllParticlesDeadError as error:
@@ -235,10 +237,9 @@ def _tried(
         except PPLError as error:
             failed = [Fault("the search", str(error))]
         faults = (*steering.faults, *failed)
-    cost = Cost() if posterior is None else posterior.cost
     if posterior is not None and posterior.best_sample is None and posterior.stopped == "done":
         faults = faults or (Fault("the search", "no text was kept"),)
-    return Attempt(module, faults, posterior, cost)
+    return Attempt(module, faults, posterior, search.account.cost)
 
 
 def _kept(posterior: Posterior, seed: int) -> Posterior:

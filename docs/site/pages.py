@@ -160,6 +160,7 @@ CURATED = (
         None,
         (
             "ppl.language.answers.Answer",
+            "ppl.language.answers.joint.JointAnswer",
             "ppl.language.call.Called",
             "ppl.language.cost.Page",
             "ppl.language.errand.Errand",
@@ -176,6 +177,7 @@ CURATED = (
             "ppl.runtime.loop.SHARED",
             "ppl.runtime.wave.ask",
             "ppl.posterior.pictures.draw_genealogy",
+            "ppl.programs.marked.items",
             "ppl.tasks.chain.Chain",
         ),
     ),

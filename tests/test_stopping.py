@@ -17,7 +17,7 @@ import ppl
 from ppl import Budget
 from ppl.decide import Consensus, EarlyStop, Seen, SequentialTest, Settled, StoppingRule
 from ppl.decide.stopping import leaders, leads, leads_all
-from ppl.searchers import MCTS, RAIN, SMC, VGB, BestOfN, ParticleGibbs, Search
+from ppl.searchers import MCTS, RAIN, SMC, VGB, BestOfN, Frontier, ParticleGibbs, Search
 from ppl.searchers.parse import parse, spell
 from ppl.study import Study
 
@@ -462,6 +462,14 @@ def changing() -> str:
         ppl.answer(said)
         ppl.condition(True)
     return said
+
+
+def test_a_state_from_before_samples_could_be_dropped_goes_on():
+    search = BestOfN(6, stop=Consensus(99, drop=2)).begin(spoken, seed=4)
+    search.step()
+    search.state = Frontier(search.state.nodes, round=1)
+    whole = BestOfN(6, stop=Consensus(99, drop=2)).run(spoken, seed=4)
+    assert [s.node for s in search.run().samples] == [s.node for s in whole.samples]
 
 
 def test_a_search_that_drops_nobody_refuses_to_be_told_to():

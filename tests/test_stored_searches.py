@@ -353,5 +353,5 @@ def test_a_state_may_hold_no_nodes_from_elsewhere(tmp_path):
     search.step()
     other.step()
     search.state = other.state
-    with pytest.raises(SearchStateError, match="the state Frontier holds node 1, which is not in"):
+    with pytest.raises(SearchStateError, match="the state Samples holds node 1, which is not in"):
         search.save(tmp_path / "s")

@@ -86,6 +86,12 @@ CURATED = (
         "ppl.allocate",
     ),
     Reference(
+        "programs",
+        "ppl.programs",
+        "Programs of papers, ready to run under any searcher.",
+        "ppl.programs",
+    ),
+    Reference(
         "kernels",
         "ppl.searchers.kernels",
         "Parts of particle methods, whose law is derived. [Samplers from parts](../kernels.md).",

@@ -76,7 +76,7 @@ class Lean:
                 return str(said.get("data"))
         if complains(reply) or reply.get("sorries"):
             return "it uses sorry"
-        if status.startswith("Error") or (not goals and status not in ("", "Completed")):
+        if not goals and status not in ("", "Completed"):
             return status
         return reply
 

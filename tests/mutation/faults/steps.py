@@ -42,7 +42,7 @@ FAULTS = [
     Fault(LEAN, "for attempt in range(2):", "for attempt in range(1):", TACTICS),
     Fault(PROCESS, 'if said.get("severity") == "error":', "if False:", TACTICS),
     Fault(PROCESS, 'if complains(reply) or reply.get("sorries"):', "if complains(reply):", TACTICS),
-    Fault(PROCESS, 'if status.startswith("Error") or', "if", TACTICS),
+    Fault(PROCESS, 'if not goals and status not in ("", "Completed"):', "if False:", TACTICS),
     Fault(PROCESS, 'message.startswith("Lean error")', 'message.startswith("Error")', TACTICS),
     # Propositional logic.
     Fault(

@@ -166,7 +166,6 @@ CURATED = (
         None,
         (
             "ppl.language.answers.Answer",
-            "ppl.language.answers.joint.JointAnswer",
             "ppl.language.call.Called",
             "ppl.language.cost.Page",
             "ppl.language.errand.Errand",
@@ -183,7 +182,6 @@ CURATED = (
             "ppl.runtime.loop.SHARED",
             "ppl.runtime.wave.ask",
             "ppl.posterior.pictures.draw_genealogy",
-            "ppl.programs.marked.items",
             "ppl.tasks.chain.Chain",
         ),
     ),

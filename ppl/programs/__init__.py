@@ -3,6 +3,7 @@
 Each is written with what `ppl` offers to everybody and can be read as an example of it.
 """
 
+from ppl.language.answers.joint import JointAnswer
 from ppl.programs.archon import Archon, search_architectures
 from ppl.programs.batch_prompt import BatchCost, BatchPrompt, batch_prompt
 from ppl.programs.mixture import mixture_of_agents
@@ -38,6 +39,7 @@ __all__ = [
     "BatchPrompt",
     "Fault",
     "Inference",
+    "JointAnswer",
     "SelfSteered",
     "Steering",
     "algebraic_template",

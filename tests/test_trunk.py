@@ -1,4 +1,4 @@
-"""What rows begin with is one copy: what that takes, what forks copy, and that no number changes."""
+"""What rows begin with is one copy: what that takes, what forks copy, and that numbers stay."""
 
 from __future__ import annotations
 

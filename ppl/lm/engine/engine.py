@@ -375,15 +375,22 @@ class Engine:
         """Prefixes that several of the texts share and that are to be computed, or to be made one
         copy, before the texts themselves; and how many rows begin with each."""
         least = _CPU_MIN_SHARED if self.device.type == "cpu" else _GPU_MIN_SHARED
-        known = [self.pool.cut(text) for text in texts]
+        ordered = sorted((text, self.pool.cut(text)) for text in texts)
+        common = [common_prefix(a, b) for (a, _), (b, _) in itertools.pairwise(ordered)]
         shared: dict[Tokens, int] = {}
-        for (a, length), (b, _) in itertools.pairwise(sorted(zip(texts, known, strict=True))):
-            prefix = a[: common_prefix(a, b)]
-            if prefix in shared:
+        for i, size in enumerate(common):
+            text, known = ordered[i]
+            new = size - known >= least
+            if not (new or self._memory.pays(1 << 30, size)) or text[:size] in shared:
                 continue
-            rows = sum(weights.get(t, 1) for t in texts if t[: len(prefix)] == prefix)
-            match = self.pool.match(prefix)
-            if len(prefix) - length >= least or self._rest(prefix, match, {prefix: rows})[1]:
+            low, high = i, i + 1
+            while low and common[low - 1] >= size:
+                low -= 1
+            while high < len(common) and common[high] >= size:
+                high += 1
+            rows = sum(weights.get(t, 1) for t, _ in ordered[low : high + 1])
+            prefix = text[:size]
+            if new or self._rest(prefix, self.pool.match(prefix), {prefix: rows})[1]:
                 shared[prefix] = rows
         return shared
 

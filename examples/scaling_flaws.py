@@ -27,6 +27,7 @@ import search_gain
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from whole_lines import cut_torn
 
 import ppl
 from ppl import decide
@@ -280,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
         if (task, noise, name, n) not in known and not args.show
     ]
     if jobs:
+        cut_torn(args.records)
         with args.records.open("a") as file:
             for _, rows in search_gain.spread(measure, jobs, args.workers):
                 file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))

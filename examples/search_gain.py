@@ -35,6 +35,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from whole_lines import cut_torn
 
 import ppl
 from ppl.posterior.pictures import draw_genealogy
@@ -105,6 +106,8 @@ def measure(
         if n <= MOST.get(name, n)
     ]
     found = {(row.task, row.searcher, row.n): row for row in (records(kept) if kept else ())}
+    if others := {len(row.best) for row in found.values()} - {count}:
+        raise SystemExit(f"{kept} has rows of {others.pop()} problems a task, not of {count}")
     # The longest first, so that no process is left alone with one at the end.
     missing = sorted((job for job in jobs if job[:3] not in found), key=lambda job: -job[2])
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -125,7 +128,8 @@ def records(path: Path) -> list[Row]:
 
 
 def keep(row: Row, path: Path) -> None:
-    """Appends what was measured to a file."""
+    """Appends what was measured to a file; a last line that was cut off is taken away."""
+    cut_torn(path)
     with path.open("a") as file:
         file.write(json.dumps(asdict(row)) + "\n")
 

@@ -18,6 +18,8 @@ import search_gain
 import training_rows
 import verifier_calibration
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_main_job(tmp_path, capsys):
     accuracy_vs_budget.main(["--problems", "2", "--out", str(tmp_path)])
@@ -90,7 +92,9 @@ def test_the_page_on_choosing_says_what_the_records_say():
     found = scaling_flaws.records(kept / "scaling-flaws.jsonl.gz")
     assert {len(scaling_flaws.rights(found, "sd 4", name, 64)) for name in ("SMC", "VGB")} == {36}
     lines = scaling_flaws.leads_markdown(found)
-    shown = [line for line in lines if line.split(" | ")[0] in ("| SMC", "| BeamSearch", "| REBASE")]
+    shown = [
+        line for line in lines if line.split(" | ")[0] in ("| SMC", "| BeamSearch", "| REBASE")
+    ]
     assert len(shown) == 12
     for line in [*shown, *scaling_flaws.markdown(found)]:
         assert line in page
@@ -118,10 +122,12 @@ def test_a_run_goes_on_from_its_records_and_shows_them_again(tmp_path, capsys, m
     with kept.open("a") as file:
         file.write('{"task": "chain", "sea')  # cut off
     assert search_gain.records(kept) == first
-    kept.write_text(kept.read_text().rpartition("\n")[0] + "\n")
     rows = search_gain.measure(2, (4,), 0, ("BestOfN", "SMC"), kept=kept)
     assert len(asked) == 6
     assert len(set(asked)) == 6
+    assert search_gain.ordered(search_gain.records(kept)) == rows
+    with pytest.raises(SystemExit, match="2 problems a task, not of 3"):
+        search_gain.measure(3, (4,), 0, ("BestOfN", "SMC"), kept=kept)
     monkeypatch.setattr(search_gain, "measured", None)
     shown = search_gain.main(["--records", str(kept), "--show", "--out", str(tmp_path)])
     assert shown == rows

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ import search_gain
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from search_gain import Row, pooled
+from search_gain import Row, keep, pooled, records
 
 from ppl import searchers as s
 from ppl.study.intervals import wilson
@@ -71,13 +69,6 @@ def measure(task: str, name: str, n: int, count: int, seed: int) -> Row:
         engine.pool.clear()
     chosen = held_out_problems(task, count, seed)
     return search_gain.run(task, name, n, chosen, lm, prm, SEARCHERS[name](n))
-
-
-def records(path: Path) -> list[Row]:
-    """What has been measured; a last line that was cut off does not count."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return [Row(**{**r, "best": tuple(r["best"]), "vote": tuple(r["vote"])}) for r in rows]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -190,11 +181,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         for name in args.searchers
         if (task, name, n) not in known and not args.show
     ]
-    with args.records.open("a") as file:
-        for _, row in search_gain.spread(measure, jobs, args.workers):
-            file.write(json.dumps(asdict(row)) + "\n")
-            file.flush()
-            rows.append(row)
+    for _, row in search_gain.spread(measure, jobs, args.workers):
+        keep(row, args.records)
+        rows.append(row)
     order = {name: i for i, name in enumerate([*LINE_TASKS, *SEARCHERS])}
     rows.sort(key=lambda row: (order[row.searcher], row.n, order[row.task]))
     together = pooled(rows)

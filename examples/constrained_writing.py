@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from smollm2 import find_gguf
+from whole_lines import cut_torn
 from writing_methods import METHODS, Spent, Task, spend
 from writing_report import Row, draw, rows_of, show
 from writing_requests import requests
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     path = options.records
     if path is None:
         path = options.out / "constrained-writing.jsonl"
+        cut_torn(path)
         old = load(path) if path.exists() else []
         limits = {r["limit"] for r in old} - {options.tokens}
         if limits:

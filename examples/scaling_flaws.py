@@ -27,11 +27,12 @@ import search_gain
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from whole_lines import cut_torn
 
 import ppl
 from ppl import decide
 from ppl import searchers as s
-from ppl.study.intervals import wilson
+from ppl.study.intervals import Paired, paired, wilson
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems, right_steps, split_lines
 from ppl.verifiers import LogitNoise, Verifier
 
@@ -44,7 +45,7 @@ SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
         max(1, n // 4), 4, likelihood=0.0, temperature=0.2
     ),
     "tempered SMC": lambda n: s.SMC(n, resampling_temperature=2.0),
-    # Steps of the walk that cost about the tokens of n completions.
+    # Steps of the walk, not completions: where it has nothing new to write it costs no tokens.
     "VGB": lambda n: s.VGB(simulations=16 * n + 64, expansions=4),
 }
 NOISES: dict[str, Callable[[Verifier], Verifier]] = {
@@ -163,6 +164,44 @@ def show(found: Sequence[Found], console: Console) -> None:
         console.print(table)
 
 
+def rights(found: Sequence[Found], noise: str, name: str, n: int) -> list[float]:
+    """Whether each best answer is right, in the order of the problems' keys; empty if not run."""
+    rows = [r for r in found if (r.noise, r.searcher, r.n) == (noise, name, n)]
+    return [float(r.best) for r in sorted(rows, key=lambda r: (r.task, r.problem))]
+
+
+def leads(
+    found: Sequence[Found], noise: str, name: str, few: int = 4, many: int = 64
+) -> tuple[Paired, Paired, Paired] | None:
+    """The best answer's lead over best-of-N on the same problems, with few and with many
+    completions, and by how much the latter is larger; None if one of them was not run."""
+    cells = [rights(found, noise, who, n) for n in (few, many) for who in (name, "BestOfN")]
+    if not all(cells):
+        return None
+    gaps = [[a - b for a, b in zip(*cells[i : i + 2], strict=True)] for i in (0, 2)]
+    return paired(*cells[:2]), paired(*cells[2:]), paired(gaps[1], gaps[0])
+
+
+def show_leads(found: Sequence[Found], console: Console) -> None:
+    """Prints for every searcher and verifier its lead over best-of-N with 4 and 64 completions."""
+    for line in leads_markdown(found):
+        console.print(line)
+
+
+def leads_markdown(found: Sequence[Found]) -> list[str]:
+    """Lines of the table of leads in docs/choosing.md, in points."""
+    lines = []
+    for name in SEARCHERS:
+        for noise in NOISES:
+            if name != "BestOfN" and (three := leads(found, noise, name)):
+                few, many, change = three
+                cells = [f"{100 * d.difference:+.0f} (p = {d.p:.3f})" for d in (few, many)]
+                moved = f"{100 * change.difference:+.0f}"
+                cells.append(f"{moved} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]")
+                lines.append(f"| {name} | {noise} | {' | '.join(cells)} |")
+    return lines
+
+
 def markdown(found: Sequence[Found]) -> list[str]:
     """Lines of the table in docs/choosing.md: best / vote / majority of the bests, in percent."""
     lines = []
@@ -179,7 +218,7 @@ def markdown(found: Sequence[Found]) -> list[str]:
 
 
 def draw(found: Sequence[Found], path: Path) -> None:
-    """A panel a verifier: the best answer's accuracy against N, and dotted what survives."""
+    """A panel a verifier: the best answer's accuracy against tokens, and dotted what survives."""
     from matplotlib.figure import Figure
 
     noises = list(dict.fromkeys(row.noise for row in found))
@@ -193,17 +232,17 @@ def draw(found: Sequence[Found], path: Path) -> None:
                 for n in sorted({row.n for row in found})
             ]
             points = [(n, rows) for n, rows in points if rows]
-            ns = [n for n, _ in points]
+            tokens = [sum(r.lm_tokens for r in rows) / len(rows) for _, rows in points]
             for what, style in (("best", "-o"), ("any", ":")):
                 ys = [share(rows, what)[0] / len(rows) for _, rows in points]
                 label = name if what == "best" else None
-                axes.plot(ns, ys, style, color=f"C{i}", ms=3, lw=1.4, label=label)
-        axes.set_xscale("log", base=2)
+                axes.plot(tokens, ys, style, color=f"C{i}", ms=3, lw=1.4, label=label)
+        axes.set_xscale("log")
         axes.set_title(f"noise: {noise}", fontsize=10)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
-    figure.supxlabel("completions per problem", fontsize=9)
+    figure.supxlabel("LM tokens per problem", fontsize=9)
     figure.supylabel("best answer right (dotted: any survivor)", fontsize=9)
     figure.savefig(path, dpi=140)
 
@@ -242,6 +281,7 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
         if (task, noise, name, n) not in known and not args.show
     ]
     if jobs:
+        cut_torn(args.records)
         with args.records.open("a") as file:
             for _, rows in search_gain.spread(measure, jobs, args.workers):
                 file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
@@ -249,7 +289,9 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
                 found += rows
     order = {name: i for i, name in enumerate([*NOISES, *SEARCHERS])}
     found.sort(key=lambda r: (order[r.noise], order[r.searcher], r.n))
-    show(found, Console(width=100))
+    console = Console(width=100)
+    show(found, console)
+    show_leads(found, console)
     draw(found, args.out / "scaling-flaws.png")
     return found
 

@@ -8,18 +8,22 @@ as many completions, and the p-value of the exact McNemar test. Writes `search-g
 `genealogy.png`.
 
     python examples/search_gain.py --problems 67
+    python examples/search_gain.py --records examples/records/search-gain.jsonl --show
 
-Every searcher at every budget is a job of its own; two processes share them.
+The second command prints the table again from the records of a run. Every searcher at every budget
+on a task is a job of its own; two processes share them. With `--records` a line for each is kept,
+and a run that was cut goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +35,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from whole_lines import cut_torn
 
 import ppl
 from ppl.posterior.pictures import draw_genealogy
@@ -90,8 +95,9 @@ def measure(
     seed: int = 0,
     searchers: Sequence[str] = tuple(SEARCHERS),
     workers: int = 1,
+    kept: Path | None = None,
 ) -> list[Row]:
-    """Runs everything; a row a task, searcher and budget."""
+    """Runs everything that is not kept in a file yet; a row a task, searcher and budget."""
     jobs = [
         (task, name, n, count, seed)
         for task in LINE_TASKS
@@ -99,15 +105,33 @@ def measure(
         for n in budgets
         if n <= MOST.get(name, n)
     ]
+    found = {(row.task, row.searcher, row.n): row for row in (records(kept) if kept else ())}
+    if others := {len(row.best) for row in found.values()} - {count}:
+        raise SystemExit(f"{kept} has rows of {others.pop()} problems a task, not of {count}")
     # The longest first, so that no process is left alone with one at the end.
-    order = sorted(range(len(jobs)), key=lambda i: -jobs[i][2])
-    rows: dict[int, Row] = {}
+    missing = sorted((job for job in jobs if job[:3] not in found), key=lambda job: -job[2])
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        work = bar.add_task("searching", total=sum(job[2] for job in jobs))
-        for i, row in spread(measured, [jobs[i] for i in order], workers):
-            rows[order[i]] = row
+        work = bar.add_task("searching", total=sum(job[2] for job in missing))
+        for _, row in spread(measured, missing, workers):
+            found[row.task, row.searcher, row.n] = row
+            if kept:
+                keep(row, kept)
             bar.update(work, description=f"{row.searcher} N={row.n}", advance=row.n)
-    return [rows[i] for i in range(len(jobs))]
+    return [found[job[:3]] for job in jobs]
+
+
+def records(path: Path) -> list[Row]:
+    """What has been measured; a last line that was cut off does not count."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [Row(**{**r, "best": tuple(r["best"]), "vote": tuple(r["vote"])}) for r in rows]
+
+
+def keep(row: Row, path: Path) -> None:
+    """Appends what was measured to a file; a last line that was cut off is taken away."""
+    cut_torn(path)
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(row)) + "\n")
 
 
 def spread(
@@ -188,6 +212,12 @@ def in_parts(
         some = arguments[at : at + size]
         done += searcher.run_many(program, some, seed=range(at, at + len(some)))
     return done
+
+
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """As `measure` has them: by task, searcher and budget."""
+    place = {name: i for i, name in enumerate([*LINE_TASKS, *SEARCHERS])}
+    return sorted(rows, key=lambda row: (place[row.task], place[row.searcher], row.n))
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:
@@ -305,9 +335,22 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--records", type=Path, help="JSON lines, appended to")
+    parser.add_argument("--show", action="store_true", help="measure nothing, only show records")
     args = parser.parse_args(argv)
+    if args.show:
+        if args.records is None:
+            parser.error("--show needs --records")
+        rows = ordered(records(args.records))
+        if not rows:
+            parser.error(f"{args.records} has no record")
+        show(rows, Console(width=110))
+        draw([*rows, *pooled(rows)], args.out / "search-gain.png")
+        return rows
     began = time.perf_counter()
-    rows = measure(args.problems, args.budgets, args.seed, args.searchers, args.workers)
+    rows = measure(
+        args.problems, args.budgets, args.seed, args.searchers, args.workers, args.records
+    )
     show(rows, Console(width=110))
     draw([*rows, *pooled(rows)], args.out / "search-gain.png")
     draw_search(args.out / "genealogy.png")

@@ -34,6 +34,7 @@ from story_head import HeadVerifier, LineHead
 from story_problems import stories
 from story_report import Row, draw, rows_of, show
 from story_solver import number_after, solve
+from whole_lines import cut_torn
 from word_problems_train import HEAD
 
 import ppl
@@ -170,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     path = options.records
     if path is None:
         path = options.out / "word-problems.jsonl"
+        cut_torn(path)
         old = load(path) if path.exists() else []
         done = {(r["story"], r["method"], r["n"], r["block"]) for r in old}
         lm = ppl.load(options.source or find_gguf(), dtype=options.dtype, kv_bytes=4 << 30)

@@ -67,6 +67,11 @@ def roll_out(lm: ppl.HFModel, asked: Sequence[Problem], count: int, seed: int = 
     return Rollouts(torch.cat(found), lines, right, owner)
 
 
+def _story(owner: int, whole: int) -> int:
+    """The place of a story in the train half, whole or short."""
+    return owner if owner < whole else owner - whole
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Rolls out, fits, writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -101,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"none right of {never:.0%}, all of {always:.0%}"
     )
     began = time.perf_counter()
-    watched = [s for s in sorted(set(rollouts.owner)) if s % 4 == 3]
+    # A story and its short form, which is numbered after all whole ones, are watched together.
+    watched = [s for s in sorted(set(rollouts.owner)) if _story(s, options.stories) % 4 == 3]
     torch.manual_seed(options.seed)
     head = LineHead(rollouts.states.shape[-1])
     for loss, seen in fit(head, rollouts, watched, options.rounds, seed=options.seed):

@@ -120,6 +120,7 @@ def markdown(rows: Sequence[Row]) -> list[str]:
             against = f"{mean:+.2f} [{least:+.2f}, {most:+.2f}] ({both})"
         cells += [f"{row.nats:.2f}" if row.obeyed else "-", against, f"{row.distinct / n:.1f}"]
         cells += [f"{row.tokens / n:.0f}", f"{row.tokens / row.obeyed:,.0f}" if row.obeyed else "-"]
+        cells += [f"{row.computed / n:.0f}", f"{row.scored / n:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -207,9 +208,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     bars.set_xlim(0, 1)
     bars.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bars.set_title(f"{len(rows[0].returned)} requests obeyed", fontsize=10)
-    dots.plot([row.nats for row in rows], places, "o", color="#c44e52")
+    # Means over what each obeyed would be of different requests, those of few being the easy ones.
+    masks = next((row for row in rows if row.method == "masks"), None)
+    for place, row in enumerate(rows):
+        mean, least, most, both = paired(row, masks) if masks and row.obeyed else (0, 0, 0, 0)
+        if both and row is not masks:
+            dots.plot([least, most], [place, place], "-", color="#c44e52", lw=1)
+            dots.plot([mean], [place], "o", color="#c44e52")
+            dots.annotate(f"{both}", (most, place), (4, -3), textcoords="offset points", fontsize=7)
+    dots.axvline(0, color="#333", lw=0.8)
+    dots.margins(x=0.12)
     dots.set_yticks(places, [""] * len(rows))
-    dots.set_title("nats a token of what obeys\n(lower is more natural)", fontsize=10)
+    dots.set_title("nats a token more than masks,\nwhere both obey (how many)", fontsize=10)
+    dots.set_xlabel("more natural      less natural", fontsize=8)
     grid = [[row.by_kind()[kind][0] / row.by_kind()[kind][1] for kind in kinds] for row in rows]
     field.imshow(grid, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for i, row in enumerate(rows):

@@ -24,6 +24,8 @@ import verifier_calibration
 from ppl.errors import SandboxError
 from ppl.verifiers import Sandbox
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_main_job(tmp_path, capsys):
     accuracy_vs_budget.main(["--problems", "2", "--out", str(tmp_path)])
@@ -69,6 +71,73 @@ def test_savings_have_an_interval_over_problems():
     needed, low, high = compare_searchers.savings(rows, 4, "BestOfN")
     assert needed == pytest.approx(8)
     assert 4 <= low < 8 < high <= 16
+
+
+def test_leads_are_counted_on_the_same_problems():
+    def search(problem, name, n, best):
+        return scaling_flaws.Found(
+            "chain", problem, "none", name, n, best, best, best, best, 1, 1.0, 10
+        )
+
+    said = {("BestOfN", 4): "100", ("SMC", 4): "111", ("BestOfN", 64): "110", ("SMC", 64): "101"}
+    found = [
+        search(problem, name, n, right == "1")
+        for (name, n), rights in said.items()
+        for problem, right in zip("abc", rights, strict=True)
+    ]
+    few, many, change = scaling_flaws.leads(found[::-1], "none", "SMC")
+    assert (few.wins, few.losses, few.difference) == (2, 0, pytest.approx(2 / 3))
+    assert (many.wins, many.losses, many.p) == (1, 1, 1.0)
+    assert change.difference == pytest.approx(-2 / 3)
+    assert scaling_flaws.leads(found, "none", "REBASE") is None
+
+
+def test_the_page_on_choosing_says_what_the_records_say():
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    kept = ROOT / "examples" / "records"
+    found = scaling_flaws.records(kept / "scaling-flaws.jsonl.gz")
+    assert {len(scaling_flaws.rights(found, "sd 4", name, 64)) for name in ("SMC", "VGB")} == {36}
+    lines = scaling_flaws.leads_markdown(found)
+    shown = [
+        line for line in lines if line.split(" | ")[0] in ("| SMC", "| BeamSearch", "| REBASE")
+    ]
+    assert len(shown) == 12
+    for line in [*shown, *scaling_flaws.markdown(found)]:
+        assert line in page
+    rows = search_gain.pooled(compare_searchers.records(kept / "compare-searchers.jsonl"))
+    table = page.partition("### Long problems, every searcher")[2].partition("\n###")[0]
+    for name in {row.searcher for row in rows}:
+        mine = {row.n: row for row in rows if row.searcher == name}
+        cells = next(x for x in table.split("\n") if x.startswith(f"| {name} |")).split(" | ")
+        for i, n in enumerate((4, 16, 64)):
+            assert cells[1 + i].startswith(f"{sum(mine[n].vote) / 60:.0%} (")
+            assert cells[4 + i] == f"{sum(mine[n].best) / 60:.0%}"
+        assert cells[7].rstrip(" |") == f"{mine[64].lm_tokens / 60:,.0f}"
+
+
+def test_a_run_goes_on_from_its_records_and_shows_them_again(tmp_path, capsys, monkeypatch):
+    kept = tmp_path / "rows.jsonl"
+    asked = []
+
+    def measured(task, name, n, count, seed):
+        asked.append((task, name, n))
+        return search_gain.Row(task, name, n, (True, False), (True, True), 10, 20, 0.5)
+
+    monkeypatch.setattr(search_gain, "measured", measured)
+    first = search_gain.measure(2, (4,), 0, ("BestOfN",), kept=kept)
+    with kept.open("a") as file:
+        file.write('{"task": "chain", "sea')  # cut off
+    assert search_gain.records(kept) == first
+    rows = search_gain.measure(2, (4,), 0, ("BestOfN", "SMC"), kept=kept)
+    assert len(asked) == 6
+    assert len(set(asked)) == 6
+    assert search_gain.ordered(search_gain.records(kept)) == rows
+    with pytest.raises(SystemExit, match="2 problems a task, not of 3"):
+        search_gain.measure(3, (4,), 0, ("BestOfN", "SMC"), kept=kept)
+    monkeypatch.setattr(search_gain, "measured", None)
+    shown = search_gain.main(["--records", str(kept), "--show", "--out", str(tmp_path)])
+    assert shown == rows
+    assert "50%" in capsys.readouterr().out
 
 
 def test_scaling_flaws(tmp_path, capsys):

@@ -5,21 +5,50 @@ wrongly."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine import admission
 from ppl.lm.engine.memory import Sharing
+from ppl.lm.engine.passes import Passes
+from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import Slot, Tokens
-
-if TYPE_CHECKING:
-    from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.slots import Slots
 
 
-def checked(engine: Engine) -> None:
+class Checked(Protocol):
+    """What is looked at of an engine, which is above this file: see `ppl.lm.engine.engine`."""
+
+    base: nn.Module
+    name: str
+    vocabulary: int
+    context_length: int
+    resumes: bool
+    runner: Passes
+    sharing: Sharing
+    slots: Slots
+    pool: PrefixPool
+
+    def hidden(self, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+        """Last hidden states of each text from a position on."""
+
+    def open(self, texts: Sequence[Tokens]) -> tuple[dict[Tokens, Slot], list[Tensor]]:
+        """Slots of texts, and their last hidden states."""
+
+    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
+        """One token more in each slot."""
+
+    def extend(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> list[Tensor]:
+        """Several tokens more in each slot."""
+
+    def close(self, slot: Slot, tokens: Tokens) -> None:
+        """Ends a row."""
+
+
+def checked(engine: Checked) -> None:
     """Finds out how the model can be run.
 
     Raises:
@@ -38,7 +67,7 @@ def checked(engine: Engine) -> None:
         engine.sharing.able = _stands(engine)
 
 
-def _compare(engine: Engine) -> None:
+def _compare(engine: Checked) -> None:
     runner = engine.runner
     texts = admission.samples(engine.vocabulary, engine.context_length)
     first = [min(3, len(text) - 1) for text in texts]
@@ -66,7 +95,7 @@ def _compare(engine: Engine) -> None:
         admission.compare(engine.base, engine.name, texts, states, strict=engine.resumes)
 
 
-def _stands(engine: Engine) -> bool:
+def _stands(engine: Checked) -> bool:
     """Whether rows that stand on a trunk give what the model gives. Where they do not, each row has
     its beginning with it."""
     text = admission.samples(engine.vocabulary, engine.context_length)[0]
@@ -93,14 +122,14 @@ def _stands(engine: Engine) -> bool:
     return stands
 
 
-def _forget(engine: Engine) -> None:
+def _forget(engine: Checked) -> None:
     for slot in engine.slots.busy:
         engine.slots.drop(slot)
     engine.pool.clear()
     engine.runner.snapshots.clear()
 
 
-def _stepped(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+def _stepped(engine: Checked, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
     """Last hidden states from `first` on, token by token."""
     starts, slots = _opened(engine, texts, first)
     states: list[list[Tensor]] = [[] for _ in texts]
@@ -116,7 +145,7 @@ def _stepped(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> l
     return [torch.stack(row) for row in states]
 
 
-def _extended(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+def _extended(engine: Checked, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
     """Last hidden states from `first` on, each text's in one pass."""
     starts, slots = _opened(engine, texts, first)
     states = [engine.extend([slots[s]], [t])[0] for s, t in zip(starts, texts, strict=True)]
@@ -126,7 +155,7 @@ def _extended(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> 
 
 
 def _opened(
-    engine: Engine, texts: Sequence[Tokens], first: Sequence[int]
+    engine: Checked, texts: Sequence[Tokens], first: Sequence[int]
 ) -> tuple[list[Tokens], dict[Tokens, Slot]]:
     engine.pool.clear()
     starts = [text[:at] for text, at in zip(texts, first, strict=True)]

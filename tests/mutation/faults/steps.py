@@ -69,5 +69,5 @@ FAULTS = [
     # A width that adapts.
     Fault(WIDTH, "self.most_expansions) - k for", "self.most_expansions) for", SEARCH),
     Fault(WIDTH, "math.log(len(children))", "math.log(most)", SEARCH),
-    Fault(WIDTH, "min(max(wanted, self.expansions), most)", "max(wanted, self.expansions)", SEARCH),
+    Fault(WIDTH, "min(max(wanted, self.expansions), most)", "min(wanted, most)", SEARCH),
 ]

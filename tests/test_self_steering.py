@@ -58,7 +58,9 @@ def step(state):
         state.hint("?")
     if state.step == 2:
         state.mask(never="b")
+    before = state.text
     written = state.extend(max_tokens=1)
+    state.require(state.text == before + written and "?" not in before)
     if state.step == 0:
         state.require(written != "b")
         state.observe("b")
@@ -420,6 +422,11 @@ def test_a_guest_says_strings():
         assert not guest.alive
         with pytest.raises(WorkerError, match="was stopped"):
             guest.call("f", "x")
+    with Guest(Sandbox(seconds=5), "def f(n): return 'x' * int(n)") as guest:
+        assert len(guest.call("f", 200_000)) == 200_000
+        with pytest.raises(WorkerError, match="longer than 262144 bytes"):
+            guest.call("f", 500_000)
+        assert not guest.alive
 
 
 @needs_bubblewrap

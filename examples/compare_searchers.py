@@ -144,9 +144,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(12, 6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     main = ("BestOfN", "SMC", "BeamSearch", "REBASE", "MCTS")
-    for i, name in enumerate(dict.fromkeys(row.searcher for row in rows)):
-        style = {"color": f"C{i % 10}", "marker": "os^Dv"[i // 10], "markersize": 5}
-        style |= {"linewidth": 2.5} if name in main else {"linewidth": 1, "alpha": 0.7}
+    colours = {name: ("black", "C0", "C1", "C3", "C2")[i] for i, name in enumerate(main)}
+    others = 0
+    for name in dict.fromkeys(row.searcher for row in rows):
+        if name in main:  # as in search-gain.png, and no colour twice
+            style = {"color": colours[name], "marker": "o", "linewidth": 2.5, "zorder": 3}
+        else:
+            style = {"color": f"C{4 + others % 6}", "marker": "s^D"[others // 6], "linewidth": 0.8}
+            style |= {"alpha": 0.6, "markersize": 4}
+            others += 1
         mine = [row for row in rows if row.searcher == name]
         tokens = [row.lm_tokens / len(row.best) for row in mine]
         for axes, rights in zip(panels, ("vote", "best"), strict=True):

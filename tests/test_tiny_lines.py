@@ -46,6 +46,14 @@ def test_the_reward_model_knows_right_lines_from_wrong_ones(task, pair):
         assert low > found["log-probability"][0]
 
 
+@pytest.mark.parametrize("task", LINE_TASKS)
+def test_the_reward_model_is_calibrated_and_ranks_answers_to_one_problem(task, pair):
+    torch.manual_seed(0)
+    found = evaluate.evaluate_task(*pair, task, 40, seed=1)
+    assert found["ece"] <= 0.05
+    assert found["within"]["reward model"][0] >= 0.85
+
+
 def test_the_reward_model_reads_the_answer(pair):
     odds = evaluate.reads(pair[1])
     assert all(odds["5"] > odds[other] for other in odds if other != "5")

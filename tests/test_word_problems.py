@@ -57,6 +57,15 @@ def test_a_longer_list_begins_with_the_shorter_and_halves_are_apart():
     assert not questions & {story(i, 1).question for i in range(5)}
 
 
+def test_what_is_asked_was_not_trained_on():
+    """Neither a story nor its first two sentences, which the shortened ones have."""
+    train = list(split(stories(1460), "train"))[:480]
+    asked = example.held_out(300)
+    for size in (1, 2, 9):
+        begun = {tuple(p.meta["sentences"][: size + 1]) for p in train}
+        assert not any(tuple(p.meta["sentences"][: size + 1]) in begun for p in asked)
+
+
 def test_right_lines():
     problem = story(0)
     results = [int(line.rpartition("=")[2]) for line in problem.meta["account"]]

@@ -5,7 +5,7 @@ wrongly."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from ppl.lm.engine import admission
 from ppl.lm.engine.memory import Sharing
 from ppl.lm.engine.runs import Slot, Tokens
 
-if TYPE_CHECKING:
-    from ppl.lm.engine.engine import Engine
 
-
-def checked(engine: Engine) -> None:
+def checked(engine: Any) -> None:
     """Finds out how the model can be run.
+
+    Args:
+        engine: a `ppl.lm.engine.engine.Engine`, which is not imported: it imports this.
 
     Raises:
         UnsupportedModelError: in no way that is exact.
@@ -38,7 +38,7 @@ def checked(engine: Engine) -> None:
         engine.sharing.able = _stands(engine)
 
 
-def _compare(engine: Engine) -> None:
+def _compare(engine: Any) -> None:
     runner = engine.runner
     texts = admission.samples(engine.vocabulary, engine.context_length)
     first = [min(3, len(text) - 1) for text in texts]
@@ -66,7 +66,7 @@ def _compare(engine: Engine) -> None:
         admission.compare(engine.base, engine.name, texts, states, strict=engine.resumes)
 
 
-def _stands(engine: Engine) -> bool:
+def _stands(engine: Any) -> bool:
     """Whether rows that stand on a trunk give what the model gives. Where they do not, each row has
     its beginning with it."""
     text = admission.samples(engine.vocabulary, engine.context_length)[0]
@@ -93,14 +93,14 @@ def _stands(engine: Engine) -> bool:
     return stands
 
 
-def _forget(engine: Engine) -> None:
+def _forget(engine: Any) -> None:
     for slot in engine.slots.busy:
         engine.slots.drop(slot)
     engine.pool.clear()
     engine.runner.snapshots.clear()
 
 
-def _stepped(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+def _stepped(engine: Any, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
     """Last hidden states from `first` on, token by token."""
     starts, slots = _opened(engine, texts, first)
     states: list[list[Tensor]] = [[] for _ in texts]
@@ -116,7 +116,7 @@ def _stepped(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> l
     return [torch.stack(row) for row in states]
 
 
-def _extended(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
+def _extended(engine: Any, texts: Sequence[Tokens], first: Sequence[int]) -> list[Tensor]:
     """Last hidden states from `first` on, each text's in one pass."""
     starts, slots = _opened(engine, texts, first)
     states = [engine.extend([slots[s]], [t])[0] for s, t in zip(starts, texts, strict=True)]
@@ -126,7 +126,7 @@ def _extended(engine: Engine, texts: Sequence[Tokens], first: Sequence[int]) -> 
 
 
 def _opened(
-    engine: Engine, texts: Sequence[Tokens], first: Sequence[int]
+    engine: Any, texts: Sequence[Tokens], first: Sequence[int]
 ) -> tuple[list[Tokens], dict[Tokens, Slot]]:
     engine.pool.clear()
     starts = [text[:at] for text, at in zip(texts, first, strict=True)]

@@ -171,8 +171,8 @@ def attended(
         parts = [
             attended(part, key, value, some, scaling, softcap, sure=sure)
             for part, some in zip(
-                query.split(size, 2),
-                [None] * query.shape[2] if bias is None else bias.split(size, 2),
+                torch.split(query, size, 2),
+                [None] * query.shape[2] if bias is None else torch.split(bias, size, 2),
                 strict=False,
             )
         ]

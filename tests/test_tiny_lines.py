@@ -8,11 +8,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyro
 import pytest
 import torch
 
 import ppl
 from ppl.lm.pretrained import EMBEDDED
+from ppl.searchers import BestOfN
 from ppl.tasks.chain import Chain
 from ppl.tasks.lines import LINE_TASKS, held_out_problems
 from ppl.tasks.queens import Queens
@@ -52,6 +54,27 @@ def test_the_reward_model_is_calibrated_and_ranks_answers_to_one_problem(task, p
     found = evaluate.evaluate_task(*pair, task, 40, seed=1)
     assert found["ece"] <= 0.05
     assert found["within"]["reward model"][0] >= 0.85
+
+
+@pytest.mark.parametrize("task", LINE_TASKS)
+def test_single_samples_are_right_now_and_then(task):
+    """Neither too hard nor too easy for search: the gate of 25 to 50%, which chains miss by 2."""
+    lm = ppl.load("tiny-lines")
+    asked = held_out_problems(task, 60, seed=1)
+
+    def solve(problem):
+        text = lm.chat(problem.question)
+        answer = pyro.sample("answer", lm(text, max_tokens=128))
+        return problem.answer((text + answer).text)
+
+    found = BestOfN(8).run_many(solve, [(problem,) for problem in asked], seed=0)
+    right = [
+        problem.check(sample.value)
+        for problem, posterior in zip(asked, found, strict=True)
+        for sample in posterior.samples
+    ]
+    share = sum(right) / len(right)
+    assert 0.18 <= share <= 0.5
 
 
 def test_the_reward_model_reads_the_answer(pair):

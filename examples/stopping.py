@@ -10,6 +10,9 @@ with 95% intervals over problems.
 
     python examples/stopping.py --problems 40 --records stopping.jsonl
     python examples/stopping.py --records stopping.jsonl --show
+    python examples/stopping.py --stories examples/records/word-problems.jsonl.gz
+
+The last replays the rules on what SmolLM2 said to problems in words (examples/word_problems.py).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import confidence
@@ -31,6 +34,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from stopping_pools import MOST, Pool, read, shared, stories
 
 import ppl
 from ppl import decide
@@ -47,7 +51,6 @@ from ppl.searchers import (
 from ppl.tasks.lines import LINE_TASKS, LineProblem, held_out_problems
 from ppl.verifiers import PRM, Calibrated, Verifier
 
-MOST = 64
 ORDERS = 10  # in which the samples of a problem are replayed
 LINES = {"gated": 8, "every step": 4}
 # Searches that are kept as a whole: cut thoughts by traces, depths, answers; adaptive sampling by
@@ -56,30 +59,6 @@ FRACTURED = {"fractured 4x4x2": (4, 4, 2)}
 ADAPTIVE = {"adaptive .50": 0.5, "adaptive .80": 0.8}
 FITTED = 16  # problems a task, others than those reported on, from which q is calibrated
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Independent samples of one problem.
-
-    Attributes:
-        task, problem: which.
-        method: `"samples"`, `"gated"`, `"every step"`, or one of `FRACTURED` and `ADAPTIVE`.
-        classes: `[n]` class of each sample's answer, -1 for none.
-        right: `[C]` whether each class is right.
-        tokens: `[n]` tokens that the language model wrote for each.
-        scores: `[n]` what the reward model says of each; of adaptive sampling its q.
-        again: `[n]` steps that were drawn again.
-    """
-
-    task: str
-    problem: str
-    method: str
-    classes: tuple[int, ...]
-    right: tuple[bool, ...]
-    tokens: tuple[int, ...]
-    scores: tuple[float, ...]
-    again: tuple[int, ...] = field(default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,11 +172,6 @@ def pool(task: str, method: str, problem: LineProblem, posterior: ppl.Posterior)
     )
 
 
-def shared(total: int, n: int) -> tuple[int, ...]:
-    """Tokens of a search that is kept as a whole, among its samples."""
-    return tuple(total // n + (i < total % n) for i in range(n))
-
-
 def drawn(posterior: ppl.Posterior, node: int) -> tuple[int, int]:
     """Tokens written for a sample, candidates for its steps among them, and steps drawn again.
 
@@ -236,7 +210,9 @@ def replayed(
         for order in orders:
             paid = order[: spend(one, order)]
             tokens = float(np.array(one.tokens)[paid].sum())
-            each.append((chosen(one, paid, family), tokens * (1 + (family != "vote")), len(paid)))
+            if family != "vote":
+                tokens *= 1 + one.read
+            each.append((chosen(one, paid, family), tokens, len(paid)))
         rows.append(np.mean(each, axis=0))
     return Point(rule, family, *np.array(rows).T)
 
@@ -341,7 +317,7 @@ def measured(pools: Sequence[Pool]) -> list[Point]:
             for method, most in LINES.items():
                 lines = [one for one in pools if one.method == method]
                 for n in (1, 2, 4, 8):
-                    if n <= most:
+                    if lines and n <= most:
                         points.append(replayed(lines, f"{method}, {n}", family, fixed(n)))
     return points
 
@@ -388,11 +364,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def show(points: Sequence[Point], console: Console) -> None:
+def show(points: Sequence[Point], console: Console, model: str = "tiny-lines") -> None:
     """Prints the table."""
     problems = len(points[0].right)
     table = Table(
-        title=f"{problems} held-out problems, at most {MOST} samples each; tiny-lines",
+        title=f"{problems} held-out problems, at most {MOST} samples each; {model}",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -442,12 +418,6 @@ def span(low: float, high: float) -> str:
     return "-" if math.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f}"
 
 
-def read(path: Path) -> list[Pool]:
-    """Pools that were kept."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Pool(**{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()}) for r in rows]
-
-
 def main(argv: Sequence[str] | None = None) -> list[Point]:
     """Draws, or reads what was drawn, and replays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -455,8 +425,13 @@ def main(argv: Sequence[str] | None = None) -> list[Point]:
     parser.add_argument("--records", type=Path, default=Path("stopping.jsonl"), help="of samples")
     parser.add_argument("--methods", nargs="*", default=(), help="draw these alone, and add them")
     parser.add_argument("--show", action="store_true", help="replay what the records hold")
+    parser.add_argument("--stories", type=Path, help="replay these samples of SmolLM2's instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.stories:
+        points = measured(stories(args.stories))
+        show(points, Console(width=100), "SmolLM2-135M, stories")
+        return points
     if not args.show:
         with args.records.open("a" if args.methods else "w", encoding="utf-8") as file:
             for one in draw(args.problems, args.seed, args.methods):

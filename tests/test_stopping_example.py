@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import confidence
@@ -162,6 +163,25 @@ def test_tokens_of_a_line_are_those_of_all_its_candidates(tiny):
         posterior = searcher.run(solve, "Calculate 4 - 9 + 6.", lm, prm, seed=1)
         tokens = [stopping.drawn(posterior, s.node)[0] for s in posterior.samples]
         assert sum(tokens) == pytest.approx(posterior.cost.lm_tokens, abs=3)
+
+
+def test_samples_of_stories_are_those_of_the_study():
+    """All 64 of each story are voted on, weighed and compared as `word_problems.py` does."""
+    found = stopping.stories(ROOT / "examples" / "records" / "word-problems.jsonl.gz")
+    assert len(found) == 300
+    page = (ROOT / "docs" / "stopping.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("```text\n")[2].splitlines() if line.startswith("   64 ")]
+    study = (ROOT / "docs" / "real-models.md").read_text(encoding="utf-8")
+    _, _, _, best, _, vote, weighted, *_ = re.search(r" best-of-N +64 .*", study)[0].split()
+    everyone = np.arange(64)
+    for row, family, said in zip(
+        rows, ("vote", "weighted", "best"), (vote, weighted, best), strict=True
+    ):
+        point = stopping.replayed(found, "64", family, lambda one, order: len(order))
+        right = np.mean([stopping.chosen(one, everyone, family) for one in found])
+        assert point.right.mean() == pytest.approx(right)
+        assert 100 * right == pytest.approx(float(said.rstrip("%")), abs=0.15)  # ties
+        assert row.split()[2:4] == [f"{point.tokens.mean():.0f}", f"{100 * right:.0f}%"]
 
 
 def test_the_table_of_the_docs_is_that_of_the_records(capsys):

@@ -51,8 +51,38 @@ def written(format: str, calls: list[ToolCall]) -> str:
         case "deepseek, fenced":
             each = (f"{c.name}\n```json\n{arguments(c)}\n```" for c in calls)
             return deepseek([f"function{DEEP_SEP}{one}" for one in each])
+        case "qwen":
+            parameters = (
+                "".join(
+                    f"<parameter={key}>\n{shown(value)}\n</parameter>\n"
+                    for key, value in call.arguments.items()
+                )
+                for call in calls
+            )
+            each = (
+                f"<tool_call>\n<function={c.name}>\n{p}</function>\n</tool_call>"
+                for c, p in zip(calls, parameters, strict=True)
+            )
+            return "Let me see.\n" + "\n".join(each)
+        case "glm":
+            parameters = (
+                "".join(
+                    f"<arg_key>{key}</arg_key>\n<arg_value>{shown(value)}</arg_value>\n"
+                    for key, value in call.arguments.items()
+                )
+                for call in calls
+            )
+            each = (
+                f"<tool_call>{c.name}\n{p}</tool_call>"
+                for c, p in zip(calls, parameters, strict=True)
+            )
+            return "Let me see.\n" + "\n".join(each)
         case _:
             return "[TOOL_CALLS] [" + ", ".join(as_json(c, "arguments") for c in calls) + "]"
+
+
+def shown(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 FORMATS = ["hermes", "llama", "mistral", "granite", "deepseek", "deepseek, fenced"]
@@ -184,6 +214,8 @@ class Templated:
         ("respond with <|tool_call|> followed by a JSON list", "granite"),
         ("{{ '<｜tool▁calls▁begin｜>' }}", "deepseek"),
         ({"default": "", "tool_use": "<｜tool▁calls▁begin｜>"}, "deepseek"),
+        ("<tool_call> <function=name>", "qwen"),
+        ("<tool_call>name <arg_key>k</arg_key>", "glm"),
     ],
 )
 def test_the_template_tells_the_format(template, format, monkeypatch):
@@ -192,13 +224,77 @@ def test_the_template_tells_the_format(template, format, monkeypatch):
     assert format_of(lm) == format
 
 
-@pytest.mark.parametrize("mark", ["<function=", "<arg_key>"])
-def test_strings_without_types_are_not_taken_for_json(mark, monkeypatch):
-    """Qwen3-Coder and GLM put other things between the same tags."""
-    lm = ppl.TableLM({"a": 1.0}, symbols="a$")
-    monkeypatch.setattr(lm.codec, "tokenizer", Templated(f"<tool_call>{mark}"), raising=False)
-    with pytest.raises(errors.ToolError, match="without types"):
-        format_of(lm)
+# What can stand between tags: names without marks, strings without "<" and breaks at their ends.
+PLAIN = st.text('ab 7é\n"{', max_size=6).map(str.strip)
+TYPED = st.dictionaries(
+    st.text("abc_", min_size=1, max_size=4),
+    st.one_of(PLAIN, st.integers(), st.booleans(), st.none(), st.lists(st.integers(), max_size=2)),
+    max_size=3,
+)
+
+
+def schema(call: ToolCall) -> dict:
+    kinds = {str: "string", int: "integer", bool: "boolean", type(None): "null", list: "array"}
+    properties = {key: {"type": kinds[type(value)]} for key, value in call.arguments.items()}
+    return {"name": call.name, "parameters": {"type": "object", "properties": properties}}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(
+        st.builds(ToolCall, st.text("xyz", min_size=1, max_size=3), TYPED),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda call: call.name,
+    ),
+    st.sampled_from(["qwen", "glm"]),
+    st.data(),
+)
+def test_tagged_calls_come_back_with_their_types(calls, format, data):
+    """A string that looks like a number is told from a number by the schema."""
+    whole = written(format, calls)
+    tools = [data.draw(st.sampled_from([schema(c), {"type": "function", "function": schema(c)}]))
+             for c in calls]  # fmt: skip
+    assert read_calls(whole, format, tools) == calls
+    cut = data.draw(
+        st.integers(whole.index("<tool_call>") + 11, len(written(format, calls[:1])) - 1)
+    )
+    with pytest.raises(errors.ToolError, match="malformed"):
+        read_calls(whole[:cut], format, tools)
+
+
+@pytest.mark.parametrize(
+    ("format", "inside", "message"),
+    [
+        ("qwen", "", "no <function="),
+        ("qwen", "<function=a>", "no <parameter="),
+        ("qwen", "<function=a><parameter=x>1</function>", "no value with its </parameter>"),
+        ("qwen", "<function=></function>", 'needs a "name"'),
+        ("qwen", "<function=a></function> x", "no </tool_call>"),
+        ("qwen", "<function=a><parameter=n>two</parameter></function>", "'n' is no integer"),
+        ("glm", "", 'needs a "name"'),
+        ("glm", "a<arg_key>x</arg_key>", "no <arg_value>"),
+        ("glm", "a<arg_key>n</arg_key><arg_value>two</arg_value>", "'n' is no integer"),
+        ("glm", "a" + 2 * "<arg_key>x</arg_key><arg_value>1</arg_value>", "argument twice"),
+    ],
+)
+def test_malformed_tagged_calls_are_refused(format, inside, message):
+    tools = [{"name": "a", "parameters": {"properties": {"n": {"type": "integer"}}}}]
+    with pytest.raises(errors.ToolError, match=message):
+        read_calls(f"<tool_call>{inside}</tool_call>", format, tools)
+
+
+def test_without_a_schema_a_value_is_json_if_it_can_be():
+    said = written("glm", [ToolCall("a", {"x": "007", "y": 7, "z": [1], "w": "True"})])
+    assert read_calls(said, "glm") == [ToolCall("a", {"x": "007", "y": 7, "z": [1], "w": "True"})]
+    assert read_calls(said.replace("007", "8"), "glm")[0].arguments["x"] == 8
+    optional = [{"name": "a", "parameters": {"properties": {"w": {"type": ["string", "null"]}}}}]
+    assert read_calls(said.replace("True", "None"), "glm", optional)[0].arguments["w"] is None
+    logical = [{"name": "a", "parameters": {"properties": {"w": {"type": "boolean"}}}}]
+    assert read_calls(said, "glm", logical)[0].arguments["w"] is True
+    for tools in ([{}], [{"function": 3}], [{"name": "a", "parameters": 3}]):
+        with pytest.raises(errors.ToolError, match="tools: descriptions"):
+            read_calls(said, "glm", tools)
 
 
 def test_a_template_without_tools_is_named_and_a_format_may_be_said():

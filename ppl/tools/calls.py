@@ -7,7 +7,12 @@
     granite  <|tool_call|>[{"name": "add", "arguments": {"a": 1}}]              Granite 3.0 to 3.2
     deepseek (calls begin)(call begin)add(sep){"a": 1}(call end)(calls end)     V3.1; its marks
              function(sep)add, and the JSON in a fence                          V3, R1: full width
+    qwen     <tool_call><function=add><parameter=a>1</parameter></function></tool_call>
+                                                                                Qwen3-Coder
+    glm      <tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>
+                                                                                GLM 4.5 and later
 
+The last two write values without types: `tools=` says which are strings, see `read_calls`.
 A format's marks are control tokens of some tokenizers, which are no part of a text's string, so
 calls are read off the tokens (`tool_calls`).
 """
@@ -25,11 +30,14 @@ from ppl.language.codec import Codec
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import LanguageModel
 
-Format = Literal["hermes", "llama", "mistral", "granite", "deepseek"]
+Format = Literal["hermes", "llama", "mistral", "granite", "deepseek", "qwen", "glm"]
+Tools = Sequence[Mapping[str, Any]]
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _TAG = "<|python_tag|>"
 _CALLS, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
-_UNTYPED = ("<function=", "<arg_key>")  # Qwen3-Coder, GLM
+_FUNCTION, _FUNCTION_END = "<function=", "</function>"
+_PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
+_KEY, _KEY_END, _VALUE, _VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
 _GRANITE = "<|tool_call|>"
 _DEEP, _DEEP_END, _DEEP_CALL, _DEEP_CALL_END, _DEEP_SEP = (
     f"<\uff5ctool\u2581{name}\uff5c>"
@@ -54,7 +62,11 @@ class ToolCall:
 
 @checked
 def tool_calls(
-    lm: LanguageModel, said: Text | Continuation, *, format: Format | None = None
+    lm: LanguageModel,
+    said: Text | Continuation,
+    *,
+    format: Format | None = None,
+    tools: Tools | None = None,
 ) -> list[ToolCall]:
     """The tool calls in what a model wrote, in order; none if it just answers.
 
@@ -62,6 +74,7 @@ def tool_calls(
         lm: the model, whose chat template tells the format.
         said: a step, or a text, of which what follows the prompt is read.
         format: the format, where it is not that of the template.
+        tools: what the model was told of its tools, see `read_calls`.
 
     Raises:
         ToolError: a call is malformed or unfinished (the message can be shown to the model), or the
@@ -73,7 +86,7 @@ def tool_calls(
     if made_with not in (None, mine):
         raise mine.refused(made_with, "said")
     tokens = said.tokens[said.prompt_length :] if isinstance(said, Text) else said.tokens
-    return read_calls(_written(lm.codec, tokens), format or format_of(lm))
+    return read_calls(_written(lm.codec, tokens), format or format_of(lm), tools)
 
 
 @checked
@@ -82,12 +95,10 @@ def format_of(lm: LanguageModel) -> Format:
     template = getattr(getattr(lm.codec, "tokenizer", None), "chat_template", None)
     several = isinstance(template, dict)
     said = json.dumps(template, ensure_ascii=False) if several else str(template or "")
-    if _OPEN in said and any(mark in said for mark in _UNTYPED):
-        raise ToolError(
-            f"the chat template of {lm.name} writes arguments as tagged strings without types "
-            f"({', '.join(m for m in _UNTYPED if m in said)}), which is not read here: say format= "
-            "if the model was told to write another, or read its text yourself"
-        )
+    if _OPEN in said and _FUNCTION in said:
+        return "qwen"
+    if _OPEN in said and _KEY in said:
+        return "glm"
     if _OPEN in said:
         return "hermes"
     if _CALLS in said:
@@ -105,12 +116,23 @@ def format_of(lm: LanguageModel) -> Format:
 
 
 @checked
-def read_calls(string: str, format: Format) -> list[ToolCall]:
+def read_calls(string: str, format: Format, tools: Tools | None = None) -> list[ToolCall]:
     """The tool calls in a string, in order; none if there are none.
 
+    Args:
+        string: what was written.
+        format: how calls are written.
+        tools: descriptions of functions, `{"name": ..., "parameters": <JSON schema>}`, bare or as
+            `{"type": "function", "function": ...}`. Only `"qwen"` and `"glm"` look at them, whose
+            values have no types: what the schema calls a string is one, anything else is JSON.
+            Where there is no schema, a value is JSON if it can be, and else a string: "007" stays,
+            and "7" becomes a number.
+
     Raises:
-        ToolError: a call is malformed or unfinished.
+        ToolError: a call is malformed or unfinished, or a value that is to be no string is no JSON.
     """
+    if format in _TAGGED:
+        return list(_tagged(string, _TAGGED[format], _schemas(tools or ())))
     return list(_READERS[format](string))
 
 
@@ -236,6 +258,95 @@ def _after(mark: str, string: str, at: int) -> int:
     return _space(string, at + len(mark))
 
 
+Body = Callable[[str, int], tuple[str, list[tuple[str, str]], int]]
+
+
+def _tagged(
+    string: str, body: Body, schemas: Mapping[str, Mapping[str, Any]]
+) -> Iterator[ToolCall]:
+    """Calls between the same tags as Hermes', whose insides are tagged strings."""
+    at = 0
+    while (begin := string.find(_OPEN, at)) >= 0:
+        if _CLOSE in string[at:begin]:
+            _refuse(f"a {_CLOSE} without its {_OPEN}", string, at)
+        name, values, at = body(string, _space(string, begin + len(_OPEN)))
+        if not string.startswith(_CLOSE, at):
+            _refuse(f"no {_CLOSE} after the call", string, at)
+        at += len(_CLOSE)
+        keys = [key for key, _ in values]
+        if len({*keys}) < len(keys):
+            _refuse(f"the call of {name!r} says an argument twice", string, begin)
+        types = schemas.get(name, {})
+        found = {key: _typed(key, value, types.get(key)) for key, value in values}
+        yield _call({"name": name, "arguments": found}, "arguments", string, begin)
+    if _CLOSE in string[at:]:
+        _refuse(f"a {_CLOSE} without its {_OPEN}", string, at)
+
+
+def _function(string: str, at: int) -> tuple[str, list[tuple[str, str]], int]:
+    """Qwen3-Coder's body of a call: its name, its arguments as written, where it ends."""
+    name, at = _between(_FUNCTION, ">", string, at)
+    values, at = [], _space(string, at)
+    while not string.startswith(_FUNCTION_END, at):
+        key, at = _between(_PARAMETER, ">", string, at)
+        value, at = _between("", _PARAMETER_END, string, at)
+        values.append((key.strip(), value.removeprefix("\n").removesuffix("\n")))
+        at = _space(string, at)
+    return name.strip(), values, _space(string, at + len(_FUNCTION_END))
+
+
+def _keyed(string: str, at: int) -> tuple[str, list[tuple[str, str]], int]:
+    """GLM's body of a call."""
+    ends = [i for mark in (_KEY, _CLOSE) if (i := string.find(mark, at)) >= 0]
+    name, values = string[at : min(ends, default=at)].strip(), []
+    at = min(ends, default=at)
+    while string.startswith(_KEY, at):
+        key, at = _between(_KEY, _KEY_END, string, at)
+        value, at = _between(_VALUE, _VALUE_END, string, _space(string, at))
+        values.append((key.strip(), value))
+        at = _space(string, at)
+    return name, values, at
+
+
+def _between(first: str, last: str, string: str, at: int) -> tuple[str, int]:
+    """What stands between two marks, of which the first has to stand here."""
+    end = string.find(last, at + len(first))
+    if not string.startswith(first, at) or end < 0:
+        _refuse(f"no {first or 'value'} with its {last}", string, at)
+    return string[at + len(first) : end], end + len(last)
+
+
+def _schemas(tools: Tools) -> dict[str, dict[str, Any]]:
+    """The schema of each argument of each tool."""
+    functions = [tool.get("function", tool) for tool in tools]
+    try:
+        return {f["name"]: dict(f.get("parameters", {}).get("properties", {})) for f in functions}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ToolError(
+            'tools: descriptions such as {"name": "add", "parameters": {"properties": {"a": '
+            '{"type": "number"}}}} are wanted'
+        ) from error
+
+
+def _typed(key: str, value: str, schema: Any) -> Any:
+    """A value as its schema says, or as it looks if nothing is said."""
+    said = schema.get("type") if isinstance(schema, Mapping) else None
+    kinds = {said} if isinstance(said, str) else set(said or ())
+    if "null" in kinds and value.strip() in ("null", "None"):
+        return None
+    if "string" in kinds:
+        return value
+    if "boolean" in kinds and value.strip() in ("True", "False"):  # as Python spells them
+        return value.strip() == "True"
+    try:
+        return _DECODER.decode(value)
+    except (ValueError, RecursionError):
+        if not kinds:
+            return value
+    return _refuse(f"{key!r} is no {' or '.join(sorted(kinds))}", value, 0)
+
+
+_TAGGED: dict[Format, Body] = {"qwen": _function, "glm": _keyed}
 _READERS: dict[Format, Callable[[str], Iterator[ToolCall]]] = {
     "hermes": _hermes,
     "llama": _llama,

@@ -62,7 +62,7 @@ def twist(name: str, log_value: float | torch.Tensor) -> None:
         )
     number = float(log_value)
     if not math.isfinite(number):
-        raise ArgumentError(
+        raise ValueError(
             f"twist {name!r}: log_value={number}; a twist is finite, use ppl.condition to exclude"
         )
     if am_i_wrapped():

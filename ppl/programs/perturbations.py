@@ -59,10 +59,7 @@ def idea(lm: LanguageModel, *, max_tokens: int = 64, temperature: float = 1.0) -
 
     def with_an_idea(question: str) -> str:
         asked = f"{question}\n\nDo not solve this. In one sentence, say how one could go about it."
-        had = pyro.sample(
-            "idea", lm(lm.chat(asked), max_tokens=max_tokens, temperature=temperature)
-        )
-        return f"{question}\n\nIdea: {had.text.strip()}"
+        return f"{question}\n\nIdea: {_said('idea', lm, asked, max_tokens, temperature)}"
 
     return with_an_idea
 
@@ -80,12 +77,16 @@ def rephrasing(lm: LanguageModel, *, max_tokens: int = 256, temperature: float =
 
     def rephrased(question: str) -> str:
         asked = f"{question}\n\nDo not solve this. Say the same question in other words."
-        said = pyro.sample(
-            "rephrasing", lm(lm.chat(asked), max_tokens=max_tokens, temperature=temperature)
-        )
-        return f"{question}\n\nIn other words: {said.text.strip()}"
+        said = _said("rephrasing", lm, asked, max_tokens, temperature)
+        return f"{question}\n\nIn other words: {said}"
 
     return rephrased
+
+
+def _said(site: str, lm: LanguageModel, asked: str, max_tokens: int, temperature: float) -> str:
+    """What a model replies, drawn at a site."""
+    law = lm(lm.chat(asked), max_tokens=max_tokens, temperature=temperature)
+    return str(pyro.sample(site, law).text.strip())
 
 
 Writes = Callable[[str], str]

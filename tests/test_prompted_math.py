@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import pytest
 from backward_checks import Script
+from bubblewrap import needs_bubblewrap
 
 import ppl
-from ppl.errors import ArgumentError, SandboxError
+from ppl.errors import ArgumentError
 from ppl.programs import algebraic_template, math_prompter
 from ppl.programs.prompted_math import consensus, stated_expression
 from ppl.searchers import BestOfN
-from ppl.verifiers import Sandbox
 
 QUESTION = "Each adult meal costs $5 and kids eat free. Of a group of 15, 8 were kids. How much?"
-
-
-def working() -> bool:
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
-
-
-sandboxed = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
 
 
 def writer(expressions, functions, seen=None):
@@ -101,7 +90,7 @@ def test_the_most_frequent_value_is_the_answer():
 # -- the program ----------------------------------------------------------------------------------
 
 
-@sandboxed
+@needs_bubblewrap
 def test_what_agrees_is_calculated_with_the_own_numbers():
     seen = []
     lm = writer(["Answer = A*(B - C)"], [function("A*B - A*C")], seen)
@@ -115,7 +104,7 @@ def test_what_agrees_is_calculated_with_the_own_numbers():
     assert any("Python function" in m and "A, B, C" in m for m in seen)
 
 
-@sandboxed
+@needs_bubblewrap
 @pytest.mark.parametrize(
     ("expression", "body"),
     [
@@ -135,7 +124,7 @@ def test_what_agrees_at_the_own_numbers_only_is_rejected(expression, body):
     assert posterior.cost.lm_calls == 2 * 2  # it asked again, to the end
 
 
-@sandboxed
+@needs_bubblewrap
 def test_as_published_an_expression_and_a_function_will_do():
     lm = writer(["Answer = A*(B - C)"], [function("A * (B-C)")])
     assert run(lm, k=2, repeats=1).best is None
@@ -147,7 +136,7 @@ def test_as_published_an_expression_and_a_function_will_do():
     assert run(constant, k=1, repeats=1, different="prompt").best is None
 
 
-@sandboxed
+@needs_bubblewrap
 def test_it_asks_again_until_two_agree():
     lm = writer(
         ["Answer = A*(B - C)", "Answer = A + B", "Answer = A*B", "Answer = ?"],
@@ -163,7 +152,7 @@ def test_it_asks_again_until_two_agree():
     assert len(set(rounds)) > 1
 
 
-@sandboxed
+@needs_bubblewrap
 def test_repeats_go_on_by_themselves_and_their_majority_is_the_answer():
     right, wrong = ["Answer = A*(B - C)"] * 3, ["Answer = A*B*C"]
     lm = writer(right + wrong, [function("A*B - A*C")] * 3 + [function("C*B*A")])
@@ -173,7 +162,7 @@ def test_repeats_go_on_by_themselves_and_their_majority_is_the_answer():
     assert single == {35, 600}  # wrong in one way, twice over: no random number sees it
 
 
-@sandboxed
+@needs_bubblewrap
 def test_a_budget_leaves_the_consensus_until_then():
     lm = writer(["Answer = A*(B - C)", "Answer = A"], [function("A*B - A*C"), function("B")])
     whole = run(lm, k=30, repeats=6, seed=1)
@@ -185,7 +174,7 @@ def test_a_budget_leaves_the_consensus_until_then():
     assert cut.best == 35
 
 
-@sandboxed
+@needs_bubblewrap
 def test_model_written_code_runs_in_the_sandbox_only(tmp_path):
     mark = tmp_path / "mark"
     evil = f"def total(A, B, C):\n    open({str(mark)!r}, 'w').write('x')\n    return A*(B - C)"
@@ -194,7 +183,7 @@ def test_model_written_code_runs_in_the_sandbox_only(tmp_path):
     assert not mark.exists()
 
 
-@sandboxed
+@needs_bubblewrap
 def test_outside_of_searches_it_runs_forward():
     lm = writer(["Answer = A*(B - C)"], [function("A*B - A*C")])
     assert math_prompter(lm, QUESTION, repeats=1) == 35

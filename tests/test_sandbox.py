@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bubblewrap import needs_bubblewrap
 from hostile import HOSTILE
 
 from ppl.errors import SandboxError
@@ -32,17 +33,6 @@ from ppl.verifiers.exact.seccomp import DENIED, JUDGED, system_call_filter
 SECONDS = 1.0
 SIDE_BY_SIDE, PARTS = 5, 10  # hostile programs; the parts are spread over the test processes
 DOCS = Path(__file__).parent.parent / "docs" / "sandbox.md"
-
-
-def working() -> bool:
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
-
-
-needs_bubblewrap = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
 
 
 def left_behind(mark: str) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyro
 import pytest
+from bubblewrap import needs_bubblewrap
 from served import serve
 
 import ppl
@@ -25,17 +26,6 @@ from ppl.programs.steering_wire import ModuleError, prompts_of, request_of, verd
 from ppl.searchers import SMC, BeamSearch, BestOfN
 from ppl.verifiers import Sandbox
 from ppl.verifiers.exact.guest import Guest
-
-
-def working() -> bool:
-    try:
-        Sandbox().require()
-    except SandboxError:
-        return False
-    return True
-
-
-needs_bubblewrap = pytest.mark.skipif(not working(), reason="needs a working bubblewrap")
 
 
 # Behind `!`, the proposal prompt, and behind a hint, `?`, more a are written, and fewer ends.

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from bubblewrap import needs_bubblewrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import TOY
@@ -306,15 +307,7 @@ def test_a_template_without_tools_is_named_and_a_format_may_be_said():
         tool_calls(TOY, ppl.load("tiny").continuation("3"), format="llama")
 
 
-def sandboxed() -> bool:
-    try:
-        Sandbox().require()
-    except errors.SandboxError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not sandboxed(), reason="no sandbox here")
+@needs_bubblewrap
 def test_python_as_a_tool():
     python = Python(Sandbox(seconds=5))
     assert python("print('a')\n1 + 2") == "a\n3\n"
@@ -332,7 +325,7 @@ def test_python_as_a_tool():
             Python(most=most)
 
 
-@pytest.mark.skipif(not sandboxed(), reason="no sandbox here")
+@needs_bubblewrap
 def test_python_in_a_program():
     def program():
         return ppl.call("run", Python(Sandbox(seconds=5)), "print(6 * 7)", seconds=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyro
 import pytest
-from test_sandbox import needs_bubblewrap
+from bubblewrap import needs_bubblewrap
 
 import ppl
 from ppl.errors import VerifierError

@@ -350,10 +350,9 @@ class Engine:
     ) -> None:
         """Memory for what will be computed of some texts, of which prefixes will be shared."""
         bases = [text for text, rows in shared.items() if self._memory.pays(rows, len(text))]
-        longest, outside = 1, 0
+        rows, longest, outside = {**weights, **shared}, 1, 0
         for text in (*bases, *texts):
             base = max([len(b) for b in bases if b != text and text[: len(b)] == b], default=0)
-            rows = {**weights, **shared}
             own, apart = self._rest(text, self.pool.match(text), rows, base)
             longest, outside = max(longest, own), outside + apart
         self._memory.reserve(len(texts), longest, outside)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 
+import bubblewrap
 import prm_models
 import programs
 import pyro
 import pytest
-import test_sandbox
 
 import ppl
 from ppl.errors import ObservationError, VerifierError
@@ -438,7 +438,7 @@ def latest(text: ppl.Text) -> str:
 def test_every_verifier_keeps_the_laws(name, tiny, tmp_path):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    if name in ("unit tests", "math prompter") and not test_sandbox.working():
+    if name in ("unit tests", "math prompter") and not bubblewrap.working():
         pytest.skip("needs a working bubblewrap")
     lm, prm = tiny
     texts = []

@@ -1,6 +1,6 @@
 """Where more samples stop helping: searchers under verifiers that err (Yu et al. 2025, 2502.00271).
 
-Beam search, REBASE, SMC and best-of-N on held-out problems of the line tasks at N = 4 to 256, under
+Beam search, REBASE, SMC and best-of-N on held-out problems of the line tasks at N = 1 to 256, under
 the reward model of `tiny-lines` as it is and under three noisy copies: noise at every step, more of
 it, and noise that lasts along the steps. The mitigations: survivors that are drawn (stochastic beam
 search) or resampled at temperature 2 (SMC), a walk that goes back up (VGB), and another rule for
@@ -19,6 +19,7 @@ import gzip
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,10 +40,10 @@ from ppl.verifiers import LogitNoise, Verifier
 SEARCHERS: dict[str, Callable[[int], s.Searcher]] = {
     "BestOfN": s.BestOfN,
     "SMC": s.SMC,
-    "BeamSearch": lambda n: s.BeamSearch(max(1, n // 4), 4),
+    "BeamSearch": lambda n: s.BeamSearch(max(1, n // 4), min(n, 4)),
     "REBASE": s.REBASE,
     "sampled beams": lambda n: s.StochasticBeamSearch(
-        max(1, n // 4), 4, likelihood=0.0, temperature=0.2
+        max(1, n // 4), min(n, 4), likelihood=0.0, temperature=0.2
     ),
     "tempered SMC": lambda n: s.SMC(n, resampling_temperature=2.0),
     # Steps of the walk, not completions: where it has nothing new to write it costs no tokens.
@@ -54,7 +55,7 @@ NOISES: dict[str, Callable[[Verifier], Verifier]] = {
     "sd 4": lambda prm: LogitNoise(prm, sd=4.0),
     "sd 4, lasting": lambda prm: LogitNoise(prm, sd=4.0, persistence=0.8),
 }
-BUDGETS = (4, 16, 64, 256)
+BUDGETS = (1, 4, 16, 64, 256)
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,21 @@ class Found:
     lm_tokens: int
 
 
-def measure(task: str, noise: str, name: str, n: int, count: int) -> list[Found]:
-    """One searcher with one budget under one verifier, on the problems of a task."""
+def measure(task: str, noise: str, name: str, n: int, have: int, count: int) -> list[Found]:
+    """One searcher with one budget under one verifier, on the problems of a task, of which so
+    many have been measured."""
     lm, prm = search_gain.load()
     for engine in (lm.engine, prm.engine):
         engine.pool.clear()
-    chosen = held_out_problems(task, count, seed=0)
+    chosen = held_out_problems(task, count, seed=0)[have:]
     arguments = [(problem, lm, NOISES[noise](prm)) for problem in chosen]
-    done = search_gain.in_parts(SEARCHERS[name](n), n, arguments)
-    return [
-        look(problem, posterior, noise, name, n)
-        for problem, posterior in zip(chosen, done, strict=True)
-        if isinstance(posterior, ppl.Posterior)
-    ]
+    done = search_gain.in_parts(SEARCHERS[name](n), n, arguments, first=have)
+    rows = []
+    for problem, posterior in zip(chosen, done, strict=True):
+        if isinstance(posterior, ppl.PPLError):
+            raise posterior
+        rows.append(look(problem, posterior, noise, name, n))
+    return rows
 
 
 def look(problem: LineProblem, posterior: ppl.Posterior, noise: str, name: str, n: int) -> Found:
@@ -271,14 +274,14 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the picture")
     args = parser.parse_args(argv)
     found = records(args.records)
-    known = {(r.task, r.noise, r.searcher, r.n) for r in found}
+    known = Counter((r.task, r.noise, r.searcher, r.n) for r in found)
     jobs = [
-        (task, noise, name, n, args.problems)
+        (task, noise, name, n, known[task, noise, name, n], args.problems)
         for n in sorted(args.budgets, reverse=True)  # the longest first
         for task in LINE_TASKS
         for noise in args.noises
         for name in args.searchers
-        if (task, noise, name, n) not in known and not args.show
+        if known[task, noise, name, n] < args.problems and not args.show
     ]
     if jobs:
         cut_torn(args.records)

@@ -203,14 +203,20 @@ def run(
 
 
 def in_parts(
-    searcher: Searcher, n: int, arguments: Sequence[Any], program: Callable[..., Any] = solve
+    searcher: Searcher,
+    n: int,
+    arguments: Sequence[Any],
+    program: Callable[..., Any] = solve,
+    *,
+    first: int = 0,
 ) -> list[ppl.Posterior | ppl.PPLError]:
-    """Searches a program with each of the arguments, `TOGETHER` completions side by side."""
+    """Searches a program with each of the arguments, `TOGETHER` completions side by side; their
+    seeds count up from `first`."""
     done: list[ppl.Posterior | ppl.PPLError] = []
     size = max(1, TOGETHER // n)
     for at in range(0, len(arguments), size):
         some = arguments[at : at + size]
-        done += searcher.run_many(program, some, seed=range(at, at + len(some)))
+        done += searcher.run_many(program, some, seed=range(first + at, first + at + len(some)))
     return done
 
 

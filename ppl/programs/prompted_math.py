@@ -14,8 +14,10 @@ Model-written code runs in the sandbox only.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +46,11 @@ FUNCTION = (
     "{template}\nWrite a Python function of the arguments {variables} that returns the answer."
 )
 
-# A number as a whole that no letter touches: 1000, 1,000 and 2.5, but not the 2 of "2nd".
-_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
+# A number as a whole that no letter touches: 1000, 1,000 and 2.5, but nothing of "2nd" or "2.5x".
+_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w|\.\d|,\d{3})")
 _SIGNS = {"\u00d7": "*", "\u00b7": "*", "\u22c5": "*", "\u00f7": "/", "\u2212": "-", "^": "**"}
 _SIGNS |= {"\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "", "\\right": "", "$": ""}
+_SIGNS |= dict.fromkeys(("\\(", "\\)", "\\[", "\\]"), "")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _STATED = re.compile(r"answer\s*[=:]", re.I)
 
@@ -74,8 +77,8 @@ def algebraic_template(question: str) -> Template:
         ArgumentError: the question has no number.
     """
     words = set(re.findall(r"\w+", question))
-    free = (c + n for n in ("", *map(str, range(1, 10))) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    names = iter([name for name in free if name not in words])
+    free = (f"{c}{n or ''}" for n in itertools.count() for c in string.ascii_uppercase)
+    names = (name for name in free if name not in words)
     variables: dict[float, str] = {}
 
     def variable(found: re.Match[str]) -> str:
@@ -233,7 +236,7 @@ def stated_expression(reply: str) -> str:
     said = _FRACTION.sub(r"((\1)/(\2))", said)
     for sign, python in _SIGNS.items():
         said = said.replace(sign, python)
-    return said.strip(" .`*")
+    return said.strip(" `*").rstrip(" .`*")
 
 
 def _filled(prompt: str, name: str, template: Template) -> str:

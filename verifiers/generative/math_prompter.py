@@ -201,7 +201,8 @@ def _calculation(form: str, names: tuple[str, ...]) -> str | None:
     """What a form calculates: its syntax tree, with places for the variables and for the names that
     it gives to what it works out on the way. None if it leaves a variable out.
 
-    A function of one `return` is the expression that it returns; helpers beside it are not compared.
+    A function of one `return` is the expression that it returns; helpers beside it are not
+    compared.
     What cannot be parsed fails when it is run.
     """
     function = _function(_source(form, names))

@@ -29,6 +29,7 @@ from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import check_fields, checked, shown
 from ppl.language.call import call
+from ppl.language.placeholders import filled
 from ppl.language.primitives import answer, condition, parallel
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -242,8 +243,7 @@ def stated_expression(reply: str) -> str:
 def _filled(prompt: str, name: str, template: Template) -> str:
     if "{template}" not in prompt:
         raise ArgumentError(f"{name}={shown(prompt)}: has a place for {{template}}")
-    words = {"template": template.text, "variables": ", ".join(template.values)}
-    return re.sub(r"\{(template|variables)\}", lambda m: words[m[1]], prompt)
+    return filled(prompt, template=template.text, variables=", ".join(template.values))
 
 
 def _plain(value: float) -> float:

@@ -40,7 +40,6 @@ Simulate = Callable[[np.random.Generator], tuple[Any, Any]]
 Sampler = Callable[[Any, int, int], Sequence[Any]]
 """From data, a number of draws and a seed: draws from the posterior, of equal weight."""
 
-_ROUNDING = 1e-9  # relative difference of statistics that are meant to be equal
 _SETS = 2000  # of uniform ranks, that bands and p-values are simulated with
 
 
@@ -236,9 +235,7 @@ def _rank(what: str, values: Sequence[float], truth: float, rng: np.random.Gener
     found = np.asarray(values)
     if math.isnan(truth) or np.isnan(found).any():
         raise PPLError(f"{what} is NaN for a value: it has no rank; make it a number")
-    near = _ROUNDING * np.maximum(abs(truth), np.abs(found))
-    with np.errstate(invalid="ignore"):  # infinity from infinity
-        ties = (found == truth) | (np.abs(found - truth) <= near) & np.isfinite(found)
+    ties = np.isclose(found, truth, rtol=1e-9, atol=0.0)
     return int(((found < truth) & ~ties).sum()) + int(rng.integers(ties.sum() + 1))
 
 

@@ -142,6 +142,12 @@ class LanguageModel(TextMaker):
     parameters: int | None = None
     elsewhere: bool = False
 
+    @property
+    def together(self) -> LanguageModel:
+        """The model whose running batch takes the requests of this one: itself, or another one with
+        which it has its rows computed."""
+        return self
+
     def __call__(
         self,
         text: Text,

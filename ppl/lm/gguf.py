@@ -65,7 +65,7 @@ def file_on_hub(source: str) -> tuple[str, str] | None:
     return (found[1], found[2] or found[3]) if found else None
 
 
-def fetched(repository: str, part: str, *, revision: str | None, token: str | None) -> Path:
+def fetched(repository: str, part: str, *, revision: str | None, token: str | bool | None) -> Path:
     """The one GGUF file of a repository on the Hugging Face Hub whose name has this part.
 
     Raises:

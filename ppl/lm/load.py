@@ -18,29 +18,12 @@ from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded, load_pretrained
 from ppl.lm.server.model import ServerModel
 from ppl.lm.server.pool import ServerPool
+from ppl.lm.settings import own_names, refuse_unknown_settings
 
 Loader = Callable[..., LanguageModel]
 """`(source, **settings) -> LanguageModel`: settings are those that the caller of `load` gave."""
 
 _LOADERS: dict[str, Loader] = {}
-
-# What others call the settings of `load`.
-_ELSEWHERE = {
-    "torch_dtype": "dtype=",
-    "device_map": "device= (one device), or a server for models that need several",
-    "adapter_name_or_path": "adapter=",
-    "peft_model_id": "adapter=",
-    "lora_path": "adapter=",
-    "gguf_file": "the path of the file as source",
-    "use_auth_token": "token=",
-    "max_model_len": "context_length=",
-    "max_length": "context_length=",
-    "n_ctx": "context_length=",
-    "quantization_config": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "load_in_8bit": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "load_in_4bit": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "attn_implementation": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-}
 
 
 def register(prefix: str, loader: Loader) -> None:
@@ -73,14 +56,15 @@ def register(prefix: str, loader: Loader) -> None:
     _LOADERS[prefix] = loader
 
 
+@own_names
 @keeps_origin
 def load(
     source: str | Path | Sequence[str],
     *,
     dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     context_length: int | None = None,
@@ -100,8 +84,10 @@ def load(
             those of several that run the same model, as a list or with commas between them; or what
             starts with a prefix of one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
-            float32 on a CPU and bfloat16 on a GPU unless given.
-        device: a GPU if there is one unless given.
+            float32 on a CPU and bfloat16 on a GPU unless given. `torch_dtype` is the same.
+        device: a GPU if there is one unless given; a number is that of a GPU. `device_map` is the
+            same where it names one device (`"auto"`, `"cpu"`, `"cuda:0"`, `{"": 0}`): a model is
+            whole on it.
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
@@ -148,8 +134,6 @@ def load(
             f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; "
             "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
-    for name in sorted(others.keys() & _ELSEWHERE.keys()):
-        raise TypeError(f"ppl.load knows no {name}=; use {_ELSEWHERE[name]}")
     _check_settings(**settings)
     fitting = [prefix for prefix in _LOADERS if str(source).startswith(prefix)]
     if fitting:
@@ -163,18 +147,19 @@ def load(
             )
         return model
     if others:
+        call = f"ppl.load({str(source)!r})"
+        refuse_unknown_settings(call, others.keys() - _SERVER, settings)
         names = ", ".join(f"{name}=" for name in sorted(others))
-        whose = "are settings of servers" if others.keys() <= _SERVER else "are not known"
-        raise TypeError(f"ppl.load({str(source)!r}): {names} {whose}")
+        raise TypeError(f"{call}: {names} are settings of servers")
     return _local(source, **settings)
 
 
 @checked
 def _check_settings(
     dtype: torch.dtype | str | None,
-    device: str | torch.device | None,
+    device: str | int | torch.device | None,
     revision: str | None,
-    token: str | None,
+    token: str | bool | None,
     trust_remote_code: bool,
     adapter: str | Path | None,
     context_length: int | None,
@@ -195,7 +180,7 @@ _DEFAULTS = {
 _SERVER = (
     inspect.signature(ServerModel).parameters.keys()
     | inspect.signature(ServerPool).parameters.keys()
-)
+) - {"url", "urls", "settings"}
 
 
 def _local(
@@ -231,6 +216,7 @@ def _addresses(source: Sequence[Any]) -> str:
 
 
 def _behind_a_server(source: str, **settings: Any) -> ServerModel:
+    refuse_unknown_settings(f"ppl.load({source!r})", settings, [*_DEFAULTS, *_SERVER])
     local = settings.keys() & (_DEFAULTS.keys() - {"context_length"})
     if local:
         names = ", ".join(f"{name}=" for name in sorted(local))

@@ -30,9 +30,9 @@ def load_pretrained(
     source: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     pack: bool = True,
@@ -69,6 +69,11 @@ def load_pretrained(
             model, report = kind.from_pretrained(where, dtype=kept, output_loading_info=True, **hub)
             tokenizer = AutoTokenizer.from_pretrained(where, **hub)
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{source!s} has code of its own, which runs only with trust_remote_code=True: "
+                "read it first, or give a model of a family that transformers has itself"
+            ) from error
         _refuse_other_kinds(where, hub, str(source), error)
         raise ModelNotFoundError(
             f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
@@ -88,13 +93,13 @@ def load_pretrained(
     return model, tokenizer
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _device(device: str | int | torch.device | None) -> torch.device:
     """A device that torch has here; a GPU if there is one unless given."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+        torch.empty(1, device=found).tolist()  # of the device "meta" there are no numbers
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(

@@ -23,6 +23,7 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
 from ppl.lm.tokenizer import HFCodec
@@ -112,7 +113,7 @@ class RewardModel(Ranker):
         """A folder or a Hub id; further options as in `ppl.load`."""
         checks.count(kv_bytes=kv_bytes)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"RewardModel({str(source)!r})"
+        name = f"RewardModel({name_with(str(source), options.get('weights'))!r})"
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
@@ -202,7 +203,7 @@ class OutcomeModel(Verifier):
         checks.floor(floor=floor)
         checks.count(kv_bytes=kv_bytes)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"OutcomeModel({str(source)!r})"
+        name = f"OutcomeModel({name_with(str(source), options.get('weights'))!r})"
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

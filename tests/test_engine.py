@@ -22,7 +22,7 @@ from ppl.errors import UnsupportedModelError
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
-from ppl.lm.engine import native
+from ppl.lm.engine import building, native
 from ppl.lm.engine.attention import Span, _attend_shared, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.engine import Engine
@@ -892,7 +892,8 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
 
     native._built.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(native.tempfile, "TemporaryDirectory", read_only)
+        patch.setenv("PPL_CACHE", str(tmp_path))  # where nothing is kept
+        patch.setattr(building.tempfile, "TemporaryDirectory", read_only)
         with pytest.raises(UnsupportedModelError, match=r"Read-only.*compile=False"):
             Engine(model, name="small", capacity=1 << 20, compile=True)
 

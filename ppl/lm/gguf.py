@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -18,14 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
 from ppl.errors import ModelNotFoundError
+from ppl.lm.cache import cache_folder
 from ppl.lm.quiet import quiet_transformers
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$PPL_CACHE`, else `$XDG_CACHE_HOME/ppl` or its default."""
-    if "PPL_CACHE" in os.environ:
-        return Path(os.environ["PPL_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ppl"
 
 
 def converted(path: Path) -> Path:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded, load_pretrained
@@ -70,6 +71,7 @@ def load(
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
     pack: bool = True,
+    weights: str | None = None,
     graphs: bool = False,
     compile: bool = False,
     **others: Any,
@@ -94,6 +96,9 @@ def load(
         kv_bytes: memory for cached keys and values.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
+        weights: `"int8"` rounds the weights of linear layers to eight bits, with a scale to every
+            64 of them: on a CPU three times as fast for one row, and a model of its own, `NAME@int8`
+            wherever it is named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
@@ -124,6 +129,7 @@ def load(
         "context_length": context_length,
         "kv_bytes": kv_bytes,
         "pack": pack,
+        "weights": weights,
         "graphs": graphs,
         "compile": compile,
     }
@@ -165,6 +171,7 @@ def _check_settings(
     context_length: int | None,
     kv_bytes: int,
     pack: bool,
+    weights: str | None,
     graphs: bool,
     compile: bool,
 ) -> None:
@@ -194,10 +201,11 @@ def _local(
 ) -> HFModel:
     folder = embedded(source, "lm")
     model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
+    name = str(source) if files["adapter"] is None else f"{source}+{files['adapter']}"
     return HFModel(
         model,
         tokenizer,
-        name=str(source) if files["adapter"] is None else f"{source}+{files['adapter']}",
+        name=name_with(name, files["weights"]),
         context_length=context_length,
         kv_bytes=kv_bytes,
         graphs=graphs,

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
+from ppl.lm.engine.quantised import FORMATS, quantise_linears
 from ppl.lm.gguf import converted, fetched, file_on_hub
 from ppl.lm.quiet import quiet_transformers
 
@@ -36,6 +37,7 @@ def load_pretrained(
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     pack: bool = True,
+    weights: str | None = None,
 ) -> tuple[Any, Any]:
     """A Hugging Face model of class `kind` and its tokenizer; arguments as in `ppl.load`.
 
@@ -43,9 +45,10 @@ def load_pretrained(
         ModelNotFoundError: there is no such model, or not all of it.
         UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
             known.
-        ValueError: `device` or `dtype` is none that torch has here.
+        ValueError: `device` or `dtype` is none that torch has here, or `weights` none that there is.
     """
     where_to_run = _device(device)
+    _check_weights(weights, where_to_run, pack)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
     path = Path(source).expanduser()
@@ -87,10 +90,28 @@ def load_pretrained(
     if adapter is not None:
         put_in(model, adapter, hub)
     model = model.to(where_to_run).eval().requires_grad_(False)
-    if pack and where_to_run.type == "cpu":
-        few = torch.arange(4)[None]
+    few = torch.arange(4)[None]
+    if weights is not None:
+        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), str(source))
+    elif pack and where_to_run.type == "cpu":
         pack_linears(model, lambda: model(input_ids=few, use_cache=False))
     return model, tokenizer
+
+
+def _check_weights(weights: str | None, device: torch.device, pack: bool) -> None:
+    if weights is None:
+        return
+    if weights not in FORMATS:
+        raise ValueError(
+            f"weights={weights!r}: {' or '.join(map(repr, FORMATS))}, or None for the weights as "
+            "they are"
+            + "; a model in four bits is one behind a server (docs/servers.md)"
+            * ("4" in weights)
+        )
+    if device.type != "cpu":
+        raise ValueError(f"weights={weights!r} is for models on a CPU, this one runs on {device}")
+    if not pack:
+        raise ValueError(f"weights={weights!r} lays weights out anew: it needs pack=True")
 
 
 def _device(device: str | int | torch.device | None) -> torch.device:

@@ -33,7 +33,7 @@ REMEDIES: Mapping[str, str] = {
     "gguf_file": "use the path of the file as source",
     "max_length": "use context_length=",
     "quantization_config": _HOLD,
-    "load_in_8bit": _HOLD,
+    "load_in_8bit": f"use weights='int8' on a CPU, on a GPU {_HOLD}",
     "load_in_4bit": _HOLD,
     "attn_implementation": f"leave it out, attention is the engine's own; or {_HOLD}",
     "config": _HOLD,

@@ -24,6 +24,7 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
 from ppl.lm.settings import own_names, refuse_unknown_settings
@@ -118,7 +119,7 @@ class RewardModel(Ranker):
         checks.count(kv_bytes=kv_bytes)
         refuse_unknown_settings("RewardModel.load", options, ("kv_bytes", *_SETTINGS))
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"RewardModel({str(source)!r})"
+        name = f"RewardModel({name_with(str(source), options.get('weights'))!r})"
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
@@ -211,7 +212,7 @@ class OutcomeModel(Verifier):
         known = ("good", "floor", "kv_bytes", *_SETTINGS)
         refuse_unknown_settings("OutcomeModel.load", options, known)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"OutcomeModel({str(source)!r})"
+        name = f"OutcomeModel({name_with(str(source), options.get('weights'))!r})"
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

@@ -22,6 +22,7 @@ from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
 from ppl.lm.settings import own_names, refuse_unknown_settings
@@ -121,6 +122,7 @@ class PRM(Verifier):
         device: str | int | torch.device | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
+        weights: str | None = None,
         kv_bytes: int = 2 << 30,
         context_length: int | None = None,
         **unknown: Any,
@@ -157,6 +159,7 @@ class PRM(Verifier):
                 device=device,
                 revision=revision,
                 token=token,
+                weights=weights,
             )
         except ModelNotFoundError as error:
             if guessed and "lack the weights" in str(error):
@@ -169,7 +172,7 @@ class PRM(Verifier):
         return PRM(
             model,
             tokenizer,
-            name=f"PRM({str(source)!r})",
+            name=f"PRM({name_with(str(source), weights)!r})",
             format=format,
             meaning=meaning,
             aggregate=aggregate,

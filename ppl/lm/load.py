@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
+from ppl.lm.engine.kv import KV
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded, load_pretrained
@@ -85,6 +86,7 @@ def load(
     adapter: str | Path | None = None,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
+    kv: str = "full",
     pack: bool = True,
     graphs: bool = False,
     compile: bool = False,
@@ -106,6 +108,9 @@ def load(
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
+            tokens and the first 4, or `"int8+window(512, 4)"`. What is not full is another model,
+            with laws of its own: its name says so, and what it drew is not scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
@@ -137,6 +142,7 @@ def load(
         "adapter": adapter,
         "context_length": context_length,
         "kv_bytes": kv_bytes,
+        "kv": kv,
         "pack": pack,
         "graphs": graphs,
         "compile": compile,
@@ -179,12 +185,14 @@ def _check_settings(
     adapter: str | Path | None,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     pack: bool,
     graphs: bool,
     compile: bool,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
     checks.count(kv_bytes=kv_bytes)
+    KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)
 
@@ -203,6 +211,7 @@ def _local(
     *,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     graphs: bool,
     compile: bool,
     **files: Any,
@@ -215,6 +224,7 @@ def _local(
         name=str(source) if files["adapter"] is None else f"{source}+{files['adapter']}",
         context_length=context_length,
         kv_bytes=kv_bytes,
+        kv=kv,
         graphs=graphs,
         compile=compile,
     )

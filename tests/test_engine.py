@@ -299,6 +299,11 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)
     engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
+    interleaved(engine, operations, plain_states)
+
+
+def interleaved(engine, operations, plain_states) -> None:
+    """Does this with rows of an engine, and compares all that it says of them with another."""
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
     for kind, numbers, suffix in operations:

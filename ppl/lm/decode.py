@@ -253,7 +253,7 @@ class Row:
             return None
         tokens = tuple(self.new)
         said = model.codec.decode_after(tokens, self.request.spec.tokens)
-        value = Continuation(tokens, said, reason, model.codec.identity)
+        value = Continuation(tokens, said, reason, model.codec.identity, model.kv)
         return Drawn(value, self.log_prob, self._log_prob_under(model, value), self.law)
 
     def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:

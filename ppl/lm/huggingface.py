@@ -23,6 +23,7 @@ from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.origin import Origin
 from ppl.lm.tokenizer import HFCodec
@@ -41,6 +42,7 @@ class HFModel(LogitsModel):
         name: shown in messages; models with the same name and tokenizer are taken as the same.
         context_length: most tokens of a text; None takes it from the configuration.
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
+        kv: as in `ppl.load`; what is not "full" is put behind the name.
         graphs, compile: as in `ppl.load`.
 
     Attributes:
@@ -59,11 +61,14 @@ class HFModel(LogitsModel):
         name: str,
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         graphs: bool = False,
         compile: bool = False,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
+        keeps = KV.read(kv)
         model = without_wrapper(model, name)
+        name, self.kv = keeps.named(name), str(keeps)
         self.name = name
         self.model = model.eval()
         self.engine = Engine(
@@ -73,6 +78,7 @@ class HFModel(LogitsModel):
             context_length=context_length,
             graphs=graphs,
             compile=compile,
+            keeps=keeps,
         )
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)

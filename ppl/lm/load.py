@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
@@ -70,6 +71,7 @@ def load(
     adapter: str | Path | None = None,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
+    kv: str = "full",
     pack: bool = True,
     weights: str | None = None,
     graphs: bool = False,
@@ -94,6 +96,9 @@ def load(
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
+            tokens and the first 4, or `"int8+window(512, 4)"`. What is not full is another model,
+            with laws of its own: its name says so, and what it drew is not scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
         weights: `"int8"` rounds the weights of linear layers to eight bits, with a scale to every
@@ -128,6 +133,7 @@ def load(
         "adapter": adapter,
         "context_length": context_length,
         "kv_bytes": kv_bytes,
+        "kv": kv,
         "pack": pack,
         "weights": weights,
         "graphs": graphs,
@@ -170,6 +176,7 @@ def _check_settings(
     adapter: str | Path | None,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     pack: bool,
     weights: str | None,
     graphs: bool,
@@ -177,6 +184,7 @@ def _check_settings(
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
     checks.count(kv_bytes=kv_bytes)
+    KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)
 
@@ -195,6 +203,7 @@ def _local(
     *,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     graphs: bool,
     compile: bool,
     **files: Any,
@@ -208,6 +217,7 @@ def _local(
         name=name_with(name, files["weights"]),
         context_length=context_length,
         kv_bytes=kv_bytes,
+        kv=kv,
         graphs=graphs,
         compile=compile,
     )

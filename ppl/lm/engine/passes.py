@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ppl.errors import PromptError, UnsupportedModelError
-from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.admission import Plan, rounds
 from ppl.lm.engine.attention import NAME, Span, grouped, running_spans, share, split
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.compiled import CompiledStep
@@ -85,6 +86,12 @@ class Passes:
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
+        self._keeps = slots.keeps
+        if compile and self._keeps.cuts(1 << 62):
+            raise UnsupportedModelError(
+                f"{name}: compiled steps read all that a layer looks at; load it with "
+                f"compile=False, or kv='full' or 'int8' instead of '{self._keeps}'"
+            )
         if plan.states and (graphs or compile):
             flag = "graphs" if graphs else "compile"
             raise UnsupportedModelError(
@@ -370,7 +377,7 @@ class Passes:
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
-            with reaching(positions, None if standing is None else standing.bases):
+            with reaching(positions, None if standing is None else standing.bases, self._keeps):
                 output = self._base(attention_mask=None, **asked)
         else:
             tails = positions if standing is None else positions - standing.bases[:, None]
@@ -382,6 +389,21 @@ class Passes:
             self._rows = []
         states = output.last_hidden_state
         window.keep(states)
+        return states
+
+    def plainly(self, ids: Tensor) -> Tensor:
+        """The model's own pass over one text `[1, n]`, from nothing and to no slot, with what is
+        kept of keys and values: `[1, n, hidden]`."""
+        asked: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        states: Tensor
+        if self._keeps.int8 and self._slots.kv and self._cache == "past_key_values":
+            asked |= {self._cache: rounds(DynamicCache(config=self._config)), "use_cache": True}
+        if not (self.windows and self._keeps.window):
+            states = self._base(**asked).last_hidden_state
+            return states
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        with grouped(self._config, None, self.how), reaching(positions, keeps=self._keeps):
+            states = self._base(position_ids=positions, **asked).last_hidden_state
         return states
 
     def _causal(self, positions: Tensor, visible: int) -> Tensor:

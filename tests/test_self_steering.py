@@ -18,9 +18,9 @@ from bubblewrap import needs_bubblewrap
 from served import serve
 
 import ppl
-from ppl.errors import ArgumentError, SandboxError, SteeringError, WorkerError
+from ppl.errors import ArgumentError, PromptError, SandboxError, SteeringError, WorkerError
 from ppl.lm.server import ServerModel
-from ppl.programs import Fault, Steering, selfsteer
+from ppl.programs import Fault, Steering, selfsteer, steering_prompt
 from ppl.programs.letters import tokens_of
 from ppl.programs.steering_wire import ModuleError, prompts_of, request_of, verdict_of
 from ppl.searchers import SMC, BeamSearch, BestOfN
@@ -253,6 +253,56 @@ def test_what_one_particle_raises_leaves_the_others_as_they_are():
     assert 0 < len(dead) < 64
 
 
+WIDE = ppl.TableLM(law, symbols="^!?ab$", end="$", context_length=256, name="wide")
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ("for _ in range(65): state.observe('a')", "step 0 asks more than 64 times"),
+        ("for _ in range(9): state.observe('a' * 32)", "no room to observe 'aaa"),
+        ("state.observe('Z')", "symbols ['Z'] are not in the alphabet"),
+        ("state.hint('Z'); state.extend()", "symbols ['Z'] are not in the alphabet"),
+        ("state.mask(only='Z', end=False); state.extend()", "leaves no token"),
+    ],
+)
+def test_what_one_particle_asks_in_vain_leaves_the_others_as_they_are(asks, said):
+    module = f"def step(state):\n    if state.extend(max_tokens=1) == 'a':\n        {asks}\n"
+    module += "    state.finish()\ndef check(text):\n    return True"
+    with Steering(module, WIDE, begin=WIDE.prompt, note="{hint}") as program:
+        exact = ppl.enumerate_program(program, "^")
+        program.faults.clear()
+        posterior = SMC(16).run(program, "^", guide=program.proposals, seed=0)
+        (fault,) = program.faults
+    assert exact.marginal() == pytest.approx({"b": 0.6, "": 0.4})  # given that it is not a
+    assert {s.value for s in posterior.samples if s.log_weight > -math.inf} == {"b", ""}
+    assert re.fullmatch(r"site 'step_0\.\d+' of particle \d+", fault.where)
+    assert said in fault.said
+
+
+@needs_bubblewrap
+def test_rejection_keeps_what_a_budget_cut_off_with_a_twist_in_its_weight():
+    planner, _ = answering(
+        "def step(state):\n    state.extend(max_tokens=1); state.twist(999)" + CHECK
+    )
+    found = selfsteer(planner, TOY, "^", 8, 0, "rejection", **PLAIN, budget=ppl.Budget(tokens=4))
+    assert (found.posterior.stopped, found.posterior.log_evidence) == ("budget", None)
+    assert found.posterior.best is not None
+
+
+@needs_bubblewrap
+def test_a_planner_without_room_for_the_faults_leaves_what_there_is():
+    module = FRAGILE.replace('written != "b" or ', "True or ")
+    room = len(steering_prompt.first("^", 32, 64)) + len(module) + 50
+    found = selfsteer(writer(module, room), TOY, "^", 32, 3, **PLAIN)
+    assert len(found.attempts) == 1
+    assert found.faults
+    assert found.posterior.best is not None
+    with pytest.raises(PromptError):
+        selfsteer(writer(module, 99), TOY, "^", 32, 3, **PLAIN)
+
+
 @needs_bubblewrap
 def test_a_faulty_module_is_mended():
     planner, told = answering(WHOLE.replace("state.seen ==", "state.sen =="), WHOLE)
@@ -282,6 +332,11 @@ def test_a_faulty_module_is_mended():
         (SHORT.replace("max_tokens=1", "max_tokens=0"), "a whole number above 0"),
         (SHORT.replace("max_tokens=1", "'', 1"), "a string, or several"),
         (SHORT.replace("state.require", "state.keep = open; state.require"), "keeps in its state"),
+        (SHORT.replace("def step", "async def step"), "step() has not run"),
+        (SHORT.replace("state.finish", "yield state.finish"), "step() has not run"),
+        (SHORT.replace("def check", "async def check"), "check() has not run"),
+        (SHORT.replace("state.require", "state.twist(1e308); state.twist(1e308); state.require"),
+         "finite in sum"),
         (
             "import random\ndef step(state):\n    state.extend(max_tokens=1 + int(1e9 * "
             "random.random()))\n    state.extend()\ndef check(text):\n    return True",
@@ -294,7 +349,7 @@ def test_a_faulty_module_is_mended():
         ),
         ("def step(state):\n    state.observe('x')\ndef check(text):\n    return True", "x"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_module_is_said(module, said):
     planner, told = answering(module)
     with pytest.raises(SteeringError) as caught:
@@ -538,13 +593,13 @@ def test_masks_are_of_characters(source):
 @needs_bubblewrap
 def test_a_mask_that_leaves_nothing_is_a_fault():
     planner, _ = answering(WHOLE.replace('never="b"', 'never="ab!?^", end=False'))
-    with pytest.raises(SteeringError, match="allowed="):
+    with pytest.raises(SteeringError, match="leaves no token"):
         selfsteer(planner, TOY, "^", 4, 0, **PLAIN)
 
 
-def writer() -> ppl.TableLM:
+def writer(module: str = SHORT, context_length: int = 9000) -> ppl.TableLM:
     """A language model that answers whatever it is asked with a module."""
-    said = f"```python{SHORT}```"
+    said = f"```python{module}```"
     letters = "".join(sorted({*map(chr, range(32, 127)), "\n"}))
 
     def spelled(prefix: str) -> dict[str, float]:
@@ -552,7 +607,11 @@ def writer() -> ppl.TableLM:
         return {said[len(answer)]: 1.0} if len(answer) < len(said) else {"\x00": 1.0}
 
     return ppl.TableLM(
-        spelled, symbols=letters + "\x00", end="\x00", context_length=9000, name="writer"
+        spelled,
+        symbols=letters + "\x00",
+        end="\x00",
+        context_length=context_length,
+        name="writer",
     )
 
 

@@ -179,9 +179,31 @@ class Steering:
         """Boolean mask `[V]` of the tokens that a module's mask leaves."""
         return self._tokens(self.follower, mask.only, mask.never, mask.end)
 
-    def move(self, step: int, text: str, finished: bool, memory: str, answers: str) -> str:
-        """What a step asks next, see `request_of`; raises what is wrong with it."""
-        return self._told("move", step, text, finished, memory, answers)
+    def move(
+        self, asked: int, room: int, step: int, text: str, finished: bool, memory: str, answers: str
+    ) -> str:
+        """What a step asks next, see `request_of`; raises what is wrong with it.
+
+        Args:
+            asked: how often the step has asked.
+            room: tokens that the context still holds.
+            step, text, finished, memory, answers: of the particle, as the module meets it.
+        """
+        said = self._told("move", step, text, finished, memory, answers)
+        request = request_of(said)
+        if asked == _MOST_REQUESTS and not isinstance(request, End | Reject):
+            raise ModuleError(f"step {step} asks more than {_MOST_REQUESTS} times")
+        for hint in () if isinstance(request, Reject) else request.hints:
+            self.spelled(self.note.replace("{hint}", hint))
+        if isinstance(request, Observe) and len(self.spelled(request.words).tokens) > room:
+            raise ModuleError(f"no room to observe {request.words!r:.80}: the context is full")
+        if isinstance(request, Extend) and request.mask and not self.allowed(request.mask).any():
+            raise ModuleError(f"{request.mask} leaves no token that the follower could write")
+        return said
+
+    def spelled(self, words: str) -> Continuation:
+        """Words in the follower's tokens."""
+        return self.follower.continuation(words, finished=False)
 
     def judge(self, text: str) -> str:
         """What `check` says, see `verdict_of`; raises what is wrong with it."""
@@ -223,8 +245,9 @@ class _Particle:
         observed: list[tuple[LMDistribution, Continuation]] = []
         while True:
             # From its beginning, with one answer more.
-            state = (t, begun.text, begun.finished, self.memory, json.dumps(answers))
-            said = steering.exchanged(f"step_{t}.{len(answers)}", steering.move, *state)
+            now = (len(answers), self.room, t, begun.text, begun.finished, self.memory)
+            site = f"step_{t}.{len(answers)}"
+            said = steering.exchanged(site, steering.move, *now, json.dumps(answers))
             if said is None:
                 return False
             request = request_of(said)
@@ -234,8 +257,6 @@ class _Particle:
             self.note(request.hints)
             if isinstance(request, End):
                 break
-            if len(answers) == _MOST_REQUESTS:
-                raise ProgramError(f"step {t} of the module asks more than {_MOST_REQUESTS} times")
             if isinstance(request, Observe):
                 observed.append(self.observe(request.words))
                 answers.append((said, {}))
@@ -289,7 +310,7 @@ class _Particle:
 
     def observe(self, words: str) -> tuple[LMDistribution, Continuation]:
         """Writes words; what their probability is read from."""
-        given = self.steering.follower.continuation(words, finished=False)
+        given = self.steering.spelled(words)
         law = self.steering.follower(self.prior, temperature=self.steering.temperature)
         self.prior, self.proposal = self.prior + given, self.proposal + given
         return law, given

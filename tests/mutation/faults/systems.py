@@ -67,7 +67,7 @@ FAULTS = [
     ),
     Fault(WIRE, "not math.isfinite(twist)", "False", f"{STEERED} -k believed"),
     # The outer loop, and the interpreter.
-    Fault(SELF, "rng.random() < math.exp(sample.log_weight)", "True", f"{STEERED} -k agree"),
+    Fault(SELF, "rng.random() < chance", "True", f"{STEERED} -k agree"),
     Fault(SELF, "math.log(kept / len(samples))", "math.log(kept)", f"{STEERED} -k agree"),
     Fault(
         SELF,

@@ -35,6 +35,8 @@ def answer(request):
             warning = said("declaration uses `sorry`", "warning")
             return reply | {"sorries": [hole], "messages": warning}
         if "#print" in cmd:
+            if cmd.partition("axioms ")[2] not in ("t", "«odd name».t"):
+                return reply | {"messages": said("unknown constant")}
             return reply | {"messages": said("'t' does not depend on any axioms", "info")}
         if "tricky" in cmd: return reply | {"messages": said("fail to show termination")}
         return reply
@@ -214,3 +216,19 @@ def test_statements_that_lean_refuses(lean):
         with pytest.raises(LeanError, match=r"no theorem: unknown identifier"):
             repl.start("theorem nonsense :=")
         assert repl.start(STATEMENT).tactics == ()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "theorem t(h : p): p :=",
+        "theorem t.{u} {p : Sort u} (h : p) : p :=",
+        "/-- A lemma about p. -/\ntheorem t: p :=",
+        "lemma first : q := trivial\ntheorem t {p : Prop} : p :=",
+        "theorem «odd name».t : p :=",
+    ],
+)
+def test_a_theorem_s_name_is_found_in_its_statement(lean, statement):
+    with lean() as repl:
+        end = applied(repl, repl.start(statement), "old")
+        assert repl.accepts(end) is True

@@ -59,7 +59,13 @@ FAULTS = [
     Fault(
         MIX, "if j == now or counts[j] >= limits[j]:", "if j == now:", f"{MIXES} -k without_bias"
     ),
-    Fault(MIX, "for by in (prices, np.ones(many))", "for by in (prices,)", f"{MIXES} -k unequal"),
+    Fault(
+        MIX,
+        "(prices / prices.min(), np.ones(many))",
+        "(prices / prices.min(),)",
+        f"{MIXES} -k unequal",
+    ),
+    Fault(MIX, "(prices / prices.min(), np", "(prices, np", f"{MIXES} -k unit"),
     Fault(
         MIX,
         "(values + prior[0]) / (of + prior[0] + prior[1])",

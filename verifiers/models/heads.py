@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 
 from ppl.errors import PRMFormatError
 from ppl.language.arguments import check_fields
+from ppl.lm.engine.linear import pack_linears
 from ppl.lm.huggingface import HFModel, _checked_head
 from ppl.lm.pretrained import load_pretrained
 
@@ -170,7 +171,10 @@ class Layers:
             if bias is not None:
                 linear.bias.data = bias.float()
             layers += [nn.ReLU()] * bool(layers) + [linear]
-        model.reward_head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
+        head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
+        if model.device.type == "cpu":  # a row's result is then the same whatever its company
+            pack_linears(head, lambda: head(torch.zeros(1, layers[0].in_features)))
+        model.reward_head = head
         return model, tokenizer
 
     def log_odds(self, model: Any, tokenizer: Any, name: str) -> LogOdds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,10 +216,12 @@ class PRM(Verifier):
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """Log-probability of "good" for every new step, all texts in batches."""
-        return [
-            log_sigmoid(self.log_odds(states)) if len(states) else []
-            for states in self.states(requests)
-        ]
+        found = self.states(requests)
+        sizes = [len(states) for states in found]
+        if not any(sizes):
+            return [[] for _ in requests]
+        log_probs = iter(log_sigmoid(self.log_odds(torch.cat(found))))
+        return [list(itertools.islice(log_probs, size)) for size in sizes]
 
     @torch.inference_mode()
     def states(self, requests: Sequence[JudgeRequest]) -> list[Tensor]:
@@ -245,7 +248,9 @@ class PRM(Verifier):
                 [None if a is None else (a.of(self), "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
-                results[i] = states[[p - positions[0] for p in positions]]
+                if len(states) > len(positions):
+                    states = states[[p - positions[0] for p in positions]]
+                results[i] = states
         return results
 
     def _render(self, request: JudgeRequest) -> tuple[Tokens, list[int]]:

@@ -220,14 +220,16 @@ class Passes:
         texts, rows = [text for text, _ in group], [slot for _, slot in group]
         low, high = self._slots.gather(rows, _SPREAD if width == 1 else 0.0)
         where = [slot.index - low for slot in rows]
-        ids, positions, columns = inputs = torch.zeros((3, high - low, width), dtype=torch.long)
-        columns.fill_(self._slots.length)
+        ids, positions, columns = table = np.zeros((3, high - low, width), dtype=np.int64)
+        columns[:] = self._slots.length
         sizes = [min(len(text) - slot.length, width) for text, slot in group]
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
-            ids[row, :size] = torch.tensor(text[slot.length : after]) & ID
-            positions[row, :size] = torch.arange(slot.length, after)
-            columns[row, :size] = torch.arange(slot.tail, slot.tail + size)
+            ids[row, :size] = text[slot.length : after]
+            positions[row, :size] = range(slot.length, after)
+            columns[row, :size] = range(slot.tail, slot.tail + size)
+        ids &= ID
+        inputs = torch.from_numpy(table)
         ends = [0] * (high - low)
         for row, size, slot in zip(where, sizes, rows, strict=True):
             ends[row] = slot.tail + size - 1
@@ -235,7 +237,7 @@ class Passes:
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
-        window = self._slots.window(low, columns.to(self.device), max(ends) + 1)
+        window = self._slots.window(low, inputs[2].to(self.device), max(ends) + 1)
         self._forward(inputs, window, sum(sizes), spans, standing)
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
@@ -336,7 +338,7 @@ class Passes:
             standing: which rows stand on a trunk.
         """
         self._count(inputs, real)
-        ids, positions, _ = inputs.to(self.device)
+        ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
         beside = self.adapters.seated(inputs.shape[2])

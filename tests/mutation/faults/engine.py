@@ -99,7 +99,7 @@ FAULTS = [
     ),
     Fault(
         DECODE,
-        "_admit([row for row in rows if not row.unwanted])",
+        "_admit([rows[j] for j in keep])",
         "_admit(rows)",
         f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),

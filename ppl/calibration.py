@@ -15,6 +15,7 @@ pass for the posterior, which is why they are warned of. The joint log-density i
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,9 @@ def sbc(
         draws: from each posterior; dependent ones (of a chain) make ranks uneven by themselves.
         seed: of everything.
 
+    Raises:
+        PPLError: the sampler gives another number of draws, or a statistic is NaN.
+
     Warns:
         UserWarning: no statistic depends on the data.
     """
@@ -172,7 +176,8 @@ def sbc(
         rng = generator(seed, "ties", i)
         for name, f in statistics.items():
             own = float(f(truth, data))
-            ranks[name].append(_rank([float(f(v, data)) for v in values], own, rng))
+            others = [float(f(v, data)) for v in values]
+            ranks[name].append(_rank(f"statistics: {name!r}", others, own, rng))
     return Ranks({name: np.array(r) for name, r in ranks.items()}, draws)
 
 
@@ -194,6 +199,9 @@ def tarp(
         reference: a point from the data and a generator, such as a guess with noise.
         distance: between a value and a point.
 
+    Raises:
+        PPLError: the sampler gives another number of draws, or a distance is NaN.
+
     Warns:
         UserWarning: reference points do not depend on the data.
     """
@@ -210,7 +218,7 @@ def tarp(
         point = reference(data, generator(seed, "reference", i))
         own = float(distance(truth, point))
         near = [float(distance(v, point)) for v in values]
-        inside.append(_rank(near, own, generator(seed, "ties", i)))
+        inside.append(_rank("distance", near, own, generator(seed, "ties", i)))
     return Coverage(np.array(inside), draws)
 
 
@@ -221,13 +229,14 @@ def _drawn(sampler: Sampler, data: Any, draws: int, seed: int) -> Sequence[Any]:
     return values
 
 
-def _rank(values: Sequence[float], truth: float, rng: np.random.Generator) -> int:
-    """How many are below; those that are equal up to rounding are below with a rank at random."""
+def _rank(what: str, values: Sequence[float], truth: float, rng: np.random.Generator) -> int:
+    """How many are below; those that are equal up to rounding, whatever their unit, are below with
+    a rank at random."""
     found = np.asarray(values)
-    tolerance = 1e-9 * max(1.0, abs(truth))
-    below = int((found < truth - tolerance).sum())
-    ties = int((np.abs(found - truth) <= tolerance).sum())
-    return below + int(rng.integers(ties + 1))
+    if math.isnan(truth) or np.isnan(found).any():
+        raise PPLError(f"{what} is NaN for a value: it has no rank; make it a number")
+    ties = np.isclose(found, truth, rtol=1e-9, atol=0.0)
+    return int(((found < truth) & ~ties).sum()) + int(rng.integers(ties.sum() + 1))
 
 
 def _warn_unless_dependent(
@@ -235,7 +244,7 @@ def _warn_unless_dependent(
 ) -> None:
     few = data[:20]
     for f in functions:
-        if len({round(float(f(each)), 9) for each in few}) > 1:
+        if len({float(f(each)) for each in few}) > 1:
             return
     if len(few) > 1:
         warnings.warn(

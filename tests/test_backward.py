@@ -129,6 +129,12 @@ def test_a_count_is_public_and_remembered():
     assert scores[0] == pytest.approx(math.log(first["5"] / 10))
 
 
+def test_questions_and_answers_may_look_like_places():
+    ((number, asked),) = FOBAR(BACK, **OPTIONS)._masked(("Is {answer} 5?", "{masked}"), "a test")
+    assert (number, asked.prompt.splitlines()[0]) == ("5", "Is {answer} x?")
+    assert "answer to the question above is {masked}," in asked.prompt
+
+
 def test_what_cannot_be_asked_is_refused():
     assert dict(fobar([None, None], QUESTION, BACK, **OPTIONS)) == {}
     assert fobar([], QUESTION, BACK, **OPTIONS).best is None

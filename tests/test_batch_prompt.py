@@ -74,6 +74,11 @@ def test_items():
     assert items("A[1]: a\nA grand day\nA[2]: b", "A", wanted) == {1: "a\nA grand day", 2: "b"}
     assert items("**A[1]:** a\n- A[2] : b\nA 3: c", "A", wanted) == {1: "a", 2: "b", 3: "c"}
     assert items("", "A", wanted) == items("no marks", "A", wanted) == {}
+    # A mark within a line ends an item and begins none: what is said there is not the other's.
+    assert items("A[1]: a A[2]: b\nA[3]: c", "A", wanted) == {1: "a", 3: "c"}
+    assert items("A[1]: a\nand **A[2]**: b", "A", wanted) == {1: "a\nand **"}
+    # Other letters are the item's own: code, matrices.
+    assert items("A[1]: M is\nM[0] = 3, so 7\nA[2]: b", "A", wanted)[1].endswith("so 7")
 
 
 def test_a_reply_that_is_cut_off_loses_its_last_item():

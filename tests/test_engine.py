@@ -22,7 +22,7 @@ from ppl.errors import UnsupportedModelError
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
-from ppl.lm.engine import native
+from ppl.lm.engine import building, native
 from ppl.lm.engine.attention import Span, _attend_shared, share, split
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.engine import Engine
@@ -299,6 +299,11 @@ def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)
     engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine.pool.clear()
+    interleaved(engine, operations, plain_states)
+
+
+def interleaved(engine, operations, plain_states) -> None:
+    """Does this with rows of an engine, and compares all that it says of them with another."""
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
     for kind, numbers, suffix in operations:
@@ -892,7 +897,8 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
 
     native._built.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(native.tempfile, "TemporaryDirectory", read_only)
+        patch.setenv("PPL_CACHE", str(tmp_path))  # where nothing is kept
+        patch.setattr(building.tempfile, "TemporaryDirectory", read_only)
         with pytest.raises(UnsupportedModelError, match=r"Read-only.*compile=False"):
             Engine(model, name="small", capacity=1 << 20, compile=True)
 

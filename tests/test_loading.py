@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -22,6 +23,7 @@ import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.engine.linear import JoinedPart, PackedLinear, pack_linears
 from ppl.lm.pretrained import TINY
+from ppl.verifiers import PRM, OutcomeModel, RewardModel
 
 TINY_LM = TINY / "lm"
 
@@ -81,17 +83,107 @@ def test_the_shortest_contexts(length):
         ({"dtype": "foo"}, ValueError, r"dtype='foo'.*torch\.bfloat16"),
         ({"dtype": torch.int64}, ValueError, "dtype="),
         ({"dtype": "load"}, ValueError, "dtype='load'"),
-        ({"device_map": "auto"}, TypeError, r"no device_map=; use device="),
-        ({"torch_dtype": "auto"}, TypeError, r"no torch_dtype=; use dtype="),
-        ({"max_model_len": 9}, TypeError, "use context_length="),
+        ({"device": "meta"}, ValueError, "device='meta'"),
+        ({"device_map": {"model": 0, "lm_head": "cpu"}}, ValueError, "among cuda:0, cpu.*whole"),
+        ({"device_map": {}}, ValueError, "among no devices.*'auto'"),
+        ({"device_map": "disk"}, ValueError, "layers on the disk.*server"),
+        ({"device_map": {"": 9}}, ValueError, "device='cuda:9'.*cpu"),
+        ({"device_map": "cpu", "device": "cpu"}, TypeError, "same setting; give device= alone"),
+        ({"torch_dtype": "foo"}, ValueError, "dtype='foo'"),
+        ({"torch_dtype": "auto", "dtype": "auto"}, TypeError, "give dtype= alone"),
+        ({"max_model_len": 9}, TypeError, "no max_model_len=; use context_length="),
+        ({"cache_dir": "x"}, TypeError, "HF_HUB_CACHE"),
+        ({"proxies": {}}, TypeError, r"snapshot_download\(\.\.\., proxies=\.\.\.\)"),
         ({"load_in_8bit": True}, TypeError, r"ppl\.HFModel"),
-        ({"nonsense": 1}, TypeError, "nonsense= are not known"),
+        ({"enable_lora": True}, TypeError, r"with_adapter\(folder\)"),
+        ({"nonsense": 1}, TypeError, "no nonsense=; there are dtype, device, revision"),
+        ({"devise": "cpu"}, TypeError, "no devise=; did you mean device="),
         ({"api_key": "x"}, TypeError, "api_key= are settings of servers"),
     ],
 )
 def test_settings_that_are_none(settings, error, said):
     with pytest.raises(error, match=said):
         ppl.load("tiny", **settings)
+
+
+@pytest.mark.parametrize(
+    "placed",
+    ["auto", "cpu", "balanced", torch.device("cpu"), {"": "cpu"}, {"a": "cpu", "b": "cpu"}],
+)
+def test_the_words_of_transformers_are_read_as_ours(placed, monkeypatch, tmp_path):
+    model = saved(random_model(llama_with_the_tokenizer()), tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = {"device_map": placed, "torch_dtype": torch.bfloat16, "token": True}
+    lm = ppl.load(model, **settings, revision="main", trust_remote_code=True)
+    assert lm.model.device.type == "cpu"
+    assert lm.model.dtype == torch.bfloat16
+    assert lm.origin.settings["dtype"] is torch.bfloat16  # a file names it with our words
+    assert "device_map" not in {*lm.origin.settings, *lm.origin.withheld}
+    again = ppl.load(model, torch_dtype=None, device_map=None, use_auth_token=None)
+    assert again.model.dtype == torch.float32
+
+
+def test_layers_are_not_spread_over_several_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"device_map='balanced' divides.*2 GPUs.*'cuda:0'"):
+        ppl.load("tiny", device_map="balanced")
+
+
+def test_reward_models_read_them_too_or_say_what_to_do():
+    prm = PRM.load("tiny", device_map={"": "cpu"}, torch_dtype="bfloat16")
+    assert prm.engine.dtype == torch.bfloat16
+    for settings, said in (
+        ({"trust_remote_code": True}, "runs no code of a checkpoint.*format="),
+        ({"load_in_4bit": True}, r"PRM\.load knows no load_in_4bit=; use ppl\.HFModel"),
+        ({"flor": 0.1}, "did you mean floor="),
+    ):
+        with pytest.raises(TypeError, match=said):
+            PRM.load("tiny", **settings)
+    for kind in (RewardModel, OutcomeModel):
+        with pytest.raises(TypeError, match=f"{kind.__name__}.load knows no max_model_len="):
+            kind.load("/nowhere", max_model_len=1)
+        with pytest.raises(ModelNotFoundError):
+            kind.load("/nowhere/at-all", device_map="cpu", torch_dtype="auto")
+
+
+def test_servers_are_asked_for_no_setting_that_they_do_not_have():
+    for settings, said in (
+        ({"max_model_len": 9}, "use context_length="),
+        ({"nonsense": 9}, "nonsense=; there are"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            ppl.load("http://127.0.0.1:9/v1", **settings)
+    with pytest.raises(ValueError, match="dtype= are for models in this process"):
+        ppl.load("http://127.0.0.1:9/v1", torch_dtype="bfloat16")
+
+
+_OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_of_the_tests"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_of_a_model_runs_only_if_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "x"))
+    folder = saved(random_model(llama_with_the_tokenizer()), tmp_path / "own")
+    (folder / "own.py").write_text(_OWN_CODE)
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "own_of_the_tests",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"code of its own.*trust_remote_code=True"):
+        ppl.load(folder)
+    lm = ppl.load(folder, trust_remote_code=True)
+    assert type(lm.model).__name__ == "OwnForCausalLM"
+    assert lm.origin.withheld == ("trust_remote_code",)
 
 
 def test_dtypes_by_name():
@@ -134,6 +226,14 @@ def saved(model, folder):
     model.save_pretrained(folder)
     tf.AutoTokenizer.from_pretrained(TINY_LM).save_pretrained(folder)
     return folder
+
+
+def llama_with_the_tokenizer():
+    size = len(tf.AutoTokenizer.from_pretrained(TINY_LM))
+    return tf.LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, eos_token_id=2,
+    )  # fmt: skip
 
 
 def test_models_are_no_sources():

@@ -21,6 +21,12 @@ QUESTION = {"a": 3, "b": 4}
         (["a*(b+1)", "a*(b+1)"], None, 0),  # one form said twice
         (["a+b", "a + b", "(a+b)", "def f(x, y):\n    return x + y"], None, 0),  # or four times
         (["a+b", "def f(x, y):\n    'The sum.'\n    return x + y", "b+a"], 7, 2),
+        (
+            ["def f(a, b):\n    s = a\n    s += b\n    return s",
+             "def g(x, y):\n    total = x\n    total += y\n    return total"],
+            None, 0,
+        ),  # whatever is called what
+        (["a - b", "def f(b, a, c=0):\n    return c - (b - a)"], -1, 2),
         (["7", "3+4"], None, 0),  # constants: true of these numbers only
         (["a*2", "a+a"], None, 0),  # b is left out
         (["a*b", "a+b+5"], None, 0),  # equal at the question's numbers by accident
@@ -34,7 +40,7 @@ QUESTION = {"a": 3, "b": 4}
         (["10**400*a", "a*10**400"], None, 0),
         ([], None, 0),
     ],
-)
+)  # fmt: skip
 def test_agreement(forms, value, agreeing):
     found = agreement(forms, QUESTION)
     assert (found.value, len(found.agreeing)) == (value, agreeing)

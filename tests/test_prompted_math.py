@@ -47,6 +47,8 @@ def run(lm, *, seed=0, budget=None, **options):
         ("3 friends share 12; each of the 3 eats.", "A friends share B; each of the A eats.",
          {"A": 3, "B": 12}),
         ("The 2nd of 4 runs 20km.", "The 2nd of A runs 20km.", {"A": 4}),
+        ("It is 2.5x 3,000m long, 4 or 5,6 wide.", "It is 2.5x 3,000m long, A or B,C wide.",
+         {"A": 4, "B": 5, "C": 6}),
         ("Half of 1/2 and 5%?", "Half of A/B and C%?", {"A": 1, "B": 2, "C": 5}),
     ],
 )  # fmt: skip
@@ -59,8 +61,10 @@ def test_a_question_without_numbers_has_no_template():
         algebraic_template("How many?")
     with pytest.raises(ArgumentError, match="no number"):
         BestOfN(1).run(math_prompter, writer(["x"], ["x"]), "How many?")
-    many = " ".join(str(n) for n in range(2, 60))
-    assert len(algebraic_template(many).values) == 58
+    many = " ".join(str(n) for n in range(2, 402))
+    template = algebraic_template(many)
+    assert len(template.values) == 400
+    assert template.text.split() == list(template.values)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,8 @@ def test_a_question_without_numbers_has_no_template():
         ("answer: $A \\times (B - C)$", "A * (B - C)"),
         ("Answer = \\frac{A}{B} \u2212 C", "((A)/(B)) - C"),
         ("Answer =\n  A^2 \u00d7 B", "A**2 * B"),
+        ("Answer = .5 * A.", ".5 * A"),
+        ("**Answer = \\(A \\times B\\)**", "A * B"),
         ("The total is A*B", "The total is A*B"),
         ("total = A*B", "A*B"),
         ("Answer =", ""),

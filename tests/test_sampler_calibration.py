@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ppl.calibration import draws_of, sbc, tarp
+from ppl.errors import PPLError
 from ppl.searchers import SMC, BestOfN
 
 # A normal mean: x ~ N(0, 1), y ~ N(x, 1); the posterior is N(y / 2, 1 / 2).
@@ -172,3 +173,28 @@ def test_what_a_sampler_gives_is_counted():
         sbc(prior, simulate, {}, n=3, draws=5)
     with pytest.raises(ValueError, match="n=0"):
         sbc(prior, simulate, STATISTICS, n=0)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1e9])
+def test_ranks_do_not_depend_on_the_unit(unit):
+    """Ties are equal up to rounding: with an absolute tolerance all that is small is one tie, ranks
+    are uniform by chance, and the prior passes."""
+    statistics = {"gap": lambda x, y: unit * (x - y) ** 2}
+
+    def distance(x, point):
+        return unit * abs(x - point)
+
+    ranks = sbc(prior, simulate, statistics, n=N, draws=DRAWS)
+    points = tarp(prior, simulate, reference=guess, distance=distance, n=N, draws=DRAWS)
+    assert (ranks.p_values["gap"], points.p_value) == pytest.approx((0.0005, 0.0005), abs=1e-3)
+    plain = {"gap": lambda x, y: (x - y) ** 2}
+    assert (ranks.ranks["gap"] == sbc(prior, simulate, plain, n=N, draws=DRAWS).ranks["gap"]).all()
+
+
+def test_impossible_values_have_ranks_and_nan_has_none():
+    infinite = {"log": lambda x, y: math.log(x * y) if x * y > 0 else -math.inf}
+    assert sbc(exact(), simulate, infinite, n=N, draws=DRAWS).p_values["log"] > 0.01
+    with pytest.raises(PPLError, match=r"'odd' is NaN"):
+        sbc(exact(), simulate, STATISTICS | {"odd": lambda x, y: math.nan}, n=3, draws=2)
+    with pytest.raises(PPLError, match="distance is NaN"):
+        tarp(exact(), simulate, reference=guess, distance=lambda x, p: math.nan, n=1, draws=2)

@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 import ppl
 from ppl.programs import UNKNOWN, Inference, derivation, selection_inference, trace_value
 from ppl.programs.pointing import Labels, Words
+from ppl.programs.selection_inference import _ask_value, ask_answer, ask_selection
 from ppl.searchers import SMC, BeamSearch, BestOfN
 from ppl.verifiers import LogOdds
 
@@ -318,3 +319,16 @@ def test_bad_arguments_are_named():
         selection_inference(LM, ["a"], "q", steps=0)
     with pytest.raises(ValueError, match="floor=0"):
         LogOdds(LM, lambda lm, text: text, verdicts={"+": 1, "-": 0}, floor=0.0)
+
+
+def test_what_is_filled_in_may_look_like_another_place():
+    facts = ["Bo likes {question}.", "Al is {steps}."]
+    lm = ppl.load("tiny-lines")
+    asked = ask_selection(lm, facts, "Is {statements} kind?").prompt
+    assert "1. Bo likes {question}.\n2. Al is {steps}.\nQuestion: Is {statements} kind?" in asked
+    assert (
+        "Known: Bo likes {question}.\nQuestion: Is it?"
+        in ask_answer(lm, "Is it?", facts[:1]).prompt
+    )
+    trace = lm.prompt("\n".join(facts)) + "\nTherefore, {statements}"
+    assert "Al is {steps}.\nTherefore, {statements}\n" in _ask_value(lm, trace).prompt

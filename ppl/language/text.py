@@ -33,12 +33,15 @@ class Continuation:
             `"length"` (`max_tokens` was reached); `"open"` is only made by hand: the beginning of
             a step, to be observed.
         made_with: the tokenizer; None for ids put together by hand, which are taken at their word.
+        kv: what the model that drew it kept of keys and values (`ppl.load(..., kv=)`); None where
+            nobody drew it, or that is not known.
     """
 
     tokens: tuple[int, ...]
     text: str = field(compare=False)
     reason: StopReason = "until"
     made_with: Identity | None = field(default=None, compare=False, repr=False)
+    kv: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -49,11 +52,11 @@ class Continuation:
         return self.text
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.tokens, self.text, self.reason, self.made_with
+        return self.tokens, self.text, self.reason, self.made_with, self.kv
 
     def __setstate__(self, state: Sequence[Any]) -> None:
-        # What an earlier version stored has no tokenizer.
-        for name, value in zip(self.__slots__, (*state, None), strict=False):
+        # What an earlier version stored has no tokenizer, or says nothing of keys and values.
+        for name, value in zip(self.__slots__, (*state, None, None), strict=False):
             object.__setattr__(self, name, value)
 
 

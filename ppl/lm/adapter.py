@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,49 +46,152 @@ def base_of(folder: Path) -> str:
     return str(base)
 
 
-def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> None:
-    """Adds an adapter to the weights of a model.
+@dataclass(frozen=True)
+class Adapter:
+    """What the files of an adapter hold, by the names that layers and parameters have in its model.
 
-    Args:
-        adapter: a folder, or the name of a repository on the Hugging Face Hub.
-        hub: `token` for it.
+    Attributes:
+        source: where it is from.
+        pairs: of layers, `A [r, in]` and `B [out, r]`, the latter scaled, in float32.
+        whole: parameters that were trained whole.
+    """
+
+    source: str
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    whole: Mapping[str, Tensor]
+
+    @staticmethod
+    def read(source: str | Path, hub: Mapping[str, Any]) -> Adapter:
+        """Reads an adapter.
+
+        Args:
+            source: a folder, or the name of a repository on the Hugging Face Hub.
+            hub: `token` for it.
+
+        Raises:
+            ModelNotFoundError: there is no such adapter.
+            UnsupportedModelError: it is of another kind.
+        """
+        files = [_file(source, name, hub) for name in (_CONFIG, _WEIGHTS)]
+        config, weights = _read(files[0]), load_file(files[1])
+        if config.get("peft_type") != "LORA":
+            raise _beyond(source, f"is of the kind {config.get('peft_type')}, not LORA")
+        halves: dict[str, dict[str, Tensor]] = {}
+        whole: dict[str, Tensor] = {}
+        for key, tensor in weights.items():
+            place = key.removeprefix("base_model.model.")
+            if found := _PAIR.fullmatch(place):
+                halves.setdefault(found[1], {})[found[3]] = tensor.float()
+            else:
+                whole[place] = tensor
+        if not weights:
+            raise _beyond(source, "is empty")
+        pairs = {}
+        for place, half in halves.items():
+            if half.keys() != {"A", "B"}:
+                raise _beyond(source, f"has only half of what belongs to {place}")
+            scale = _scale(config, place, half["A"].shape[0])
+            pairs[place] = half["A"], scale * half["B"]
+        return Adapter(str(source), pairs, whole)
+
+    def beyond(self, said: str) -> UnsupportedModelError:
+        """An error that says what there is no place for, and what to do."""
+        return _beyond(self.source, said)
+
+    def no_place(self, place: str) -> UnsupportedModelError:
+        """For a layer or a parameter that the model does not have."""
+        return self.beyond(f"has {place}, for which this model has no place")
+
+
+def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> None:
+    """Adds an adapter to the weights of a model; arguments as in `Adapter.read`.
 
     Raises:
         ModelNotFoundError: there is no such adapter.
         UnsupportedModelError: it is of another kind, or of another model.
     """
-    files = [_file(adapter, name, hub) for name in (_CONFIG, _WEIGHTS)]
-    config, weights = _read(files[0]), load_file(files[1])
-    if config.get("peft_type") != "LORA":
-        raise _beyond(adapter, f"is of the kind {config.get('peft_type')}, not LORA")
+    found = Adapter.read(adapter, hub)
     modules, own = dict(model.named_modules()), dict(model.named_parameters())
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in weights.items():
-        place = key.removeprefix("base_model.model.")
-        found = _PAIR.fullmatch(place)
-        if found and hasattr(modules.get(found[1]), "weight"):
-            pairs.setdefault(found[1], {})[found[3]] = tensor
-        elif place in own and own[place].shape == tensor.shape:
-            with torch.no_grad():  # a layer that was trained whole, or a bias
-                own[place].copy_(tensor)
-        else:
-            raise _beyond(adapter, f"has {key}, for which this model has no place")
-    if not weights:
-        raise _beyond(adapter, "is empty")
-    for place, pair in pairs.items():
-        if pair.keys() != {"A", "B"}:
-            raise _beyond(adapter, f"has only half of what belongs to {place}")
-        change = _scale(config, place, pair["A"].shape[0]) * (pair["B"].float() @ pair["A"].float())
+    for place, tensor in found.whole.items():  # a layer that was trained whole, or a bias
+        if place not in own or own[place].shape != tensor.shape:
+            raise found.no_place(place)
+        with torch.no_grad():
+            own[place].copy_(tensor)
+    for place, (a, b) in found.pairs.items():
+        if not hasattr(modules.get(place), "weight"):
+            raise found.no_place(place)
+        change = b @ a
         weight: Any = modules[place].weight
         if isinstance(modules[place], Conv1D | nn.Embedding):
             change = change.T
         if change.shape != weight.shape:
-            raise _beyond(
-                adapter,
-                f"changes {place} by {tuple(change.shape)}, the model has {tuple(weight.shape)}",
+            raise found.beyond(
+                f"changes {place} by {tuple(change.shape)}, the model has {tuple(weight.shape)}"
             )
         with torch.no_grad():
             weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapter that a model has beside its weights.
+
+    Attributes:
+        source: where it is from.
+        number: by which the engine knows it.
+        heads: parameters of heads that came with it and that the model does not have, such as
+            those of a reward model.
+    """
+
+    source: str
+    number: int
+    heads: Mapping[str, Tensor]
+
+
+def fitting(model: nn.Module, adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """The thin matrices of an adapter that are to stand beside the layers of a model.
+
+    Raises:
+        UnsupportedModelError: the model has no such layers, or of other sizes, or they have an
+            adapter already.
+    """
+    modules = dict(model.named_modules())
+    for place, (a, b) in adapter.pairs.items():
+        layer: Any = modules.get(place)
+        if layer is None:
+            raise adapter.no_place(place)
+        if hasattr(layer, "lora_A"):
+            raise adapter.beyond(f"changes {place}, which has an adapter of peft's beside it")
+        if isinstance(layer, Conv1D):
+            sizes = tuple(layer.weight.shape)
+        elif hasattr(layer, "in_features"):
+            sizes = (layer.in_features, layer.out_features)
+        else:
+            raise adapter.beyond(
+                f"changes {place}, a {type(layer).__name__}, beside which it cannot stand"
+            )
+        if (a.shape[1], b.shape[0]) != sizes:
+            raise adapter.beyond(
+                f"changes {place} by {(b.shape[0], a.shape[1])}, the model has {sizes[::-1]}"
+            )
+    return dict(adapter.pairs)
+
+
+def heads_of(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """The parameters of heads of its own that an adapter has, trained whole.
+
+    Raises:
+        UnsupportedModelError: it has others, those of layers that the model has itself.
+    """
+    modules = dict(model.named_modules())
+    for place in adapter.whole:
+        above = place.rpartition(".")[0]
+        if above in modules or place.partition(".")[0] in modules:
+            raise adapter.beyond(
+                f"has {place} trained whole, which models that share weights cannot have each for "
+                "itself"
+            )
+    return dict(adapter.whole)
 
 
 def _scale(config: Mapping[str, Any], place: str, rank: int) -> float:

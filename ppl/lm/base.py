@@ -135,12 +135,20 @@ class LanguageModel(TextMaker):
         codec: the tokenizer.
         context_length: most tokens of prompt and continuation together.
         parameters: how many it has, None where that is not known; for the price of a token.
+        kv: what it keeps of keys and values, see `ppl.load`; None where that is not known.
         elsewhere: True where others do the work: nobody waits for it in `score_batch`, the running
             batch takes scores as well (see `RunningBatch`).
     """
 
     parameters: int | None = None
+    kv: str | None = None
     elsewhere: bool = False
+
+    @property
+    def together(self) -> LanguageModel:
+        """The model whose running batch takes the requests of this one: itself, or another one with
+        which it has its rows computed."""
+        return self
 
     def __call__(
         self,
@@ -285,6 +293,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     def log_prob(self, value: Continuation) -> Tensor:
         """Scalar float64 tensor, see the class."""
         self.check(value)
+        self.check_kv(value, "a continuation")
         return torch.tensor(
             self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
             dtype=torch.float64,
@@ -329,6 +338,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     def check_observed(self, value: object, label: str) -> None:
         """Raises ObservationError unless a draw could end where `value` does."""
         self.check(value, label)
+        self.check_kv(value, label)
         wrong = misfit(self.model.codec, self.spec, self.model.context_length, value, label)
         if wrong is not None:
             raise ObservationError(f"{label}: obs={value!s:.60} {wrong}")
@@ -353,6 +363,19 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         made_with = value.made_with
         if made_with is not mine and made_with is not None and made_with != mine:
             raise mine.refused(made_with, f"{label}: the continuation {value.text[:40]!r}")
+
+    def check_kv(self, value: Continuation, label: str) -> None:
+        """Raises ObservationError if the value was drawn from a model that keeps other keys and
+        values: that is a draw of another law. A guide may be such a model: what it proposes is
+        weighed by both laws."""
+        mine = self.model.kv
+        if None not in (mine, value.kv) and value.kv != mine:
+            raise ObservationError(
+                f"{label}: {value.text[:40]!r} was drawn with kv={value.kv!r}, and is to be scored "
+                f"by {self.model.name} with kv={mine!r}, which is another law: score it with the "
+                "model that drew it; or make it by hand, lm.continuation(value.tokens), if a score "
+                "under both is meant"
+            )
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> LMDistribution:
         """Only the trivial expansion exists: continuations do not live in tensors."""

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -111,6 +111,15 @@ class LogitsModel(LanguageModel):
         )
         return NextToken(self, law.text, law.spec)
 
+    @property
+    def together(self) -> LogitsModel:
+        """See `LanguageModel`."""
+        return self
+
+    def marked(self, text: Tokens) -> Tokens:
+        """A text as the decoder of `together` knows it, where several models share it."""
+        return text
+
     def decoder(self) -> Decoder:
         """An empty batch."""
         return PlainDecoder(self)
@@ -210,6 +219,13 @@ class Row:
         return self.request.spec.tokens + tuple(self.new)
 
     @property
+    def text(self) -> Tokens:
+        """These tokens as the decoder knows them."""
+        model: Any = self.request.model
+        text: Tokens = model.marked(self.tokens)
+        return text
+
+    @property
     def length(self) -> int:
         """Tokens of prefix and what was drawn so far."""
         return len(self.request.spec.tokens) + len(self.new)
@@ -237,7 +253,7 @@ class Row:
             return None
         tokens = tuple(self.new)
         said = model.codec.decode_after(tokens, self.request.spec.tokens)
-        value = Continuation(tokens, said, reason, model.codec.identity)
+        value = Continuation(tokens, said, reason, model.codec.identity, model.kv)
         return Drawn(value, self.log_prob, self._log_prob_under(model, value), self.law)
 
     def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
@@ -264,9 +280,9 @@ class Session:
     """
 
     def __init__(self, model: LogitsModel) -> None:
-        self.model = model
+        self.model = model.together
         self.joined = 0
-        self._decoder = model.decoder()
+        self._decoder = self.model.decoder()
         self._rows: list[Row] = []  # in the decoder's order
         self._keys = np.zeros(0, dtype=np.uint64)
         self._waiting: deque[Row] = deque()
@@ -334,7 +350,7 @@ class Session:
         lengths = [self._rows[j].length for j in keep]
         most = self.model.batch_rows(max(lengths, default=0))
         if len(keep) > most:
-            most = self.model.most_rows([self._rows[j].tokens for j in keep], lengths)
+            most = self.model.most_rows([self._rows[j].text for j in keep], lengths)
         self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
         keep = keep[:most]
         self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
@@ -346,7 +362,7 @@ class Session:
         if joining:
             # A row that had to wait half-way has been booked already.
             ledgers = [None if row.new else row.request.ledger for row in joining]
-            self._decoder.join([row.tokens for row in joining], ledgers)
+            self._decoder.join([row.text for row in joining], ledgers)
             self._rows = self._rows + joining
             keys = np.array([row.request.key for row in joining], dtype=np.uint64)
             self._keys = np.concatenate([self._keys, keys])
@@ -355,7 +371,7 @@ class Session:
     def _room(self) -> int:
         """How many of the waiting requests may join; one always may if there is nothing else."""
         running, rows = len(self._rows), [*self._rows, *self._waiting]
-        texts, lengths = [row.tokens for row in rows], [row.expected_length for row in rows]
+        texts, lengths = [row.text for row in rows], [row.expected_length for row in rows]
 
         def exceeds(count: int) -> bool:
             return count > self.model.most_rows(texts[:count], lengths[:count])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -18,14 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
 from ppl.errors import ModelNotFoundError
+from ppl.lm.cache import cache_folder
 from ppl.lm.quiet import quiet_transformers
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$PPL_CACHE`, else `$XDG_CACHE_HOME/ppl` or its default."""
-    if "PPL_CACHE" in os.environ:
-        return Path(os.environ["PPL_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ppl"
 
 
 def converted(path: Path) -> Path:
@@ -65,7 +58,7 @@ def file_on_hub(source: str) -> tuple[str, str] | None:
     return (found[1], found[2] or found[3]) if found else None
 
 
-def fetched(repository: str, part: str, *, revision: str | None, token: str | None) -> Path:
+def fetched(repository: str, part: str, *, revision: str | None, token: str | bool | None) -> Path:
     """The one GGUF file of a repository on the Hugging Face Hub whose name has this part.
 
     Raises:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +15,17 @@ from ppl.errors import UnsupportedModelError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.cost import Account
+from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import Tokens
 from ppl.lm.decode import LogitsModel
+from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
+from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.origin import Origin
 from ppl.lm.tokenizer import HFCodec
 
 
@@ -34,7 +42,11 @@ class HFModel(LogitsModel):
         name: shown in messages; models with the same name and tokenizer are taken as the same.
         context_length: most tokens of a text; None takes it from the configuration.
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
+        kv: as in `ppl.load`; what is not "full" is put behind the name.
         graphs, compile: as in `ppl.load`.
+
+    Attributes:
+        adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly.
@@ -49,11 +61,14 @@ class HFModel(LogitsModel):
         name: str,
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         graphs: bool = False,
         compile: bool = False,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
+        keeps = KV.read(kv)
         model = without_wrapper(model, name)
+        name, self.kv = keeps.named(name), str(keeps)
         self.name = name
         self.model = model.eval()
         self.engine = Engine(
@@ -63,20 +78,85 @@ class HFModel(LogitsModel):
             context_length=context_length,
             graphs=graphs,
             compile=compile,
+            keeps=keeps,
         )
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
+        self.adapter: Adapted | None = None
+        self._alone: HFModel | None = None
+
+    @checked
+    def with_adapter(
+        self,
+        adapter: str | Path,
+        *,
+        name: str | None = None,
+        token: str | bool | None = None,
+    ) -> HFModel:
+        """This model with a LoRA adapter beside its weights.
+
+        Both are used side by side, with as many others as there are: they have one copy of the
+        weights and one engine, their rows run in the same passes, and each draws as a model with
+        the adapter in its weights would (`ppl.load(model, adapter=...)`, which is faster where one
+        is all there is). What was computed for a text with one is never taken for another's. An
+        adapter goes when nobody holds its model any more.
+
+        Args:
+            adapter: a folder that peft wrote, or the name of one on the Hugging Face Hub.
+            name: shown in messages; None makes it of the names of model and adapter.
+            token: for the Hub.
+
+        Raises:
+            ModelNotFoundError: there is no such adapter.
+            UnsupportedModelError: it is of another model, more than LoRA, or layers of this model
+                cannot have one beside them.
+            ValueError: this model has an adapter beside its weights already.
+
+        Example:
+            base = ppl.load("some/model")
+            writer, judge = base.with_adapter("writer-lora"), base.with_adapter("judge-lora")
+        """
+        if self.adapter is not None:
+            raise ValueError(
+                f"{self.name} has an adapter beside its weights already; call with_adapter of the "
+                f"model without one, {self.together.name}"
+            )
+        found = Adapter.read(adapter, {"token": token})
+        name = f"{self.name}+{adapter}" if name is None else name
+        pairs = fitting(self.model, found)
+        number = add_adapter(self.engine, self.model, pairs, name)
+        view = copy.copy(self)
+        view.name, view.adapter = name, Adapted(found.source, number, heads_of(self.model, found))
+        view._alone = self
+        self.engine.runner.adapters.belongs(number, view)
+        view.parameters = self.parameters + sum(a.numel() + b.numel() for a, b in pairs.values())
+        origin = vars(self).get("origin")
+        vars(view).pop("origin", None)
+        if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
+            settings = {**origin.settings, "adapter": str(adapter)}
+            vars(view)["origin"] = replace(origin, settings=settings)
+        return view
+
+    @property
+    def together(self) -> HFModel:
+        """The model without an adapter, whose running batch takes the requests of all of them."""
+        return self if self._alone is None else self._alone
+
+    def marked(self, text: Tokens) -> Tokens:
+        """A text as the engine knows it: told apart from the same one with another adapter."""
+        return marked(text, self.adapter.number if self.adapter else 0)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[n, V]` from last hidden states `[n, hidden]`, in the same dtype."""
-        with torch.inference_mode():
+        numbers = [self.adapter.number] * len(hidden) if self.adapter else []
+        with torch.inference_mode(), self.engine.runner.adapters.running(numbers):
             return self._head(hidden)
 
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""
-        return EngineDecoder(self.engine, self.logits)
+        return EngineDecoder(self.engine, self._head, self.marked if self.adapter else None)
 
     def logits_along(
         self,
@@ -86,7 +166,7 @@ class HFModel(LogitsModel):
     ) -> Iterator[Tensor]:
         """Logits `[T, V]` before each token of every continuation, from one batch of passes."""
         with torch.inference_mode():
-            texts = [p + c[:-1] for p, c in zip(prefixes, continuations, strict=True)]
+            texts = [self.marked(p + c[:-1]) for p, c in zip(prefixes, continuations, strict=True)]
             hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], payers_of(ledgers))
         for states in hidden:
             yield self.logits(states)
@@ -102,6 +182,8 @@ class HFModel(LogitsModel):
 
     def most_rows(self, texts: Sequence[Tokens], lengths: Sequence[int]) -> int:
         """How many texts fit at once that go on from such beginnings to such lengths."""
+        if self.adapter:
+            texts = [self.marked(text) for text in texts]
         return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
 
 

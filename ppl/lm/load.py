@@ -13,34 +13,19 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
+from ppl.lm.engine.kv import KV
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded, load_pretrained
 from ppl.lm.server.model import ServerModel
 from ppl.lm.server.pool import ServerPool
+from ppl.lm.settings import own_names, refuse_unknown_settings
 
 Loader = Callable[..., LanguageModel]
 """`(source, **settings) -> LanguageModel`: settings are those that the caller of `load` gave."""
 
 _LOADERS: dict[str, Loader] = {}
-
-# What others call the settings of `load`.
-_ELSEWHERE = {
-    "torch_dtype": "dtype=",
-    "device_map": "device= (one device), or a server for models that need several",
-    "adapter_name_or_path": "adapter=",
-    "peft_model_id": "adapter=",
-    "lora_path": "adapter=",
-    "gguf_file": "the path of the file as source",
-    "use_auth_token": "token=",
-    "max_model_len": "context_length=",
-    "max_length": "context_length=",
-    "n_ctx": "context_length=",
-    "quantization_config": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "load_in_8bit": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "load_in_4bit": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-    "attn_implementation": "ppl.HFModel(model, tokenizer, name=...) on a model that you load",
-}
 
 
 def register(prefix: str, loader: Loader) -> None:
@@ -73,19 +58,22 @@ def register(prefix: str, loader: Loader) -> None:
     _LOADERS[prefix] = loader
 
 
+@own_names
 @keeps_origin
 def load(
     source: str | Path | Sequence[str],
     *,
     dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
+    kv: str = "full",
     pack: bool = True,
+    weights: str | None = None,
     graphs: bool = False,
     compile: bool = False,
     **others: Any,
@@ -100,14 +88,22 @@ def load(
             those of several that run the same model, as a list or with commas between them; or what
             starts with a prefix of one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
-            float32 on a CPU and bfloat16 on a GPU unless given.
-        device: a GPU if there is one unless given.
+            float32 on a CPU and bfloat16 on a GPU unless given. `torch_dtype` is the same.
+        device: a GPU if there is one unless given; a number is that of a GPU. `device_map` is the
+            same where it names one device (`"auto"`, `"cpu"`, `"cuda:0"`, `{"": 0}`): a model is
+            whole on it.
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
+            tokens and the first 4, or `"int8+window(512, 4)"`. What is not full is another model,
+            with laws of its own: its name says so, and what it drew is not scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
+        weights: `"int8"` rounds the weights of linear layers to eight bits, with a scale to every
+            64 of them: on a CPU three times as fast for one row, and a model of its own, `NAME@int8`
+            wherever it is named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
@@ -137,7 +133,9 @@ def load(
         "adapter": adapter,
         "context_length": context_length,
         "kv_bytes": kv_bytes,
+        "kv": kv,
         "pack": pack,
+        "weights": weights,
         "graphs": graphs,
         "compile": compile,
     }
@@ -148,8 +146,6 @@ def load(
             f"source: ppl.load takes a name, folder, file or address, got {type(source).__name__}; "
             "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
-    for name in sorted(others.keys() & _ELSEWHERE.keys()):
-        raise TypeError(f"ppl.load knows no {name}=; use {_ELSEWHERE[name]}")
     _check_settings(**settings)
     fitting = [prefix for prefix in _LOADERS if str(source).startswith(prefix)]
     if fitting:
@@ -163,28 +159,32 @@ def load(
             )
         return model
     if others:
+        call = f"ppl.load({str(source)!r})"
+        refuse_unknown_settings(call, others.keys() - _SERVER, settings)
         names = ", ".join(f"{name}=" for name in sorted(others))
-        whose = "are settings of servers" if others.keys() <= _SERVER else "are not known"
-        raise TypeError(f"ppl.load({str(source)!r}): {names} {whose}")
+        raise TypeError(f"{call}: {names} are settings of servers")
     return _local(source, **settings)
 
 
 @checked
 def _check_settings(
     dtype: torch.dtype | str | None,
-    device: str | torch.device | None,
+    device: str | int | torch.device | None,
     revision: str | None,
-    token: str | None,
+    token: str | bool | None,
     trust_remote_code: bool,
     adapter: str | Path | None,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     pack: bool,
+    weights: str | None,
     graphs: bool,
     compile: bool,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
     checks.count(kv_bytes=kv_bytes)
+    KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)
 
@@ -195,7 +195,7 @@ _DEFAULTS = {
 _SERVER = (
     inspect.signature(ServerModel).parameters.keys()
     | inspect.signature(ServerPool).parameters.keys()
-)
+) - {"url", "urls", "settings"}
 
 
 def _local(
@@ -203,18 +203,21 @@ def _local(
     *,
     context_length: int | None,
     kv_bytes: int,
+    kv: str,
     graphs: bool,
     compile: bool,
     **files: Any,
 ) -> HFModel:
     folder = embedded(source, "lm")
     model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
+    name = str(source) if files["adapter"] is None else f"{source}+{files['adapter']}"
     return HFModel(
         model,
         tokenizer,
-        name=str(source) if files["adapter"] is None else f"{source}+{files['adapter']}",
+        name=name_with(name, files["weights"]),
         context_length=context_length,
         kv_bytes=kv_bytes,
+        kv=kv,
         graphs=graphs,
         compile=compile,
     )
@@ -231,6 +234,7 @@ def _addresses(source: Sequence[Any]) -> str:
 
 
 def _behind_a_server(source: str, **settings: Any) -> ServerModel:
+    refuse_unknown_settings(f"ppl.load({source!r})", settings, [*_DEFAULTS, *_SERVER])
     local = settings.keys() & (_DEFAULTS.keys() - {"context_length"})
     if local:
         names = ", ".join(f"{name}=" for name in sorted(local))

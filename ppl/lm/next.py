@@ -152,7 +152,7 @@ class NextToken(LMDistribution):
         codec = self.model.codec
         reason: StopReason = "end" if token in codec.end_tokens else "length"
         said = codec.decode_after((token,), self.spec.tokens)
-        return Continuation((token,), said, reason, codec.identity)
+        return Continuation((token,), said, reason, codec.identity, self.model.kv)
 
     def __repr__(self) -> str:
         return f"lm.next({self.model.name}, {len(self.spec.tokens)} tokens)"

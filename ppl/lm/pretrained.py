@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
+from ppl.lm.engine.quantised import FORMATS, quantise_linears
 from ppl.lm.gguf import converted, fetched, file_on_hub
 from ppl.lm.quiet import quiet_transformers
 
@@ -30,12 +31,13 @@ def load_pretrained(
     source: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     pack: bool = True,
+    weights: str | None = None,
 ) -> tuple[Any, Any]:
     """A Hugging Face model of class `kind` and its tokenizer; arguments as in `ppl.load`.
 
@@ -43,9 +45,10 @@ def load_pretrained(
         ModelNotFoundError: there is no such model, or not all of it.
         UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
             known.
-        ValueError: `device` or `dtype` is none that torch has here.
+        ValueError: `device` or `dtype` is none that torch has here, or `weights` none that there is.
     """
     where_to_run = _device(device)
+    _check_weights(weights, where_to_run, pack)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
     path = Path(source).expanduser()
@@ -69,6 +72,11 @@ def load_pretrained(
             model, report = kind.from_pretrained(where, dtype=kept, output_loading_info=True, **hub)
             tokenizer = AutoTokenizer.from_pretrained(where, **hub)
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{source!s} has code of its own, which runs only with trust_remote_code=True: "
+                "read it first, or give a model of a family that transformers has itself"
+            ) from error
         _refuse_other_kinds(where, hub, str(source), error)
         raise ModelNotFoundError(
             f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
@@ -82,19 +90,37 @@ def load_pretrained(
     if adapter is not None:
         put_in(model, adapter, hub)
     model = model.to(where_to_run).eval().requires_grad_(False)
-    if pack and where_to_run.type == "cpu":
-        few = torch.arange(4)[None]
+    few = torch.arange(4)[None]
+    if weights is not None:
+        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), str(source))
+    elif pack and where_to_run.type == "cpu":
         pack_linears(model, lambda: model(input_ids=few, use_cache=False))
     return model, tokenizer
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _check_weights(weights: str | None, device: torch.device, pack: bool) -> None:
+    if weights is None:
+        return
+    if weights not in FORMATS:
+        raise ValueError(
+            f"weights={weights!r}: {' or '.join(map(repr, FORMATS))}, or None for the weights as "
+            "they are"
+            + "; a model in four bits is one behind a server (docs/servers.md)"
+            * ("4" in weights)
+        )
+    if device.type != "cpu":
+        raise ValueError(f"weights={weights!r} is for models on a CPU, this one runs on {device}")
+    if not pack:
+        raise ValueError(f"weights={weights!r} lays weights out anew: it needs pack=True")
+
+
+def _device(device: str | int | torch.device | None) -> torch.device:
     """A device that torch has here; a GPU if there is one unless given."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+        torch.empty(1, device=found).tolist()  # of the device "meta" there are no numbers
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(

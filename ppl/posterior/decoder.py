@@ -154,7 +154,10 @@ class Decoder:
             raise ValueError(f"{str(row)[:60]} is no continuation")
         made_with = None if by is None else self._identities[_index(by)]
         tokens = tuple(map(int, self.value(row["tokens"])))
-        return Continuation(tokens, row["text"], row["reason"], made_with)
+        kv = row.get("kv")
+        if kv is not None and not isinstance(kv, str):
+            raise ValueError(f"{str(row)[:60]} is no continuation")
+        return Continuation(tokens, row["text"], row["reason"], made_with, kv)
 
     def _elements(self, row: dict[str, Any]) -> NDArray[Any]:
         name, shape, start = row["type"], tuple(map(_index, row["shape"])), _index(row["start"])

@@ -246,6 +246,7 @@ class Encoder:
             "text": value.text,
             "reason": value.reason,
             "made_with": None if by is None else self._tokenizer(by, None),
+            **({} if value.kv in (None, "full") else {"kv": value.kv}),
         }
 
     def _tokenizer(self, identity: Identity, codec: Codec | None) -> int:

@@ -3,8 +3,9 @@
     A[1]: 18
     A[3]: 7          {1: "18", 3: "7"}: there is no second, and the third stays the third
 
-A line that begins like a mark and is none (`A[two]: 9`) belongs to nobody. A number that says two
-different things says nothing.
+A line that begins like a mark and is none (`A[two]: 9`) belongs to nobody, and neither does what
+stands behind a mark within a line (`A[1]: 18, A[2]: 9`): it ends the item before it and begins
+none. A number that says two different things says nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ def items(
         numbers: those that are wanted; others are left out.
         cut: the reply was cut off, so that its last item may not be whole and is left out.
     """
-    # Whatever begins a line like a mark, of whatever letter, ends the item before it.
-    begins = re.compile(r"^[\s*_#>`-]*([A-Z])[ \t]*(?:\[|\d{1,6}[ \t]*[\]:])", re.MULTILINE)
-    mark = re.compile(rf"[\s*_#>`-]*{letter}[ \t]*\[?[ \t]*(\d{{1,6}})[ \t]*\]?[ \t*_`]*:[*_]*")
+    # What ends an item: a line that begins like a mark, or a question's; or such a mark in a line.
+    begins = re.compile(
+        rf"^[\s*_#>`-]*[{letter}Q][ \t]*(?:\[|\d{{1,6}}[ \t]*[\]:])"
+        rf"|\b[{letter}Q]\[\d{{1,6}}\][ \t*_`]*:",
+        re.MULTILINE,
+    )
+    mark = re.compile(
+        rf"^[\s*_#>`-]*{letter}[ \t]*\[?[ \t]*(\d{{1,6}})[ \t]*\]?[ \t*_`]*:[*_]*", re.MULTILINE
+    )
     starts = [match.start() for match in begins.finditer(reply)]
     found: dict[int, str] = {}
     conflicting: set[int] = set()

@@ -13,13 +13,13 @@ times, weighs it, or steers it by what is observed behind it.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 
 import pyro
 
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.placeholders import filled
 from ppl.language.primitives import parallel, twist
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -138,11 +138,6 @@ def _mixture(
             f"Candidate {i}:\n{text.text}" for i, text in enumerate(usable, 1)
         ),
     }
-    parts["critique"] = ask("critique", _filled(critique, parts), cool, limits[1]).text
+    parts["critique"] = ask("critique", filled(critique, **parts), cool, limits[1]).text
     twist("read", 0.0)
-    return ask("answer", _filled(synthesise, parts), cool, limits[2])
-
-
-def _filled(template: str, parts: dict[str, str]) -> str:
-    """In one pass: what candidates say may contain braces, and placeholders."""
-    return re.sub(r"\{(question|candidates|critique)\}", lambda m: parts.get(m[1], m[0]), template)
+    return ask("answer", filled(synthesise, **parts), cool, limits[2])

@@ -14,8 +14,10 @@ Model-written code runs in the sandbox only.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,7 @@ from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import check_fields, checked, shown
 from ppl.language.call import call
+from ppl.language.placeholders import filled
 from ppl.language.primitives import answer, condition, parallel
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -44,10 +47,11 @@ FUNCTION = (
     "{template}\nWrite a Python function of the arguments {variables} that returns the answer."
 )
 
-# A number as a whole that no letter touches: 1000, 1,000 and 2.5, but not the 2 of "2nd".
-_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
+# A number as a whole that no letter touches: 1000, 1,000 and 2.5, but nothing of "2nd" or "2.5x".
+_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w|\.\d|,\d{3})")
 _SIGNS = {"\u00d7": "*", "\u00b7": "*", "\u22c5": "*", "\u00f7": "/", "\u2212": "-", "^": "**"}
 _SIGNS |= {"\\times": "*", "\\cdot": "*", "\\div": "/", "\\left": "", "\\right": "", "$": ""}
+_SIGNS |= dict.fromkeys(("\\(", "\\)", "\\[", "\\]"), "")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _STATED = re.compile(r"answer\s*[=:]", re.I)
 
@@ -74,8 +78,8 @@ def algebraic_template(question: str) -> Template:
         ArgumentError: the question has no number.
     """
     words = set(re.findall(r"\w+", question))
-    free = (c + n for n in ("", *map(str, range(1, 10))) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    names = iter([name for name in free if name not in words])
+    free = (f"{c}{n or ''}" for n in itertools.count() for c in string.ascii_uppercase)
+    names = (name for name in free if name not in words)
     variables: dict[float, str] = {}
 
     def variable(found: re.Match[str]) -> str:
@@ -233,14 +237,13 @@ def stated_expression(reply: str) -> str:
     said = _FRACTION.sub(r"((\1)/(\2))", said)
     for sign, python in _SIGNS.items():
         said = said.replace(sign, python)
-    return said.strip(" .`*")
+    return said.strip(" `*").rstrip(" .`*")
 
 
 def _filled(prompt: str, name: str, template: Template) -> str:
     if "{template}" not in prompt:
         raise ArgumentError(f"{name}={shown(prompt)}: has a place for {{template}}")
-    words = {"template": template.text, "variables": ", ".join(template.values)}
-    return re.sub(r"\{(template|variables)\}", lambda m: words[m[1]], prompt)
+    return filled(prompt, template=template.text, variables=", ".join(template.values))
 
 
 def _plain(value: float) -> float:

@@ -27,6 +27,7 @@ import pyro
 
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.placeholders import filled
 from ppl.language.primitives import condition
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -93,24 +94,21 @@ def numbered(statements: Sequence[str]) -> str:
 
 def ask_selection(lm: LanguageModel, statements: Sequence[str], question: str) -> Text:
     """An example, then the statements with their labels, then the question."""
-    filled = SELECT.replace("{statements}", numbered(statements))
-    return lm.prompt(filled.replace("{question}", question))
+    return lm.prompt(filled(SELECT, statements=numbered(statements), question=question))
 
 
 def ask_inference(lm: LanguageModel, selected: Sequence[str]) -> Text:
     """Two examples, then the selected statements."""
-    return lm.prompt(INFER.replace("{statements}", " ".join(selected)))
+    return lm.prompt(filled(INFER, statements=" ".join(selected)))
 
 
 def ask_answer(lm: LanguageModel, question: str, inferences: Sequence[str]) -> Text:
     """Three examples, then the last inference with the question."""
-    filled = HALT.replace("{statement}", inferences[-1])
-    return lm.prompt(filled.replace("{question}", question))
+    return lm.prompt(filled(HALT, statement=inferences[-1], question=question))
 
 
 def _ask_value(lm: LanguageModel, trace: Text) -> Text:
-    said = VALUE.replace("{statements}", trace.prompt)
-    return lm.prompt(said.replace("{steps}", trace.text.strip()))
+    return lm.prompt(filled(VALUE, statements=trace.prompt, steps=trace.text.strip()))
 
 
 @lru_cache(maxsize=8)

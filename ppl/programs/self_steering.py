@@ -29,6 +29,7 @@ from ppl.errors import (
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Budget, Cost
+from ppl.language.placeholders import filled
 from ppl.language.randomness import generator, key
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -168,7 +169,7 @@ def selfsteer(
         if not attempt.faults:
             break
         faults = "\n\n".join(map(str, attempt.faults[:3]))
-        again = steering_prompt.AGAIN.replace("{faults}", faults)
+        again = filled(steering_prompt.AGAIN, faults=faults)
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": again}]
     answered = [attempt for attempt in attempts if attempt.answered]
     chosen = next((a for a in answered if not a.faults), answered[-1] if answered else None)

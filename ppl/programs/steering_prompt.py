@@ -7,6 +7,8 @@ constraint; weights correct for what was drawn from.
 
 from __future__ import annotations
 
+from ppl.language.placeholders import filled
+
 WORDS = """\
 state.text          what has been written so far (a string)
 state.step          number of this step, from 0
@@ -112,8 +114,4 @@ Write the whole module again, mended, in one fence."""
 
 def first(task: str, particles: int, steps: int) -> str:
     """The planner's first message."""
-    parts = {"particles": str(particles), "steps": str(steps), "task": task}
-    said = PROMPT
-    for name, part in parts.items():  # the task last: it may contain the others' placeholders
-        said = said.replace(f"{{{name}}}", part)
-    return said
+    return filled(PROMPT, particles=str(particles), steps=str(steps), task=task)

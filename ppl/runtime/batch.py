@@ -196,7 +196,7 @@ class Batches:
         return len(self._errands) < len(errands)
 
     def _submit(self, group: Group, index: int, request: ContinueRequest | ScoreRequest) -> None:
-        model = request.model
+        model = request.model.together
         key = (model, group.search if (model, group.search) in self._apart else None)
         rows = [(group, index, request)]
         try:

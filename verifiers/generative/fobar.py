@@ -16,6 +16,7 @@ from ppl.language import checks
 from ppl.language.answers import Equality, equality, extract_answer
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account
+from ppl.language.placeholders import filled
 from ppl.language.randomness import key
 from ppl.language.text import Text
 from ppl.lm.base import ContinueRequest, LanguageModel
@@ -159,10 +160,7 @@ class FOBAR(Verifier):
         question, answer = candidate
         places = self._places(question, label)
         masked = [(p.group(), question[: p.start()] + "x" + question[p.end() :]) for p in places]
-        return [
-            (n, self.lm.chat(self.prompt.replace("{masked}", q).replace("{answer}", answer)))
-            for n, q in masked
-        ]
+        return [(n, self.lm.chat(filled(self.prompt, masked=q, answer=answer))) for n, q in masked]
 
 
 def _candidate(request: JudgeRequest) -> Candidate | None:

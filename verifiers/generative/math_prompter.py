@@ -198,10 +198,12 @@ def _independent(forms: Sequence[str], names: tuple[str, ...]) -> dict[str, str]
 
 
 def _calculation(form: str, names: tuple[str, ...]) -> str | None:
-    """What a form calculates: its syntax tree, with places for names. None if it leaves one out.
+    """What a form calculates: its syntax tree, with places for the variables and for the names that
+    it gives to what it works out on the way. None if it leaves a variable out.
 
-    A function of one `return` is the expression that it returns. What cannot be parsed fails when
-    it is run.
+    A function of one `return` is the expression that it returns; helpers beside it are not
+    compared.
+    What cannot be parsed fails when it is run.
     """
     function = _function(_source(form, names))
     if function is None:
@@ -214,14 +216,14 @@ def _calculation(form: str, names: tuple[str, ...]) -> str | None:
     body = function.body
     if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and body[1:]:
         body = body[1:]  # without the docstring
-    used: set[str] = set()
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name):
-                used.add(node.id)
-                node.id = places.get(node.id, node.id)
-    if not used.issuperset(variables):
+    named = [n for each in body for n in ast.walk(each) if isinstance(n, ast.Name)]
+    if not {node.id for node in named}.issuperset(variables):
         return None
+    for node in named:
+        if isinstance(node.ctx, ast.Store):
+            places.setdefault(node.id, f"${len(places)}")
+    for node in named:
+        node.id = places.get(node.id, node.id)
     return "\n".join(ast.dump(statement) for statement in body)
 
 
@@ -240,10 +242,10 @@ def _arguments(function: ast.FunctionDef) -> list[str]:
 
 
 def _order(form: str, names: tuple[str, ...]) -> list[int]:
-    """Which variable each argument of a form is: the one of its name, if all have names of
-    variables, else the one in its place."""
+    """Which variable each argument of a form is: the one of its name, if the first ones have the
+    names of all, else the one in its place."""
     function = _function(form)
-    arguments = [] if function is None else _arguments(function)
+    arguments = [] if function is None else _arguments(function)[: len(names)]
     if sorted(arguments) == sorted(names):
         return [names.index(name) for name in arguments]
     return list(range(len(names)))

@@ -10,6 +10,7 @@ is the same for every monotone map of z; votes and SMC are not, so the choice ha
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
+from ppl.lm.settings import own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
 from ppl.verifiers.models.formats import escaped
+
+_SETTINGS = tuple(inspect.signature(load_pretrained).parameters)[2:]
 
 
 class _WholeText:
@@ -106,13 +111,15 @@ class RewardModel(Ranker):
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     @staticmethod
+    @own_names
     @keeps_origin
     @checked
     def load(source: str | Path, *, kv_bytes: int = 2 << 30, **options: Any) -> RewardModel:
         """A folder or a Hub id; further options as in `ppl.load`."""
         checks.count(kv_bytes=kv_bytes)
+        refuse_unknown_settings("RewardModel.load", options, ("kv_bytes", *_SETTINGS))
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"RewardModel({str(source)!r})"
+        name = f"RewardModel({name_with(str(source), options.get('weights'))!r})"
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
@@ -188,6 +195,7 @@ class OutcomeModel(Verifier):
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     @staticmethod
+    @own_names
     @keeps_origin
     @checked
     def load(
@@ -201,8 +209,10 @@ class OutcomeModel(Verifier):
         """A folder or a Hub id; further options as in `ppl.load`."""
         checks.floor(floor=floor)
         checks.count(kv_bytes=kv_bytes)
+        known = ("good", "floor", "kv_bytes", *_SETTINGS)
+        refuse_unknown_settings("OutcomeModel.load", options, known)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
-        name = f"OutcomeModel({str(source)!r})"
+        name = f"OutcomeModel({name_with(str(source), options.get('weights'))!r})"
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:

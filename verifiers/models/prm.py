@@ -7,6 +7,7 @@ reused. Probabilities come from log-odds in float32, never from a rounded probab
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
+from ppl.lm.settings import own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
@@ -103,6 +106,7 @@ class PRM(Verifier):
         self._same: dict[Codec, bool] = {}
 
     @staticmethod
+    @own_names
     @keeps_origin
     @checked
     def load(
@@ -114,23 +118,34 @@ class PRM(Verifier):
         good: str | None = None,
         bad: str | None = None,
         floor: float = 1e-6,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: str | int | torch.device | None = None,
         revision: str | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
+        weights: str | None = None,
         kv_bytes: int = 2 << 30,
         context_length: int | None = None,
+        **unknown: Any,
     ) -> PRM:
         """A reward model by name: `"tiny"`, `"tiny-lines"`, a folder, or a Hugging Face Hub id.
 
         Args:
             format: a format, or its name in `FORMATS`; None goes by the model's name and
                 configuration, see `format_of`. Other arguments as in the class and `ppl.load`.
+            unknown: nothing; a name that another library uses is answered with what to do.
 
         Raises:
             ModelNotFoundError: there is no such model.
             PRMFormatError: it is not of the declared format.
+            TypeError: there is no such setting.
         """
+        if unknown.get("trust_remote_code"):
+            raise TypeError(
+                "PRM.load runs no code of a checkpoint; leave trust_remote_code= out, and pass "
+                f"format=, one of {', '.join(FORMATS)} or a PRMFormat"
+            )
+        others = unknown.keys() - {"trust_remote_code"}
+        refuse_unknown_settings("PRM.load", others, _SETTINGS)
         if isinstance(format, str):
             if format not in FORMATS:
                 raise PRMFormatError(f"no format {format!r}: known are {', '.join(FORMATS)}")
@@ -144,6 +159,7 @@ class PRM(Verifier):
                 device=device,
                 revision=revision,
                 token=token,
+                weights=weights,
             )
         except ModelNotFoundError as error:
             if guessed and "lack the weights" in str(error):
@@ -156,7 +172,7 @@ class PRM(Verifier):
         return PRM(
             model,
             tokenizer,
-            name=f"PRM({str(source)!r})",
+            name=f"PRM({name_with(str(source), weights)!r})",
             format=format,
             meaning=meaning,
             aggregate=aggregate,
@@ -251,6 +267,7 @@ class PRM(Verifier):
         return self._same[codec]
 
 
+_SETTINGS = tuple(inspect.signature(PRM.load).parameters)[1:-1]
 _REUSED = "verifier_reused_tokens"
 
 

@@ -29,6 +29,7 @@ from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.attention import NAME as ATTENDED
 from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
+from ppl.lm.engine.kv import as_kept
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
 from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
@@ -99,7 +100,16 @@ def _attend(
             before = _before(running, running.standing, query, layer, seen, scaling, softcap)
             bases = running.standing.bases[:, None]
             seen, positions = (seen - bases).clamp_(min=0), positions - bases
-        of_rows = window.columns, seen, positions, running.sources, running.shared
+        columns = window.columns
+        if window.int8:
+            keys, values = window.write(layer, key, value)
+            # Once more, into the copy, in which rows that compute for nobody have no last column.
+            key, value, columns = (
+                as_kept(key),
+                as_kept(value),
+                columns.clamp(max=window.visible - 1),
+            )
+        of_rows = columns, seen, positions, running.sources, running.shared
         return native.attend(
             query, key, value, keys, values, *of_rows, scaling, softcap or 0.0, sinks, before
         )

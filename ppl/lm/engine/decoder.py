@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl.language.cost import Account
+from ppl.lm.engine.beside import number_of
 from ppl.lm.engine.engine import Engine, Payer
 from ppl.lm.engine.runs import Slot, Tokens
 
@@ -62,10 +63,17 @@ class EngineDecoder:
     Args:
         engine: what computes.
         head: from last hidden states `[n, hidden]` to logits `[n, V]`.
+        known_as: from texts to those that the engine knows, see `ppl.lm.engine.beside`; None where
+            they are the same.
     """
 
-    def __init__(self, engine: Engine, head: Callable[[Tensor], Tensor]) -> None:
-        self._engine, self._head = engine, head
+    def __init__(
+        self,
+        engine: Engine,
+        head: Callable[[Tensor], Tensor],
+        known_as: Callable[[Tokens], Tokens] | None = None,
+    ) -> None:
+        self._engine, self._head_of_all, self._known_as = engine, head, known_as
         self._stems: list[_Stem] = []
         self._stem_of: list[int] = []  # per active row
         self._logits = torch.zeros(0)  # [stems, V]
@@ -79,20 +87,22 @@ class EngineDecoder:
     @_whole
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
         """See `Decoder`."""
+        if self._known_as is not None:
+            prefixes = [self._known_as(text) for text in prefixes]
         slots, hidden = self._engine.open(prefixes, payers_of(ledgers))
         first = len(self._stems)
         states = dict(zip(prefixes, hidden, strict=True))
         where = {text: first + i for i, text in enumerate(states)}
         self._stems = [*self._stems, *(_Stem(text, slots.get(text)) for text in states)]
         self._stem_of += [where[text] for text in prefixes]
-        logits = self._head(torch.stack(list(states.values())))
+        logits = self._head(torch.stack(list(states.values())), states)
         self._logits = torch.cat([self._logits, logits]) if first else logits
 
     @_whole
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
         """See `Decoder`."""
         states = self._grow(keep, [(token,) for token in tokens])
-        self._logits = self._logits[:0] if states is None else self._head(states)
+        self._logits = self._logits[:0] if states is None else self._head(states, self._texts)
 
     @_whole
     def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
@@ -104,7 +114,8 @@ class EngineDecoder:
         sizes = [0] * len(self._stems)
         for stem, block in zip(self._stem_of, blocks, strict=True):
             sizes[stem] = len(block)
-        logits = torch.split(self._head(states), sizes)
+        texts = [text for text, size in zip(self._texts, sizes, strict=True) for _ in range(size)]
+        logits = torch.split(self._head(states, texts), sizes)
         self._logits = torch.stack([rows[-1] for rows in logits])
         return [logits[stem] for stem in self._stem_of]
 
@@ -136,11 +147,21 @@ class EngineDecoder:
         if moved:
             texts = [stems[i].text for i in moved]
             states = self._engine.hidden(texts, [len(text) - 1 for text in texts])
-            rows = dict(zip(moved, self._head(torch.cat(states)), strict=True))
+            rows = dict(zip(moved, self._head(torch.cat(states), texts), strict=True))
             rows |= {number: before[stem] for number, stem in same.items()}
             self._logits = torch.stack([rows[i] for i in range(len(stems))])
         else:
             self._logits = before[[same[i] for i in range(len(stems))]]
+
+    @property
+    def _texts(self) -> list[Tokens]:
+        return [stem.text for stem in self._stems]
+
+    def _head(self, states: Tensor, texts: Iterable[Tokens]) -> Tensor:
+        """Logits of last hidden states, each with the text whose adapter counts."""
+        adapters = self._engine.runner.adapters
+        with adapters.running([number_of(text) for text in texts] if adapters.there else []):
+            return self._head_of_all(states)
 
     def _close(self, stem: _Stem) -> None:
         if stem.slot is not None:

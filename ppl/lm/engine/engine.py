@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ppl.language.cost import Account
 from ppl.lm.engine import admission, selfcheck
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import MOST_PARTS, Match, Slot, State, Tokens, common_prefix
@@ -69,6 +70,7 @@ class Engine:
         context_length: most tokens of a text; None takes it from the model's configuration.
         graphs: on a GPU, capture decode steps as CUDA graphs.
         compile: compile decode steps.
+        keeps: what is kept of keys and values.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
@@ -93,6 +95,7 @@ class Engine:
         context_length: int | None = None,
         graphs: bool = False,
         compile: bool = False,
+        keeps: KV = KV(),  # noqa: B008 (a frozen value)
     ) -> None:
         self.name = name
         admission.refuse_adapters(model, name)
@@ -107,7 +110,9 @@ class Engine:
             admission.refuse_halves(self.base, name)
         self.vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
-            plan = admission.plan_of(self.base, config, name, self.context_length, self.device)
+            plan = admission.plan_of(
+                self.base, config, name, self.context_length, self.device, keeps
+            )
             # Where a text is its state, states take a part of the budget.
             snapshots = capacity // 4 if plan.states else 0
             self._memory = Memory(
@@ -117,6 +122,7 @@ class Engine:
                 capacity=capacity - snapshots,
                 context_length=self.context_length,
                 state_nbytes=plan.states.nbytes,
+                keeps=keeps,
             )
             self.slots, self.pool = self._memory.slots, self._memory.pool
             self.runner = Passes(

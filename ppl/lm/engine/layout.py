@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 Heads = tuple[int, int]
 """How many heads, and numbers a head."""
 
@@ -51,10 +53,16 @@ class Layout:
         object.__setattr__(self, "places", places)
         object.__setattr__(self, "groups", tuple(zip(counts, shapes, strict=True)))
 
-    @property
-    def numbers(self) -> int:
-        """Numbers that are kept of a token, last hidden state included."""
-        return sum(count * heads * dim for count, (heads, dim) in self.groups) + self.hidden
+    def nbytes(self, dtype: torch.dtype, int8: bool = False) -> int:
+        """Bytes that are kept of a token, last hidden state included.
+
+        Args:
+            int8: keys and values in eight bits, and a number of `dtype` for each head of either.
+        """
+        shapes = [(count * heads, dim) for count, (heads, dim) in self.groups]
+        of_head = [dim + dtype.itemsize if int8 else dim * dtype.itemsize for _, dim in shapes]
+        kept = sum(heads * size for (heads, _), size in zip(shapes, of_head, strict=True))
+        return kept + self.hidden * dtype.itemsize
 
     @property
     def widest(self) -> int:

@@ -25,19 +25,18 @@ from torch import Tensor, nn
 _ROWS = 16
 
 
-class PackedLinear(nn.Module):
-    """A linear layer for inference on a CPU, in place of an `nn.Linear`.
+class LaidOutLinear(nn.Module):
+    """A linear layer for inference on a CPU, in place of an `nn.Linear`: its weight is laid out once.
+
+    What it has is plain attributes: a layout of its own is nothing to save, move or cast.
 
     Args:
-        linear: the layer; its weight is copied into another layout and not kept.
+        linear: the layer.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach()
-        # A plain attribute: a layout of its own is nothing to save, move or cast.
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), False)
         self._number = next(_numbers)
         _layers[self._number] = self
@@ -45,10 +44,42 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`; not differentiable."""
         y: Tensor
-        if torch.compiler.is_compiling():  # the compiler knows no tensors of this layout
+        if torch.compiler.is_compiling():  # the compiler knows no layouts of others
             y = torch.ops.ppl_linear.packed(x, self._number, self.out_features)
         else:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+            y = self.product(x)
+        return y
+
+    def product(self, x: Tensor) -> Tensor:
+        """What `forward` gives."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """`[out_features, in_features]`: the weight that it multiplies with, laid out back; slow."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Sizes, as PyTorch prints them for a linear layer."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class PackedLinear(LaidOutLinear):
+    """A layer with its own weight, copied into another layout.
+
+    Args:
+        linear: the layer; its weight is not kept.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        weight = linear.weight.detach()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+
+    def product(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`."""
+        y: Tensor
+        y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
 
     @property
@@ -57,13 +88,9 @@ class PackedLinear(nn.Module):
         plain: Tensor = self._packed.to_dense()
         return plain
 
-    def extra_repr(self) -> str:
-        """Sizes, as PyTorch prints them for a linear layer."""
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
 
 _numbers = itertools.count()
-_layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+_layers: WeakValueDictionary[int, LaidOutLinear] = WeakValueDictionary()
 
 
 def _packed_shape(x: Tensor, layer: int, out_features: int) -> Tensor:
@@ -72,7 +99,7 @@ def _packed_shape(x: Tensor, layer: int, out_features: int) -> Tensor:
 
 _library: Any = torch.library.Library("ppl_linear", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed(Tensor x, int layer, int out_features) -> Tensor")
-_library.impl("packed", lambda x, layer, _: _layers[layer](x), "CPU")
+_library.impl("packed", lambda x, layer, _: _layers[layer].product(x), "CPU")
 torch.library.register_fake("ppl_linear::packed", _packed_shape, lib=_library)
 
 
@@ -84,7 +111,7 @@ class Joined:
         sizes: the outputs of each.
     """
 
-    def __init__(self, layer: PackedLinear, sizes: list[int]) -> None:
+    def __init__(self, layer: LaidOutLinear, sizes: list[int]) -> None:
         self.layer, self.sizes = layer, sizes
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
@@ -138,25 +165,30 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters()) if packed is None else packed
 
 
-def pack_linears(model: nn.Module, probe: Callable[[], object]) -> int:
-    """Replaces the linear layers of a model on a CPU by packed ones; how many were replaced.
+def pack_linears(
+    model: nn.Module,
+    probe: Callable[[], object],
+    laid_out: Callable[[nn.Linear], LaidOutLinear] = PackedLinear,
+) -> int:
+    """Replaces the linear layers of a model on a CPU by laid out ones; how many were replaced.
 
     The model can then no longer be trained, saved, moved or cast. Layers that cannot be packed
     exactly stay as they are, and so do those whose weights the model reads by itself.
 
     Args:
         probe: runs the model once, to see which layers are given the same input.
+        laid_out: makes the layer that takes another's place.
     """
     trusted: dict[tuple[object, ...], bool] = {}
     model.parameters_before_packing = parameter_count(model)  # type: ignore[assignment]
 
     groups, read = _looked_at(model, probe)
 
-    def packed(layer: nn.Linear) -> PackedLinear | None:
+    def packed(layer: nn.Linear) -> LaidOutLinear | None:
         kind = (layer.weight.shape, layer.weight.dtype, layer.bias is None)
         if kind not in trusted:
-            trusted[kind] = _packs_exactly(layer)
-        return PackedLinear(layer) if trusted[kind] else None
+            trusted[kind] = _computes_alike(layer, laid_out)
+        return laid_out(layer) if trusted[kind] else None
 
     count = 0
     for parent, names in groups:
@@ -249,17 +281,22 @@ def _concatenated(layers: list[nn.Linear]) -> nn.Linear:
 
 
 @torch.inference_mode()
-def _packs_exactly(layer: nn.Linear) -> bool:
-    """Whether a packed copy of the layer exists and gives what the layer gives."""
+def _computes_alike(layer: nn.Linear, laid_out: Callable[[nn.Linear], LaidOutLinear]) -> bool:
+    """Whether what is laid out exists and gives what its weight gives in a plain layer."""
     weight = layer.weight
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return False
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, layer.in_features, generator=generator).to(weight.dtype)
     try:
-        packed = PackedLinear(layer)(x)
+        ours = laid_out(layer)
+        found = ours(x)
     except (AttributeError, RuntimeError):  # an operator this build or processor does not have
         return False
-    plain = layer(x)
+    if isinstance(ours, PackedLinear):
+        plain = layer(x)
+    else:  # a weight of its own
+        bias = None if layer.bias is None else layer.bias.float()
+        plain = nn.functional.linear(x.float(), ours.weight.float(), bias)
     tolerance = 1e-4 if weight.dtype == torch.float32 else 2e-2
-    return bool((packed - plain).abs().max() <= tolerance * plain.abs().max().clamp(min=1.0))
+    return bool((found - plain).abs().max() <= tolerance * plain.abs().max().clamp(min=1.0))

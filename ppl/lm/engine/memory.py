@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import MOST_PARTS, Match, Piece, Slot, Tokens, Trunk
@@ -41,6 +42,7 @@ class Memory:
             rest for what the prefix tree keeps besides.
         context_length: most tokens of a text; slots do not grow ahead beyond it.
         state_nbytes: what a row takes besides, however long it is.
+        keeps: what is kept of keys and values.
 
     Attributes:
         slots, pool: where rows run, and the tree of what they computed.
@@ -57,12 +59,13 @@ class Memory:
         capacity: int,
         context_length: int,
         state_nbytes: int = 0,
+        keeps: KV = KV(),  # noqa: B008 (a frozen value)
     ) -> None:
         self._state_nbytes = state_nbytes
         self.capacity, self._context_length = capacity, context_length
-        self.bytes_per_token: int = layout.numbers * dtype.itemsize
+        self.bytes_per_token: int = layout.nbytes(dtype, keeps.int8)
         self.pool = PrefixPool(capacity)
-        self.slots = Slots(layout, self.pool, dtype, device)
+        self.slots = Slots(layout, self.pool, dtype, device, keeps)
         self.pool.view = self.slots.view
         self.sharing = Sharing()
 

@@ -2,30 +2,21 @@
 
 The library's kernels for a few queries a row copy keys out of the slots or pad them to the longest
 row, and take four times as long as reading the memory does. What is left of a compiled step is
-little besides products; this makes attention little too. Built for one model in a second, with the
-compiler that `torch.compile` uses.
+little besides products; this makes attention little too. Built for one kind of model in a second,
+with the compiler that `torch.compile` uses.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("attention.cpp")
-# Sums may be reordered, which vectors need; -ffast-math would also change how the whole process
-# treats tiny numbers.
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno"]
-_FLAGS += ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+from ppl.lm.engine.building import built
+
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -103,22 +94,9 @@ def attend(
 @lru_cache(maxsize=64)
 def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     """The function `attend` of the source, for one kind of model."""
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
-    defines = [f"-DHEADS={heads}", f"-DGROUP={group}", f"-DDIM={dim}", f"-DWIDE={wide}"]
-    defines.append(f"-DHALF={int(half)}")
-    if shutil.which(compiler[0]) is None:
-        raise RuntimeError(
-            f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
-        )
-    command = [*compiler, *_FLAGS, *defines, str(_SOURCE), "-o"]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            library = str(Path(folder) / "attention.so")
-            subprocess.run([*command, library], check=True, capture_output=True, text=True)
-            run = ctypes.CDLL(library).attend  # stays loaded when its file is gone
-    except (subprocess.CalledProcessError, OSError) as refusal:
-        said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
-        raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+    run = built(
+        "attention.cpp", HEADS=heads, GROUP=group, DIM=dim, WIDE=wide, HALF=int(half)
+    ).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 10, *[_INT64] * 4]
     run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
     run.restype = None

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ppl.errors import PromptError, UnsupportedModelError
-from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.admission import Plan, rounds
 from ppl.lm.engine.attention import NAME, Span, grouped, running_spans, share, split
+from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.reach import reaching
@@ -59,6 +61,7 @@ class Passes:
         shares: whether rows can stand on trunks: attention is ours, on keys and values as the cache
             has them; recurrent layers and captured steps have each row's beginning with the row.
         snapshots: these states.
+        adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
         plan, how, windows: see `ppl.lm.engine.admission.Plan`.
         graphs, compiled: how passes of one token a row run, None where plainly.
@@ -83,12 +86,19 @@ class Passes:
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
+        self._keeps = slots.keeps
+        if compile and self._keeps.cuts(1 << 62):
+            raise UnsupportedModelError(
+                f"{name}: compiled steps read all that a layer looks at; load it with "
+                f"compile=False, or kv='full' or 'int8' instead of '{self._keeps}'"
+            )
         if plan.states and (graphs or compile):
             flag = "graphs" if graphs else "compile"
             raise UnsupportedModelError(
                 f"{name}: its recurrent layers run plainly; load it with {flag}=False"
             )
         self.snapshots = Snapshots(snapshots)
+        self.adapters = Adapters()
         self.stepwise = False
         self._rows: list[Slot | None] = []  # of the running pass
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
@@ -122,7 +132,7 @@ class Passes:
         # NumPy, because so many small operations cost torch several times as much.
         ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
         columns[:] = self._slots.length
-        ids[where] = [text[-1] for text in texts]
+        ids[where] = [text[-1] & ID for text in texts]
         positions[where] = [slot.length for slot in slots]
         columns[where] = tails = [slot.tail for slot in slots]
         reach = np.zeros(high - low, dtype=np.int64)
@@ -130,6 +140,7 @@ class Passes:
         spans = self._spans(slots, texts, where, reach.tolist(), 1)
         inputs = torch.from_numpy(table)[:, :, None]
         self._seat(slots, where, high - low)
+        self.adapters.seat(texts, where, high - low)
         if self.graphs is None or spans is not None:
             standing = self._standing(slots, where, high - low)
             window = self._slots.window(low, inputs[2].to(self.device), longest)
@@ -196,7 +207,8 @@ class Passes:
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
-        if ids.dtype.kind != "i" or ids.min() < 0 or ids.max() >= self._vocabulary:
+        whole = ids.dtype.kind == "i" and ids.min() >= 0
+        if not whole or (self.adapters.plain(ids) >= self._vocabulary).any():
             raise PromptError(
                 f"{self._name}: {ids.tolist()[:8]} are not all token ids of this model, which are "
                 f"the integers 0 to {self._vocabulary - 1}; make texts with lm.prompt, lm.chat or "
@@ -213,7 +225,7 @@ class Passes:
         sizes = [min(len(text) - slot.length, width) for text, slot in group]
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
-            ids[row, :size] = torch.tensor(text[slot.length : after])
+            ids[row, :size] = torch.tensor(text[slot.length : after]) & ID
             positions[row, :size] = torch.arange(slot.length, after)
             columns[row, :size] = torch.arange(slot.tail, slot.tail + size)
         ends = [0] * (high - low)
@@ -221,6 +233,7 @@ class Passes:
             ends[row] = slot.tail + size - 1
         spans = self._spans(rows, texts, where, ends, width)
         self._seat(rows, where, high - low)
+        self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
         window = self._slots.window(low, columns.to(self.device), max(ends) + 1)
         self._forward(inputs, window, sum(sizes), spans, standing)
@@ -247,7 +260,9 @@ class Passes:
         for at in range(done, len(text), _PREFILL_TOKENS):
             to = min(at + _PREFILL_TOKENS, len(text))
             positions = torch.arange(at, to)
-            inputs = torch.stack([torch.tensor(text[at:to]), positions, positions - base])[:, None]
+            self.adapters.seat([text], [0], 1)
+            ids = torch.tensor(text[at:to]) & ID
+            inputs = torch.stack([ids, positions, positions - base])[:, None]
             columns = inputs[2].to(self.device)
             window = Window(self._slots.layout, kv, states, columns, to - base)
             self._forward(inputs, window, to - at, None, self._standing_on([trunk]))
@@ -324,7 +339,8 @@ class Passes:
         ids, positions, _ = inputs.to(self.device)
         if standing is not None:
             standing.window = window
-        with grouped(self._config, spans, self.how, standing):
+        beside = self.adapters.seated(inputs.shape[2])
+        with grouped(self._config, spans, self.how, standing), beside:
             return self._pass(ids, positions, window, standing)
 
     def _count(self, inputs: Tensor, real: int) -> None:
@@ -361,7 +377,7 @@ class Passes:
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
-            with reaching(positions, None if standing is None else standing.bases):
+            with reaching(positions, None if standing is None else standing.bases, self._keeps):
                 output = self._base(attention_mask=None, **asked)
         else:
             tails = positions if standing is None else positions - standing.bases[:, None]
@@ -373,6 +389,21 @@ class Passes:
             self._rows = []
         states = output.last_hidden_state
         window.keep(states)
+        return states
+
+    def plainly(self, ids: Tensor) -> Tensor:
+        """The model's own pass over one text `[1, n]`, from nothing and to no slot, with what is
+        kept of keys and values: `[1, n, hidden]`."""
+        asked: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        states: Tensor
+        if self._keeps.int8 and self._slots.kv and self._cache == "past_key_values":
+            asked |= {self._cache: rounds(DynamicCache(config=self._config)), "use_cache": True}
+        if not (self.windows and self._keeps.window):
+            states = self._base(**asked).last_hidden_state
+            return states
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        with grouped(self._config, None, self.how), reaching(positions, keeps=self._keeps):
+            states = self._base(position_ids=positions, **asked).last_hidden_state
         return states
 
     def _causal(self, positions: Tensor, visible: int) -> Tensor:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, eager_mask, sdpa_mask
 
+from ppl.lm.engine.kv import KV
+
 
 class Reach(NamedTuple):
     """How far back a layer looks.
@@ -53,13 +55,22 @@ class Asked:
     Attributes:
         positions: `[B, Q]` of its tokens.
         bases: `[B]` the positions of the first keys of the rows; None where all begin at 0.
+        keeps: what is kept of keys, where that is less than the model looks at.
         made: by identity, each mask that was made (kept, so that its identity stays its own) and
             the function it was made from.
     """
 
     positions: Tensor
     bases: Tensor | None = None
+    keeps: KV | None = None
     made: dict[int, tuple[Tensor, Callable[..., Tensor]]] = field(default_factory=dict)
+
+    def within(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A mask function of the model's, where what it looks at is kept."""
+        keeps = self.keeps
+        if keeps is None or not keeps.window:
+            return function
+        return lambda row, head, at, key: function(row, head, at, key) & keeps.sees(at, key)
 
 
 # Each thread has its own.
@@ -67,10 +78,12 @@ _asked: ContextVar[Asked | None] = ContextVar("_asked", default=None)
 
 
 @contextlib.contextmanager
-def reaching(positions: Tensor, bases: Tensor | None = None) -> Iterator[Asked]:
+def reaching(
+    positions: Tensor, bases: Tensor | None = None, keeps: KV | None = None
+) -> Iterator[Asked]:
     """Masks made meanwhile are those of tokens at these positions, `[B, Q]`, over keys that begin
-    at the position 0, or at those of `bases`, `[B]`."""
-    asked = Asked(positions, bases)
+    at the position 0, or at those of `bases`, `[B]`, as far as they are kept."""
+    asked = Asked(positions, bases, keeps)
     token = _asked.set(asked)
     try:
         yield asked
@@ -99,8 +112,9 @@ def ragged_mask(
     keys = torch.arange(kv_length, device=positions.device) + kv_offset
     if asked.bases is not None:
         keys = keys + asked.bases[:, None, None, None]
-    mask = evaluated(mask_function, positions, keys)
-    asked.made[id(mask)] = mask, mask_function
+    function = asked.within(mask_function)
+    mask = evaluated(function, positions, keys)
+    asked.made[id(mask)] = mask, function
     return mask
 
 

@@ -92,7 +92,15 @@ def _compare(engine: Checked) -> None:
                 admission.refuse_steps(engine.name, "captured as CUDA graphs", "graphs", refusal)
             admission.refuse_steps(engine.name, "compiled", "compile", refusal)
     for states in filter(None, (ours, stepped, extended)):
-        admission.compare(engine.base, engine.name, texts, states, strict=engine.resumes)
+        admission.compare(
+            runner.plainly,
+            engine.base,
+            engine.name,
+            texts,
+            states,
+            strict=engine.resumes,
+            rounds=engine.slots.keeps.int8,
+        )
 
 
 def _stands(engine: Checked) -> bool:
@@ -111,7 +119,9 @@ def _stands(engine: Checked) -> bool:
         first = engine.step([slot], [next_one])
         (rest,) = engine.extend([slot], [text])
         engine.close(slot, text)
-        admission.compare(engine.base, engine.name, [text], [torch.cat([first, rest])])
+        states, rounds = torch.cat([first, rest]), engine.slots.keeps.int8
+        plainly = engine.runner.plainly
+        admission.compare(plainly, engine.base, engine.name, [text], [states], rounds=rounds)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, UnsupportedModelError):  # attention of other keys, or of another kind

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ppl.lm.engine.kv import KV, rounded, stored
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import Part, Piece, Slot
@@ -40,10 +41,13 @@ class Slots:
         layout: what is kept of a token.
         pool: the prefix tree; what it has in a slot is moved out before the slot is written over.
 
+        keeps: what is kept of keys and values.
+
     Attributes:
-        layout: as given.
+        layout, keeps: as given.
         kv: for each shape that keys and values have, `[N, R, H, L + 1, D]`; padding writes to the
-            last position, which nobody reads.
+            last position, which nobody reads. In eight bits, then as many with their scales, of
+            which `D` is 1.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
@@ -56,8 +60,10 @@ class Slots:
         pool: PrefixPool,
         dtype: torch.dtype,
         device: torch.device,
+        keeps: KV = KV(),  # noqa: B008 (a frozen value)
     ) -> None:
         self.layout, self.dtype, self.device = layout, dtype, device
+        self.keeps = keeps
         self.kv, self.states = self._zeros(0, 1)
         self.all: list[Slot] = []
         self.pool = pool
@@ -76,10 +82,11 @@ class Slots:
 
     def _zeros(self, rows: int, length: int) -> tuple[tuple[Tensor, ...], Tensor]:
         like = torch.zeros(0, dtype=self.dtype, device=self.device)
-        kv = tuple(
-            like.new_zeros(count, rows, heads, length, dim)
-            for count, (heads, dim) in self.layout.groups
-        )
+        shapes = [(count, rows, heads, length, dim) for count, (heads, dim) in self.layout.groups]
+        kept = torch.int8 if self.keeps.int8 else self.dtype
+        kv = tuple(like.new_zeros(shape, dtype=kept) for shape in shapes)
+        if self.keeps.int8:
+            kv += tuple(like.new_zeros(*shape[:-1], 1) for shape in shapes)
         return kv, like.new_zeros(rows, length, self.layout.hidden)
 
     def piece(self, length: int) -> Piece:
@@ -229,6 +236,7 @@ class Window:
 
     Attributes:
         columns, visible: as given.
+        int8: whether keys and values are in eight bits, and handed out as copies.
     """
 
     def __init__(
@@ -243,6 +251,8 @@ class Window:
         self._rows = torch.arange(len(columns), device=columns.device)[:, None]
         self.columns = columns
         self.visible = visible
+        self.int8 = bool(kv) and kv[0].dtype == torch.int8
+        self._handed: dict[int, tuple[int, int]] = {}
 
     def cache(self) -> Cache:
         """What is handed to the model. Not kept here: in a cycle of references the memory would
@@ -250,7 +260,7 @@ class Window:
         return Cache(layers=[WindowLayer(self, i) for i in range(len(self._places))])
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, H, L + 1, D]` of all positions of a layer."""
+        """Keys and values `[B, H, L + 1, D]` of all positions of a layer, as they lie."""
         (group, at), (other, there) = self.place(number)
         return self._kv[group][at], self._kv[other][there]
 
@@ -264,6 +274,8 @@ class Window:
     def holder(self, tensor: Tensor) -> tuple[int, int]:
         """Of which group, and which of it, keys or values are that a pass hands to attention."""
         address, shape = tensor.data_ptr(), (tensor.shape[1], tensor.shape[3])
+        if address in self._handed:
+            return self._handed[address]
         for number, group in enumerate(self._kv):
             step = group.stride(0) * group.element_size()
             at, beside = divmod(address - group.data_ptr(), step)
@@ -272,13 +284,22 @@ class Window:
         raise RuntimeError("attention is handed other keys and values than the cache holds")
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns views
-        `[B, H, visible, D]` of the layer."""
-        own, other = self.layer(layer)
-        # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
-        own[self._rows, :, self.columns] = keys.transpose(1, 2)
-        other[self._rows, :, self.columns] = values.transpose(1, 2)
-        return own[:, :, : self.visible], other[:, :, : self.visible]
+        """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns those of the
+        layer, `[B, H, visible, D]`: views, or copies from eight bits."""
+        one, two = self.place(layer)
+        return self._write(one, keys), self._write(two, values)
+
+    def _write(self, place: tuple[int, int], new: Tensor) -> Tensor:
+        group, at = place
+        parts = rounded(new) if self.int8 else (new,)
+        for i, part in enumerate(parts):
+            own = self._kv[group + i * (len(self._kv) // 2)][at]
+            # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
+            own[self._rows, :, self.columns] = part.transpose(1, 2)
+        numbers = stored(self._kv, group, at, slice(self.visible))
+        if self.int8:  # the address of a copy that is gone may be that of another by now
+            self._handed[numbers.data_ptr()] = place
+        return numbers
 
     def keep(self, states: Tensor) -> None:
         """Writes the pass's last hidden states `[B, Q, hidden]`."""

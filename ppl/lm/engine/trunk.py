@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ppl.lm.engine.kv import stored
 from ppl.lm.engine.reach import seen_of
 from ppl.lm.engine.runs import Trunk
 from ppl.lm.engine.slots import Window
@@ -236,9 +237,8 @@ def trunk_means(
         place: where the layer's keys and values are.
         biases: for each part of the trunk, None where all look at all of it, else `[b, 1, n, L]`.
     """
-    (first, at), (second, there) = place
     means = []
     for part, bias in zip(group.trunk, biases, strict=True):
-        kv = part.piece.kv
-        means.append(together(queries, kv[first][at], kv[second][there], bias, scaling, softcap))
+        keys, values = (stored(part.piece.kv, *where) for where in place)
+        means.append(together(queries, keys, values, bias, scaling, softcap))
     return sum(means[1:], means[0])

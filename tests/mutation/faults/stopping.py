@@ -11,7 +11,8 @@ ADAPTIVE, FRACTURED, BEST_OF_N = (
     f"{ROOM}/fractured.py",
     f"{ROOM}/best_of_n.py",
 )
-STOPPING, FINISH = "tests/test_stopping.py", "tests/test_first_finish.py"
+STOPPING, AGREED = "tests/test_stopping.py", "tests/test_consensus.py"
+FINISH = "tests/test_first_finish.py"
 SWITCHING, GATES = "tests/test_model_switch.py", "tests/test_gated.py"
 ATTEMPTS, CUTS = "tests/test_adaptive_sampling.py", "tests/test_fractured.py"
 
@@ -27,12 +28,12 @@ FAULTS = [
     Fault(SEEN, "given * (given.sum() / np.square(given).sum())", "given * (len(given) / given.sum())", f"{STOPPING} -k effective"),
     Fault(TEST, "math.log((1 - beta) / self.alpha)", "math.log(1 / self.alpha)", f"{STOPPING} -k consol"),
     Fault(TEST, "math.log(0.5)\n        return float", "0.0\n        return float", f"{STOPPING} -k mixture"),
-    Fault(CONSENSUS, "len(led) == 1 and None not in led", "len(led) == 1", f"{STOPPING} -k last"),
-    Fault(CONSENSUS, "row[i] >= 0 and row[i] != leader", "row[i] != leader", f"{STOPPING} -k dissent"),
-    Fault(CONSENSUS, "rows = seen.probes[-self.drop :]", "rows = seen.probes[-1:]", f"{STOPPING} -k dissent"),
-    Fault(CONSENSUS, "self.warm_up + self.drop)", "self.drop)", f"{STOPPING} -k dissent"),
-    Fault(BEST_OF_N, "dropped=(*now.dropped, *sorted(out))", "dropped=tuple(sorted(out))", f"{STOPPING} -k 'dropped or out'"),
-    Fault(BEST_OF_N, "for i in now.kept if nodes[i].open]", "for i in range(len(nodes)) if nodes[i].open]", f"{STOPPING} -k dropped"),
+    Fault(CONSENSUS, "len(led) == 1 and None not in led", "len(led) == 1", f"{AGREED} -k last"),
+    Fault(CONSENSUS, "row[i] >= 0 and row[i] != leader", "row[i] != leader", f"{AGREED} -k dissent"),
+    Fault(CONSENSUS, "rows = seen.probes[-self.drop :]", "rows = seen.probes[-1:]", f"{AGREED} -k dissent"),
+    Fault(CONSENSUS, "self.warm_up + self.drop)", "self.drop)", f"{AGREED} -k dissent"),
+    Fault(BEST_OF_N, "dropped=(*now.dropped, *sorted(out))", "dropped=tuple(sorted(out))", f"{AGREED} -k 'dropped or out'"),
+    Fault(BEST_OF_N, "for i in now.kept if nodes[i].open]", "for i in range(len(nodes)) if nodes[i].open]", f"{AGREED} -k dropped"),
     Fault(SETTLING, "if not rule.probes and any(", "if False and any(", f"{STOPPING} -k open"),
     Fault(BEST_OF_N, "if state.over and not self.rules(tree):", "if state.over:", f"{STOPPING} -k exactly_four"),
     Fault(BEST_OF_N, '"in_flight": len(begun) - enough', '"in_flight": enough', f"{STOPPING} -k flight"),

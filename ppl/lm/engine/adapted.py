@@ -1,0 +1,79 @@
+"""Adds an adapter to an engine that runs: its thin matrices, and a look at whether they count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ppl.errors import UnsupportedModelError
+from ppl.lm.engine import admission
+from ppl.lm.engine.beside import Adapters, Pair, marked
+from ppl.lm.engine.engine import Engine
+
+_REMEDY = "put the adapter into the weights, as ppl.load(model, adapter=folder) does"
+
+
+def add_adapter(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], name: str) -> int:
+    """Adds an adapter, whose texts are from then on told apart by its number (`beside.marked`).
+
+    Args:
+        model: whose layers are named; the engine's own model is in it.
+        pairs: the thin matrices, by the name of the layer.
+        name: of model and adapter, for messages.
+
+    Raises:
+        UnsupportedModelError: passes with it are not exact.
+    """
+    if engine.runner.graphs is not None:
+        raise UnsupportedModelError(
+            f"{name}: captured steps have no adapters beside their weights; load the model with "
+            f"graphs=False, or {_REMEDY}"
+        )
+    adapters = engine.runner.adapters
+    with engine.lock, torch.inference_mode():
+        number = adapters.add(model, pairs, next(engine.base.parameters()))
+        try:
+            _look(engine, adapters, number, name)
+        except BaseException:
+            adapters.drop({number})
+            raise
+    return number
+
+
+def _look(engine: Engine, adapters: Adapters, number: int, name: str) -> None:
+    """Compares passes whose rows have unlike adapters with passes of one text."""
+    size = engine.vocabulary
+    # Other ones for each adapter: what is known already is not computed.
+    own, other = [
+        tuple((token + number) % size for token in text)
+        for text in admission.samples(size, engine.context_length)
+    ]
+    mine = marked(own, number)
+    before = adapters.calls(engine.base, number)
+    hidden = engine.hidden([mine, other], [len(own) - 1, len(other) - 1])
+    _refuse_uncalled(adapters.calls(engine.base, number), before, name, "reads its weight itself")
+    again = tuple(reversed(own))
+    mine = marked(again, number)
+    slots = engine.seat([mine[:-1], other[:-1]])
+    before = adapters.calls(engine.base, number)
+    steps = engine.step(slots, [mine, other])  # may run in another way than a text
+    _refuse_uncalled(adapters.calls(engine.base, number), before, name, "compiles what is in it")
+    for slot, text in zip(slots, [mine, other], strict=True):
+        engine.close(slot, text)
+    admission.compare(engine.base, name, [other, other], [hidden[1], steps[1:]])
+    with adapters.running([number], len(own)):
+        admission.compare(engine.base, name, [own, again], [hidden[0], steps[:1]])
+
+
+def _refuse_uncalled(
+    after: Mapping[str, int], before: Mapping[str, int], name: str, said: str
+) -> None:
+    """A layer that was not called has given no row what its adapter adds."""
+    for place, calls in after.items():
+        if calls == before[place]:
+            raise UnsupportedModelError(
+                f"{name}: the adapter changes {place}, but the model {said} (packed layers, "
+                f"pack=True on a CPU, are asked in compiled steps, too); {_REMEDY}"
+            )

@@ -1,0 +1,274 @@
+"""Low-rank adapters beside the weights of one model: several of them in one pass.
+
+A layer of weight `W` gives `W x + B A x` for a row with an adapter (Hu et al. 2021,
+arXiv:2106.09685; side by side in one batch as in Chen et al. 2023, arXiv:2310.18547). The thin
+matrices of all adapters lie one below the other: a pass makes one product with all `A`, leaves each
+row the numbers of its own adapter, and adds one product with all `B`.
+
+What a model computed for a text depends on the adapter. So a text carries the number of its adapter
+in its first token, above the bits of the id: whatever compares texts (prefix tree, snapshots, what
+rows have in common) keeps texts of different adapters apart without knowing of adapters.
+
+Symbols: `B` rows of a pass, `Q` tokens of each, `R` the ranks of all adapters together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ppl.errors import PromptError, UnsupportedModelError
+from ppl.lm.engine.linear import JoinedPart
+from ppl.lm.engine.runs import Tokens
+
+_BITS = 32
+ID = (1 << _BITS) - 1
+"""The bits of a token that are its id."""
+
+Pair = tuple[Tensor, Tensor]
+"""`A [r, in]` and `B [out, r]`, the latter scaled."""
+
+
+def marked(text: Tokens, number: int) -> Tokens:
+    """A text as the engine knows it, with the number of its adapter; 0 is the model alone.
+
+    Raises:
+        PromptError: its first token is no token id.
+    """
+    if not text:
+        return text
+    if text[0] > ID:
+        raise PromptError(f"{text[0]} is no token id; make texts with lm.prompt, lm.chat or encode")
+    return (text[0] + (number << _BITS), *text[1:]) if number else text
+
+
+def number_of(text: Tokens) -> int:
+    """The number of a text's adapter."""
+    return text[0] >> _BITS
+
+
+@dataclass
+class _Running:
+    """The rows of the running pass.
+
+    Attributes:
+        numbers: `[B]` the adapter of each.
+        width: `Q`.
+        alone: the number that all have, None if they differ.
+        kept: `[B, R]` for each order in which adapters lie: 1 where a number is a row's own.
+    """
+
+    numbers: Sequence[int]
+    width: int
+    alone: int | None
+    kept: dict[tuple[tuple[int, int], ...], Tensor] = field(default_factory=dict)
+
+
+# Each thread has its own.
+_running: ContextVar[_Running | None] = ContextVar("_running", default=None)
+
+
+class Thin:
+    """The adapters of one layer.
+
+    Attributes:
+        calls: how often the layer was computed for rows with adapters.
+    """
+
+    def __init__(self, name: str, sizes: tuple[int, int]) -> None:
+        self.name = name
+        self._inputs, self._outputs = sizes
+        self._order: tuple[tuple[int, int], ...] = ()  # (number, rank) as they lie
+        self._a, self._b = torch.zeros(0, sizes[0]), torch.zeros(0, sizes[1])
+        self.calls = 0
+
+    @property
+    def numbers(self) -> set[int]:
+        """Those that change the layer."""
+        return {number for number, _ in self._order}
+
+    def put(self, number: int, a: Tensor, b: Tensor) -> None:
+        """Adds `[r, in]` and `[r, out]` for an adapter."""
+        if not self._order:
+            self._a, self._b = a, b
+        else:
+            self._a, self._b = torch.cat([self._a, a]), torch.cat([self._b, b])
+        self._order += ((number, len(a)),)
+
+    def drop(self, numbers: set[int]) -> None:
+        """Forgets adapters."""
+        kept = [i for i, (number, _) in enumerate(self._order) if number not in numbers]
+        if len(kept) < len(self._order):
+            ranks = [rank for _, rank in self._order]
+            self._a = torch.cat([self._a[:0], *(self._a.split(ranks)[i] for i in kept)])
+            self._b = torch.cat([self._b[:0], *(self._b.split(ranks)[i] for i in kept)])
+            self._order = tuple(self._order[i] for i in kept)
+
+    def __call__(self, layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A hook: the layer's output `[..., out]` and what the rows' adapters add to it."""
+        if torch.compiler.is_compiling():  # the layer is run by an operator, and asks then
+            return output
+        running = _running.get()
+        if running is None:
+            return output
+        self.calls += 1
+        rows, x = len(running.numbers), given[0]
+        if x.numel() != rows * running.width * self._inputs:
+            raise UnsupportedModelError(
+                f"{self.name} is given {tuple(x.shape)} where a pass has {rows} rows of "
+                f"{running.width} tokens, so that each row's adapter is not known; put the adapter "
+                "into the weights, as ppl.load(model, adapter=folder) does"
+            )
+        a, b, kept = self._a, self._b, None
+        if running.alone is not None:
+            at = 0
+            for number, rank in self._order:
+                if number == running.alone:
+                    a, b = a[at : at + rank], b[at : at + rank]
+                    break
+                at += rank
+            else:
+                return output
+        elif not self._order or self.numbers.isdisjoint(running.numbers):
+            return output
+        else:
+            kept = self._kept(running, a)
+        low = x.reshape(-1, self._inputs) @ a.T
+        if kept is not None:
+            low = (low.view(rows, -1, low.shape[-1]) * kept[:, None]).flatten(0, 1)
+        flat = output.reshape(-1, self._outputs)
+        return flat.addmm_(low, b).view(output.shape)
+
+    def _kept(self, running: _Running, like: Tensor) -> Tensor:
+        if self._order not in running.kept:
+            owners = [number for number, rank in self._order for _ in range(rank)]
+            own = torch.tensor(running.numbers)[:, None] == torch.tensor(owners)
+            running.kept[self._order] = own.to(like)
+        return running.kept[self._order]
+
+
+class Adapters:
+    """The adapters that texts of one engine may have."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._thin: dict[nn.Module, Thin] = {}
+        self._rows: list[int] | None = None  # of the pass that comes next
+        self._gone: deque[int] = deque()
+
+    @property
+    def there(self) -> bool:
+        """Whether any was ever added."""
+        return bool(self._last)
+
+    def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """Token ids without the marks of adapters that there were."""
+        return ids & ID if ids.max() >> _BITS <= self._last else ids
+
+    def add(self, model: nn.Module, pairs: Mapping[str, Pair], usual: Tensor) -> int:
+        """Adds an adapter and returns its number.
+
+        Args:
+            model: whose layers are named.
+            pairs: by the name of the layer.
+            usual: a tensor of the model's dtype, on its device.
+        """
+        gone = set()
+        while self._gone:
+            gone.add(self._gone.popleft())
+        self.drop(gone)
+        hosts: dict[nn.Module, list[tuple[str, Pair, int]]] = {}
+        for place, pair in pairs.items():
+            layer, at = model.get_submodule(place), 0
+            if isinstance(layer, JoinedPart):
+                sizes = layer.joined.sizes
+                at, layer = sum(sizes[: layer._number]), layer.layer
+            hosts.setdefault(layer, []).append((place, pair, at))
+        self._last += 1
+        for host, entries in hosts.items():
+            if host not in self._thin:
+                self._thin[host] = Thin(entries[0][0], _sizes(host))
+                host.register_forward_hook(self._thin[host])
+            like = _like(host, usual)
+            a = torch.cat([pair[0] for _, pair, _ in entries]).to(like)
+            b = like.new_zeros(len(a), _sizes(host)[1])
+            at = 0
+            for _, (thin, wide), column in entries:
+                b[at : at + len(thin), column : column + len(wide)] = wide.T.to(like)
+                at += len(thin)
+            self._thin[host].put(self._last, a, b)
+        return self._last
+
+    def belongs(self, number: int, holder: object) -> None:
+        """Lets an adapter go when its holder goes: nobody asks for it then."""
+        weakref.finalize(holder, self._gone.append, number).atexit = False
+
+    def drop(self, numbers: set[int]) -> None:
+        """Forgets adapters."""
+        for thin in self._thin.values():
+            thin.drop(numbers)
+
+    def calls(self, model: nn.Module, number: int) -> dict[str, int]:
+        """How often each layer of a model that an adapter changes was computed for rows with
+        adapters."""
+        layers = set(model.modules())
+        return {
+            thin.name: thin.calls
+            for layer, thin in self._thin.items()
+            if layer in layers and number in thin.numbers
+        }
+
+    def seat(self, texts: Sequence[Tokens], where: Sequence[int], rows: int) -> None:
+        """Says which row of the pass that comes next has which text."""
+        if self._last:
+            self._rows = [0] * rows
+            for row, text in zip(where, texts, strict=True):
+                self._rows[row] = number_of(text)
+            idle = set(range(rows)) - set(where)
+            for row in idle:  # they compute for nobody: as the others, if these are alike
+                self._rows[row] = self._rows[where[0]]
+
+    @contextlib.contextmanager
+    def seated(self, width: int) -> Iterator[None]:
+        """Around the pass of the rows that were seated."""
+        numbers, self._rows = self._rows, None
+        with self.running(numbers or [], width):
+            yield
+
+    @contextlib.contextmanager
+    def running(self, numbers: Sequence[int], width: int = 1) -> Iterator[None]:
+        """Around what is computed for rows with these adapters."""
+        alone = numbers[0] if numbers and len(set(numbers)) == 1 else None
+        if alone == 0 or not numbers:
+            yield
+            return
+        token = _running.set(_Running(numbers, width, alone))
+        try:
+            yield
+        finally:
+            _running.reset(token)
+
+
+def _sizes(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a layer."""
+    if hasattr(layer, "in_features"):
+        return int(layer.in_features), int(layer.out_features)
+    inputs, outputs = layer.weight.shape  # Conv1D
+    return int(inputs), int(outputs)
+
+
+def _like(layer: nn.Module, usual: Tensor) -> Tensor:
+    """A tensor of the dtype and on the device in which the layer computes."""
+    plain = isinstance(layer, nn.Linear | Conv1D)  # packed weights are slow to look at
+    weight: Any = layer.weight if plain else usual
+    return weight.detach()

@@ -1,0 +1,95 @@
+"""The engine's own programs in C++, built for this processor once and kept.
+
+A program is one source beside this file. What was built is found again by all that it was built
+from: the source, its settings, the compiler, and what the processor can do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from ppl.lm.cache import cache_folder
+
+# Sums may be reordered, which vectors need; -ffast-math would also change how the whole process
+# treats tiny numbers.
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno"]
+_FLAGS += ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+
+
+def built(source: str, **defines: int) -> ctypes.CDLL:
+    """The library of a source beside this file, with these macros.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses.
+    """
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    found = shutil.which(compiler[0])
+    if found is None:
+        raise RuntimeError(
+            f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX"
+        )
+    path = Path(__file__).with_name(source)
+    command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in defines.items())]
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=10)
+    program = Path(found).resolve()
+    of_compiler = program.stat()
+    made_by = program, of_compiler.st_size, of_compiler.st_mtime_ns, *command[1:], _processor()
+    digest.update("\0".join(map(str, made_by)).encode())
+    kept = cache_folder() / "native" / f"{path.stem}-{digest.hexdigest()}.so"
+    if _of_this_user(kept):
+        with contextlib.suppress(OSError):  # a damaged one is built anew
+            return ctypes.CDLL(str(kept))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / kept.name
+            command += [str(path), "-o", str(library)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            with contextlib.suppress(OSError):  # a cache that cannot be written is none
+                _keep(library, kept)
+            return ctypes.CDLL(str(library))  # stays loaded when its file is gone
+    except (subprocess.CalledProcessError, OSError) as refusal:
+        said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
+        raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+
+
+def _of_this_user(kept: Path) -> bool:
+    """Whether the file is there, and nobody else can have put it there: it will be run."""
+    try:
+        stats = [kept.stat(), kept.parent.stat()]
+    except OSError:
+        return False
+    return all(stat.st_uid == os.getuid() and not stat.st_mode & 0o022 for stat in stats)
+
+
+def _keep(library: Path, kept: Path) -> None:
+    """Appears by a rename, so it is whole or not there."""
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=kept.parent)
+    os.close(handle)
+    try:
+        shutil.copyfile(library, partial)
+        os.chmod(partial, 0o600)
+        os.replace(partial, kept)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+@cache
+def _processor() -> str:
+    """What code for this processor alone depends on."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kinds = ("model", "flags", "Features", "CPU part")
+        about = {line for line in lines if line.split(":")[0].strip() in kinds}
+        return "\n".join(sorted(about))
+    return " ".join(platform.uname()[4:]) + platform.processor()

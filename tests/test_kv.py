@@ -1,0 +1,346 @@
+"""What is kept of keys and values: exact for the compressed model, named, never mixed."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import statistics
+
+import pyro
+import pytest
+import torch
+import transformers as tf
+from compiler import needs_compiler
+from hypothesis import given, settings
+from test_engine import (
+    DEVICE,
+    FAMILIES,
+    OPERATIONS,
+    SMALL,
+    Letters,
+    interleaved,
+    make,
+    random_model,
+    request,
+    some_texts,
+    step_graphs,
+)
+
+import ppl
+from ppl.errors import ObservationError, UnsupportedModelError
+from ppl.lm.base import ScoreRequest
+from ppl.lm.engine.kv import KV, restored, rounded
+from ppl.searchers import SMC, BestOfN
+
+KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Rounding(tf.DynamicCache):
+    """Keys and values to eight bits, each head's of a token by their own largest."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        def eight_bits(x):
+            unit = x.abs().amax(-1, keepdim=True) / 127
+            return torch.where(unit > 0, (x / unit).round(), 0.0) * unit
+
+        return super().update(eight_bits(key_states), eight_bits(value_states), *args, **kwargs)
+
+
+@torch.inference_mode()
+def compressed(model, kv: str, text: tuple[int, ...]) -> torch.Tensor:
+    """Last hidden states `[n, hidden]` of a text by one pass of the compressed model, without any
+    cache of ours."""
+    keeps, n = KV.read(kv), len(text)
+    at = torch.arange(n)
+    seen = at <= at[:, None]
+    if keeps.window:
+        seen &= (at > at[:, None] - keeps.window) | (at < keeps.sinks)
+    mask = torch.zeros(1, 1, n, n).masked_fill_(~seen, torch.finfo(torch.float32).min)
+    cache = Rounding() if keeps.int8 else None
+    return model.base_model(
+        input_ids=torch.tensor([text], device=DEVICE),
+        attention_mask=mask.to(DEVICE),
+        past_key_values=cache,
+        use_cache=keeps.int8,
+    ).last_hidden_state[0]
+
+
+# -- how it is said ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("full", KV()),
+        ("int8", KV(int8=True)),
+        ("window(512)", KV(window=512, sinks=4)),
+        (" window( 512 ,sinks=0 ) ", KV(window=512)),
+        ("window(window=8, 2)", KV(window=8, sinks=2)),
+        ("int8+window(8, 2)", KV(True, 8, 2)),
+        ("window(8, 2) + int8", KV(True, 8, 2)),
+    ],
+)
+def test_what_is_kept_is_read_and_written(said, kept):
+    assert KV.read(said) == kept
+    assert KV.read(str(kept)) == kept
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "int4", "window", "window()", "window(1)", "window(-3)", "window(8, -1)", "int8+int8",
+     "full+int8", "window(8)+window(9)", "window(8.5)", "window(8, 1, 2)", "int8+", None, 8],
+)  # fmt: skip
+def test_what_is_nothing_of_the_kind_is_refused(said):
+    with pytest.raises((ValueError, TypeError), match="kv"):
+        ppl.load("tiny", kv=said)
+    with pytest.raises((ValueError, TypeError), match="kv"):
+        make(kv=said)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_eight_bits_are_off_by_at_most_half_of_a_unit(dtype):
+    torch.manual_seed(0)
+    numbers = (torch.randn(50, 3, 16) * torch.logspace(-6, 4, 50)[:, None, None]).to(dtype)
+    numbers[7] = 0
+    codes, scales = rounded(numbers)
+    back = restored(codes, scales)
+    assert codes.dtype == torch.int8
+    assert back.dtype == scales.dtype == dtype
+    most = numbers.double().abs().amax(-1, keepdim=True)
+    off = (back.double() - numbers.double()).abs()
+    assert bool((off <= most * (1 / 254 + 2 * torch.finfo(dtype).eps)).all())
+    assert off.max() > 0
+    assert bool((back[7] == 0).all())
+    again, _ = rounded(back)
+    assert torch.equal(again, codes)
+
+
+# -- exact, of the compressed model ---------------------------------------------------------------
+
+
+def log_prob(lm, kv: str, text: tuple[int, ...], new: tuple[int, ...]) -> float:
+    states = compressed(lm.model, kv, (*text, *new))[len(text) - 1 : -1]
+    of_all = torch.log_softmax(lm.logits(states).double(), -1)
+    return float(of_all.gather(1, torch.tensor(new, device=DEVICE)[:, None]).sum())
+
+
+@pytest.mark.parametrize("kv", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_are_those_of_the_compressed_model(family, kv):
+    lm = make(family, kv=kv)
+    texts = some_texts()
+    for repeat in range(2):  # the second time from the pool
+        requests = [request(lm, t, i + repeat, max_tokens=9) for i, t in enumerate(texts)]
+        drawn = lm.sample_batch(requests)
+        for text, draw in zip(texts, drawn, strict=True):
+            exact = log_prob(lm, kv, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    scores = [ScoreRequest(lm, r.spec, d.value) for r, d in zip(requests, drawn, strict=True)]
+    lm.engine.pool.clear()  # by teacher forcing, from nothing
+    assert lm.score_batch(scores) == pytest.approx([d.log_prob for d in drawn], abs=1e-4)
+
+
+@functools.cache
+def _engine(kv: str, kv_bytes: int, compile: bool = False):
+    return make(kv=kv, kv_bytes=kv_bytes, compile=compile).engine
+
+
+@functools.cache
+def states_of(kv: str, text: tuple[int, ...]) -> torch.Tensor:
+    return compressed(_model(), kv, text)
+
+
+@functools.cache
+def _model():
+    return random_model(FAMILIES["Llama"]())
+
+
+@pytest.mark.parametrize(
+    ("kv", "way"),
+    [
+        *((kv, way) for kv in KINDS for way in ("sharing", "graphs", "standing")),
+        pytest.param("int8", "compiled", marks=needs_compiler),
+        pytest.param("int8", "compiled standing", marks=needs_compiler),
+    ],
+)
+@pytest.mark.parametrize("kv_bytes", [1, 60_000])
+@settings(max_examples=12, deadline=None)
+@given(operations=OPERATIONS)
+@torch.inference_mode()
+def test_any_interleaving_equals_one_pass_of_the_compressed_model(kv, kv_bytes, way, operations):
+    """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
+    engine = _engine(kv, kv_bytes, compile="compiled" in way)
+    engine.runner.price = 10**9 if way == "graphs" else 0
+    standing = "standing" in way
+    engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)
+    engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
+    engine.pool.clear()
+    interleaved(engine, operations, functools.partial(states_of, kv))
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_window_that_holds_all_of_a_text_changes_not_a_bit(family, shared):
+    for kv in ("window(128, 0)", "window(60, 4)", "window(40, 30)"):
+        full, windowed = make(family), make(family, kv=kv)
+        texts = [t[:60] for t in some_texts()]
+        for lm in (full, windowed):
+            lm.engine.sharing.block, lm.engine.sharing.price = (2, -1) if shared else (64, 10**9)
+        drawn = [
+            lm.sample_batch([request(lm, t, i, max_tokens=12) for i, t in enumerate(texts)])
+            for lm in (full, windowed)
+        ]
+        for one, other in zip(*drawn, strict=True):
+            assert one.value == other.value
+            assert one.log_prob == other.log_prob
+        ours, theirs = (lm.engine.hidden(texts, [0] * len(texts)) for lm in (full, windowed))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_windows_of_the_model_and_of_ours_are_both_kept():
+    model = random_model(tf.MistralConfig(**SMALL, sliding_window=9))
+    text = tuple(range(5, 45))
+    lm = ppl.HFModel(model, Letters(), name="slider", kv="window(20, 3)")
+    (states,) = lm.engine.hidden([text], [0])
+    at = torch.arange(len(text))
+    seen = (at <= at[:, None]) & (at > at[:, None] - 9)  # the shorter one; its sinks are not seen
+    mask = torch.zeros(1, 1, 40, 40).masked_fill_(~seen, torch.finfo(torch.float32).min)
+    with torch.inference_mode():
+        plain = model.base_model(
+            input_ids=torch.tensor([text], device=DEVICE), attention_mask=mask.to(DEVICE)
+        ).last_hidden_state[0]
+    torch.testing.assert_close(states, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_windows_are_refused_where_they_do_not_reach(monkeypatch):
+    with pytest.raises(UnsupportedModelError, match=r"compile=False.*'int8'"):
+        make(kv="window(8)", compile=True)
+    monkeypatch.setattr(tf.LlamaModel, "_supports_attention_backend", False)
+    with pytest.raises(UnsupportedModelError, match=r"Llama kv=window.*way of its own.*'int8'"):
+        make(kv="window(8)")
+    make(kv="window(200)")  # holds every text
+
+
+# -- named, and never mixed -----------------------------------------------------------------------
+
+
+def two_steps(lm):
+    def program(said):
+        text = lm.prompt(said)
+        for t in range(2):
+            text = text + pyro.sample(f"step_{t}", lm(text, max_tokens=3))
+        return text.text
+
+    return program
+
+
+def test_the_model_is_named_wherever_its_numbers_go(tmp_path):
+    lm = ppl.load("tiny", kv=" int8 ")
+    assert repr(lm) == "HFModel('tiny kv=int8')"
+    posterior = BestOfN(2).run(two_steps(lm), "4 - 9 =", seed=0)
+    assert list(posterior.cost.models) == ["tiny kv=int8"]
+    assert posterior.models[0]["name"] == "tiny kv=int8"
+    posterior.save(tmp_path / "one.ppl")
+    stored = ppl.Posterior.load(tmp_path / "one.ppl")
+    assert stored.models[0]["name"] == "tiny kv=int8"
+    assert KV.read(stored.models[0]["loaded"]["settings"]["kv"]) == KV(int8=True)
+    record = stored.samples[0].records[0]
+    assert record.value.kv == "int8"
+    full = ppl.load("tiny")
+    with pytest.raises(ObservationError, match=r"drawn with kv='int8'.*kv='full'.*by hand"):
+        full(full.prompt("4 - 9 ="), max_tokens=3).log_prob(record.value)
+
+
+def test_a_score_of_a_draw_of_another_setting_is_refused():
+    models = {kv: make(kv=kv) for kv in ("full", "int8", "window(6, 2)")}
+    for kv, lm in models.items():
+        text = ppl.Text((5, 6, 7), lm.codec)
+        value = lm(text, max_tokens=3).sample()
+        lm(text, max_tokens=3).log_prob(value)
+        for other, model in models.items():
+            if other == kv:
+                continue
+            with pytest.raises(ObservationError, match="another law"):
+                model(text, max_tokens=3).log_prob(value)
+
+            def observed(model=model, value=value, text=text):
+                pyro.sample("x", model(text, max_tokens=3), obs=value)
+
+            with pytest.raises(ObservationError, match=r"site 'x'.*another law"):
+                BestOfN(1).run(observed, seed=0)
+            by_hand = model.continuation(value.tokens)
+            assert model(text, max_tokens=3).log_prob(by_hand) < 0
+        # Another of the same setting, and a setting that says the same, are no other law.
+        same = make(kv=f" {kv} ".replace(",", " ,"))
+        same(text, max_tokens=3).log_prob(value)
+
+
+# -- unbiased, for the compressed model -----------------------------------------------------------
+
+LETTERS = (5, 6)
+START = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
+
+
+@functools.cache
+def sharp(kv: str) -> ppl.HFModel:
+    """Of which windows and bits matter."""
+    model = random_model(FAMILIES["Llama"]())
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight *= 8
+    return ppl.HFModel(model, Letters(), name="sharp", kv=kv)
+
+
+def tilted(lm, factors: bool = True):
+    def program():
+        text = ppl.Text(START, lm.codec)
+        for t in range(3):
+            step = pyro.sample(f"x{t}", lm(text, max_tokens=2, allowed=LETTERS))
+            text = text + step
+            if factors:
+                pyro.factor(f"ok{t}", torch.tensor(0.7 * step.tokens.count(5) - 0.4))
+
+    return program
+
+
+@functools.cache
+def exact_evidence(kv: str) -> float:
+    lm, total = sharp(kv), 0.0
+    for new in itertools.product(LETTERS, repeat=6):
+        states = compressed(lm.model, kv, (*START, *new))[len(START) - 1 : -1]
+        of_all = lm.logits(states).double()[:, list(LETTERS)].log_softmax(-1)
+        log_p = sum(float(of_all[t, LETTERS.index(token)]) for t, token in enumerate(new))
+        total += math.exp(log_p + 0.7 * new.count(5) - 3 * 0.4)
+    return total
+
+
+def estimates(kv: str, seeds: int, guide=None) -> tuple[float, float]:
+    """Mean of the evidence over seeds, and its standard error."""
+    smc, program = SMC(8, ess_threshold=0.9), tilted(sharp(kv))
+    found = [math.exp(smc.run(program, guide=guide, seed=s).log_evidence) for s in range(seeds)]
+    return statistics.fmean(found), statistics.stdev(found) / seeds**0.5
+
+
+@pytest.mark.parametrize("kv", KINDS)
+def test_evidence_is_that_of_the_compressed_model(kv):
+    mean, error = estimates(kv, 40)
+    assert abs(mean - exact_evidence(kv)) < 3.5 * error
+    if "window" in kv:  # which that of the full model is not
+        assert abs(mean - exact_evidence("full")) > 6 * error
+
+
+def test_what_a_compressed_model_proposes_is_weighed_by_both_laws():
+    """A guide may keep less: the evidence is that of the full model."""
+    mean, error = estimates("full", 40, tilted(sharp("window(6, 2)"), factors=False))
+    assert abs(mean - exact_evidence("full")) < 3.5 * error
+    assert abs(mean - exact_evidence("window(6, 2)")) > 6 * error

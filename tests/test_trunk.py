@@ -239,9 +239,16 @@ def test_a_segment_is_shortened_when_its_end_is_forgotten():
     slots.empty(slot)
     pool.cut((1, 2, 3, 9))
     pool.cut((1, 2, 9))
-    pool.trim()
+    pool.capacity = 9 * 16
+    pool.trim(4 * 16)
     assert pool.nbytes == 3 * 16
     assert pool.states(pool.match((1, 2, 3, 4)), 0)[:, 0].tolist() == [0, 1, 2]
+    # The old and the new were there at once, and never more than there is room for.
+    assert pool.held.most == pool.held.beside + 9 * 16
+    pool.cut((1, 2, 9))
+    pool.capacity = 4 * 16
+    pool.trim(2 * 16)
+    assert pool.nbytes == 0
 
 
 def test_attention_to_what_the_cache_does_not_keep_has_each_beginning_with_its_row():

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,8 @@ from ppl.lm.engine.runs import MOST_PARTS, Match, Slot, State, Tokens, common_pr
 # Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
 # computes, on a GPU a short one costs as much as one of hundreds of tokens.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
+# So often room is made for what has been found before it is taken as it is.
+_TRIES = 4
 
 Payer = tuple[Account, str, str] | None
 """A ledger and the names under which computed and reused tokens are booked, or None."""
@@ -239,7 +241,7 @@ class Engine:
         weights = Counter(texts)
         for text, count in zip(texts, rows or [1] * len(texts), strict=True):
             weights[text] += count - 1
-        slots = self._filled(self._founded(self._found(list(weights), weights), weights))
+        slots = self._filled(self._founded(*self._found(list(weights), weights)))
         twins = iter(self.fork([slots[t] for i, t in enumerate(texts) if t in texts[:i]]))
         return [next(twins) if t in texts[:i] else slots[t] for i, t in enumerate(texts)]
 
@@ -319,13 +321,13 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(unique, weights, shared)
         self._share_prefixes(shared, unique, first_payers)
-        matches = self._found(unique, weights)
+        matches, apart = self._found(unique, weights)
         for text, match in matches.items():
             if match.length < len(text):
                 matches[text] = match.cut(self._resumed(text, match)[0])
         self._book(texts, matches, payers)
         missing = [text for text, match in matches.items() if match.length < len(text)]
-        matches = self._founded(matches, weights)
+        matches = self._founded(matches, apart)
         slots = self._filled({text: matches[text] for text in missing})
         states = [
             self.slots.states_of(slots[text], start)
@@ -336,19 +338,29 @@ class Engine:
         self.pool.trim()
         return slots, states
 
-    def _found(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, Match]:
-        """What is known of each text; there is memory for the rest."""
+    def _found(
+        self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]
+    ) -> tuple[dict[Tokens, Match], set[Tokens]]:
+        """What is known of each text, for the rest of which there is memory; and which of them are
+        to be made one copy."""
         self._reserve(texts, weights, {})
         for attempt in itertools.count():
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
             matches = {text: self.pool.match(text) for text in texts}
-            needed = max((self._rest(t, m, weights)[0] for t, m in matches.items()), default=0)
-            if needed <= self.slots.length:
-                return matches
-            # What some stand on was forgotten to make room.
-            self._memory.reserve(len(texts), max(map(len, texts)) if attempt else needed)
+            apart, outside, needed = set(), 0, 0
+            for text in sorted(matches, key=len):
+                own, rest = self._rest(text, matches[text], weights)
+                if rest and self._memory.fits(outside + rest):
+                    apart.add(text)
+                    outside += rest
+                needed = max(needed, own if text in apart else own + rest)
+            if needed > self.slots.length:
+                # What some stand on was forgotten to make room, or there is none for it.
+                self._memory.reserve(len(texts), max(map(len, texts)) if attempt else needed)
+            elif self._memory.room(matches, outside) or attempt >= _TRIES:
+                return matches, apart
         raise AssertionError
 
     def _reserve(
@@ -455,20 +467,24 @@ class Engine:
         return slots
 
     def _founded(
-        self, matches: dict[Tokens, Match], weights: Mapping[Tokens, int]
+        self, matches: dict[Tokens, Match], apart: Collection[Tokens]
     ) -> dict[Tokens, Match]:
-        """Makes what several rows begin with one copy: they can stand on it."""
-        made = set()
-        for text, match in sorted(matches.items(), key=lambda item: len(item[0])):
-            if self._rest(text, match, weights)[1]:
-                trunk = self._memory.trunk(match)
-                base = trunk[-1].stop if trunk else 0
-                piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
-                self.pool.found(text, self.pool.segment(piece, base, trunk=True))
-                made.add(text)
-        if made:
+        """Makes what several rows begin with one copy: they can stand on it.
+
+        Args:
+            apart: for these texts.
+        """
+        for text in sorted(apart, key=len):
+            match = self.pool.match(text)  # some of it may have been made just now
+            trunk = self._memory.trunk(match)
+            base = trunk[-1].stop if trunk else 0
+            piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
+            self.pool.found(text, self.pool.segment(piece, base, trunk=True))
+        if apart:
             known = {text: self.pool.match(text) for text in matches}
-            matches = {t: known[t] if t in made else known[t].cut(matches[t].length) for t in known}
+            matches = {
+                t: known[t] if t in apart else known[t].cut(matches[t].length) for t in known
+            }
         return matches
 
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,6 @@ class Memory:
         slots, pool: where rows run, and the tree of what they computed.
         bytes_per_token: what a token takes in either.
         sharing: when rows stand on one copy.
-        peak_nbytes: most bytes that these took, slots and tree together.
     """
 
     def __init__(
@@ -69,7 +68,11 @@ class Memory:
         self.slots = Slots(layout, self.pool, dtype, device, keeps)
         self.pool.view = self.slots.view
         self.sharing = Sharing()
-        self.peak_nbytes = 0
+
+    @property
+    def peak_nbytes(self) -> int:
+        """Most bytes that slots and tree took together."""
+        return self.pool.held.most
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
@@ -80,6 +83,14 @@ class Memory:
         sharing = self.sharing
         few = tokens < sharing.block or self.bytes_per_token * tokens > self.capacity // 4
         return sharing.able and not few and (rows - 1) * tokens > sharing.price
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so many tokens more can be where rows stand on them, which nobody can evict as
+        long as these run: that may be as much as the slots may be."""
+        segments = {part.segment for slot in self.slots.busy for part in slot.trunk}
+        pinned = sum(segment.piece.nbytes for segment in segments)
+        room = min(self.capacity // 2, self.capacity - self.slots.nbytes)
+        return pinned + self.bytes_per_token * tokens <= room
 
     def trunk(self, match: Match) -> Trunk:
         """What rows that go on from there stand on."""
@@ -97,20 +108,44 @@ class Memory:
             pool.capacity = max(0, self.capacity - largest)
             pool.trim()
             slots.rebuild(count, length)
-            self.peak_nbytes = max(self.peak_nbytes, largest + pool.nbytes)
             pool.capacity = max(0, self.capacity - slots.nbytes)
-        pool.trim(self._in_idle_slots(rows) + self.bytes_per_token * tokens)
-        self.peak_nbytes = max(self.peak_nbytes, slots.nbytes + pool.nbytes)
+        needed = slots.idle(set())[:rows]
+        moving = pool.nbytes_of(edge for slot in needed for edge in slot.edges)
+        pool.trim(moving + self.bytes_per_token * tokens, set(needed))
 
-    def place(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
-        """A slot for each text with what is known of it: taken over, or copied to."""
+    def room(self, matches: dict[Tokens, Match], tokens: int) -> bool:
+        """Makes room outside of slots for what `place` moves there, and so many tokens besides;
+        whether there was. If not, something was forgotten."""
+        own = self._own(matches)
+        spare = self.slots.idle(set(own.values()))[: len(matches) - len(own)]
+        moving = [edge for slot in spare for edge in slot.edges]
+        for text, slot in own.items():
+            moving += [edge for edge in slot.edges if edge.stop > matches[text].length]
+        nbytes = self.pool.nbytes_of(moving) + self.bytes_per_token * tokens
+        if self.pool.nbytes + nbytes <= self.pool.capacity:
+            return True
+        self.pool.trim(nbytes, {*spare, *own.values()})
+        return False
+
+    def _own(self, matches: Mapping[Tokens, Match]) -> dict[Tokens, Slot]:
+        """Slots that texts take over, because what is known of them is there; but not where the
+        slot has what the row could stand on, too, and would be longer than it need be."""
         own: dict[Tokens, Slot] = {}
         claimed: set[Slot] = set()
         for text, match in matches.items():
-            if match.slot is not None and not match.slot.busy and match.slot not in claimed:
-                own[text] = match.slot
-                claimed.add(match.slot)
-        spare = iter(self.slots.idle(claimed))
+            slot = match.slot
+            if slot is None or slot.busy or slot in claimed:
+                continue
+            trunk = self.trunk(match)
+            if slot.base >= (trunk[-1].stop if trunk else 0):
+                own[text] = slot
+                claimed.add(slot)
+        return own
+
+    def place(self, matches: dict[Tokens, Match]) -> dict[Tokens, Slot]:
+        """A slot for each text with what is known of it: taken over, or copied to."""
+        own = self._own(matches)
+        spare = iter(self.slots.idle(set(own.values())))
         slots = {text: own[text] if text in own else next(spare) for text in matches}
         # All are taken before anything is written: taking a slot saves what others still need.
         for text, slot in slots.items():
@@ -136,7 +171,8 @@ class Memory:
         than a block, or would cost more to read apart, is copied.
         """
         for slot, copies in Counter(slots).items():
-            if len(slot.trunk) < MOST_PARTS and self.pays(copies + 1, slot.tail):
+            few = len(slot.trunk) < MOST_PARTS and self.pays(copies + 1, slot.tail)
+            if few and self.fits(slot.tail):
                 self.pool.trim(self.bytes_per_token * slot.tail)
                 self.slots.seal(slot)
         self.reserve(len(slots), max(slot.tail for slot in slots))
@@ -168,8 +204,3 @@ class Memory:
 
     def _slot_nbytes(self, length: int) -> int:
         return self.bytes_per_token * (bucket(length) + 1) + self._state_nbytes
-
-    def _in_idle_slots(self, rows: int) -> int:
-        """Bytes that the tree would have to take over if so many idle slots were needed."""
-        idle = self.slots.idle(set())[:rows]
-        return self.bytes_per_token * sum(len(e.tokens) for slot in idle for e in slot.edges)

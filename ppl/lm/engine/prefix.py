@@ -12,7 +12,7 @@ least-recently-used, leaves first, under a byte budget.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -180,15 +180,22 @@ class PrefixPool:
         upper.children[edge.tokens[0]] = edge
         return upper
 
-    def trim(self, spare: int = 0) -> None:
+    def nbytes_of(self, edges: Iterable[Edge]) -> int:
+        """What runs take, wherever they are."""
+        return sum(self.read(edge, len(edge.tokens)).nbytes for edge in edges)
+
+    def trim(self, spare: int = 0, leaving: Collection[Slot] = ()) -> None:
         """Evicts least recently used leaves until the runs' own memory fits the capacity.
 
-        A leaf in a slot takes no memory here; it goes only where its parents must.
+        A leaf in a slot takes no memory here; it goes only where its parents must, or where there
+        is no room to move it.
 
         Args:
             spare: bytes of the capacity to leave free.
+            leaving: slots that are needed, out of which their runs would move to here; `spare` has
+                them. What is evicted of these needs no room.
         """
-        limit = max(0, self.capacity - spare)
+        limit = self.capacity - spare
         if self.nbytes <= limit:
             return
         queue = [(leaf.needed, leaf.used, id(leaf), leaf) for leaf in self._leaves()]
@@ -199,6 +206,7 @@ class PrefixPool:
             assert parent is not None
             del parent.children[leaf.tokens[0]]
             if leaf.slot is not None:
+                limit += self.nbytes_of([leaf]) if leaf.slot in leaving else 0
                 _leave(leaf)
             elif leaf.segment is parent.segment and not leaf.needed:
                 self._shorten(parent)
@@ -213,6 +221,8 @@ class PrefixPool:
             edges.append(above)
         assert whole is not None
         start = edges[-1].start
+        if self.nbytes + whole.view(start, last.stop).nbytes > self.capacity:
+            return  # there is no room for both; its bytes go with the last of its runs
         kept = self.segment(whole.view(start, last.stop).clone(), start, whole.trunk)
         for edge in edges:
             edge.segment = kept

@@ -57,9 +57,27 @@ class Piece:
 
 @dataclass(slots=True)
 class Held:
-    """Bytes of all segments that anybody refers to."""
+    """Bytes of all segments that anybody refers to.
+
+    Attributes:
+        nbytes: these.
+        beside: those of the slots, and of what is set aside while these are made anew.
+        most: most of both together.
+    """
 
     nbytes: int = 0
+    beside: int = 0
+    most: int = 0
+
+    def add(self, nbytes: int) -> None:
+        """There is so much more."""
+        self.nbytes += nbytes
+        self.most = max(self.most, self.nbytes + self.beside)
+
+    def aside(self, nbytes: int) -> None:
+        """So much there is besides."""
+        self.beside = nbytes
+        self.add(0)
 
 
 class Segment:
@@ -82,7 +100,7 @@ class Segment:
     def __init__(self, piece: Piece, start: int, held: Held, trunk: bool = False) -> None:
         self.piece, self.start, self.trunk, self.rows = piece, start, trunk, 0
         self._held = held
-        held.nbytes += piece.nbytes
+        held.add(piece.nbytes)
 
     def __del__(self) -> None:
         self._held.nbytes -= self.piece.nbytes

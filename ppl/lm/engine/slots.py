@@ -119,26 +119,31 @@ class Slots:
         """
         for slot in sorted(self.all, key=lambda s: s.used):
             if not slot.busy:
+                self.pool.trim(self.pool.nbytes_of(slot.edges), {slot})
                 self.empty(slot)
-                self.pool.trim()
         self.generation += 1
         busy = self.busy
         contents = [self.view(slot, slot.base, slot.length).clone() for slot in busy]
+        kept = sum(content.nbytes for content in contents)
+        self.pool.held.aside(self.nbytes + kept)
         self.kv, self.states = (), self.states.new_zeros(0)  # freed before the next line allocates
         try:
             self.kv, self.states = self._zeros(rows, bucket(length) + 1)
         except BaseException:  # out of memory: nothing is known any more, and nothing runs
             self.kv, self.states = self._zeros(0, 1)
+            self.pool.held.aside(0)
             self.pool.clear()
             for slot in self.all:
                 slot.busy = False
                 slot.forget()
             self.all = []
             raise
+        self.pool.held.aside(self.nbytes + kept)
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
             self.view(slot, slot.base, slot.length).copy_(content)
         self.all = busy + [Slot(i) for i in range(len(busy), rows)]
+        self.pool.held.aside(self.nbytes)
 
     def empty(self, slot: Slot, keep: int = 0) -> None:
         """Frees a slot from position `keep` on; what the tree has only there is copied out."""

@@ -84,7 +84,7 @@ class Slots:
         like = torch.zeros(0, dtype=self.dtype, device=self.device)
         shapes = [(count, rows, heads, length, dim) for count, (heads, dim) in self.layout.groups]
         kept = torch.int8 if self.keeps.int8 else self.dtype
-        kv = tuple(like.new_zeros(shape, dtype=kept) for shape in shapes)
+        kv = tuple(like.new_zeros(*shape, dtype=kept) for shape in shapes)
         if self.keeps.int8:
             kv += tuple(like.new_zeros(*shape[:-1], 1) for shape in shapes)
         return kv, like.new_zeros(rows, length, self.layout.hidden)

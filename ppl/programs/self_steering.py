@@ -256,7 +256,7 @@ def _kept(posterior: Posterior, seed: int) -> Posterior:
     samples: list[Sample] = []
     for sample in posterior.samples:
         chance = math.exp(min(sample.log_weight, 0.0))
-        keep = chance > 0.0 and rng.random() < chance
+        keep = rng.random() < chance
         samples.append(replace(sample, log_weight=0.0 if keep else -math.inf))
     kept = sum(sample.log_weight == 0.0 for sample in samples)
     evidence = math.log(kept / len(samples)) if kept else -math.inf

@@ -176,6 +176,24 @@ def test_the_dead_are_not_read():
         IterativeAgentDecoding(3).run(hopeless)
 
 
+def test_no_answer_is_worse_than_any():
+    def program() -> str | None:
+        said = feedback()
+        text = TOY.prompt("^")
+        text = text + pyro.sample("word", TOY(text, max_tokens=1))
+        pyro.factor("verdict", torch.tensor(0.2 if text.text else 0.9).log())
+        pyro.deterministic("read", torch.tensor(float(len(said))))
+        return text.text or None  # nothing is well scored
+
+    read: list[tuple[Tried, Tried]] = []
+    search = IterativeAgentDecoding(16, feedback=lambda *tried: read.append(tried) or "")
+    posterior = search.run(program, seed=0)
+    assert {s.value for s in posterior.samples} == {"a", "b", None}
+    best, worst = read[-1]
+    assert best.result == posterior.best is not None
+    assert worst.result is None
+
+
 def test_outside_of_the_search_nothing_is_told():
     assert feedback() == ""
     assert BestOfN(3).run(feedback, seed=0).samples[0].value == ""

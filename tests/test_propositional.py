@@ -228,7 +228,9 @@ def test_formulas_bind_as_is_usual():
     assert parse("p <-> q") == ("∧", ("→", "p", "q"), ("→", "q", "p"))
     assert show(parse("(p -> q) -> (r | p) & q")) == "(p → q) → (r ∨ p) ∧ q"
     for wrong in ("", "p q", "(p", "p ->", "p ? q", ")", "~"):
-        with pytest.raises(ValueError, match="no formula"):
+        with pytest.raises(
+            ValueError, match=r"no formula: .* connectives → ∧ ∨ ¬ ↔ \(or -> & \| ~ <->\)"
+        ):
             PROVER.start(wrong)
     with pytest.raises(ValueError, match="too deep"):
         parse("(" * 500 + "p" + ")" * 500)

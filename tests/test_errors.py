@@ -12,7 +12,7 @@ from programs import TOY, VERIFIERS, toy
 import ppl
 from ppl import errors
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
-from ppl.verifiers import PRM, FunctionVerifier, verifier
+from ppl.verifiers import PRM, FunctionRanker, FunctionVerifier, verifier
 
 ALL = [BestOfN(3), SMC(3), BeamSearch(2, 2), MCTS(4)]
 each = pytest.mark.parametrize("searcher", ALL, ids=lambda s: type(s).__name__)
@@ -355,6 +355,33 @@ def test_functions_that_raise_are_named(function, cause, word):
     assert isinstance(info.value.__cause__, cause)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"), [(None, "None"), ("yes", "'yes'"), ([0.5, 0.5], r"\[0.5, 0.5\]")]
+)
+def test_functions_that_return_no_number_did_not_raise(said, shown):
+    message = rf"my_judge at site 'ok' of particle 1 returned {shown} for .*; return a probability"
+    with pytest.raises(errors.VerifierError, match=message):
+        run(judged(FunctionVerifier(lambda _: said, name="my_judge")))
+    rank = FunctionRanker(lambda _: said, name="rank")
+    with pytest.raises(errors.VerifierError, match=rf"returned {shown} for .*; return a number"):
+        rank.judge([ppl.JudgeRequest(rank, TOY.prompt("^"))])
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_async_function_is_no_verifier():
+    async def later(text):
+        return 0.5
+
+    with pytest.raises(errors.VerifierError, match=r"later .* is an async function; take a plain"):
+        run(judged(FunctionVerifier(later)))
+
+
+@pytest.mark.parametrize(("given", "remedy"), [(0.5, "verifier"), (True, "verifier"), ("a", "prm")])
+def test_what_is_no_distribution_says_what_it_could_be(given, remedy):
+    with pytest.raises(errors.ProgramError, match=rf"got {type(given).__name__}; .*{remedy}"):
+        run(lambda: pyro.sample("ok", given, obs=True))
+
+
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1, float("inf")])
 def test_functions_out_of_range_are_named(value):
     message = rf"my_judge at site 'ok' of particle 1 returned {value} .*between 0 and 1"
@@ -428,3 +455,52 @@ def test_what_is_sampled_is_a_distribution(thing, obs):
     kind = type(thing).__name__
     with pytest.raises(errors.ProgramError, match=rf"site 'x' of.*distribution, got {kind}.*text"):
         run(lambda: pyro.sample("x", thing, obs=obs))
+
+
+# -- what a newcomer tries first -------------------------------------------------------------------
+
+
+def test_names_of_rooms_are_found():
+    with pytest.raises(AttributeError, match=r"no attribute 'SMC': it is in ppl\.searchers"):
+        ppl.SMC  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'PRM': it is in ppl\.verifiers"):
+        ppl.PRM  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing_of_ours'$"):
+        ppl.nothing_of_ours  # noqa: B018
+    assert ppl.tools.Python
+
+
+def test_a_call_with_too_many_arguments_is_named():
+    with pytest.raises(TypeError, match=r"load\(\) takes 1 positional argument but 2 were given"):
+        ppl.tasks.load("lines/chain", 3)
+    with pytest.raises(TypeError, match=r"verifier\(\) got an unexpected .*'aggregat'"):
+        verifier(aggregat="prod")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"red": 0.5, "a": 0.5}, "'red' is none of the symbols '\\^a\\$'"),
+        ({"a": 0.5, "$": 0.4}, "they add up to 0.9"),
+        ({"a": 1.5, "$": -0.5}, "one of them is negative"),
+    ],
+)
+def test_tables_that_are_no_law_say_why(table, said):
+    lm = ppl.TableLM(table, symbols="^a$")
+    with pytest.raises(ValueError, match=f"after '\\^' do not form a distribution: {said}"):
+        lm(lm.prompt("^"), max_tokens=1).sample()
+
+
+def test_the_dead_are_counted_in_the_searchers_words():
+    def hopeless():
+        pyro.sample("x", dist.Bernoulli(0.5))
+        ppl.condition(False, "never")
+
+    with pytest.raises(
+        errors.AllParticlesDeadError, match=r"all 3 particles are dead.* particles,"
+    ):
+        SMC(3).run(hopeless)
+    with pytest.raises(errors.AllParticlesDeadError, match="use more simulations"):
+        MCTS(3).run(hopeless)
+    with pytest.raises(errors.AllParticlesDeadError, match="the one particle left is dead"):
+        BestOfN(1).run(hopeless)

@@ -175,6 +175,7 @@ def test_the_engines_agree_in_law():
         planner, _ = answering(WHOLE)
         found = selfsteer(planner, TOY, "^", particles, 0, engine, **PLAIN, seed=1)
         assert found.faults == ()
+        assert str(found) == f"{found.program.strip()}\n\n{found.posterior}"
         marginal = found.posterior.marginal()
         distance = sum(abs(marginal.get(v, 0) - p) for v, p in exact.marginal().items()) / 2
         n = found.posterior.ess

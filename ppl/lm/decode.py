@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Account
+from ppl.language.foreign import OF_NEXT, refuse_unknown
 from ppl.language.randomness import uniforms
 from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
@@ -28,6 +29,8 @@ from ppl.lm.stopping import Stop, misfit
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
+
+_OF_ONE_TOKEN = ("temperature", "top_p", "top_k", "min_p", "allowed")
 
 
 class Decoder(Protocol):
@@ -95,11 +98,14 @@ class LogitsModel(LanguageModel):
         top_k: int | None = None,
         min_p: float = 0.0,
         allowed: Allowed = None,
+        **unknown: Any,
     ) -> NextToken:
         """The law of the token that follows `text`: drawn like `lm(text, max_tokens=1)`, and read
         (`log_probs`, `entropy`, `margin`, `log_mass`) at no second pass. The settings are those of
         `lm(text, ...)`, and so is what it refuses.
         """
+        if unknown:
+            refuse_unknown("lm.next(text, ...)", unknown, _OF_ONE_TOKEN, OF_NEXT)
         law = self(
             text,
             max_tokens=1,

@@ -84,6 +84,12 @@ class SelfSteered:
     program: str
     attempts: tuple[Attempt, ...]
 
+    def __str__(self) -> str:
+        """The module, the posterior, and what it took."""
+        number = len(self.attempts)
+        took = f"{number} modules, of which this is the last that answered" if number > 1 else ""
+        return "\n".join(filter(None, (self.program.strip(), "", str(self.posterior), took)))
+
     @property
     def faults(self) -> tuple[Fault, ...]:
         """Of the module that the posterior is of: empty unless every module had some."""

@@ -239,9 +239,16 @@ class Particle(Messenger):  # type: ignore[misc]
                 "loop, as in f'step_{t}'"
             )
         if not hasattr(msg["fn"], "log_prob"):
+            got = type(msg["fn"]).__name__
+            number = isinstance(msg["fn"], bool | int | float)
+            remedy = (
+                "make a verifier of the function that gave it, with @ppl.verifiers.verifier, and "
+                "call that on a text, or add a log-weight with pyro.factor(name, log_weight)"
+                if number
+                else "call a model or verifier on a text, as in prm(text)"
+            )
             raise ProgramError(
-                f"{self.label}: pyro.sample needs a distribution, got {type(msg['fn']).__name__}; "
-                "call a model or verifier on a text, as in prm(text)"
+                f"{self.label}: pyro.sample needs a distribution, got {got}; {remedy}"
             )
         site = site_of(msg["fn"])
         if self._position < len(self._replay):

@@ -94,7 +94,8 @@ class _Reading:
     def refuse(self) -> NoReturn:
         here = self.tokens[self.at][2] if self.at < len(self.tokens) else len(self.text)
         raise ValueError(
-            f"statement: {self.text!r} is no formula: see what stands at character {here}"
+            f"statement: {self.text!r} is no formula: see what stands at character {here}; atoms "
+            "are words, connectives → ∧ ∨ ¬ ↔ (or -> & | ~ <->), and False stands for itself"
         )
 
 

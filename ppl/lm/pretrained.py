@@ -45,7 +45,7 @@ def load_pretrained(
         ModelNotFoundError: there is no such model, or not all of it.
         UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
             known.
-        ValueError: `device` or `dtype` is none that torch has here, or `weights` none that there is.
+        ValueError: `device`, `dtype` or `weights` is none that there is here.
     """
     where_to_run = _device(device)
     _check_weights(weights, where_to_run, pack)
@@ -87,9 +87,7 @@ def load_pretrained(
     model = model.to(where_to_run).eval().requires_grad_(False)
     few = torch.arange(4)[None]
     if weights is not None:
-        quantise_linears(
-            model, weights, lambda: model(input_ids=few, use_cache=False), str(source)
-        )
+        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), str(source))
     elif pack and where_to_run.type == "cpu":
         pack_linears(model, lambda: model(input_ids=few, use_cache=False))
     return model, tokenizer
@@ -102,7 +100,8 @@ def _check_weights(weights: str | None, device: torch.device, pack: bool) -> Non
         raise ValueError(
             f"weights={weights!r}: {' or '.join(map(repr, FORMATS))}, or None for the weights as "
             "they are"
-            + "; a model in four bits is one behind a server (docs/servers.md)" * ("4" in weights)
+            + "; a model in four bits is one behind a server (docs/servers.md)"
+            * ("4" in weights)
         )
     if device.type != "cpu":
         raise ValueError(f"weights={weights!r} is for models on a CPU, this one runs on {device}")

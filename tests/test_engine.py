@@ -867,7 +867,7 @@ def test_keys_repeated_before_attention_are_refused_by_compiled_steps():
 
 
 @needs_compiler
-def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch):
+def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch, tmp_path):
     model = random_model(FAMILIES["Llama"]())
     with monkeypatch.context() as patch:
         patch.setattr(tf.LlamaModel, "_supports_attention_backend", False)

@@ -101,9 +101,9 @@ def load(
             with laws of its own: its name says so, and what it drew is not scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
-        weights: `"int8"` rounds the weights of linear layers to eight bits, with a scale to every
-            64 of them: on a CPU three times as fast for one row, and a model of its own, `NAME@int8`
-            wherever it is named. Needs a C++ compiler.
+        weights: on a CPU, `"int8"` rounds those of linear layers to eight bits, with a scale to
+            every 64: quicker for few rows, and a model of its own, called `NAME@int8` wherever it is
+            named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each

@@ -45,7 +45,7 @@ def load_pretrained(
         ModelNotFoundError: there is no such model, or not all of it.
         UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
             known.
-        ValueError: `device` or `dtype` is none that torch has here, or `weights` none that there is.
+        ValueError: `device`, `dtype` or `weights` is none that there is here.
     """
     where_to_run = _device(device)
     _check_weights(weights, where_to_run, pack)

@@ -26,7 +26,7 @@ _ROWS = 16
 
 
 class LaidOutLinear(nn.Module):
-    """A linear layer for inference on a CPU, in place of an `nn.Linear`: its weight is laid out once.
+    """A linear layer for inference on a CPU whose weight is laid out once, in place of an `nn.Linear`.
 
     What it has is plain attributes: a layout of its own is nothing to save, move or cast.
 
@@ -56,7 +56,7 @@ class LaidOutLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """`[out_features, in_features]`: the weight that it multiplies with, laid out back; slow."""
+        """`[out_features, in_features]`: the weight it multiplies with, laid out back; slow."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:

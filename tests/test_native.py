@@ -7,7 +7,10 @@ import torch
 from compiler import needs_compiler
 from torch.nn.functional import scaled_dot_product_attention
 
+from ppl.lm.engine.attention import Span
 from ppl.lm.engine.native import attend
+from ppl.lm.engine.runs import Held, Part, Piece, Segment
+from ppl.lm.engine.table import table_of
 
 pytestmark = needs_compiler
 
@@ -39,7 +42,6 @@ def test_attention_in_place(rows, heads, group, dim, shared, dtype):
     memory = 3 * torch.randn(2, rows + 2, heads, length + 1, dim).to(dtype)  # 2 more slots
     positions = torch.randint(shared, length, (rows,))
     positions[0] = shared  # the shortest
-    sources = torch.full((rows,), rows - 1)
     memory[:, 1:-1, :, :shared] = memory[:, rows, None, :, :shared]
     columns = positions.clone()
     columns[-1] = length  # padding writes to the last, and looks at what is there
@@ -48,8 +50,8 @@ def test_attention_in_place(rows, heads, group, dim, shared, dtype):
     query = torch.randn(rows, heads * group, 1, dim).to(dtype)
     key, value = torch.randn(2, rows, heads, 1, dim).to(dtype)
     out = attend(
-        query, key, value, keys, values, columns, torch.zeros_like(columns), positions, sources,
-        torch.full((rows,), shared), 0.3,
+        query, key, value, keys, values, columns, torch.zeros_like(columns), positions,
+        table_of(rows, [Span(0, rows, length, shared, rows - 1)]), 0.3,
     )  # fmt: skip
     for row in range(rows):
         before[0, row + 1, :, columns[row]] = key[row, :, 0]
@@ -79,13 +81,62 @@ def test_windows_softcaps_sinks_and_values_of_another_width(window, softcap, sin
     key, value = torch.randn(rows, heads, 1, dim).to(dtype), values[:, :, :1].clone()
     weights = torch.randn(heads * group).to(dtype) if sinks else None
     out = attend(
-        query, key, value, keys, values, positions, firsts, positions, torch.full((rows,), 2),
-        torch.full((rows,), shared), 0.3, softcap, weights,
+        query, key, value, keys, values, positions, firsts, positions,
+        table_of(rows, [Span(0, rows, length, shared, 2)]), 0.3, softcap, weights,
     )  # fmt: skip
     for row in range(rows):
         assert torch.equal(keys[row, :, positions[row]], key[row, :, 0])
         seen = slice(firsts[row], positions[row] + 1)
         of_heads = [t[row, :, seen].double().repeat_interleave(group, 0) for t in (keys, values)]
+        exact = weighed(query[row].double(), *of_heads, 0.3, softcap, weights)
+        tolerance = 5e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "heads", "group", "dim"), [*CASES, (40, 1, 3, 16), (9, 2, 49, 8), (23, 1, 2, 12)]
+)
+@pytest.mark.parametrize(("window", "softcap", "sinks"), [(0, 0, 0), (30, 2.0, 1), (90, 0, 0)])
+def test_trunks_are_read_by_pointer(rows, heads, group, dim, window, softcap, sinks, dtype):
+    """Of several segments, in any order of rows, some of which stand on nothing or on a part, and
+    of windows that end before a trunk, in it, or in the slot."""
+    torch.manual_seed(rows + window)
+    lengths, layers, length, wide = (50, 13, 32), 3, 40, dim + 4
+    parts, held, at = [], Held(), 0
+    for size in lengths:
+        kv = tuple(torch.randn(layers, heads, size + 3, n).to(dtype) for n in (dim, wide))
+        piece = Piece(kv, torch.zeros(size + 3, 1))
+        parts.append(Part(Segment(piece, at - 1, held), at, at + size))
+        at += size
+    trunks = [[(), parts[:1], parts, parts][(3 * row) % 4] for row in range(rows)]
+    trunks = [tuple(trunk) for trunk in trunks]
+    bases = torch.tensor([trunk[-1].stop if trunk else 0 for trunk in trunks])
+    keys = torch.randn(rows, heads, length + 1, dim).to(dtype)
+    values = torch.randn(rows, heads, length + 1, wide).to(dtype)
+    columns = torch.randint(0, length, (rows,))
+    positions = bases + columns
+    firsts = (positions - window + 1).clamp(min=0) if window else torch.zeros_like(positions)
+    query = 3 * torch.randn(rows, heads * group, 1, dim).to(dtype)
+    key, value = (
+        torch.randn(rows, heads, 1, dim).to(dtype),
+        torch.randn(rows, heads, 1, wide).to(dtype),
+    )
+    weights = torch.randn(heads * group).to(dtype) if sinks else None
+    layer = 2
+    out = attend(
+        query, key, value, keys, values, columns, firsts, positions,
+        table_of(rows, [], trunks, bases), 0.3, softcap, weights, None, ((0, layer), (1, layer)),
+    )  # fmt: skip
+    for row, trunk in enumerate(trunks):
+        of_all = [
+            torch.cat([*(p.piece.kv[i][layer] for p in trunk), own[row, :, : columns[row] + 1]], 1)
+            for i, own in enumerate((keys, values))
+        ]
+        seen = slice(firsts[row], positions[row] + 1)
+        of_heads = [t[:, seen].double().repeat_interleave(group, 0) for t in of_all]
         exact = weighed(query[row].double(), *of_heads, 0.3, softcap, weights)
         tolerance = 5e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(
@@ -100,7 +151,7 @@ def test_what_is_not_finite_stays_so():
     keys[0, 0, 3, 5] = torch.nan
     values[1, 0, 2] = torch.inf
     place, none = torch.tensor([30, 30]), torch.zeros(2, dtype=torch.long)
-    out = attend(query, key, value, keys, values, place, none, place, none, none, None)
+    out = attend(query, key, value, keys, values, place, none, place, table_of(2, []), None)
     assert out[0].isnan().all()
     assert not out[1].isfinite().any()
 
@@ -120,4 +171,4 @@ def test_other_keys_than_those_of_the_cache_are_refused():
         half,
     ):
         with pytest.raises(RuntimeError, match=r"one kind with the cache.*\(2, 2, 40, 16\)"):
-            attend(*new, keys, values, place, none, place, none, none, None)
+            attend(*new, keys, values, place, none, place, table_of(2, []), None)

@@ -32,6 +32,7 @@ from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
 from ppl.lm.engine.kv import as_kept
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
+from ppl.lm.engine.table import Table, table_of
 from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
 
 NAME = "ppl_compiled"
@@ -46,7 +47,7 @@ class _Running:
     Attributes:
         window: where keys and values are.
         positions: `[B, 1]` the last position that each row looks at.
-        sources, shared: `[B]`, as in `ppl.lm.engine.native.attend`.
+        table: which of them have what in common.
         reaches: how far each layer looks.
         native: whether attention is our own.
         firsts: for each reach, `[B, 1]` the first position that each row looks at; or, where
@@ -56,8 +57,7 @@ class _Running:
 
     window: Window
     positions: Tensor
-    sources: Tensor
-    shared: Tensor
+    table: Table
     reaches: Mapping[int, Reach]
     native: bool
     firsts: dict[Reach, Tensor]
@@ -96,10 +96,8 @@ def _attend(
     if running.native:
         keys, values = window.layer(layer)
         positions, before = running.positions, None
-        if running.standing is not None:
+        if running.standing is not None and window.int8:
             before = _before(running, running.standing, query, layer, seen, scaling, softcap)
-            bases = running.standing.bases[:, None]
-            seen, positions = (seen - bases).clamp_(min=0), positions - bases
         columns = window.columns
         if window.int8:
             keys, values = window.write(layer, key, value)
@@ -109,10 +107,9 @@ def _attend(
                 as_kept(value),
                 columns.clamp(max=window.visible - 1),
             )
-        of_rows = columns, seen, positions, running.sources, running.shared
-        return native.attend(
-            query, key, value, keys, values, *of_rows, scaling, softcap or 0.0, sinks, before
-        )
+        of_rows = columns, seen, positions, running.table
+        more = scaling, softcap or 0.0, sinks, before, window.place(layer)
+        return native.attend(query, key, value, keys, values, *of_rows, *more)
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(
         None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks
@@ -129,7 +126,7 @@ def _before(
     scaling: float | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of one token a row to trunks, see `ppl.lm.engine.native.attend`."""
+    """Attention of one token a row to trunks in eight bits, see `ppl.lm.engine.native.attend`."""
     place = running.window.place(layer)
     batch, query_heads, _, dim = query.shape
     heads, wide = running.window.layer(layer)[1].shape[1::2]
@@ -320,13 +317,9 @@ class CompiledStep:
     def _about(
         self, positions: Tensor, window: Window, spans: Sequence[Span], standing: Standing | None
     ) -> _Running:
-        sources, shared = positions.new_zeros(2, len(positions))
-        for span in spans:
-            sources[span.start : span.stop] = span.source
-            shared[span.start : span.stop] = span.shared
-        return _Running(
-            window, positions, sources, shared, self._reaches, self.native, {}, standing
-        )
+        trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
+        table = table_of(len(positions), spans, trunks, bases, not window.int8)
+        return _Running(window, positions, table, self._reaches, self.native, {}, standing)
 
 
 def _of_the_process(guards: Any) -> list[bool]:

@@ -138,8 +138,6 @@ class Engine:
             )
             self.sharing = self._memory.sharing
             self.sharing.able, self.sharing.price = self.runner.shares, self.runner.price
-            if compile:  # attention of our own reads what rows have in common from the cache
-                self.sharing.price *= 4
             self.resumes = bool(plan.states)
             selfcheck.checked(self)
         self.pool.clear()

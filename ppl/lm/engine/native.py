@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ppl.lm.engine.building import built
+from ppl.lm.engine.slots import Place
+from ppl.lm.engine.table import Table
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 
@@ -29,12 +31,12 @@ def attend(
     columns: Tensor,
     firsts: Tensor,
     positions: Tensor,
-    sources: Tensor,
-    shared: Tensor,
+    table: Table,
     scaling: float | None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     before: tuple[Tensor, Tensor] | None = None,
+    place: Place = ((0, 0), (0, 0)),
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -44,11 +46,12 @@ def attend(
         keys, values: `[B, H, L, D]`, written at `columns`.
         columns: `[B]` int64 positions to which the rows write.
         firsts, positions: `[B]` int64 first and last positions that they look at.
-        sources, shared: `[B]` int64: so many first keys are those of row `sources`.
+        table: what they have in common.
         softcap: scores `s` become `softcap * tanh(s / softcap)`; 0 for scores as they are.
         sinks: `[G * H]` for each query head the score of a key that has no value.
         before: what attention to other keys gave, `[B, H, G, D]` means and `[B, H, G]` logarithms
             of the sums of their weights, float32.
+        place: where, in the trunks of the table, the layer's keys and values are.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -64,6 +67,10 @@ def attend(
     fits &= value.shape == (batch, heads, 1, wide) and keys.shape[:3] == values.shape[:3]
     fits &= sinks is None or sinks.numel() == query_heads
     sizes = batch * query_heads * wide, batch * query_heads
+    bases, runs = table.bases, table.runs(place[0][0], place[1][0])
+    heads_of_trunks = [part.piece.kv[place[0][0]].shape[1::2] for part in table.parts]
+    fits &= all(shape == (heads, dim) for shape in heads_of_trunks)
+    fits &= len(table.order) == batch
     fits &= before is None or (before[0].numel(), before[1].numel()) == sizes
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
@@ -76,7 +83,14 @@ def attend(
     run(
         batch,
         torch.get_num_threads(),
-        *(t.data_ptr() for t in (columns, firsts, positions, sources, shared)),
+        *(t.data_ptr() for t in (columns, firsts, positions)),
+        None if bases is None else bases.data_ptr(),
+        table.order.data_ptr(),
+        table.groups.data_ptr(),
+        len(table.groups),
+        runs.data_ptr(),
+        place[0][1],
+        place[1][1],
         *(t.data_ptr() for t in (query, key, value, keys, values)),
         keys.stride(0),
         keys.stride(1),
@@ -97,7 +111,8 @@ def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     run = built(
         "attention.cpp", HEADS=heads, GROUP=group, DIM=dim, WIDE=wide, HALF=int(half)
     ).attend
-    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 10, *[_INT64] * 4]
+    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
+    run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
     run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
     run.restype = None
     return run

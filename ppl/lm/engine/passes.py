@@ -283,7 +283,7 @@ class Passes:
         if not any(trunks):
             return None
         bases = torch.tensor([trunk[-1].stop if trunk else 0 for trunk in trunks])
-        return Standing(groups_of(trunks, self.device), bases.to(self.device))
+        return Standing(groups_of(trunks, self.device), bases.to(self.device), trunks)
 
     def _spans(
         self,

@@ -25,6 +25,9 @@ from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import Part, Piece, Slot
 
+Place = tuple[tuple[int, int], tuple[int, int]]
+"""In which group of the layout keys and values are, and as the how manieth there."""
+
 # Slot lengths are multiples of this.
 _BUCKET = 64
 
@@ -264,7 +267,7 @@ class Window:
         (group, at), (other, there) = self.place(number)
         return self._kv[group][at], self._kv[other][there]
 
-    def place(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    def place(self, number: int) -> Place:
         """Where a layer's keys and values are, see `ppl.lm.engine.layout`."""
         place = self._places[number]
         if place is None:

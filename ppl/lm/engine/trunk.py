@@ -21,10 +21,7 @@ from torch import Tensor
 from ppl.lm.engine.kv import stored
 from ppl.lm.engine.reach import seen_of
 from ppl.lm.engine.runs import Trunk
-from ppl.lm.engine.slots import Window
-
-Place = tuple[tuple[int, int], tuple[int, int]]
-"""In which group of the layout keys and values are, and as the how manieth there."""
+from ppl.lm.engine.slots import Place, Window
 
 # Scores of one product, so that those of a long prompt are not all there at once.
 _MOST_SCORES = 1 << 24
@@ -71,11 +68,13 @@ class Standing:
     Attributes:
         groups: those that stand on anything.
         bases: `[B]` tokens of each row's trunk.
+        trunks: of each row.
         window: the memory of the pass; set when it is there.
     """
 
     groups: Sequence[Group]
     bases: Tensor
+    trunks: Sequence[Trunk] = ()
     window: Window | None = None
     _biases: dict[tuple[int, int, int], list[Tensor | None]] = field(default_factory=dict)
 

@@ -99,7 +99,7 @@ def _packed_shape(x: Tensor, layer: int, out_features: int) -> Tensor:
 
 _library: Any = torch.library.Library("ppl_linear", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed(Tensor x, int layer, int out_features) -> Tensor")
-_library.impl("packed", lambda x, layer, _: _layers[layer].product(x), "CPU")
+_library.impl("packed", lambda x, layer, _: _layers[layer](x), "CPU")
 torch.library.register_fake("ppl_linear::packed", _packed_shape, lib=_library)
 
 

@@ -19,6 +19,7 @@ from ppl.errors import StudyError, UnsupportedModelError
 from ppl.lm.engine import building, quantised
 from ppl.lm.engine.linear import JoinedPart, PackedLinear
 from ppl.lm.engine.quantised import Int8Linear, quantise_linears
+from ppl.lm.pretrained import _check_weights
 from ppl.lm.pretrained import TINY
 from ppl.posterior.posterior import Posterior
 from ppl.searchers import SMC, BestOfN, Search
@@ -300,12 +301,16 @@ def test_other_reward_models_have_the_format_too(tmp_path):
         ({"weights": "int4"}, r"weights='int4': 'int8', or None.*server"),
         ({"weights": "q8"}, r"weights='q8': 'int8', or None"),
         ({"weights": "int8", "pack": False}, "pack=True"),
-        ({"weights": "int8", "device": "meta"}, r"on a CPU, this one runs on meta"),
     ],
 )
 def test_what_there_is_not_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         ppl.load("tiny", **given)
+
+
+def test_a_gpu_has_no_such_weights():
+    with pytest.raises(ValueError, match=r"on a CPU, this one runs on cuda"):
+        _check_weights("int8", torch.device("cuda"), pack=True)
 
 
 def test_models_whose_weights_are_elsewhere_are_refused():

@@ -19,8 +19,7 @@ from ppl.errors import StudyError, UnsupportedModelError
 from ppl.lm.engine import building, quantised
 from ppl.lm.engine.linear import JoinedPart, PackedLinear
 from ppl.lm.engine.quantised import Int8Linear, quantise_linears
-from ppl.lm.pretrained import _check_weights
-from ppl.lm.pretrained import TINY
+from ppl.lm.pretrained import TINY, _check_weights
 from ppl.posterior.posterior import Posterior
 from ppl.searchers import SMC, BestOfN, Search
 from ppl.study import Study, merge

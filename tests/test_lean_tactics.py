@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ppl.errors import LeanError
+from ppl.runtime.worker import Process
 from ppl.verifiers import LeanRepl, ProofState, TacticError
 
 FAKE = r"""
@@ -69,6 +70,8 @@ for line in sys.stdin:
         block += line
         continue
     request = json.loads(block); block = ""
+    if request.get("tactic") == "talk": print('{"proofState": 7, "goals": []}\n', flush=True)
+    if request.get("tactic") == "nest": print("[" * 100_000 + "\n", flush=True)
     print(json.dumps(answer(request)) + "\n", flush=True)
 """
 STATEMENT = "theorem t (h : p ∧ q) : p ∧ q ∧ p :="
@@ -232,3 +235,24 @@ def test_a_theorem_s_name_is_found_in_its_statement(lean, statement):
     with lean() as repl:
         end = applied(repl, repl.start(statement), "old")
         assert repl.accepts(end) is True
+
+
+def test_no_reply_is_taken_for_the_next(lean, monkeypatch):
+    """What a tactic made Lean print, or an answer that nobody waited for, is not what comes next."""
+    with lean() as repl:
+        begun = repl.start(STATEMENT)
+        repl.apply(begun, "talk")
+        time.sleep(0.2)  # both have been said
+        assert len(applied(repl, begun, "constructor").goals) == 2
+
+        def interrupted(self, limit, doing):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Process, "hear", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            repl.apply(begun, "swap")
+        assert len(applied(repl, begun, "constructor").goals) == 2
+        nested = repl.apply(begun, "nest")
+        assert isinstance(nested, TacticError)
+        assert not nested.refused

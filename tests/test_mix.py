@@ -31,23 +31,23 @@ def test_two_specialists_get_one_sample_each():
 
 
 def test_greedy_is_within_the_bound_of_the_optimum():
-    """The bound is 1 - 1/e; what is seen of random cases is far above it."""
+    """The bound is 1 - 1/e; in random cases of all sizes it is far above it, and climbing more so."""
     rng = np.random.default_rng(0)
-    worst = 1.0
-    for _ in range(60):
-        p = rng.beta(0.5, 1.0, (5, 3))
+    worst = {"greedy": 1.0, "climb": 1.0}
+    for _ in range(120):
+        p = rng.beta(0.4, 0.8, (rng.integers(2, 8), rng.integers(2, 4)))
+        n = int(rng.integers(1, 7))
         best = max(
             coverage(p, counts)
-            for counts in itertools.product(range(5), repeat=3)
-            if sum(counts) == 4
+            for counts in itertools.product(range(n + 1), repeat=p.shape[1])
+            if sum(counts) == n
         )
-        greedy, exact, climb = (mix(p, 4, method=m) for m in ("greedy", "exact", "climb"))
-        assert coverage(p, exact) == pytest.approx(best)
-        assert coverage(p, climb) >= (1 - 1 / math.e) * best
-        worst = min(worst, coverage(p, greedy) / best)
-    assert worst >= 1 - 1 / math.e
-    assert worst > 0.95
-    print(f"worst greedy / optimum {worst:.4f}")
+        assert coverage(p, mix(p, n, method="exact")) == pytest.approx(best)
+        for method, least in worst.items():
+            worst[method] = min(least, coverage(p, mix(p, n, method=method)) / best)
+    print(worst)
+    assert worst["climb"] > 0.99
+    assert worst["greedy"] > 0.95 > 1 - 1 / math.e
 
 
 def test_more_budget_only_adds():

@@ -102,7 +102,7 @@ def load(
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
         weights: on a CPU, `"int8"` rounds those of linear layers to eight bits, with a scale to
-            every 64: quicker for few rows, and a model of its own, called `NAME@int8` wherever it is
+            every 64: quicker for few rows. That is another model, called `NAME@int8` wherever it is
             named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.

@@ -26,7 +26,7 @@ _ROWS = 16
 
 
 class LaidOutLinear(nn.Module):
-    """A linear layer for inference on a CPU whose weight is laid out once, in place of an `nn.Linear`.
+    """A linear layer for inference on a CPU, in place of an `nn.Linear`, its weight laid out once.
 
     What it has is plain attributes: a layout of its own is nothing to save, move or cast.
 

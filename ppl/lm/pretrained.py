@@ -45,7 +45,7 @@ def load_pretrained(
             known.
         ValueError: `device` or `dtype` is none that torch has here.
     """
-    where_to_run = _device(device)
+    where_to_run = device_here(device)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
     path = Path(source).expanduser()
@@ -93,7 +93,7 @@ def load_pretrained(
     return model, tokenizer
 
 
-def _device(device: str | int | torch.device | None) -> torch.device:
+def device_here(device: str | int | torch.device | None) -> torch.device:
     """A device that torch has here; a GPU if there is one unless given."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

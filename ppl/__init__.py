@@ -25,6 +25,7 @@ from ppl.runtime.drafts import drafted
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.node import Node
 from ppl.runtime.planning import plan
+from ppl.runtime.replicas import Replicas as _Replicas  # noqa: F401 (what ppl.load hands over to)
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
 

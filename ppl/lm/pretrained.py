@@ -47,7 +47,7 @@ def load_pretrained(
             known.
         ValueError: `device`, `dtype` or `weights` is none that there is here.
     """
-    where_to_run = _device(device)
+    where_to_run = device_here(device)
     _check_weights(weights, where_to_run, pack)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
@@ -114,7 +114,7 @@ def _check_weights(weights: str | None, device: torch.device, pack: bool) -> Non
         raise ValueError(f"weights={weights!r} lays weights out anew: it needs pack=True")
 
 
-def _device(device: str | int | torch.device | None) -> torch.device:
+def device_here(device: str | int | torch.device | None) -> torch.device:
     """A device that torch has here; a GPU if there is one unless given."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -30,11 +30,12 @@ from ppl.programs.archon import (
     verify,
     write_tests,
 )
+from ppl.programs.archon.operators import _order
 from ppl.programs.archon.policies import rungs
 from ppl.programs.archon.testing import assertions, called
 from ppl.searchers import BestOfN
 from ppl.tasks import Problem, Task
-from ppl.verifiers import PRM, FunctionVerifier, Ranker
+from ppl.verifiers import PRM, FunctionVerifier, LogOdds, Ranker
 
 QUESTION = "Name a fruit."
 
@@ -92,6 +93,13 @@ def test_rankers_order_keep_weights_and_append_what_is_missing():
     missing = order("4 > 2")
     assert missing.texts == ["text 3", "text 1", "text 0", "text 2"]
     assert missing.flags == ("rank_1: 2 not ranked",)
+    for said in (
+        "2 > 1 > 3\nFor 3 > 2 in length.",
+        "2 > 1 > 3\n> done\n",
+        "<p>\n2, 1, 3\n2>1>3 <p>",
+    ):
+        assert _order(said, 3, "") == ([1, 0, 2], ())
+    assert _order("2, 1, 3\n\n", 3, "") == ([1, 0, 2], ())
     assert order("2 > 9 > 2 > 1", 2).texts == ["text 1", "text 0"]  # strange and double numbers
     assert order("I cannot.").texts == drafted(4).texts
     assert [d.log_weight for d in missing] == [0.0] * 4
@@ -164,8 +172,9 @@ def test_verifiers_and_rankers_of_the_library_serve_as_judges():
             return [[-float(len(r.text.text))] for r in requests]
 
     assert rank(Shorter(), 1)(drafts).texts == ["b"]
-    with pytest.raises(ArgumentError, match="says which is better"):
-        verify(Shorter())
+    for no_probability in (Shorter(), LogOdds(ppl.load("tiny-lines"), lambda lm, text: text)):
+        with pytest.raises(ArgumentError, match="says which is better"):
+            verify(no_probability)
 
 
 @needs_bubblewrap
@@ -510,3 +519,10 @@ def test_what_is_no_space_is_refused():
     ):
         with pytest.raises(ValueError, match=name):
             wrong()
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, None, "1"])
+def test_a_score_that_cannot_be_compared_is_refused(score):
+    space = Space({"a": [0, 1]}, lambda a: lambda question: a)
+    with pytest.raises(ArgumentError, match=r"scored .* for \{'a': \d\} on problem \d"):
+        search_architectures(space, lambda settings, number: score, calls=9, problems=2)

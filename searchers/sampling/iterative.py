@@ -74,7 +74,8 @@ class Tried:
 
     Attributes:
         result: what the program returned.
-        score: the value its verifiers give it, in [0, 1]; 1 where nothing is observed.
+        score: the value its verifiers give it, in [0, 1] if they give probabilities; 1 where
+            nothing is observed.
         text: what a language model wrote last, "" where none did.
     """
 
@@ -92,7 +93,8 @@ def best_and_worst(best: Tried, worst: Tried) -> str:
             f"The best answer so far, of score {best.score:.2f}:\n{best.text}\n\n"
             f"The worst answer so far, of score {worst.score:.2f}:\n{worst.text}"
         )
-    return f"\n\n{shown}\n\nScores are from 0 to 1. Write a better answer."
+    scale = "Scores are from 0 to 1. " if best.score <= 1 else ""
+    return f"\n\n{shown}\n\n{scale}Write a better answer."
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ def test_the_words_say_both_texts_and_scores():
     said = best_and_worst(good, bad)
     assert said.index("0.75:\nyes") < said.index("0.25:\nno")
     assert "worst" not in best_and_worst(good, good)
+    assert "from 0 to 1" in said
+    assert "from 0 to 1" not in best_and_worst(Tried(1, 2.5, "yes"), bad)  # the odds of a reward
 
 
 def test_the_dead_are_not_read():

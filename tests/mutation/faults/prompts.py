@@ -17,7 +17,8 @@ PERTURBED, BATCHES = "tests/test_perturbed.py", "tests/test_batch_prompt.py"
 LANGUAGES, ARCHON = "tests/test_multilingual.py", "tests/test_archon.py"
 
 FAULTS = [
-    Fault(STRATA, "order[place % self.count]", "order[0]", f"{PERTURBED} -k shared_out"),
+    Fault(STRATA, '"strata", turn', '"strata"', f"{PERTURBED} -k two_choices"),
+    Fault(STRATA, "order[place]", "order[0]", f"{PERTURBED} -k shared_out"),
     Fault(STRATA, ".permutation(self.count)", ".permutation(1)", f"{PERTURBED} -k shared_out"),
     Fault(
         "searchers/particles/alive.py",

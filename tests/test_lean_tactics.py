@@ -238,7 +238,7 @@ def test_a_theorem_s_name_is_found_in_its_statement(lean, statement):
 
 
 def test_no_reply_is_taken_for_the_next(lean, monkeypatch):
-    """What a tactic made Lean print, or an answer that nobody waited for, is not what comes next."""
+    """What a tactic made Lean print, and an answer that nobody waited for, are dropped."""
     with lean() as repl:
         begun = repl.start(STATEMENT)
         repl.apply(begun, "talk")

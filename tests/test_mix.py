@@ -31,7 +31,7 @@ def test_two_specialists_get_one_sample_each():
 
 
 def test_greedy_is_within_the_bound_of_the_optimum():
-    """The bound is 1 - 1/e; in random cases of all sizes it is far above it, and climbing more so."""
+    """The bound is 1 - 1/e; random cases of all sizes are far above it, and climbing more so."""
     rng = np.random.default_rng(0)
     worst = {"greedy": 1.0, "climb": 1.0}
     for _ in range(120):

@@ -228,5 +228,6 @@ def test_bad_perspectives_are_named():
     for wrong in [(), ["likelihood"], ("likelyhood",), (3,)]:
         with pytest.raises(ValueError, match="perspective"):
             MultiPerspective(3, perspectives=wrong)
-    with pytest.raises(VerifierError, match=r"gave NaN for node 1"):
-        MultiPerspective(3, 1, (lambda node: math.nan,)).run(walk, 9, 4, seed=0)
+    for said in (math.nan, None, "best"):
+        with pytest.raises(VerifierError, match=rf"gave {said!r} for node 1"):
+            MultiPerspective(3, 1, (lambda node, said=said: said,)).run(walk, 9, 4, seed=0)

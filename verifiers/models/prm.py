@@ -165,7 +165,7 @@ class PRM(Verifier):
             format = FORMATS[format]
         guessed = format is None
         format = format or format_of(source)
-        judges = {
+        judges: dict[str, Any] = {
             "format": format,
             "meaning": meaning,
             "aggregate": aggregate,

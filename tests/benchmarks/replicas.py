@@ -6,8 +6,8 @@
 One model with all processors, copies with a share each, in turns: tokens per second on the wall,
 the median of the rounds, and their ratio; that the draws are the same; how many tokens of prompts
 were computed; and how many rows went elsewhere than where their text was known. A step has ten
-tokens, so that rows come back to be placed. On several NUMA nodes or GPUs this says what copies are worth;
-where a few processors share one memory, what they cost.
+tokens, so that rows come back to be placed. On several NUMA nodes or GPUs this says what copies are
+worth; where a few processors share one memory, what they cost.
 """
 
 from __future__ import annotations

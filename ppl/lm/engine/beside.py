@@ -176,7 +176,7 @@ class Adapters:
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Token ids without the marks of adapters that there were."""
-        return ids & ID if ids.max() >> _BITS <= self._last else ids
+        return ids & ID if 0 < ids.max() >> _BITS <= self._last else ids
 
     def add(self, model: nn.Module, pairs: Mapping[str, Pair], usual: Tensor) -> int:
         """Adds an adapter and returns its number.

@@ -316,6 +316,11 @@ def test_a_copy_goes_on_after_what_was_drawn_and_leaves_half_way(one):
     copy.told([("draw", asked(one, 2, text, allowed=(40, 41, 42), new=whole.tokens[:2], most=4))])
     assert run(copy, answers)[2].tokens == whole.tokens[2:]
     assert answers[2].log_probs == pytest.approx(whole.log_probs[2:], abs=1e-6)
+    # A stop string may begin in what was drawn before.
+    first, second = (one.continuation(digit).tokens[0] for digit in "12")
+    rule = StepRule(("12",))
+    copy.told([("draw", asked(one, 8, text, rule=rule, allowed=(second,), new=(first,)))])
+    assert run(copy, answers)[8].tokens == (second,)
     copy.told([("draw", asked(one, 3, text, allowed=(40, 41, 42)))])
     copy.work()
     copy.told([("leave", [3, 99])])

@@ -131,7 +131,9 @@ class HFModel(LogitsModel):
         view.name, view.adapter = name, Adapted(found.source, number, heads_of(self.model, found))
         view._alone = self
         self.engine.runner.adapters.belongs(number, view)
-        view.parameters = self.parameters + sum(a.numel() + b.numel() for a, b in pairs.values())
+        view.parameters = (self.parameters or 0) + sum(
+            a.numel() + b.numel() for a, b in pairs.values()
+        )
         origin = vars(self).get("origin")
         vars(view).pop("origin", None)
         if isinstance(origin, Origin) and origin.settings.get("adapter") is None:

@@ -276,11 +276,12 @@ class Replicas(LogitsModel):
         order = sorted(range(len(texts)), key=texts.__getitem__)
         with self._placing:
             for text, alike in groupby(order, key=texts.__getitem__):
-                seen = self._prefixes.lengths(text, copies)
+                known = self._prefixes.lengths(text, copies)
+                seen = list(known)
                 for i in alike:
                     free = [c for c in range(copies) if now[c] < most] or list(range(copies))
                     found[i] = best = min(free, key=lambda c: (-seen[c], now[c]))
-                    self.moved += seen[best] < max(seen)
+                    self.moved += known[best] < max(known)
                     now[best] += 1
                     seen[best] = len(text)  # who begin alike stay together
                     self._prefixes.remember(text, best)
@@ -340,8 +341,8 @@ class ReplicaSession(ServerSession):
         super().__init__(model, _Client(self), 1 << 30)  # type: ignore[arg-type]
         self._replicas = model
         self._where: dict[int, int] = {}  # where what is to be sent goes, by identity
-        self._on: dict[Future[Answer], int] = {}
-        self._left: set[Future[Answer]] = set()
+        self._on: dict[Future[Any], int] = {}
+        self._left: set[Future[Any]] = set()
 
     def ask(self, kind: str, whose: Row | ScoreRequest, text: Tokens, ask: Ask) -> Future[Answer]:
         """Asks the copy that was chosen."""
@@ -381,10 +382,11 @@ class ReplicaSession(ServerSession):
 
     def _leave(self) -> None:
         """Tells copies what nobody waits for."""
-        gone = [f for f, (row, _) in self._flying.items() if row.unwanted and f not in self._left]
+        flying: Any = self._flying
+        gone = [f for f, (row, _) in flying.items() if row.unwanted and f not in self._left]
         self._left.update(gone)
         for number in {self._on[future] for future in gone}:
-            tickets = [f.ticket for f in gone if self._on[f] == number]  # type: ignore[attr-defined]
+            tickets = [f.ticket for f in gone if self._on[f] == number]
             if self._replicas._links:
                 self._replicas._links[number].leave(tickets)
 

@@ -207,8 +207,8 @@ class Passes:
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
-        whole = ids.dtype.kind == "i" and ids.min() >= 0
-        if not whole or (self.adapters.plain(ids) >= self._vocabulary).any():
+        most = self._vocabulary
+        if ids.dtype.kind != "i" or ids.min() < 0 or self.adapters.plain(ids).max() >= most:
             raise PromptError(
                 f"{self._name}: {ids.tolist()[:8]} are not all token ids of this model, which are "
                 f"the integers 0 to {self._vocabulary - 1}; make texts with lm.prompt, lm.chat or "

@@ -224,6 +224,14 @@ class Particle(Messenger):  # type: ignore[misc]
         self.log_twist = 0.0  # a twist ends with the program
         return Checkpoint(finished=True, result=result)
 
+    def _process_message(self, msg: Any) -> None:
+        # As every messenger does, but without looking for its methods by name at every site.
+        if msg["type"] == "sample":
+            self._pyro_sample(msg)
+
+    def _postprocess_message(self, msg: Any) -> None:
+        pass
+
     def _pyro_sample(self, msg: Any) -> None:
         """One sample statement of the program."""
         if msg["done"]:  # an inner handler (replay) has decided already

@@ -103,8 +103,9 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     own = getattr(distribution, "fingerprint", None)
     if own is not None:
         return tuple(own)
-    parts: list[object] = [type(distribution).__name__]
-    for name in _held(type(distribution), tuple(getattr(distribution, "arg_constraints", ()))):
+    kind: Any = type(distribution)
+    parts: list[object] = [kind.__name__]
+    for name in _held(kind, tuple(getattr(distribution, "arg_constraints", ()))):
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
             parts.append((name, tuple(value.shape), _content(value)))

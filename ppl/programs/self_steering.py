@@ -87,8 +87,8 @@ class SelfSteered:
     def __str__(self) -> str:
         """The module, the posterior, and what it took."""
         number = len(self.attempts)
-        took = f"{number} modules, of which this is the last that answered" if number > 1 else ""
-        return "\n".join(filter(None, (self.program.strip(), "", str(self.posterior), took)))
+        of = f"\nof {number} modules that the planner wrote" if number > 1 else ""
+        return f"{self.program.strip()}\n\n{self.posterior}{of}"
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -77,14 +77,14 @@ def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its
     lm = standing(400_000, price=0, block=8)
     engine = lm.engine
     engine.hidden([WORDS[:60]], [0])
-    slots, _ = engine.open([WORDS[:40]] * 5)
-    assert slots[WORDS[:40]].base == 40
+    (slot,) = engine.seat([WORDS[:40]], [5])
+    assert slot.base == 40
     assert engine.slots.length == 64
     computed = engine.tokens_computed
     (states,) = engine.hidden([WORDS[:100]], [0])
     assert engine.tokens_computed - computed == 40
     assert_close(lm, WORDS[:100], states)
-    engine.close(slots[WORDS[:40]], WORDS[:40])
+    engine.close(slot, WORDS[:40])
     references_are_right(engine)
 
 
@@ -167,6 +167,7 @@ def test_what_fails_half_way_leaves_the_count_right(seed):
         drawn |= other.step()  # those of another search go on
     while other.running:
         drawn |= other.step()
+    other.close()
     assert crashes >= 5
     assert len(drawn) == 6
     alone = make()
@@ -179,7 +180,7 @@ def test_what_fails_half_way_leaves_the_count_right(seed):
 
 def test_two_threads_draw_what_each_draws_alone():
     lm = standing(600_000, price=-1, block=4)
-    prompts = [WORDS[:30], WORDS[:30] + (5, 6, 7), WORDS[40:90]]
+    prompts = [WORDS[:30], (*WORDS[:30], 5, 6, 7), WORDS[40:90]]
 
     def drawn(model: ppl.HFModel, first: int) -> list:
         asked = [

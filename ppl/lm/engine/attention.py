@@ -30,6 +30,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ppl.lm.engine.layout import Heads
+from ppl.lm.engine.prefill import Filling
 from ppl.lm.engine.reach import Reach, fitted, ragged_bias, ragged_mask, reaching
 from ppl.lm.engine.trunk import Mean, Standing, attended, together
 
@@ -90,6 +91,7 @@ class _Pass:
         biases: what to add to the scores of each span, by the mask it comes from (kept, so that its
             identity stays its own), the span's first row, and how many query heads share keys.
         standing: which rows stand on a trunk, None if none does.
+        filling: of a pass of many tokens a row, which rows get how many.
     """
 
     spans: list[Span] | None
@@ -98,6 +100,7 @@ class _Pass:
     alike: bool = True
     biases: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     standing: Standing | None = None
+    filling: Filling | None = None
 
     def see(self, module: Any, mask: Tensor, key: Tensor, value: Tensor) -> None:
         """Notes how a layer attends, if the model is looked at."""
@@ -136,6 +139,11 @@ def running_spans() -> Sequence[Span]:
     """How the running pass is divided; empty where it is not."""
     running = _running.get()
     return (running and running.spans) or []
+
+
+def running_filling() -> Filling | None:
+    """Which rows of the running pass get how many tokens, if they attend apart."""
+    return running.filling if (running := _running.get()) else None
 
 
 def split(reach: Sequence[int]) -> list[Span] | None:
@@ -239,8 +247,16 @@ def grouped_attention(
         return plain
     assert attention_mask is not None
     running.see(module, attention_mask, key, value)
+    filling = running.filling
+    if filling is not None and not filling.takes(attention_mask, key, value, softcap, s_aux):
+        filling = None
     if running.standing is not None:
-        return _attend_standing(running, query, key, value, attention_mask, scaling, softcap, s_aux)
+        shared = running, filling, query, key, value, attention_mask
+        return _attend_standing(*shared, scaling, softcap, s_aux)
+    if filling is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        means = filling.own_means(query, key, value, scale).values.to(query.dtype)
+        return means.reshape(query.shape).transpose(1, 2).contiguous(), None
     parts = []
     for span in running.spans or [Span(0, query.shape[0], key.shape[2])]:
         start, stop, keys, shared, source = span
@@ -363,6 +379,7 @@ def _attend_shared(
 
 def _attend_standing(
     running: _Pass,
+    filling: Filling | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -379,8 +396,8 @@ def _attend_standing(
     heads = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
     queries = query.reshape(batch, heads, -1, dim)  # [B, H, G * Q, D]
-    means = []
-    for span in running.spans or [Span(0, batch, key.shape[2])]:
+    means = [] if filling is None else [filling.own_means(query, key, value, scale)]
+    for span in [] if filling is not None else running.spans or [Span(0, batch, key.shape[2])]:
         start, stop, keys, shared, source = span
         bias = running.bias(mask, span, query, heads)
         asked = queries[start:stop]
@@ -417,17 +434,19 @@ def grouped(
     spans: list[Span] | None,
     how: str | None = NAME,
     standing: Standing | None = None,
+    filling: Filling | None = None,
 ) -> Iterator[None]:
     """Lets a model attend in a form of ours, and only meanwhile.
 
     Args:
         how: the form, `NAME` or `OWN`; None for models that have to run as they are.
         standing: which rows stand on a trunk; only in the form `NAME`.
+        filling: which rows get how many tokens.
     """
     if how is None:
         yield
         return
-    running = _Pass(spans, before=config._attn_implementation, standing=standing)
+    running = _Pass(spans, config._attn_implementation, standing=standing, filling=filling)
     with _attending(config, how, running):
         yield
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
@@ -30,8 +30,9 @@ from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.attention import NAME as ATTENDED
 from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
 from ppl.lm.engine.kv import as_kept
+from ppl.lm.engine.prefill import Packed
 from ppl.lm.engine.reach import Reach
-from ppl.lm.engine.slots import Window
+from ppl.lm.engine.slots import Place, Window
 from ppl.lm.engine.table import Table, table_of
 from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
 
@@ -78,8 +79,21 @@ class _Running:
         return self.firsts[reach]
 
 
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """A pass over the tokens of several texts, each of them a row.
+
+    Attributes:
+        packed: the texts.
+        place: where a layer's keys and values are.
+    """
+
+    packed: Packed
+    place: Callable[[int], Place]
+
+
 # Each thread has its own.
-_running: ContextVar[_Running] = ContextVar("_running")
+_running: ContextVar[_Running | _Packing] = ContextVar("_running")
 
 
 def _attend(
@@ -92,6 +106,9 @@ def _attend(
     sinks: Tensor | None,
 ) -> Tensor:
     running = _running.get()
+    if isinstance(running, _Packing):
+        place, scale = running.place(layer), scaling or query.shape[3] ** -0.5
+        return running.packed.attend(query, key, value, place, scale, softcap, sinks)
     window, seen = running.window, running.seen(layer)
     if running.native:
         keys, values = window.layer(layer)
@@ -301,12 +318,23 @@ class CompiledStep:
             spans: which rows begin alike.
             standing: which rows stand on a trunk; only where attention is `native`.
         """
+        return self._run(ids, positions, self._about(positions, window, spans, standing))
+
+    def fill(self, packed: Packed, place: Callable[[int], Place]) -> Tensor:
+        """Last hidden states `[T, 1, hidden]` of all tokens of some texts, which see those before
+        them; only where attention is `native`."""
+        ids = [token for job in packed.jobs for token in job.tokens]
+        positions = [torch.arange(job.start, job.start + len(job.tokens)) for job in packed.jobs]
+        inputs = torch.tensor(ids)[:, None], torch.cat(positions)[:, None]
+        return self._run(*inputs, _Packing(packed, place))
+
+    def _run(self, ids: Tensor, positions: Tensor, running: _Running | _Packing) -> Tensor:
         given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases
         for tensor in given:
             mark_unbacked(tensor, 0)  # any number of rows, one included
         before = self._config._attn_implementation
         self._config._attn_implementation = NAME
-        token = _running.set(self._about(given[1], window, spans, standing))
+        token = _running.set(running)
         try:
             states: Tensor = self._step(*given)
         finally:

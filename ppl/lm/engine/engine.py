@@ -478,12 +478,10 @@ class Engine:
             base = trunk[-1].stop if trunk else 0
             piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
             self.pool.found(text, self.pool.segment(piece, base, trunk=True))
-        if apart:
-            known = {text: self.pool.match(text) for text in matches}
-            matches = {
-                t: known[t] if t in apart else known[t].cut(matches[t].length) for t in known
-            }
-        return matches
+        if not apart:
+            return matches
+        known = {text: self.pool.match(text) for text in matches}
+        return {t: m if t in apart else m.cut(matches[t].length) for t, m in known.items()}
 
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:
         """From where a text can go on, of which so much is stored: there, and with what state."""

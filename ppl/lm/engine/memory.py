@@ -109,9 +109,7 @@ class Memory:
             pool.trim()
             slots.rebuild(count, length)
             pool.capacity = max(0, self.capacity - slots.nbytes)
-        needed = slots.idle(set())[:rows]
-        moving = pool.nbytes_of(edge for slot in needed for edge in slot.edges)
-        pool.trim(moving + self.bytes_per_token * tokens, set(needed))
+        pool.trim(self.bytes_per_token * tokens)
 
     def room(self, matches: dict[Tokens, Match], tokens: int) -> bool:
         """Makes room outside of slots for what `place` moves there, and so many tokens besides;
@@ -177,6 +175,8 @@ class Memory:
                 self.slots.seal(slot)
         self.reserve(len(slots), max(slot.tail for slot in slots))
         forks = self.slots.idle(set())[: len(slots)]
+        moving = self.pool.nbytes_of(edge for fork in forks for edge in fork.edges)
+        self.pool.trim(moving, set(forks))
         for fork, slot in zip(forks, slots, strict=True):
             self.slots.take(fork)
             fork.stand(slot.trunk)

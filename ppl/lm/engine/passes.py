@@ -16,18 +16,29 @@ from transformers import DynamicCache
 
 from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.engine.admission import Plan, rounds
-from ppl.lm.engine.attention import NAME, Span, grouped, running_spans, share, split
+from ppl.lm.engine.attention import (
+    NAME,
+    Span,
+    grouped,
+    running_filling,
+    running_spans,
+    share,
+    split,
+)
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Tokens, Trunk, common_prefix
-from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
+# Fewer tokens a row attend more quickly all together than each row apart.
+_PACKED = 8
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
 # Tokens a row up to which rows read a common beginning together.
@@ -167,6 +178,19 @@ class Passes:
         if self._states:
             self._fill_evenly(rows)
             return
+        new = sum(len(text) - slot.length for text, slot in rows)
+        if self._packs and new >= _PACKED * len(rows):
+            slots = self._slots
+            jobs = []
+            for text, slot in rows:
+                kv = tuple(group[:, slot.index] for group in slots.kv)
+                at = slot.length, slot.tail
+                memory = kv, slots.states[slot.index], slot.trunk
+                jobs.append(Job(text[slot.length :], *at, *memory))
+            self._pack(jobs)
+            for text, slot in rows:
+                slot.length = len(text)
+            return
         # Similar amounts of work side by side: little padding.
         todo = sorted(rows, key=lambda row: len(row[0]) - row[1].length)
         while todo:
@@ -238,7 +262,9 @@ class Passes:
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
         window = self._slots.window(low, inputs[2].to(self.device), max(ends) + 1)
-        self._forward(inputs, window, sum(sizes), spans, standing)
+        tails = [slot.tail for slot in rows]
+        filling = self._filling(zip(where, tails, sizes, strict=True), width)
+        self._forward(inputs, window, sum(sizes), spans, standing, filling)
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
 
@@ -258,6 +284,9 @@ class Passes:
             done = at + len(some.states)
         if done < len(text):
             self._check(text[done:])
+        if self._packs:
+            self._pack([Job(text[done:], done, done - base, piece.kv, piece.states, trunk)])
+            return piece
         kv, states = tuple(group.unsqueeze(1) for group in piece.kv), piece.states[None]
         for at in range(done, len(text), _PREFILL_TOKENS):
             to = min(at + _PREFILL_TOKENS, len(text))
@@ -267,8 +296,31 @@ class Passes:
             inputs = torch.stack([ids, positions, positions - base])[:, None]
             columns = inputs[2].to(self.device)
             window = Window(self._slots.layout, kv, states, columns, to - base)
-            self._forward(inputs, window, to - at, None, self._standing_on([trunk]))
+            filling = self._filling([(0, at - base, to - at)], to - at)
+            self._forward(inputs, window, to - at, None, self._standing_on([trunk]), filling)
         return piece
+
+    @property
+    def _packs(self) -> bool:
+        """Whether texts are filled in compiled passes without padding: their layers look at all
+        tokens, their rows know no more than these, and none has weights of its own."""
+        compiled = self.compiled is not None and self.compiled.native
+        plain = not self.windows and not self._states and not self._keeps.int8
+        return compiled and plain and not self.adapters.there
+
+    def _pack(self, jobs: Sequence[Job]) -> None:
+        assert self.compiled is not None
+        places = self._slots.layout.places
+        for batch in packed(jobs, _PREFILL_TOKENS):
+            run = Packed(batch)
+            self.made += 1
+            self.tokens_computed += sum(len(job.tokens) for job in batch)
+            run.keep(self.compiled.fill(run, lambda layer: _kept(places[layer])))
+
+    def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
+        """How the rows of a pass of so many tokens a row attend, if each apart."""
+        plain = self.how == NAME and not self.windows and self.device.type == "cpu"
+        return Filling(list(rows)) if plain and width >= LEAST else None
 
     def _standing(self, slots: Sequence[Slot], where: Sequence[int], rows: int) -> Standing | None:
         """On what the rows of a pass stand; those that compute for nobody stand on nothing."""
@@ -282,8 +334,9 @@ class Passes:
     def _standing_on(self, trunks: Sequence[Trunk]) -> Standing | None:
         if not any(trunks):
             return None
-        bases = torch.tensor([trunk[-1].stop if trunk else 0 for trunk in trunks])
-        return Standing(groups_of(trunks, self.device), bases.to(self.device), trunks)
+        ends = [trunk[-1].stop if trunk else 0 for trunk in trunks]
+        bases = torch.tensor(ends, device=self.device)
+        return Standing(groups_of(trunks, self.device), bases, trunks)
 
     def _spans(
         self,
@@ -326,6 +379,7 @@ class Passes:
         real: int,
         spans: list[Span] | None,
         standing: Standing | None,
+        filling: Filling | None = None,
     ) -> Tensor:
         """One pass, causal per row: `[B, Q, hidden]`.
 
@@ -336,13 +390,14 @@ class Passes:
             real: how many of the tokens are no padding.
             spans: rows that attend apart.
             standing: which rows stand on a trunk.
+            filling: of a pass of many tokens a row, which rows get how many.
         """
         self._count(inputs, real)
         ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
         beside = self.adapters.seated(inputs.shape[2])
-        with grouped(self._config, spans, self.how, standing), beside:
+        with grouped(self._config, spans, self.how, standing, filling), beside:
             return self._pass(ids, positions, window, standing)
 
     def _count(self, inputs: Tensor, real: int) -> None:
@@ -383,7 +438,10 @@ class Passes:
                 output = self._base(attention_mask=None, **asked)
         else:
             tails = positions if standing is None else positions - standing.bases[:, None]
-            output = self._base(attention_mask=self._causal(tails, window.visible), **asked)
+            mask = self._causal(tails, window.visible)
+            if (filling := running_filling()) is not None:
+                filling.mask = mask
+            output = self._base(attention_mask=mask, **asked)
         if self._states:
             for slot, state in zip(self._rows, self._states.out_of(cache), strict=True):
                 if slot is not None:
@@ -416,6 +474,12 @@ class Passes:
             return mask
         floor = torch.finfo(self.dtype).min
         return torch.where(mask, 0.0, floor).to(self.dtype)
+
+
+def _kept(place: Place | None) -> Place:
+    if place is None:
+        raise RuntimeError("a layer attends that kept nothing before")
+    return place
 
 
 def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:

@@ -65,9 +65,11 @@ class Table:
             rows = []
             for part in self.parts:
                 kv = part.piece.kv
-                of_kinds = [(t.data_ptr(), t.stride(0), t.stride(1)) for t in (kv[keys], kv[values])]
+                of_kinds = [
+                    (t.data_ptr(), t.stride(0), t.stride(1)) for t in (kv[keys], kv[values])
+                ]
                 rows.append([*of_kinds[0], *of_kinds[1], part.start, part.stop - part.start])
-            self._runs[keys, values] = torch.tensor(rows, dtype=torch.int64).reshape(-1, 8)
+            self._runs[keys, values] = _numbers(rows).reshape(-1, 8)
         return self._runs[keys, values]
 
 
@@ -103,5 +105,8 @@ def table_of(
         if isinstance(trunk, tuple):
             parts += trunk
         ends.append((len(order), len(parts), max(source, 0), shared))
-    numbers = torch.tensor(ends, dtype=torch.int64).reshape(-1, 4)
-    return Table(torch.tensor(order, dtype=torch.int64), numbers, bases, parts)
+    return Table(_numbers(order), _numbers(ends).reshape(-1, 4), bases, parts)
+
+
+def _numbers(numbers: Sequence[object]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")

@@ -405,8 +405,8 @@ FAULTS = [
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     # Memory.
-    Fault(MEMORY, "and match.slot not in claimed:", ":", ANY),
-    Fault(MEMORY, "and not match.slot.busy and", "and", f"{DECODERS} {ENGINES} -k interleaving"),
+    Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
+    Fault(MEMORY, "slot is None or slot.busy or", "slot is None or", f"{DECODERS} {ENGINES} -k interleaving"),
     Fault(
         MEMORY,
         "fork.length, fork.state = slot.length, slot.state",
@@ -421,7 +421,7 @@ FAULTS = [
     ),
     Fault(
         MEMORY,
-        "pool.trim(self._in_idle_slots(rows) + self.bytes_per_token * tokens)",
+        "self.pool.trim(nbytes, {*spare, *own.values()})",
         "pass",
         f"{ENGINES} -k made_before",
     ),

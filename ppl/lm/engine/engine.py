@@ -24,7 +24,7 @@ from ppl.lm.engine import admission, selfcheck
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
-from ppl.lm.engine.runs import MOST_PARTS, Match, Slot, State, Tokens, common_prefix
+from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 
 # Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
 # computes, on a GPU a short one costs as much as one of hundreds of tokens.
@@ -143,6 +143,8 @@ class Engine:
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
+        kept = self.sharing.able and keeps.cuts(self.context_length)
+        self._memory.slides = kept and not self.resumes
 
     @property
     def passes(self) -> int:
@@ -177,11 +179,12 @@ class Engine:
             parts: dict[int, int] = {}
             for text in counts:
                 match = self.pool.match(text)
-                own, apart = self._rest(text, match, counts)
+                own, apart = self._memory.rest(text, match, counts)
                 bases[text] = len(text) if apart else len(text) - own
                 outside += apart
                 parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
             longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
+            longest = self._memory.bounded(longest)
             trunks = outside * self._memory.bytes_per_token + sum(parts.values())
             if trunks > self.capacity // 2:
                 return self.batch_rows(max(lengths))
@@ -253,7 +256,7 @@ class Engine:
     def known_from(self, text: Tokens, first: int) -> Tensor | None:
         """Last hidden states `[n, hidden]` from position `first` on, None if any of them would have
         to be computed."""
-        match = self.pool.match(text)
+        match = self.pool.match(text, first)
         return None if match.length < len(text) else self.pool.states(match, first)
 
     @alone
@@ -278,6 +281,7 @@ class Engine:
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
+        self._memory.slide(slots, [1] * len(slots))
         self._room(max(slot.tail for slot in slots) + 1)
         return self.runner.step(slots, texts)
 
@@ -285,7 +289,9 @@ class Engine:
     def extend(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> list[Tensor]:
         """Computes the last tokens of each row's text, those that its slot does not hold yet, in
         one pass: last hidden states `[n, hidden]` of these."""
-        self._room(max(len(t) - slot.base for t, slot in zip(texts, slots, strict=True)))
+        more = [len(t) - slot.length for t, slot in zip(texts, slots, strict=True)]
+        self._memory.slide(slots, more)
+        self._room(max(slot.tail + n for slot, n in zip(slots, more, strict=True)))
         starts = [slot.length for slot in slots]
         self.runner.fill(list(zip(texts, slots, strict=True)))
         return [
@@ -319,7 +325,10 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(unique, weights, shared)
         self._share_prefixes(shared, unique, first_payers)
-        matches = self._found(unique, weights)
+        wanted: dict[Tokens, int] = {}
+        for text, start in zip(texts, first, strict=True):
+            wanted[text] = min(start, wanted.get(text, start))
+        matches = self._found(unique, weights, wanted)
         for text, match in matches.items():
             if match.length < len(text):
                 matches[text] = match.cut(self._resumed(text, match)[0])
@@ -327,24 +336,31 @@ class Engine:
         missing = [text for text, match in matches.items() if match.length < len(text)]
         matches = self._founded(matches, weights)
         slots = self._filled({text: matches[text] for text in missing})
+        slides = self._memory.slides
         states = [
             self.slots.states_of(slots[text], start)
-            if text in slots
-            else self.pool.states(self.pool.match(text), start)  # runs were split since
+            if text in slots and not slides  # else some of it may be elsewhere
+            else self.pool.states(self.pool.match(text, start), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()
         return slots, states
 
-    def _found(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, Match]:
-        """What is known of each text; there is memory for the rest."""
+    def _found(
+        self,
+        texts: Sequence[Tokens],
+        weights: Mapping[Tokens, int],
+        first: Mapping[Tokens, int] = {},
+    ) -> dict[Tokens, Match]:
+        """What is known of each text, and from `first` on; there is memory for the rest."""
         self._reserve(texts, weights, {})
         for attempt in itertools.count():
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
-            matches = {text: self.pool.match(text) for text in texts}
-            needed = max((self._rest(t, m, weights)[0] for t, m in matches.items()), default=0)
+            matches = {text: self.pool.match(text, first.get(text)) for text in texts}
+            rests = [self._memory.rest(t, m, weights) for t, m in matches.items()]
+            needed = max((own for own, _ in rests), default=0)
             if needed <= self.slots.length:
                 return matches
             # What some stand on was forgotten to make room.
@@ -359,24 +375,9 @@ class Engine:
         rows, longest, outside = {**weights, **shared}, 1, 0
         for text in (*bases, *texts):
             base = max([len(b) for b in bases if b != text and text[: len(b)] == b], default=0)
-            own, apart = self._rest(text, self.pool.match(text), rows, base)
+            own, apart = self._memory.rest(text, self.pool.match(text), rows, base)
             longest, outside = max(longest, own), outside + apart
         self._memory.reserve(len(texts), longest, outside)
-
-    def _rest(
-        self, text: Tokens, match: Match, weights: Mapping[Tokens, int], base: int = 0
-    ) -> tuple[int, int]:
-        """Tokens of a text that will be in its slot, and of what will be made for several rows.
-
-        Args:
-            match: what is known of it.
-            base: so many tokens will be in a trunk in any case.
-        """
-        trunk = self._memory.trunk(match)
-        rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
-        if len(trunk) < MOST_PARTS and self._memory.pays(weights.get(text, 1), rest):
-            return 1, rest
-        return rest, 0
 
     def _shared(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, int]:
         """Prefixes that several of the texts share and that are to be computed, or to be made one
@@ -397,7 +398,7 @@ class Engine:
                 high += 1
             rows = sum(weights.get(t, 1) for t, _ in ordered[low : high + 1])
             prefix = text[:size]
-            if new or self._rest(prefix, self.pool.match(prefix), {prefix: rows})[1]:
+            if new or self._memory.rest(prefix, self.pool.match(prefix), {prefix: rows})[1]:
                 shared[prefix] = rows
         return shared
 
@@ -460,7 +461,7 @@ class Engine:
         """Makes what several rows begin with one copy: they can stand on it."""
         made = set()
         for text, match in sorted(matches.items(), key=lambda item: len(item[0])):
-            if self._rest(text, match, weights)[1]:
+            if self._memory.rest(text, match, weights)[1]:
                 trunk = self._memory.trunk(match)
                 base = trunk[-1].stop if trunk else 0
                 piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))

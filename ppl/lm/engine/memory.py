@@ -203,7 +203,8 @@ class Memory:
         for fork, slot in zip(forks, slots, strict=True):
             self.slots.take(fork)
             fork.stand(slot.trunk)
-            fork.length, fork.state, fork.hole = slot.length, slot.state, slot.hole
+            fork.length, fork.state = slot.length, slot.state
+            fork.hole = slot.hole
             self.slots.content(fork).copy_(self.slots.content(slot))
         return forks
 

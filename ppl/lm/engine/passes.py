@@ -410,6 +410,8 @@ class Passes:
 
 def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
     """How many first keys two slots have in common."""
-    if a.trunk != b.trunk or a.hole != b.hole or a.hole != NO_HOLE:
+    if a.trunk != b.trunk:
+        return 0
+    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
         return 0
     return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

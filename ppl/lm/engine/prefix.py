@@ -66,7 +66,7 @@ class PrefixPool:
         match = Match(length, tuple(runs))
         if not self.keeps.window:
             return match
-        return match.usable(self.keeps.reach, self.keeps.sinks, first)
+        return match.usable(self.keeps.reach, first)
 
     def read(self, edge: Edge, size: int) -> Piece:
         """A view of the first `size` tokens of a run, wherever they are."""

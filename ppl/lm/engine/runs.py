@@ -229,18 +229,17 @@ class Match:
             return self
         return Match(length, tuple(edge for edge in self.runs if edge.start < length))
 
-    def usable(self, reach: int, sinks: int, first: int | None = None) -> Match:
-        """The longest beginning from which a text can go on where some runs are lost.
+    def usable(self, reach: int, first: int | None = None) -> Match:
+        """The longest beginning from which a text can go on where some runs are lost, sinks never.
 
         Args:
             reach: so many tokens before its end have to be there.
-            sinks: and so many at the beginning of the text.
             first: and all from here on.
         """
         length = self.length
         for edge in reversed(self.runs):
             near = edge.stop > length - reach or (first is not None and edge.stop > first)
-            if edge.lost and edge.start < length and (near or edge.start < sinks):
+            if near and edge.lost and edge.start < length:
                 length = edge.start
         return self.cut(length)
 

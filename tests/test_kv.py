@@ -110,6 +110,11 @@ def test_what_is_nothing_of_the_kind_is_refused(said):
         make(kv=said)
 
 
+def test_what_a_server_keeps_is_its_own_affair():
+    with pytest.raises(ValueError, match=r"kv= are for models in this process"):
+        ppl.load("http://localhost:1/v1", kv="int8")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_eight_bits_are_off_by_at_most_half_of_a_unit(dtype):
     torch.manual_seed(0)

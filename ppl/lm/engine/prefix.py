@@ -110,8 +110,9 @@ class PrefixPool:
         """Makes known what a slot holds: everything about `tokens`, from position 0 on, but what is
         in its hole."""
         start, stop = slot.hole
-        for end in slot.hole:
-            self.cut(tokens[:end])
+        if self.keeps.window:
+            for end in slot.hole:
+                self.cut(tokens[:end])
         parent, length = self._end_of(tokens)
         if self.keeps.window:
             for edge, _ in self._walk(tokens):

@@ -208,9 +208,10 @@ class Slots:
         """What a pass over the slots from `low` on sees."""
         rows = slice(low, low + len(columns))
         kv = tuple(group[:, rows] for group in self.kv)
-        holes = [(s.hole[0] - s.base, s.hole[1] - s.hole[0]) for s in self.all[rows]]
-        some = any(lost for _, lost in holes)
-        where = torch.tensor(holes, device=self.device) if some else None
+        where = None
+        if self.keeps.window and any(slot.hole != NO_HOLE for slot in self.all[rows]):
+            holes = [(s.hole[0] - s.base, s.hole[1] - s.hole[0]) for s in self.all[rows]]
+            where = torch.tensor(holes, device=self.device)
         return Window(self.layout, kv, self.states[rows], columns, visible, where)
 
     def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:

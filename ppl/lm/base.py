@@ -364,12 +364,14 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         if made_with is not mine and made_with is not None and made_with != mine:
             raise mine.refused(made_with, f"{label}: the continuation {value.text[:40]!r}")
 
-    def check_kv(self, value: Continuation, label: str) -> None:
+    def check_kv(self, value: object, label: str) -> None:
         """Raises ObservationError if the value was drawn from a model that keeps other keys and
         values: that is a draw of another law. A guide may be such a model: what it proposes is
         weighed by both laws."""
         mine = self.model.kv
-        if None not in (mine, value.kv) and value.kv != mine:
+        if not isinstance(value, Continuation) or None in (mine, value.kv):
+            return
+        if value.kv != mine:
             raise ObservationError(
                 f"{label}: {value.text[:40]!r} was drawn with kv={value.kv!r}, and is to be scored "
                 f"by {self.model.name} with kv={mine!r}, which is another law: score it with the "

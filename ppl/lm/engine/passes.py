@@ -31,7 +31,7 @@ from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import Piece, Slot, Tokens, Trunk, common_prefix
+from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 
@@ -121,7 +121,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self._running: list[tuple[int, int]] = []
+        self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._common: list[int] = []
         self.forget()
 
@@ -359,7 +359,7 @@ class Passes:
             return spans
         order = sorted(range(len(slots)), key=where.__getitem__)
         # Unique to the row, not to the slot; a row may move to another trunk.
-        running = [(slots[i].used, slots[i].base) for i in order]
+        running = [(slots[i].used, slots[i].base, slots[i].hole) for i in order]
         if running != self._running:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
@@ -434,7 +434,8 @@ class Passes:
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
-            with reaching(positions, None if standing is None else standing.bases, self._keeps):
+            bases = None if standing is None else standing.bases
+            with reaching(positions, bases, self._keeps, window.holes):
                 output = self._base(attention_mask=None, **asked)
         else:
             tails = positions if standing is None else positions - standing.bases[:, None]
@@ -485,5 +486,7 @@ def _kept(place: Place | None) -> Place:
 def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
     """How many first keys two slots have in common."""
     if a.trunk != b.trunk:
+        return 0
+    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
         return 0
     return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

@@ -9,6 +9,7 @@ ENGINE, PREFIX = "ppl/lm/engine/engine.py", "ppl/lm/engine/prefix.py"
 SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
 MEMORY, DECODER = "ppl/lm/engine/memory.py", "ppl/lm/engine/decoder.py"
 PASSES, TRUNK = "ppl/lm/engine/passes.py", "ppl/lm/engine/trunk.py"
+KEPT, REACH = "ppl/lm/engine/kv.py", "ppl/lm/engine/reach.py"
 
 DRAWS, DECODERS, ENGINES = (
     "tests/test_sampling.py",
@@ -23,6 +24,7 @@ SITES, SEARCHERS, LAW = (
 )
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
 
+KV = "tests/test_kv.py"
 STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
 
 FAULTS = [
@@ -323,8 +325,8 @@ FAULTS = [
     ),
     Fault(
         PREFIX,
-        "if parent.slot is slot and not parent.children:",
-        "if parent.slot is slot:",
+        "parent.slot is whose and not parent.children:",
+        "parent.slot is whose:",
         f"{ENGINES} {DECODERS} -k interleaving",
     ),
     Fault(
@@ -370,7 +372,7 @@ FAULTS = [
     Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
     Fault(
         SLOTS,
-        "slot.length = min(slot.length, keep)",
+        "slot.shorten(min(slot.length, keep))",
         "pass",
         f"{ENGINES} -k taken_first",
     ),
@@ -394,7 +396,7 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "            self.view(slot, slot.base, slot.length).copy_(content)\n",
+        "            self.content(slot).copy_(content)\n",
         "",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
@@ -406,7 +408,12 @@ FAULTS = [
     ),
     # Memory.
     Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
-    Fault(MEMORY, "slot is None or slot.busy or", "slot is None or", f"{DECODERS} {ENGINES} -k interleaving"),
+    Fault(
+        MEMORY,
+        "slot is None or slot.busy or",
+        "slot is None or",
+        f"{DECODERS} {ENGINES} -k interleaving",
+    ),
     Fault(
         MEMORY,
         "fork.length, fork.state = slot.length, slot.state",
@@ -449,6 +456,28 @@ FAULTS = [
         STANDING,
     ),
     Fault(PASSES, "if a.trunk != b.trunk:", "if False:", STANDING),
+    # What is kept of keys and values.
+    Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),
+    Fault(KEPT, "(keys < self.sinks)", "(keys <= self.sinks)", KV),
+    Fault(KEPT, "clamp_(-127, 127)", "clamp_(-120, 120)", f"{KV} -k 'bits or compressed'"),
+    Fault(KEPT, "return self.window - 1", "return self.window - 2", f"{KV} -k interleaving"),
+    Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
+    Fault(
+        RUNS,
+        "near = edge.stop > length - reach or",
+        "near = edge.stop > length or",
+        f"{KV} -k interleaving",
+    ),
+    Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
+    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k interleaving"),
+    Fault(
+        MEMORY,
+        "return there and slot.column(length) + more <= self.most",
+        "return slot.column(length) + more <= self.most",
+        f"{KV} -k interleaving",
+    ),
+    Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
+    Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
     # What is booked.
     Fault(
         ENGINE,

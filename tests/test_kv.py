@@ -7,6 +7,7 @@ import itertools
 import math
 import statistics
 
+import families
 import pyro
 import pytest
 import torch
@@ -31,6 +32,7 @@ import ppl
 from ppl.errors import ObservationError, UnsupportedModelError
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV, restored, rounded
 from ppl.lm.engine.slots import bucket
 from ppl.lm.sampling import Warp
@@ -238,6 +240,29 @@ def test_windows_of_the_model_and_of_ours_are_both_kept():
             input_ids=torch.tensor([text], device=DEVICE), attention_mask=mask.to(DEVICE)
         ).last_hidden_state[0]
     torch.testing.assert_close(states, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma2", "gpt_oss", "deepseek_v3", "gemma3n_text", "lfm2", "qwen3_next"]
+)
+def test_eight_bits_of_models_of_other_kinds(name):
+    """Windows, sinks, latent attention, layers that keep nothing, states beside keys."""
+    config = families.config_of(name)
+    model = families.random_model(config)
+    text = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(24))
+    engine = Engine(model, name=name, capacity=1 << 24, keeps=KV(int8=True))
+    engine.hidden([text[:11]], [10])
+    (states,) = engine.hidden([text], [0])
+    with torch.inference_mode():
+        plain, full = (
+            model.base_model(
+                input_ids=torch.tensor([text]), past_key_values=cache, use_cache=True
+            ).last_hidden_state[0]
+            for cache in (Rounding(config=config), None)
+        )
+    # A number that is rounded to the other side in another pass moves a state by some 3e-4.
+    assert float((states - plain).abs().max()) < 6e-4 * float(plain.abs().max())
+    assert float((full - plain).abs().max()) > 1e-3 * float(plain.abs().max())
 
 
 def test_windows_are_refused_where_they_do_not_reach(monkeypatch):

@@ -20,10 +20,11 @@ from served import serve
 import ppl
 from ppl.errors import ArgumentError, PromptError, SandboxError, SteeringError, WorkerError
 from ppl.lm.server import ServerModel
+from ppl.lm.warped import warped
 from ppl.programs import Fault, Steering, selfsteer, steering_prompt
 from ppl.programs.letters import tokens_of
 from ppl.programs.steering_wire import ModuleError, prompts_of, request_of, verdict_of
-from ppl.searchers import SMC, BeamSearch, BestOfN
+from ppl.searchers import SMC, BeamSearch, BestOfN, Hedged, ParticleGibbs
 from ppl.verifiers import Sandbox
 from ppl.verifiers.exact.guest import Guest
 
@@ -198,6 +199,27 @@ def test_any_searcher_runs_it():
     with Steering(SHORT, TOY, **PLAIN) as program:
         assert BeamSearch(2, 2).run(program, "^", guide=program.proposals, seed=0).best
         assert len(program("^") or "") <= 3  # also outside of a search
+
+
+@needs_bubblewrap
+def test_ancestor_sampling_leaves_the_posterior_under_hints():
+    """It scores what the guide could have drawn."""
+    with Steering(WHOLE, TOY, **PLAIN) as program:
+        exact = ppl.enumerate_program(program, "^").marginal()
+        search = ParticleGibbs(12, 40, ancestor_sampling=True)
+        found = search.run(program, "^", guide=program.proposals, seed=0).marginal()
+    distance = sum(abs(found.get(v, 0) - p) for v, p in exact.items()) / 2
+    assert distance < 0.12
+
+
+@needs_bubblewrap
+def test_a_temperature_of_the_law_is_none_of_the_proposal_s():
+    """`Hedged` makes the law another one; weights correct for what is drawn from."""
+    exact = ppl.enumerate_program(warped(by_hand, temperature=0.7)).log_evidence
+    with Steering(WHOLE, TOY, **PLAIN) as program:
+        search = Hedged(400, temperature=0.7, min_p=0.0, greedy=0)
+        found = search.run(program, "^", guide=program.proposals, seed=0)
+    assert found.log_evidence == pytest.approx(exact, abs=0.3)
 
 
 @needs_bubblewrap

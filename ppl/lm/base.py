@@ -278,6 +278,10 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         self.model, self.text, self.spec = model, text, spec
         super().__init__(validate_args=False)
 
+    def respecified(self, spec: Spec) -> LMDistribution:
+        """The same law with other settings."""
+        return type(self)(self.model, self.text, spec)
+
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Continuation:  # type: ignore[override]
         """One continuation, keyed by torch's global generator. Inside a search, the search's
         own keyed randomness is used and all particles' requests run as one batch."""

@@ -36,9 +36,9 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.call import call
 from ppl.language.primitives import answer, condition, twist
-from ppl.language.site import Draw, Site, Visit
+from ppl.language.site import Site
 from ppl.language.text import Continuation, Text
-from ppl.lm.base import LanguageModel, LMDistribution
+from ppl.lm.base import LanguageModel, LMDistribution, Spec
 from ppl.programs.letters import tokens_of
 from ppl.programs.steering_wire import (
     End,
@@ -336,6 +336,10 @@ class _Hinted(LMDistribution):
         super().__init__(law.model, law.text, law.spec)
         self.proposal = proposal
 
+    def respecified(self, spec: Spec) -> LMDistribution:
+        """Another law, drawn from as before."""
+        return _Hinted(LMDistribution(self.model, self.text, spec), self.proposal)
+
 
 class _Proposal(Site, TorchDistribution):  # type: ignore[misc]
     """Draws what the model's distribution at this site says that it be drawn from."""
@@ -345,11 +349,10 @@ class _Proposal(Site, TorchDistribution):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(validate_args=False)
 
-    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
-        """From the proposal, or from the law itself."""
-        law = target.proposal if isinstance(target, _Hinted) else target
-        drawn: Draw = law.draw(visit, msg, key, target)
-        return drawn
+    def beside(self, target: Any) -> Site:
+        """The proposal, or the law itself."""
+        law: Site = target.proposal if isinstance(target, _Hinted) else target
+        return law
 
 
 def _begun() -> None:

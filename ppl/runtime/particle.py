@@ -357,7 +357,7 @@ class Particle(Messenger):  # type: ignore[misc]
         decided = self._decided(msg["name"], target, site_of(target))
         if decided is not None:
             return decided
-        value, log_q, log_p = self._draw(msg, site_of(msg["fn"]), "guide", target)
+        value, log_q, log_p = self._draw(msg, site_of(msg["fn"]).beside(target), "guide", target)
         if log_q is None:
             log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
         return value, log_q, log_p

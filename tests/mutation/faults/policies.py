@@ -274,7 +274,7 @@ FAULTS = [
         f"{GUMBELS} -k halving",
     ),
     Fault(GUMBEL, "if here[i].visits == visits]", "]", f"{GUMBELS} -k most_visited"),
-    Fault(GUMBEL, "first.setdefault(node.choices, k)", "first[node.choices] = k", GUMBELS),
+    Fault(GUMBEL, "first.setdefault(origin(node), k)", "first[origin(node)] = k", GUMBELS),
     Fault(GUMBEL, "np.array(state.gumbels) + sigma(", "sigma(", GUMBELS),
     # RAIN.
     Fault(

@@ -102,7 +102,8 @@ class LogitsModel(LanguageModel):
     ) -> NextToken:
         """The law of the token that follows `text`: drawn like `lm(text, max_tokens=1)`, and read
         (`log_probs`, `entropy`, `margin`, `log_mass`) at no second pass. The settings are those of
-        `lm(text, ...)`, and so is what it refuses.
+        `lm(text, ...)`, and so is what it refuses; a name that it does not know (`unknown`) is
+        answered with those that it does.
         """
         if unknown:
             refuse_unknown("lm.next(text, ...)", unknown, _OF_ONE_TOKEN, OF_NEXT)

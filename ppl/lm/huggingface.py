@@ -47,6 +47,7 @@ class HFModel(LogitsModel):
 
     Attributes:
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
+        engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,20 +52,21 @@ class HFModel(LogitsModel):
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
         graphs: bool = False,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
         model = without_wrapper(model, name)
         self.name = name
         self.model = model.eval()
-        self.engine = Engine(
+        make = partial(
+            Engine,
             model,
             name=name,
             capacity=kv_bytes,
             context_length=context_length,
             graphs=graphs,
-            compile=compile,
         )
+        self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
@@ -103,6 +106,18 @@ class HFModel(LogitsModel):
     def most_rows(self, texts: Sequence[Tokens], lengths: Sequence[int]) -> int:
         """How many texts fit at once that go on from such beginnings to such lengths."""
         return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
+
+
+def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:
+    """With compiled steps on a CPU, if they can be; else without, and it says why."""
+    if model.device.type != "cpu":
+        return make(compile=False)
+    try:
+        return make(compile=True)
+    except UnsupportedModelError as refusal:
+        engine = make(compile=False)  # or the model cannot be run at all
+        warnings.warn(f"steps run uncompiled: {refusal}", stacklevel=4)
+        return engine
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -89,7 +89,7 @@ def load(
     pack: bool = True,
     weights: str | None = None,
     graphs: bool = False,
-    compile: bool = False,
+    compile: bool | Literal["auto"] = False,
     **others: Any,
 ) -> LanguageModel:
     """A language model, run in this process or by a server.
@@ -117,8 +117,8 @@ def load(
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
             model, a minute once and some seconds at each later load (torch keeps its work where
-            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
-            GPU yet.
+            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles
+            on a CPU if it can be done, and else warns and runs without.
         others: for a server, and all that counts there: the settings of
             `ppl.lm.server.model.ServerModel` (`model`, `tokenizer`, `api_key`, ...); or those of a
             registered loader.
@@ -188,7 +188,7 @@ def _check_settings(
     pack: bool,
     weights: str | None,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
     checks.count(kv_bytes=kv_bytes)
@@ -211,7 +211,7 @@ def _local(
     context_length: int | None,
     kv_bytes: int,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
     **files: Any,
 ) -> HFModel:
     folder = embedded(source, "lm")

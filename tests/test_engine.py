@@ -904,6 +904,26 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch, tmp_p
 
 
 @needs_compiler
+def test_steps_are_compiled_where_they_can_be(monkeypatch):
+    assert make(compile="auto").engine.runner.compiled is not None
+    assert make().engine.runner.compiled is None
+    native._built.cache_clear()
+    monkeypatch.setenv("CXX", "g+++")
+    try:
+        with pytest.warns(UserWarning, match=r"uncompiled: Llama.*no C\+\+ compiler 'g\+\+\+'"):
+            lm = make(compile="auto")
+    finally:
+        native._built.cache_clear()
+    assert lm.engine.runner.compiled is None
+    text = some_texts()[0]
+    (draw,) = lm.sample_batch([request(lm, text)])
+    exact = plain_log_probs(lm.model, text, draw.value.tokens)
+    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    with pytest.raises((TypeError, ValueError), match="compile='always'"):
+        make(compile="always")
+
+
+@needs_compiler
 def test_compiled_steps_need_no_argument_that_older_releases_of_torch_lack(monkeypatch):
     compile = torch.compile
     given = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -83,7 +83,7 @@ def load(
     pack: bool = True,
     weights: str | None = None,
     graphs: bool = False,
-    compile: bool = False,
+    compile: bool | Literal["auto"] = False,
     replicas: int | Sequence[str] | None = None,
     **others: Any,
 ) -> LanguageModel:
@@ -117,8 +117,8 @@ def load(
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
             model, a minute once and some seconds at each later load (torch keeps its work where
-            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
-            GPU yet.
+            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles
+            on a CPU if it can be done, and else warns and runs without.
         replicas: so many copies of the model, each in a process of its own, behind one model: on as
             many GPUs, or each on its share of the processors, NUMA node by NUMA node; or the
             devices of the copies, such as `["cuda:0", "cuda:2"]`. `kv_bytes` is that of each.
@@ -199,7 +199,7 @@ def _check_settings(
     pack: bool,
     weights: str | None,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
     replicas: int | Sequence[str] | None,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
@@ -251,7 +251,7 @@ def _local(
     kv_bytes: int,
     kv: str,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
     replicas: None,
     **files: Any,
 ) -> HFModel:

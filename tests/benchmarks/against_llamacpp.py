@@ -161,8 +161,8 @@ def serve(run: Callable[[int, int], float]) -> None:
 class Side:
     """A process that is asked in turn."""
 
-    def __init__(self, python: str, told: dict[str, Any]) -> None:
-        command = [python, __file__, "--side", json.dumps(told)]
+    def __init__(self, python: str, told: dict[str, Any], busy: bool) -> None:
+        command = [python, __file__, "--side", json.dumps(told), *["--busy"] * busy]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         here = Path(__file__).parent
         self._process = subprocess.Popen(command, **pipes, text=True, cwd=here)
@@ -194,11 +194,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="one thread, and seconds of the processor: where others work",
+    )
     parser.add_argument("--compile", action="store_true", help="ours with compile=True")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         told = json.loads(options.side)
+        if options.busy:
+            time.perf_counter = time.process_time
         if "quantise" in told:
             quantise(**told["quantise"])
         elif "llama" in told:
@@ -217,10 +224,13 @@ def main() -> None:
 
     source = str(find_gguf())
     prompt = ppl.load(source, device="cpu").encode(STORY)[:PROMPT_TOKENS]
+    if options.busy:
+        options.threads = 1
     asked = {"prompt": prompt, "threads": options.threads}
     print(f"{machine()}; {options.threads} threads a side")
+    seconds = " of processor time" * options.busy
     how = ", ours with compile=True" * options.compile
-    print(f"tokens/s, medians of {options.repeats}, the sides taking turns{how}\n")
+    print(f"tokens/s{seconds}, medians of {options.repeats}, the sides taking turns{how}\n")
     with tempfile.TemporaryDirectory() as folder:
         told = {"quantise": {"source": source, "folder": folder}}
         subprocess.run([options.llama, __file__, "--side", json.dumps(told)], check=True)
@@ -230,11 +240,11 @@ def main() -> None:
                 for unified in (True, False):
                     file = str(Path(folder) / f"{name}.gguf")
                     given: dict[str, Any] = {"file": file, **asked, "unified": unified}
-                    sides[f"{name} {unified}"] = Side(options.llama, {"llama": given})
+                    sides[f"{name} {unified}"] = Side(options.llama, {"llama": given}, options.busy)
             for name, settings in OURS.items():
                 settings = {**settings, "compile": options.compile}
                 given = {"source": source, **asked, "settings": settings}
-                sides[f"ppl {name}"] = Side(sys.executable, {"ppl": given})
+                sides[f"ppl {name}"] = Side(sys.executable, {"ppl": given}, options.busy)
             table(sides, options.rows, options.repeats)
         finally:
             for side in sides.values():

@@ -112,7 +112,7 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     The largest of a group becomes 127, so no weight is off by more than 1 / 254 of it.
     """
-    parts = weight.unflatten(1, (-1, _GROUP))
+    parts = weight.reshape(len(weight), -1, _GROUP)
     scales = parts.abs().amax(2) / _MOST
     numbers = (parts / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
     return numbers.clamp(-_MOST, _MOST).flatten(1), scales

@@ -239,7 +239,7 @@ class Engine:
         weights = Counter(texts)
         for text, count in zip(texts, rows or [1] * len(texts), strict=True):
             weights[text] += count - 1
-        slots = self._filled(self._founded(*self._found(list(weights), weights)))
+        slots = self._filled(self._founded(*self._found(list(weights), weights, True)))
         twins = iter(self.fork([slots[t] for i, t in enumerate(texts) if t in texts[:i]]))
         return [next(twins) if t in texts[:i] else slots[t] for i, t in enumerate(texts)]
 
@@ -337,16 +337,18 @@ class Engine:
         return slots, states
 
     def _found(
-        self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]
+        self, texts: Sequence[Tokens], weights: Mapping[Tokens, int], all_of_them: bool = False
     ) -> tuple[dict[Tokens, Match], set[Tokens]]:
-        """What is known of each text, for the rest of which there is memory; and which of them are
-        to be made one copy."""
+        """What is known of each text, for the rest of which there is memory, and for a slot each
+        (`all_of_them`: of the known ones, too); and which are to be made one copy."""
         self._reserve(texts, weights, {})
         for attempt in itertools.count():
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
             matches = {text: self.pool.match(text) for text in texts}
+            known = {t for t in matches if self._resumed(t, matches[t])[0] == len(t)}
+            placed = {t: m for t, m in matches.items() if all_of_them or t not in known}
             apart, outside, needed = set(), 0, 0
             for text in sorted(matches, key=len):
                 own, rest = self._rest(text, matches[text], weights)
@@ -357,7 +359,7 @@ class Engine:
             if needed > self.slots.length:
                 # What some stand on was forgotten to make room, or there is none for it.
                 self._memory.reserve(len(texts), max(map(len, texts)) if attempt else needed)
-            elif self._memory.room(matches, outside) or attempt >= _TRIES:
+            elif self._memory.room(placed, outside, apart) or attempt >= _TRIES:
                 return matches, apart
         raise AssertionError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,10 +111,16 @@ class Memory:
             pool.capacity = max(0, self.capacity - slots.nbytes)
         pool.trim(self.bytes_per_token * tokens)
 
-    def room(self, matches: dict[Tokens, Match], tokens: int) -> bool:
+    def room(self, matches: Mapping[Tokens, Match], tokens: int, apart: Collection[Tokens]) -> bool:
         """Makes room outside of slots for what `place` moves there, and so many tokens besides;
-        whether there was. If not, something was forgotten."""
-        own = self._own(matches)
+        whether there was. If not, something was forgotten.
+
+        Args:
+            apart: texts to be made one copy before; who begins with one stands on it then.
+        """
+        own = self._own(
+            {t: m for t, m in matches.items() if all(t[: len(text)] != text for text in apart)}
+        )
         spare = self.slots.idle(set(own.values()))[: len(matches) - len(own)]
         moving = [edge for slot in spare for edge in slot.edges]
         for text, slot in own.items():

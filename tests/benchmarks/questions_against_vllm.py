@@ -7,9 +7,9 @@ SmolLM2-135M-Instruct in bfloat16, plain sampling. `questions x rows x prompt` t
 tokens, those of a question from one prompt, which nobody has computed before. All sides are loaded
 first, each in a process of its own and on all cores, and asked in turns, so that what else runs on
 the machine meets them alike; a ratio is one of medians. "whole" counts new tokens over the time of
-all, prefill included; "prefill" is the tokens of all prompts over the time of one new token for each
-question. "bound" is the products with all weights alone, for the prompts one after the other, in the
-same turns. "kept" is what slots, segments and tree took at most.
+all, prefill included; "prefill" is the tokens of all prompts over the time of one new token for
+each question. "bound" is the products with all weights alone, for the prompts one after the other,
+in the same turns. "kept" is what slots, segments and tree took at most.
 
 Without `--vllm` the rest is measured. `--plain` measures ppl without `compile=True`, too.
 """

@@ -347,8 +347,8 @@ class Engine:
             for text in texts:
                 self.pool.cut(text)
             matches = {text: self.pool.match(text) for text in texts}
-            known = {t for t in matches if self._resumed(t, matches[t])[0] == len(t)}
-            placed = {t: m for t, m in matches.items() if all_of_them or t not in known}
+            going = [t for t, m in matches.items() if self._resumed(t, m)[0] < len(t)]
+            placed = matches if all_of_them else {t: matches[t] for t in going}
             apart, outside, needed = set(), 0, 0
             for text in sorted(matches, key=len):
                 own, rest = self._rest(text, matches[text], weights)
@@ -480,10 +480,8 @@ class Engine:
             base = trunk[-1].stop if trunk else 0
             piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
             self.pool.found(text, self.pool.segment(piece, base, trunk=True))
-        if not apart:
-            return matches
-        known = {text: self.pool.match(text) for text in matches}
-        return {t: m if t in apart else m.cut(matches[t].length) for t, m in known.items()}
+        found = {text: self.pool.match(text) if apart else m for text, m in matches.items()}
+        return {t: m if t in apart else m.cut(matches[t].length) for t, m in found.items()}
 
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:
         """From where a text can go on, of which so much is stored: there, and with what state."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppl.lm.engine.runs import Part, Trunk
+from ppl.lm.engine.slots import Place
 
 
 class Alike(Protocol):
@@ -53,6 +54,14 @@ class Table:
     bases: Tensor | None = None
     parts: Sequence[Part] = ()
     _runs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def shaped(self, place: Place) -> tuple[int, int, int] | None:
+        """Heads of keys in the trunks, numbers a key and a value; None if there are no trunks."""
+        if not self.parts:
+            return None
+        kv = self.parts[0].segment.piece.kv  # all are of one layout
+        keys, values = kv[place[0][0]], kv[place[1][0]]
+        return keys.shape[1], keys.shape[3], values.shape[3]
 
     def runs(self, keys: int, values: int) -> Tensor:
         """`[P, 8]` int64 of every part: the address of its keys, how many numbers its layers and

@@ -30,7 +30,7 @@ def fresh(lm: ppl.HFModel) -> None:
     engine = lm.engine
     engine.pool.clear()
     engine.slots.rebuild(0, 1)
-    engine._memory.peak_nbytes = 0
+    engine.pool.held.most = 0
 
 
 def run(lm: ppl.HFModel, case: str, new: int, seed: int) -> tuple[float, int]:

@@ -26,8 +26,7 @@ from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 
-# Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
-# computes, on a GPU a short one costs as much as one of hundreds of tokens.
+# Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
 # So often room is made for what has been found before it is taken as it is.
 _TRIES = 4
@@ -336,10 +335,9 @@ class Engine:
         missing = [text for text, match in matches.items() if match.length < len(text)]
         matches = self._founded(matches, apart, wanted)
         slots = self._filled({text: matches[text] for text in missing})
-        slides = self._memory.slides
         states = [
             self.slots.states_of(slots[text], start)
-            if text in slots and not slides  # else some of it may be elsewhere
+            if text in slots and not self._memory.slides  # else some of it may be elsewhere
             else self.pool.states(self.pool.match(text, start), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
@@ -350,16 +348,18 @@ class Engine:
         self,
         texts: Sequence[Tokens],
         weights: Mapping[Tokens, int],
-        first: Mapping[Tokens, int] = {},
+        first: Mapping[Tokens, int] | None = None,
     ) -> tuple[dict[Tokens, Match], set[Tokens]]:
-        """What is known of each text, and from `first` on, for the rest of which there is memory;
-        and which of them are to be made one copy."""
+        """What is known of each text, for the rest of which there is memory, and which become one
+        copy. What follows `first` is wanted of those that go on; else each text is given a slot."""
         self._reserve(texts, weights, {})
         for attempt in itertools.count():
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
-            matches = {text: self.pool.match(text, first.get(text)) for text in texts}
+            matches = {text: self.pool.match(text, (first or {}).get(text)) for text in texts}
+            going = [t for t, m in matches.items() if self._resumed(t, m)[0] < len(t)]
+            placed = matches if first is None else {t: matches[t] for t in going}
             apart, outside, needed = set(), 0, 0
             for text in sorted(matches, key=len):
                 own, rest = self._memory.rest(text, matches[text], weights)
@@ -370,7 +370,7 @@ class Engine:
             if needed > self.slots.length:
                 # What some stand on was forgotten to make room, or there is none for it.
                 self._memory.reserve(len(texts), max(map(len, texts)) if attempt else needed)
-            elif self._memory.room(matches, outside) or attempt >= _TRIES:
+            elif self._memory.room(placed, outside, apart) or attempt >= _TRIES:
                 return matches, apart
         raise AssertionError
 
@@ -480,10 +480,8 @@ class Engine:
             base = trunk[-1].stop if trunk else 0
             piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
             self.pool.found(text, self.pool.segment(piece, base, trunk=True))
-        if not apart:
-            return matches
-        known = {text: self.pool.match(text, first.get(text)) for text in matches}
-        return {t: m if t in apart else m.cut(matches[t].length) for t, m in known.items()}
+        found = {t: self.pool.match(t, first.get(t)) if apart else m for t, m in matches.items()}
+        return {t: m if t in apart else m.cut(matches[t].length) for t, m in found.items()}
 
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:
         """From where a text can go on, of which so much is stored: there, and with what state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -155,10 +155,16 @@ class Memory:
         start, stop = max(base, keeps.sinks), length - keeps.reach
         return (start, stop) if self.slides and stop > start else NO_HOLE
 
-    def room(self, matches: dict[Tokens, Match], tokens: int) -> bool:
+    def room(self, matches: Mapping[Tokens, Match], tokens: int, apart: Collection[Tokens]) -> bool:
         """Makes room outside of slots for what `place` moves there, and so many tokens besides;
-        whether there was. If not, something was forgotten."""
-        own = self._own(matches)
+        whether there was. If not, something was forgotten.
+
+        Args:
+            apart: texts to be made one copy before; who begins with one stands on it then.
+        """
+        own = self._own(
+            {t: m for t, m in matches.items() if all(t[: len(text)] != text for text in apart)}
+        )
         spare = self.slots.idle(set(own.values()))[: len(matches) - len(own)]
         moving = [edge for slot in spare for edge in slot.edges]
         for text, slot in own.items():

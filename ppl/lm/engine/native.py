@@ -68,9 +68,7 @@ def attend(
     fits &= sinks is None or sinks.numel() == query_heads
     sizes = batch * query_heads * wide, batch * query_heads
     bases, runs = table.bases, table.runs(place[0][0], place[1][0])
-    heads_of_trunks = [part.piece.kv[place[0][0]].shape[1::2] for part in table.parts]
-    fits &= all(shape == (heads, dim) for shape in heads_of_trunks)
-    fits &= len(table.order) == batch
+    fits &= len(table.order) == batch and table.shaped(place) in (None, (heads, dim, wide))
     fits &= before is None or (before[0].numel(), before[1].numel()) == sizes
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))

@@ -178,15 +178,14 @@ class Passes:
         if self._states:
             self._fill_evenly(rows)
             return
-        new = sum(len(text) - slot.length for text, slot in rows)
-        if self._packs and new >= _PACKED * len(rows):
+        missing = sum(len(text) - slot.length for text, slot in rows)
+        if self._packs and missing >= _PACKED * len(rows):
             slots = self._slots
             jobs = []
             for text, slot in rows:
-                kv = tuple(group[:, slot.index] for group in slots.kv)
-                at = slot.length, slot.tail
-                memory = kv, slots.states[slot.index], slot.trunk
-                jobs.append(Job(text[slot.length :], *at, *memory))
+                new, kv = text[slot.length :], tuple(group[:, slot.index] for group in slots.kv)
+                states = slots.states[slot.index]
+                jobs.append(Job(new, slot.length, slot.tail, kv, states, slot.trunk))
             self._pack(jobs)
             for text, slot in rows:
                 slot.length = len(text)

@@ -121,10 +121,11 @@ class Packed:
 
     def keep(self, states: Tensor) -> None:
         """Writes last hidden states `[T, 1, hidden]`."""
-        for job, some in zip(
-            self.jobs, states[:, 0].split([len(job.tokens) for job in self.jobs]), strict=True
-        ):
-            job.states[job.column : job.column + len(job.tokens)] = some
+        done = 0
+        for job in self.jobs:
+            new = len(job.tokens)
+            job.states[job.column : job.column + new] = states[done : done + new, 0]
+            done += new
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppl.lm.engine.runs import Part, Trunk
+from ppl.lm.engine.slots import Place
 
 
 class Alike(Protocol):
@@ -54,6 +55,14 @@ class Table:
     parts: Sequence[Part] = ()
     _runs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
+    def shaped(self, place: Place) -> tuple[int, int, int] | None:
+        """Heads of keys in the trunks, numbers a key and a value; None if there are no trunks."""
+        if not self.parts:
+            return None
+        kv = self.parts[0].segment.piece.kv  # all are of one layout
+        keys, values = kv[place[0][0]], kv[place[1][0]]
+        return keys.shape[1], keys.shape[3], values.shape[3]
+
     def runs(self, keys: int, values: int) -> Tensor:
         """`[P, 8]` int64 of every part: the address of its keys, how many numbers its layers and
         its heads are apart, the same of its values, its first position and its length.
@@ -92,10 +101,10 @@ def table_of(
     for span in spans:
         if span.shared:
             alike[span.start : span.stop] = [(span.source, span.shared)] * (span.stop - span.start)
-    groups: dict[tuple[object, int, int], list[int]] = {}
+    groups: dict[tuple[Trunk | int, int, int], list[int]] = {}
     for row, (source, shared) in enumerate(alike):
-        trunk = trunks[row] if trunks and pointed else ()
-        key = (trunk or row, source if shared else -1, shared)
+        stands = trunks[row] if trunks and pointed else ()
+        key = (stands or row, source if shared else -1, shared)
         groups.setdefault(key, []).append(row)
     order: list[int] = []
     ends: list[tuple[int, int, int, int]] = []

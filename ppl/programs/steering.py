@@ -81,8 +81,9 @@ class Steering:
         with Steering(module, follower) as program:
             posterior = SMC(32).run(program, task, guide=program.proposals)
 
-    Returns the text as a string. A particle in whose step or check something is raised has weight
-    zero, and `faults` says what it was; the others go on. A module whose interpreter had to be
+    Returns the text as a string. A particle in whose step or check something is raised, or whose
+    step asks for what the follower cannot do, has weight zero, and `faults` says what it was; the
+    others go on. A module whose interpreter had to be
     stopped (late, dead, out of memory, or saying what is no answer) is not asked again, and all its
     particles die.
 

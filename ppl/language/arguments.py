@@ -53,6 +53,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
+            bound = None
+        if bound is None:
             return function(*args, **kwargs)  # Python's own error names the function
         for name, value in bound.arguments.items():
             expected = fits[name]

@@ -7,6 +7,7 @@ import functools
 import pytest
 import torch
 import transformers as tf
+from compiler import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import DEVICE, SMALL, Letters, make, random_model, request
@@ -286,7 +287,9 @@ CONFIGS = {
 
 @functools.cache
 def model(kind):
-    return ppl.HFModel(random_model(CONFIGS[kind]()), Letters(), name=kind, kv_bytes=200_000)
+    own = random_model(CONFIGS[kind.removeprefix("compiled ")]())
+    settings = {"name": kind, "kv_bytes": 200_000, "compile": kind.startswith("compiled")}
+    return ppl.HFModel(own, Letters(), **settings)
 
 
 @functools.cache
@@ -312,7 +315,10 @@ PROGRAMS = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind",
+    [*CONFIGS, *(pytest.param(f"compiled {kind}", marks=needs_compiler) for kind in CONFIGS)],
+)
 @settings(max_examples=25, deadline=None)
 @given(program=PROGRAMS)
 @torch.inference_mode()

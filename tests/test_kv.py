@@ -223,12 +223,15 @@ def test_texts_go_on_from_anywhere_in_what_rows_have_left_behind(standing):
         for t in range(32):
             texts = [(*text, 5 + (3 * t + i) % 40) for i, text in enumerate(texts)]
             engine.step(slots, texts)
+            if t == 20:  # a fork of a row that has left something behind
+                slots.append(*engine.fork(slots[:1]))
+                texts.append(texts[0])
         assert all(slot.tail <= 11 and slot.hole[1] >= 28 for slot in slots)
         for slot, text in zip(slots, texts, strict=True):
             engine.close(slot, text)
         # Cut back, and on in other words; and what follows a position of what is known.
-        asked = [(*texts[0][:cut], 77, 78), texts[1][: cut + 1], texts[0]]
-        first = [cut, cut, cut]
+        asked = [(*texts[0][:cut], 77, 78), texts[1][: cut + 1], texts[0], texts[2]]
+        first = [cut] * 4
         for text, at, states in zip(asked, first, engine.hidden(asked, first), strict=True):
             assert states.shape[0] == len(text) - at
             torch.testing.assert_close(states, states_of(kv, text)[at:], rtol=0, atol=1e-4)

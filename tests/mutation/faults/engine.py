@@ -470,12 +470,6 @@ FAULTS = [
     ),
     Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
     Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k 'interleaving or behind'"),
-    Fault(
-        MEMORY,
-        "return there and slot.column(length) + more <= self.most",
-        "return slot.column(length) + more <= self.most",
-        f"{KV} -k 'interleaving or behind'",
-    ),
     Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
     Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
     # What is booked.

@@ -208,6 +208,35 @@ def test_any_interleaving_equals_one_pass_of_the_compressed_model(kv, way, kv_by
     interleaved(engine, operations, functools.partial(states_of, kv))
 
 
+@pytest.mark.parametrize("standing", [False, True])
+@torch.inference_mode()
+def test_texts_go_on_from_anywhere_in_what_rows_have_left_behind(standing):
+    kv = "window(6, 2)"
+    engine = _engine(kv, 1 << 26)
+    engine.sharing.block, engine.sharing.price = (5, 14) if standing else (64, 10**9)
+    engine._memory.slides, engine._memory.most = True, 11
+    for cut in (3, 9, 20, 27, 29, 31, 33, 34, 36, 39):
+        engine.pool.clear()
+        rows = {PROMPT[:8]: engine.open([PROMPT[:8]] * 4)[0][PROMPT[:8]]}
+        (fork,) = engine.fork(list(rows.values()))
+        texts, slots = [PROMPT[:8], (*PROMPT[:8],)], [*rows.values(), fork]
+        for t in range(32):
+            texts = [(*text, 5 + (3 * t + i) % 40) for i, text in enumerate(texts)]
+            engine.step(slots, texts)
+            if t == 20:  # a fork of a row that has left something behind
+                slots.append(*engine.fork(slots[:1]))
+                texts.append(texts[0])
+        assert all(slot.tail <= 11 and slot.hole[1] >= 28 for slot in slots)
+        for slot, text in zip(slots, texts, strict=True):
+            engine.close(slot, text)
+        # Cut back, and on in other words; and what follows a position of what is known.
+        asked = [(*texts[0][:cut], 77, 78), texts[1][: cut + 1], texts[0], texts[2]]
+        first = [cut] * 4
+        for text, at, states in zip(asked, first, engine.hidden(asked, first), strict=True):
+            assert states.shape[0] == len(text) - at
+            torch.testing.assert_close(states, states_of(kv, text)[at:], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_window_that_holds_all_of_a_text_changes_not_a_bit(family, shared):

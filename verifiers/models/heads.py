@@ -149,7 +149,8 @@ class Layers:
             layers += [nn.ReLU()] * bool(layers) + [linear]
         head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
         if model.device.type == "cpu":  # a row's result is then the same whatever its company
-            pack_linears(head, lambda: head(torch.zeros(1, layers[0].in_features)))
+            width: Any = layers[0].in_features
+            pack_linears(head, lambda: head(torch.zeros(1, width)))
         model.reward_head = head
         return model, tokenizer
 

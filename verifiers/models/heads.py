@@ -164,10 +164,8 @@ class Layers:
         model, tokenizer = load_pretrained(AutoModel, source, **options)
         hub = {k: options.get(k) for k in ("revision", "token")}
         layers: list[nn.Module] = []
-        widths = []
         for name in self.names:
             weight, bias = _tensors(source, name, **hub)
-            widths.append(weight.shape[1])
             linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
             linear.weight.data = weight.float()
             if bias is not None:
@@ -175,7 +173,8 @@ class Layers:
             layers += [nn.ReLU()] * bool(layers) + [linear]
         head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
         if model.device.type == "cpu":  # a row's result is then the same whatever its company
-            pack_linears(head, lambda: head(torch.zeros(1, widths[0])))
+            width: Any = layers[0].in_features
+            pack_linears(head, lambda: head(torch.zeros(1, width)))
         model.reward_head = head
         return model, tokenizer
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 import transformers as tf
+from engines import FAMILIES, Letters, plain_log_probs, random_model, request
 from safetensors.torch import load_file, save_file
-from test_engine import FAMILIES, Letters, plain_log_probs, random_model, request
 
 import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError

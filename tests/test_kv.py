@@ -13,8 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from hypothesis import given, settings
-from test_engine import (
+from engines import (
     DEVICE,
     FAMILIES,
     OPERATIONS,
@@ -27,6 +26,7 @@ from test_engine import (
     some_texts,
     step_graphs,
 )
+from hypothesis import given, settings
 
 import ppl
 from ppl.errors import ObservationError, UnsupportedModelError

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from test_engine import GPT2, SMALL, Letters, plain_log_probs, random_model, request, some_texts
+from engines import GPT2, SMALL, Letters, plain_log_probs, random_model, request, some_texts
 from torch import nn
 
 import ppl

@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
+from engines import FAMILIES, Letters, plain_log_probs, random_model, request, some_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_adapters import made
-from test_engine import FAMILIES, Letters, plain_log_probs, random_model, request, some_texts
 from transformers.pytorch_utils import Conv1D
 
 import ppl

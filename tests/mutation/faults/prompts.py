@@ -14,7 +14,10 @@ OPERATORS, TESTING = f"{ROOM}/operators.py", f"{ROOM}/testing.py"
 POLICIES, SEARCH = f"{ROOM}/policies.py", f"{ROOM}/search.py"
 LAYERS = f"{ROOM}/architecture.py"
 PERTURBED, BATCHES = "tests/test_perturbed.py", "tests/test_batch_prompt.py"
-LANGUAGES, ARCHON = "tests/test_multilingual.py", "tests/test_archon.py"
+LANGUAGES, ARCHON = (
+    "tests/test_multilingual.py",
+    "tests/test_archon.py tests/test_architecture_search.py",
+)
 
 FAULTS = [
     Fault(STRATA, '"strata", turn', '"strata"', f"{PERTURBED} -k two_choices"),

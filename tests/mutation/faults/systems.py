@@ -9,7 +9,7 @@ INSIDE, LETTERS = "ppl/programs/steering_inside.py", "ppl/programs/letters.py"
 GUEST = "verifiers/exact/guest.py"
 
 ITERATED, MIXED = "tests/exact/test_iterative.py", "tests/test_mixture_of_agents.py"
-STEERED = "tests/test_self_steering.py"
+STEERED = "tests/test_self_steering.py tests/test_hostile_modules.py"
 
 FAULTS = [
     # Iterative decoding.

@@ -17,6 +17,7 @@ Without `--vllm` the rest is measured. `--plain` measures ppl without `compile=T
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -128,6 +129,9 @@ class Worker:
             cwd=Path(__file__).parent,
         )
         self.name = side
+
+    def ready(self) -> None:
+        """Waits until it is loaded."""
         self._answer()
 
     def _answer(self) -> dict[str, float]:
@@ -148,7 +152,10 @@ class Worker:
     def end(self) -> None:
         """No more questions."""
         self._process.stdin.close()  # type: ignore[union-attr]
-        self._process.wait(60)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 def serve(side: str, folder: str) -> None:
@@ -198,18 +205,29 @@ def main() -> None:
         serve(options.side, options.folder)
         return
     from against_llamppl import converted
-    from machine import machine
 
-    one = [f"{options.questions}x{options.rows}x{options.prompt}"] if options.questions else CASES
     cores = f"0-{(os.cpu_count() or 1) - 1}"
     env = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
     folder = converted()
     sides = [("ppl", sys.executable)] + [("plain", sys.executable)] * options.plain
     sides += [("vllm", options.vllm)] * bool(options.vllm)
-    workers = [Worker(python, side, folder, env) for side, python in sides]
+    with contextlib.ExitStack() as stack:
+        workers = [Worker(python, side, folder, env) for side, python in sides]
+        for worker in workers:
+            stack.callback(worker.end)
+        for worker in workers:
+            worker.ready()
+        compare(workers, options)
+
+
+def compare(workers: list[Worker], options: argparse.Namespace) -> None:
+    """Prints the table."""
+    from machine import machine
+
     print(machine())
     print(f"bfloat16, {options.new} new tokens a row, medians of {options.repeats}, in turns\n")
-    heads = [name for name, _ in sides]
+    one = [f"{options.questions}x{options.rows}x{options.prompt}"] if options.questions else CASES
+    heads = [worker.name for worker in workers]
     print("| case | " + " | ".join(f"{name}, tok/s" for name in heads), end="")
     print(" | ppl / vllm | " + " | ".join(f"{name} prefill" for name in heads), end="")
     print(" | bound | ppl / bound | ppl / vllm prefill | kept, MB | load |")
@@ -226,8 +244,6 @@ def main() -> None:
         cells.append(f"{found['ppl prefill'] / filled:.2f}" if filled else "-")
         cells += [f"{found['ppl kept'] / 1e6:.0f}", f"{os.getloadavg()[0]:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
-    for worker in workers:
-        worker.end()
 
 
 if __name__ == "__main__":

@@ -121,9 +121,8 @@ class Packed:
 
     def keep(self, states: Tensor) -> None:
         """Writes last hidden states `[T, 1, hidden]`."""
-        for job, some in zip(
-            self.jobs, states[:, 0].split([len(job.tokens) for job in self.jobs]), strict=True
-        ):
+        sizes = [len(job.tokens) for job in self.jobs]
+        for job, some in zip(self.jobs, torch.split(states[:, 0], sizes), strict=True):
             job.states[job.column : job.column + len(job.tokens)] = some
 
 

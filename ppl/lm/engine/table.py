@@ -109,10 +109,10 @@ def table_of(
     order: list[int] = []
     ends: list[tuple[int, int, int, int]] = []
     parts: list[Part] = []
-    for (trunk, source, shared), members in groups.items():
+    for (_, source, shared), members in groups.items():
         order += members
-        if isinstance(trunk, tuple):
-            parts += trunk
+        if trunks and pointed:
+            parts += trunks[members[0]]
         ends.append((len(order), len(parts), max(source, 0), shared))
     return Table(_numbers(order), _numbers(ends).reshape(-1, 4), bases, parts)
 

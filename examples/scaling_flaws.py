@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import math
 import os
@@ -167,10 +168,13 @@ def show(found: Sequence[Found], console: Console) -> None:
         console.print(table)
 
 
-def rights(found: Sequence[Found], noise: str, name: str, n: int) -> list[float]:
-    """Whether each best answer is right, in the order of the problems' keys; empty if not run."""
+def rights(
+    found: Sequence[Found], noise: str, name: str, n: int, what: str = "best"
+) -> list[float]:
+    """Whether each best answer (or vote) is right, in the order of the problems' keys; empty if not
+    run."""
     rows = [r for r in found if (r.noise, r.searcher, r.n) == (noise, name, n)]
-    return [float(r.best) for r in sorted(rows, key=lambda r: (r.task, r.problem))]
+    return [float(getattr(r, what)) for r in sorted(rows, key=lambda r: (r.task, r.problem))]
 
 
 def leads(
@@ -186,9 +190,15 @@ def leads(
 
 
 def show_leads(found: Sequence[Found], console: Console) -> None:
-    """Prints for every searcher and verifier its lead over best-of-N with 4 and 64 completions."""
+    """Prints the leads over best-of-N: with 4 and 64 completions under each verifier; and, if all
+    was run, for every budget under noise."""
     for line in leads_markdown(found):
         console.print(line)
+    if {(r.noise, r.searcher, r.n) for r in found} >= set(
+        itertools.product(NOISES, SEARCHERS, BUDGETS)
+    ):
+        for line in crossings_markdown(found):
+            console.print(line)
 
 
 def leads_markdown(found: Sequence[Found]) -> list[str]:
@@ -203,6 +213,34 @@ def leads_markdown(found: Sequence[Found]) -> list[str]:
                 cells.append(f"{moved} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]")
                 lines.append(f"| {name} | {noise} | {' | '.join(cells)} |")
     return lines
+
+
+def crossings(found: Sequence[Found], name: str, what: str) -> list[Paired]:
+    """For every budget beyond one sample the lead over best-of-N under a noisy verifier: for each
+    problem the mean of all noisy ones, so that problems are independent."""
+
+    def mean(who: str, n: int) -> list[float]:
+        cells = [rights(found, noise, who, n, what) for noise in NOISES if noise != "none"]
+        return [sum(row) / len(row) for row in zip(*cells, strict=True)]
+
+    return [paired(mean(name, n), mean("BestOfN", n)) for n in BUDGETS[1:]]
+
+
+def crossings_markdown(found: Sequence[Found]) -> list[str]:
+    """Lines of the table of leads under noise in docs/choosing.md, in points with 95% intervals."""
+    return [
+        f"| {name} | {what} | "
+        + " | ".join(
+            "{:+d} [{:+d}, {:+d}]".format(
+                *(round(100 * x) for x in (lead.difference, lead.low, lead.high))
+            )
+            for lead in crossings(found, name, what)
+        )
+        + " |"
+        for name in SEARCHERS
+        for what in ("best", "vote")
+        if name != "BestOfN"
+    ]
 
 
 def markdown(found: Sequence[Found]) -> list[str]:

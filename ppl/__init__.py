@@ -25,6 +25,7 @@ from ppl.runtime.drafts import drafted
 from ppl.runtime.enumeration import enumerate_program
 from ppl.runtime.node import Node
 from ppl.runtime.planning import plan
+from ppl.runtime.replicas import Replicas as _Replicas  # noqa: F401 (what ppl.load hands over to)
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
 
@@ -85,6 +86,7 @@ _ROOMS = (
     "searchers",
     "study",
     "tasks",
+    "tools",
     "verifiers",
 )
 
@@ -99,4 +101,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _FROM_ROOMS:
         return getattr(importlib.import_module(f"{__name__}.{_FROM_ROOMS[name]}"), name)
+    # Names that are looked for here and live in a room; tools ask for private ones all the time.
+    asked = () if name.startswith("_") else ("searchers", "verifiers", "decide")
+    for room in asked:
+        if name in importlib.import_module(f"{__name__}.{room}").__all__:
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}: it is in {__name__}.{room}"
+            )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

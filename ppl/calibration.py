@@ -15,6 +15,7 @@ pass for the posterior, which is why they are warned of. The joint log-density i
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from ppl.errors import PPLError
+from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.randomness import generator
@@ -167,6 +168,8 @@ def sbc(
     checks.count(n=n, draws=draws)
     if not statistics:
         raise ValueError("statistics={}: at least one, such as the joint log-density")
+    for name, f in statistics.items():
+        _check_takes(f"statistics[{name!r}]", f, "a value (a truth or a draw), and the data")
     ranks: dict[str, list[int]] = {name: [] for name in statistics}
     problems = [simulate(generator(seed, "truth", i)) for i in range(n)]
     from_one_value = [partial(f, problems[0][0]) for f in statistics.values()]
@@ -206,6 +209,8 @@ def tarp(
         UserWarning: reference points do not depend on the data.
     """
     checks.count(n=n, draws=draws)
+    _check_takes("reference", reference, "the data, and a NumPy generator")
+    _check_takes("distance", distance, "a value (a truth or a draw), and a reference point")
     problems = [simulate(generator(seed, "truth", i)) for i in range(n)]
 
     def from_one_value(data: Any) -> float:  # with the same noise for all data
@@ -220,6 +225,16 @@ def tarp(
         near = [float(distance(v, point)) for v in values]
         inside.append(_rank("distance", near, own, generator(seed, "ties", i)))
     return Coverage(np.array(inside), draws)
+
+
+def _check_takes(name: str, function: Callable[..., Any], two: str) -> None:
+    """Raises ArgumentError for a function that does not take these two arguments."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ArgumentError(f"{name}: a function of two arguments, {two}; {error}") from None
+    except ValueError:  # a built-in one, which does not say
+        return
 
 
 def _drawn(sampler: Sampler, data: Any, draws: int, seed: int) -> Sequence[Any]:

@@ -58,12 +58,21 @@ def best_so_far(tree: Tree, result: Result) -> Result:
         if node.answered and log_weight > -math.inf
     ]
     if found and not held:
-        return Result.by_likelihood(found)
+        return Result.by_likelihood(_one_a_path(found))
     if found and result.log_evidence is None:  # weights of a sampler follow a law of their own
         best = max(found, key=rank)
         if rank(best) > max(held):
             nodes, log_weights = [best, *nodes], [best.log_likelihood, *log_weights]
     return Result(nodes, log_weights)
+
+
+def _one_a_path(found: list[Node]) -> list[Node]:
+    """The best answer on the way to each last one, the latest among equals: a sample that has said
+    several is still one."""
+    inner = {id(node.parent) for node in found}
+    ends = [node for node in found if id(node) not in inner]
+    best = [max((n for n in e.path[::-1] if n.answered), key=rank) for e in ends]
+    return list({id(node): node for node in best}.values())
 
 
 def warn_without_steps(tree: Tree, searcher: str) -> None:

@@ -487,8 +487,10 @@ def all_dead(tree: Tree, nodes: Sequence[Node], searcher: Searcher[Any]) -> AllP
         Result(nodes, [float("-inf")] * len(nodes), float("-inf")),
         searcher=repr(searcher),
     )
+    dead = f"all {len(nodes)} particles are" if len(nodes) > 1 else "the one particle left is"
+    more = "simulations" if "simulations" in searcher.settings() else "particles"
     return AllParticlesDeadError(
-        f"all {len(nodes)} particles are dead, killed at {', '.join(map(repr, sites))}; use more "
-        "particles, a softer likelihood, or a guide that proposes what the condition wants",
+        f"{dead} dead, killed at {', '.join(map(repr, sites))}; use more {more}, a softer "
+        "likelihood, or a guide that proposes what the condition wants",
         posterior,
     )

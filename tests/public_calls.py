@@ -348,7 +348,14 @@ CALLS = [
             "device": ("nope", 3),
             "kv_bytes": COUNT,
             "context_length": COUNT,
+            "replicas": COUNT,
         },
+    ),
+    Call(
+        "HFModel.with_adapter",
+        lambda: (ppl.HFModel.with_adapter, {"self": tiny(), "adapter": "/nowhere"}),
+        free=("self",),
+        bad={"adapter": (3, None), "name": (3,)},
     ),
     Call(
         "register", of(ppl.register, prefix="fresh:", loader=len), bad={"prefix": ("", "http://")}

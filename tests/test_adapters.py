@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 import transformers as tf
+from engines import FAMILIES, Letters, plain_log_probs, random_model, request
 from safetensors.torch import load_file, save_file
-from test_engine import FAMILIES, Letters, plain_log_probs, random_model, request
 
 import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
@@ -112,6 +112,16 @@ def test_layers_that_were_trained_whole_and_layers_that_lie_the_other_way(tmp_pa
     a, b = (weights[f"base_model.model.{place}.lora_{x}.weight"] for x in "AB")
     torch.testing.assert_close(model.get_submodule(place).weight, before + 2 * (b @ a).T)
     assert torch.equal(model.transformer.wte.weight, head)
+
+
+def test_a_head_that_shares_its_weight_with_the_embeddings_is_changed_alone(tmp_path):
+    model = random_model(FAMILIES["GPT2"]())
+    assert model.lm_head.weight is model.transformer.wte.weight
+    before, weights = model.lm_head.weight.clone(), pair("lm_head", 97, 32)
+    put_in(model, made(tmp_path / "x", weights), {})
+    a, b = (weights[f"base_model.model.lm_head.lora_{x}.weight"] for x in "AB")
+    torch.testing.assert_close(model.lm_head.weight.data, before + 2 * (b @ a))
+    assert torch.equal(model.transformer.wte.weight, before)
 
 
 @pytest.mark.parametrize(

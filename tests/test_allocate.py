@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import made_runs
@@ -185,6 +186,32 @@ def test_records_are_those_of_a_study(tmp_path):
         records(runs, rules=["median"])
     with pytest.raises(ArgumentError, match="flops"):
         records(runs, unit="flops")
+    # Where nothing judged there are no scores, rather than equal ones.
+    for pool in pools.values():
+        for candidate in pool:
+            candidate["scores"] = []
+    blind = records(read(made_runs.write(tmp_path / "blind", rows, pools)))
+    assert not any(r.scores for r in blind)
+    assert by_difficulty(blind, names, [200.0]).samples == 4
+    with pytest.raises(ArgumentError, match="no scores"):
+        by_difficulty(blind, names, [200.0], difficulty="predicted")
+
+
+def test_scores_may_be_rewards():
+    """Which lie anywhere: log-odds, say. A share of right samples does not."""
+
+    def rewards(record):
+        return dataclasses.replace(record, scores=tuple(6 * s - 3 for s in record.scores))
+
+    shares = made(crossing, questions=200)
+    policy = by_difficulty(list(map(rewards, shares)), NAMES, [20.0], difficulty="predicted")
+    plain = by_difficulty(shares, NAMES, [20.0], difficulty="predicted")
+    assert [line.choices for line in policy.at] == [line.choices for line in plain.at]
+    for at in (-3.0, -0.5, 2.9):
+        assert policy.choose(at, 20.0) == plain.choose((at + 3) / 6, 20.0)
+    for of, value in ((policy, math.nan), (by_difficulty(shares, NAMES, [20.0]), -0.5)):
+        with pytest.raises(ValueError, match="value"):
+            of.choose(value, 20.0)
 
 
 def test_what_is_missing_is_named():

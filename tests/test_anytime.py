@@ -27,6 +27,7 @@ from ppl.searchers import (
     BestFirst,
     BestOfN,
     Greedy,
+    Hedged,
     LookaheadSearch,
     MultiPerspective,
     PhiDecoding,
@@ -366,3 +367,19 @@ def test_a_beam_notes_what_it_really_drew():
 def test_a_model_called_with_others_words_says_ours(theirs, ours):
     with pytest.raises(TypeError, match=rf"lm\(text, ...\) has no argument '{theirs}'.*{ours}"):
         TOY(TOY.prompt("^"), **{theirs: 1})
+
+
+def test_a_sample_that_was_cut_off_has_one_vote_however_often_it_has_answered():
+    toy = ppl.TableLM({"a": 1.0}, symbols="^a$", end="$", name="one letter")
+
+    def program():
+        text = toy.prompt("^")
+        for t in range(4):
+            text = text + pyro.sample(f"step_{t}", toy(text, max_tokens=1))
+            ppl.answer(text.text)
+            ppl.twist(f"said_{t}", 0.0)
+        return text.text
+
+    for searcher in (Hedged(3), Greedy()):
+        posterior = searcher.run(program, seed=0, budget=ppl.Budget(tokens=3))
+        assert [s.value for s in posterior.samples] == ["aaa"]

@@ -130,7 +130,8 @@ def test_a_count_is_public_and_remembered():
 
 
 def test_questions_and_answers_may_look_like_places():
-    ((number, asked),) = FOBAR(BACK, **OPTIONS)._masked(("Is {answer} 5?", "{masked}"), "a test")
+    judge = FOBAR(ppl.load("tiny-lines"))
+    ((number, asked),) = judge._masked(("Is {answer} 5?", "{masked}"), "a test")
     assert (number, asked.prompt.splitlines()[0]) == ("5", "Is {answer} x?")
     assert "answer to the question above is {masked}," in asked.prompt
 

@@ -11,9 +11,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from engines import FAMILIES, Letters, make, plain_log_probs, random_model, request, some_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import FAMILIES, Letters, make, plain_log_probs, random_model, request, some_texts
 
 import ppl
 from ppl.errors import PromptError

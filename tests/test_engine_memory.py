@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from test_engine import DEVICE, make, request
+from engines import DEVICE, make, request
 
 import ppl
 from ppl.lm.engine.runs import Held

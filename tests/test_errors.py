@@ -12,7 +12,7 @@ from programs import TOY, VERIFIERS, toy
 import ppl
 from ppl import errors
 from ppl.searchers import MCTS, SMC, BeamSearch, BestOfN
-from ppl.verifiers import PRM, FunctionVerifier, verifier
+from ppl.verifiers import PRM, FunctionRanker, FunctionVerifier, verifier
 
 ALL = [BestOfN(3), SMC(3), BeamSearch(2, 2), MCTS(4)]
 each = pytest.mark.parametrize("searcher", ALL, ids=lambda s: type(s).__name__)
@@ -353,6 +353,33 @@ def test_functions_that_raise_are_named(function, cause, word):
     with pytest.raises(errors.VerifierError, match=message) as info:
         run(judged(FunctionVerifier(function, name="my_judge")))
     assert isinstance(info.value.__cause__, cause)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [(None, "None"), ("yes", "'yes'"), ([0.5, 0.5], r"\[0.5, 0.5\]")]
+)
+def test_functions_that_return_no_number_did_not_raise(said, shown):
+    message = rf"my_judge at site 'ok' of particle 1 returned {shown} for .*; return a probability"
+    with pytest.raises(errors.VerifierError, match=message):
+        run(judged(FunctionVerifier(lambda _: said, name="my_judge")))
+    rank = FunctionRanker(lambda _: said, name="rank")
+    with pytest.raises(errors.VerifierError, match=rf"returned {shown} for .*; return a number"):
+        rank.judge([ppl.JudgeRequest(rank, TOY.prompt("^"))])
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_async_function_is_no_verifier():
+    async def later(text):
+        return 0.5
+
+    with pytest.raises(errors.VerifierError, match=r"later .* is an async function; take a plain"):
+        run(judged(FunctionVerifier(later)))
+
+
+@pytest.mark.parametrize(("given", "remedy"), [(0.5, "verifier"), (True, "verifier"), ("a", "prm")])
+def test_what_is_no_distribution_says_what_it_could_be(given, remedy):
+    with pytest.raises(errors.ProgramError, match=rf"got {type(given).__name__}; .*{remedy}"):
+        run(lambda: pyro.sample("ok", given, obs=True))
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1, float("inf")])

@@ -390,3 +390,27 @@ def test_paths_go_from_parent_to_child():
     lineage = Lineage(written_down())
     for i in range(len(lineage)):
         assert all(lineage.parents[b] == a for a, b in pairwise(lineage.path(i)))
+
+
+def test_equal_pairs_of_steps_are_one_and_contradictions_none():
+    """Nodes that say the same below nodes that say the same: a trainer sees the texts alone."""
+    rows = [node(0, None, 0, ""), node(1, 0, 1, "so"), node(2, 0, 1, "so")]
+    said = [("x", 0.8, 0.9), ("y", 0.5, 0.4), ("z", 0.2, 0.6)]  # z beats y the second time
+    for parent in (1, 2):
+        for word, *values in said:
+            rows.append(node(len(rows), parent, 2, word, value=values[parent - 1], finished=True))
+    pairs = preference_pairs(made(rows, [3, 4, 5, 6, 7, 8]))
+    assert [(p["prefix"], p["chosen"], p["rejected"]) for p in pairs] == [
+        ("so", "x", "y"),
+        ("so", "x", "z"),
+    ]
+    posterior = BeamSearch(3, 6).run(toy, "prod", seed=0)
+    keys = [(p["prefix"], p["chosen"], p["rejected"]) for p in preference_pairs(posterior)]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("odd", [math.inf, math.nan, object()])
+def test_rows_that_are_no_json_are_named(tmp_path, odd):
+    with pytest.raises(ArgumentError, match="rows: not all of them are JSON"):
+        write_rows([{"score": 1.0}, {"score": odd}], tmp_path / "rows.jsonl")
+    assert not list(tmp_path.iterdir())

@@ -69,7 +69,8 @@ HOSTILE = {
         "nested more than 200 deep",
     ),
     "no JSON": ({"samples.jsonl": lambda _: b"{"}, "samples.jsonl, line 1 is no JSON"),
-    "NaN": ({"history.jsonl": lambda _: b'{"a": NaN}'}, "NaN is no JSON number"),
+    "NaN": ({"history.jsonl": lambda _: b'{"a": NaN}'}, "NaN is no number of JSON"),
+    "infinite": ({"history.jsonl": lambda _: b'{"a": 1e999}'}, "1e999 is too large for a float"),
     "an unknown kind": ({"history.jsonl": lambda _: b'{"a": {"eval": "1"}}'}, "kind 'eval'"),
     "a kind of searches": (
         {"history.jsonl": lambda _: b'{"a": {"function": "os:system"}}'}, "kind 'function'",

@@ -154,3 +154,23 @@ def test_false_positives_are_counted_with_stronger_checks():
     assert nothing.interval == (0.0, 1.0)
     with pytest.raises(ArgumentError, match="candidates"):
         false_positive_rate([], bool, bool)
+
+
+@pytest.mark.parametrize("accepted", [[3], [5], [7, 7, 7]])
+@pytest.mark.parametrize(("completeness", "soundness"), [(1.0, 0.75), (0.8, 1.0)])
+def test_one_count_is_one_type(accepted, completeness, soundness):
+    """Of one problem BIC asks nothing for one type more."""
+    found = fit_types(accepted, 20, completeness=completeness, soundness=soundness)
+    assert found.prior == (1.0,)
+    share = accepted[0] / 20
+    exact = (share - (1 - soundness)) / (completeness - (1 - soundness))
+    assert found.success[0] == pytest.approx(max(exact, 0.0), abs=1e-9)
+
+
+def test_no_verdict_is_no_verdict():
+    """As of a proof that ends its checker: it counts neither as accepted nor as right."""
+    verdicts = {1: True, 2: None, 3: False}
+    with pytest.raises(ArgumentError, match="checks: no verdict on candidate 1"):
+        false_positive_rate([1, 2, 3], verdicts.get, bool)
+    with pytest.raises(ArgumentError, match="stronger_checks: no verdict on candidate 1"):
+        false_positive_rate([1, 2, 3], bool, verdicts.get)

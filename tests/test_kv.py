@@ -7,13 +7,13 @@ import itertools
 import math
 import statistics
 
+import families
 import pyro
 import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from hypothesis import given, settings
-from test_engine import (
+from engines import (
     DEVICE,
     FAMILIES,
     OPERATIONS,
@@ -26,13 +26,19 @@ from test_engine import (
     some_texts,
     step_graphs,
 )
+from hypothesis import given, settings
 
 import ppl
 from ppl.errors import ObservationError, UnsupportedModelError
-from ppl.lm.base import ScoreRequest
+from ppl.language.steps import StepRule
+from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV, restored, rounded
+from ppl.lm.engine.slots import bucket
+from ppl.lm.sampling import Warp
 from ppl.searchers import SMC, BestOfN
 
+PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
 
 
@@ -106,6 +112,11 @@ def test_what_is_nothing_of_the_kind_is_refused(said):
         make(kv=said)
 
 
+def test_what_a_server_keeps_is_its_own_affair():
+    with pytest.raises(ValueError, match=r"kv= are for models in this process"):
+        ppl.load("http://localhost:1/v1", kv="int8")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_eight_bits_are_off_by_at_most_half_of_a_unit(dtype):
     torch.manual_seed(0)
@@ -164,27 +175,66 @@ def _model():
     return random_model(FAMILIES["Llama"]())
 
 
-@pytest.mark.parametrize(
-    ("kv", "way"),
-    [
-        *((kv, way) for kv in KINDS for way in ("sharing", "graphs", "standing")),
-        pytest.param("int8", "compiled", marks=needs_compiler),
-        pytest.param("int8", "compiled standing", marks=needs_compiler),
-    ],
-)
-@pytest.mark.parametrize("kv_bytes", [1, 60_000])
+WAYS = [
+    ("int8", "sharing", 60_000),
+    ("int8", "graphs", 60_000),
+    ("int8", "standing", 1 << 26),
+    ("window(6, 2)", "graphs", 1 << 26),
+    ("window(6, 2)", "sharing", 1),
+    ("window(6, 2)", "sliding", 1),
+    ("window(6, 2)", "sliding", 60_000),
+    ("window(6, 2)", "sliding", 1 << 26),
+    ("window(6, 2)", "sliding standing", 60_000),
+    ("window(6, 2)", "sliding standing", 1 << 26),
+    ("window(5, 0)", "sliding standing", 1 << 26),
+    ("int8+window(6, 2)", "sliding standing", 60_000),
+    pytest.param("int8", "compiled standing", 60_000, marks=needs_compiler),
+]
+
+
+@pytest.mark.parametrize(("kv", "way", "kv_bytes"), WAYS)
 @settings(max_examples=12, deadline=None)
 @given(operations=OPERATIONS)
 @torch.inference_mode()
-def test_any_interleaving_equals_one_pass_of_the_compressed_model(kv, kv_bytes, way, operations):
+def test_any_interleaving_equals_one_pass_of_the_compressed_model(kv, way, kv_bytes, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
     engine = _engine(kv, kv_bytes, compile="compiled" in way)
     engine.runner.price = 10**9 if way == "graphs" else 0
     standing = "standing" in way
-    engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)
+    engine.sharing.block, engine.sharing.price = (5, 14) if standing else (64, 10**9)
     engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
+    engine._memory.slides, engine._memory.most = "sliding" in way, 11
     engine.pool.clear()
     interleaved(engine, operations, functools.partial(states_of, kv))
+
+
+@pytest.mark.parametrize("standing", [False, True])
+@torch.inference_mode()
+def test_texts_go_on_from_anywhere_in_what_rows_have_left_behind(standing):
+    kv = "window(6, 2)"
+    engine = _engine(kv, 1 << 26)
+    engine.sharing.block, engine.sharing.price = (5, 14) if standing else (64, 10**9)
+    engine._memory.slides, engine._memory.most = True, 11
+    for cut in (3, 9, 20, 27, 29, 31, 33, 34, 36, 39):
+        engine.pool.clear()
+        rows = {PROMPT[:8]: engine.open([PROMPT[:8]] * 4)[0][PROMPT[:8]]}
+        (fork,) = engine.fork(list(rows.values()))
+        texts, slots = [PROMPT[:8], (*PROMPT[:8],)], [*rows.values(), fork]
+        for t in range(32):
+            texts = [(*text, 5 + (3 * t + i) % 40) for i, text in enumerate(texts)]
+            engine.step(slots, texts)
+            if t == 20:  # a fork of a row that has left something behind
+                slots.append(*engine.fork(slots[:1]))
+                texts.append(texts[0])
+        assert all(slot.tail <= 11 and slot.hole[1] >= 28 for slot in slots)
+        for slot, text in zip(slots, texts, strict=True):
+            engine.close(slot, text)
+        # Cut back, and on in other words; and what follows a position of what is known.
+        asked = [(*texts[0][:cut], 77, 78), texts[1][: cut + 1], texts[0], texts[2]]
+        first = [cut] * 4
+        for text, at, states in zip(asked, first, engine.hidden(asked, first), strict=True):
+            assert states.shape[0] == len(text) - at
+            torch.testing.assert_close(states, states_of(kv, text)[at:], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma"])
@@ -221,6 +271,29 @@ def test_windows_of_the_model_and_of_ours_are_both_kept():
     torch.testing.assert_close(states, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name", ["gemma2", "gpt_oss", "deepseek_v3", "gemma3n_text", "lfm2", "qwen3_next"]
+)
+def test_eight_bits_of_models_of_other_kinds(name):
+    """Windows, sinks, latent attention, layers that keep nothing, states beside keys."""
+    config = families.config_of(name)
+    model = families.random_model(config)
+    text = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(24))
+    engine = Engine(model, name=name, capacity=1 << 24, keeps=KV(int8=True))
+    engine.hidden([text[:11]], [10])
+    (states,) = engine.hidden([text], [0])
+    with torch.inference_mode():
+        plain, full = (
+            model.base_model(
+                input_ids=torch.tensor([text]), past_key_values=cache, use_cache=True
+            ).last_hidden_state[0]
+            for cache in (Rounding(config=config), None)
+        )
+    # A number that is rounded to the other side in another pass moves a state by some 3e-4.
+    assert float((states - plain).abs().max()) < 6e-4 * float(plain.abs().max())
+    assert float((full - plain).abs().max()) > 1e-3 * float(plain.abs().max())
+
+
 def test_windows_are_refused_where_they_do_not_reach(monkeypatch):
     with pytest.raises(UnsupportedModelError, match=r"compile=False.*'int8'"):
         make(kv="window(8)", compile=True)
@@ -228,6 +301,78 @@ def test_windows_are_refused_where_they_do_not_reach(monkeypatch):
     with pytest.raises(UnsupportedModelError, match=r"Llama kv=window.*way of its own.*'int8'"):
         make(kv="window(8)")
     make(kv="window(200)")  # holds every text
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def long(kv: str, **options) -> ppl.HFModel:
+    model = random_model(tf.LlamaConfig(**{**SMALL, "max_position_embeddings": 512}))
+    return ppl.HFModel(model, Letters(), name="long", kv=kv, **options)
+
+
+def drawing(lm, text: tuple[int, ...], seed: int, tokens: int) -> ContinueRequest:
+    """Of texts that do not end before."""
+    spec = Spec(text, StepRule(), tokens, Warp(), range(3, 97))
+    return ContinueRequest(lm, spec, 1234567 + 7919 * seed)
+
+
+def test_eight_bits_take_a_byte_a_number_and_a_number_a_head():
+    engines = {kv: make(kv=kv).engine for kv in ("full", "int8")}
+    # Two layers, keys and values, two heads of eight numbers; and 32 of the last hidden state.
+    kept = {kv: engine._memory.bytes_per_token for kv, engine in engines.items()}
+    assert kept == {"full": 8 * 8 * 4 + 32 * 4, "int8": 8 * (8 + 4) + 32 * 4}
+    for kv, engine in engines.items():
+        engine.open([PROMPT])
+        slots = engine.slots
+        assert slots.nbytes == len(slots.all) * (slots.length + 1) * kept[kv]
+        piece = slots.content(slots.busy[0])
+        assert piece.nbytes == len(PROMPT) * kept[kv]
+
+
+@pytest.mark.parametrize("kv", ["window(16, 2)", "int8+window(16, 2)"])
+def test_rows_keep_no_more_than_their_window(kv):
+    lm = long(kv)
+    assert lm.engine._memory.slides
+    requests = [drawing(lm, PROMPT, i, 200) for i in range(4)]
+    drawn = lm.sample_batch(requests)
+    assert lm.engine.slots.length == bucket(16 + 2 + 32)  # and not 220
+    assert all(slot.tail <= 64 for slot in lm.engine.slots.all)
+    for draw in drawn[:2]:
+        states = compressed(lm.model, kv, PROMPT + draw.value.tokens)[len(PROMPT) - 1 : -1]
+        logits = lm.logits(states).double()
+        logits[:, :3] = -torch.inf
+        new = torch.tensor(draw.value.tokens, device=DEVICE)[:, None]
+        exact = float(torch.log_softmax(logits, -1).gather(1, new).sum())
+        assert draw.log_prob == pytest.approx(exact, abs=1e-3)
+    # Going on computes one token; what was left behind is computed again where it is asked for.
+    longer = PROMPT + drawn[0].value.tokens
+    before = lm.engine.tokens_computed
+    lm.sample_batch([drawing(lm, longer, 9, 1)])
+    assert lm.engine.tokens_computed == before + 1
+    (score,) = lm.score_batch([ScoreRequest(lm, requests[0].spec, drawn[0].value)])
+    assert score == pytest.approx(drawn[0].log_prob, abs=1e-3)
+    assert lm.engine.tokens_computed >= before + 150
+    before = lm.engine.tokens_computed
+    lm.score_batch([ScoreRequest(lm, requests[0].spec, drawn[0].value)])
+    assert lm.engine.tokens_computed == before
+
+
+def test_more_rows_fit_into_the_same_bytes():
+    joined = {}
+    for kv in ("full", "int8", "window(32, 2)", "int8+window(32, 2)"):
+        lm = long(kv, kv_bytes=1_500_000)
+        session = lm.session()
+        for i in range(40):
+            session.submit(drawing(lm, PROMPT, i, 150))
+        for _ in range(4):
+            session.step()
+        session.close()
+        joined[kv] = session.joined
+        assert lm.engine.peak_nbytes <= 1_500_000
+    assert joined["int8"] >= 1.5 * joined["full"]
+    assert joined["window(32, 2)"] >= 1.5 * joined["full"]
+    assert joined["int8+window(32, 2)"] >= 2.4 * joined["full"]
 
 
 # -- named, and never mixed -----------------------------------------------------------------------
@@ -287,7 +432,6 @@ def test_a_score_of_a_draw_of_another_setting_is_refused():
 # -- unbiased, for the compressed model -----------------------------------------------------------
 
 LETTERS = (5, 6)
-START = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 
 
 @functools.cache
@@ -303,7 +447,7 @@ def sharp(kv: str) -> ppl.HFModel:
 
 def tilted(lm, factors: bool = True):
     def program():
-        text = ppl.Text(START, lm.codec)
+        text = ppl.Text(PROMPT, lm.codec)
         for t in range(3):
             step = pyro.sample(f"x{t}", lm(text, max_tokens=2, allowed=LETTERS))
             text = text + step
@@ -317,7 +461,7 @@ def tilted(lm, factors: bool = True):
 def exact_evidence(kv: str) -> float:
     lm, total = sharp(kv), 0.0
     for new in itertools.product(LETTERS, repeat=6):
-        states = compressed(lm.model, kv, (*START, *new))[len(START) - 1 : -1]
+        states = compressed(lm.model, kv, (*PROMPT, *new))[len(PROMPT) - 1 : -1]
         of_all = lm.logits(states).double()[:, list(LETTERS)].log_softmax(-1)
         log_p = sum(float(of_all[t, LETTERS.index(token)]) for t, token in enumerate(new))
         total += math.exp(log_p + 0.7 * new.count(5) - 3 * 0.4)

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ppl.errors import LeanError
+from ppl.runtime.worker import Process
 from ppl.verifiers import LeanRepl, ProofState, TacticError
 
 FAKE = r"""
@@ -35,6 +36,8 @@ def answer(request):
             warning = said("declaration uses `sorry`", "warning")
             return reply | {"sorries": [hole], "messages": warning}
         if "#print" in cmd:
+            if cmd.partition("axioms ")[2] not in ("t", "«odd name».t"):
+                return reply | {"messages": said("unknown constant")}
             return reply | {"messages": said("'t' does not depend on any axioms", "info")}
         if "tricky" in cmd: return reply | {"messages": said("fail to show termination")}
         return reply
@@ -67,6 +70,8 @@ for line in sys.stdin:
         block += line
         continue
     request = json.loads(block); block = ""
+    if request.get("tactic") == "talk": print('{"proofState": 7, "goals": []}\n', flush=True)
+    if request.get("tactic") == "nest": print("[" * 100_000 + "\n", flush=True)
     print(json.dumps(answer(request)) + "\n", flush=True)
 """
 STATEMENT = "theorem t (h : p ∧ q) : p ∧ q ∧ p :="
@@ -214,3 +219,40 @@ def test_statements_that_lean_refuses(lean):
         with pytest.raises(LeanError, match=r"no theorem: unknown identifier"):
             repl.start("theorem nonsense :=")
         assert repl.start(STATEMENT).tactics == ()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "theorem t(h : p): p :=",
+        "theorem t.{u} {p : Sort u} (h : p) : p :=",
+        "/-- A lemma about p. -/\ntheorem t: p :=",
+        "lemma first : q := trivial\ntheorem t {p : Prop} : p :=",
+        "theorem «odd name».t : p :=",
+    ],
+)
+def test_a_theorem_s_name_is_found_in_its_statement(lean, statement):
+    with lean() as repl:
+        end = applied(repl, repl.start(statement), "old")
+        assert repl.accepts(end) is True
+
+
+def test_no_reply_is_taken_for_the_next(lean, monkeypatch):
+    """What a tactic made Lean print, and an answer that nobody waited for, are dropped."""
+    with lean() as repl:
+        begun = repl.start(STATEMENT)
+        repl.apply(begun, "talk")
+        time.sleep(0.2)  # both have been said
+        assert len(applied(repl, begun, "constructor").goals) == 2
+
+        def interrupted(self, limit, doing):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Process, "hear", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            repl.apply(begun, "swap")
+        assert len(applied(repl, begun, "constructor").goals) == 2
+        nested = repl.apply(begun, "nest")
+        assert isinstance(nested, TacticError)
+        assert not nested.refused

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import transformers as tf
-from test_engine import (
+from engines import (
     FAMILIES,
     SMALL,
     Letters,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ppl
+from ppl.errors import ArgumentError
 from ppl.searchers import ModelSwitch, Search, check_searcher
 from ppl.searchers.parse import parse, spell
 from ppl.searchers.sampling.model_switch import consistency
@@ -147,3 +148,14 @@ def test_what_does_not_fit_is_named():
     ):
         with pytest.raises(ValueError, match=told):
             ModelSwitch(**wrong)
+
+
+def test_order_counts_models_that_are_impossible_too():
+    def off():
+        who = int(pyro.sample("llm", dist.Categorical(torch.tensor([0.5, 0.0, 0.5]))))
+        ppl.condition(True)
+        return who
+
+    assert [s.value for s in ModelSwitch(2, order=(2, 0)).run(off).samples] == [2, 2]
+    with pytest.raises(ArgumentError, match="value 1 of site 'llm' has probability zero"):
+        ModelSwitch(2, order=(1,)).run(off)

@@ -228,5 +228,20 @@ def test_bad_perspectives_are_named():
     for wrong in [(), ["likelihood"], ("likelyhood",), (3,)]:
         with pytest.raises(ValueError, match="perspective"):
             MultiPerspective(3, perspectives=wrong)
-    with pytest.raises(VerifierError, match=r"gave NaN for node 1"):
-        MultiPerspective(3, 1, (lambda node: math.nan,)).run(walk, 9, 4, seed=0)
+    for said in (math.nan, None, "best"):
+        with pytest.raises(VerifierError, match=rf"gave {said!r} for node 1"):
+            MultiPerspective(3, 1, (lambda node, said=said: said,)).run(walk, 9, 4, seed=0)
+
+
+def test_equal_tensors_make_no_width():
+    """Of a Pyro choice that always comes out the same there is nothing more to be drawn."""
+
+    def out_of(values: int) -> int:
+        x = int(pyro.sample("x", dist.Categorical(torch.ones(values) / values)))
+        pyro.factor("f", torch.tensor(0.0))
+        return x
+
+    for values, nodes in ((1, 4), (1000, 8)):
+        search = MultiPerspective(1, 4, most_expansions=8).begin(out_of, values, seed=1)
+        search.step()
+        assert len(search.tree.nodes) - 1 == nodes

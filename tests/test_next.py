@@ -29,6 +29,23 @@ def entropy(p) -> float:
     return -sum(x * math.log(x) for x in p if x)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("foo", "it takes temperature, top_p, top_k, min_p, allowed"),
+        ("until", r"here it is lm\(text, until=...\)"),
+        ("max_tokens", r"here it is lm\(text, max_tokens=...\)"),
+        ("logit_bias", "here it is allowed="),
+    ],
+)
+def test_what_it_does_not_take_is_answered_with_what_it_does(setting, said):
+    lm = table()
+    with pytest.raises(
+        TypeError, match=rf"lm.next\(text, ...\) has no argument '{setting}'.*{said}"
+    ):
+        lm.next(lm.prompt("^"), **{setting: 1})
+
+
 def test_what_is_read_is_the_law():
     lm = table()
     law = lm.next(lm.prompt("^"))

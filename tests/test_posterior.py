@@ -159,6 +159,12 @@ def test_genealogies_are_drawn(tmp_path):
     posterior = SMC(8, 1.0).run(toy, "prod", seed=0)
     draw_genealogy(posterior, tmp_path / "g.png")
     assert (tmp_path / "g.png").stat().st_size > 5000
+    # In an SVG words are outlines, each behind a comment that has them.
+    draw_genealogy(posterior, tmp_path / "g.svg")
+    words = (tmp_path / "g.svg").read_text()
+    for answer, share in posterior.marginal().items():
+        if share >= 0.005 and sum(s.value == answer for s in posterior.samples) == 1:
+            assert f"<!-- {share:.0%} -->" in words
 
 
 def test_printing_shows_merged_answers_with_probabilities_first():

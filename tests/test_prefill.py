@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from test_engine import DEVICE, SMALL, Letters, make, random_model
+from engines import DEVICE, SMALL, Letters, make, random_model
 
 import ppl
 from ppl.lm.engine import attention, prefill

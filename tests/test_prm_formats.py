@@ -284,3 +284,11 @@ def test_wrong_declarations_are_refused_when_loading(folders, tmp_path):
     with pytest.warns(UserWarning, match="'value'"):
         PRM.load(shepherd, aggregate="prod")
     assert PRM.load(qwen, aggregate="min", meaning="value").meaning == "value"
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_score_is_the_same_to_the_last_digit_whatever_its_company(prms, name):
+    texts = [text(*STEPS[:n]) for n in (1, 2, 3)] + [text("16-7\n"), text("9\n", "9")]
+    alone = [scores(prms[name], t)[0] for t in texts]  # all states are known from here on
+    assert scores(prms[name], *texts) == alone
+    assert scores(prms[name], *texts[::-1]) == alone[::-1]

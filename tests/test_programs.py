@@ -231,6 +231,18 @@ def twice_twisted() -> None:
             ppl.twist("another", 1.0)
 
 
+@pytest.mark.parametrize("twist", [1e300, -1e300, 1e17])
+def test_a_giant_twist_drowns_no_weight(twist):
+    def model():
+        for t in range(2):
+            pyro.sample(f"x_{t}", dist.Bernoulli(0.5))
+            pyro.factor(f"liked_{t}", torch.tensor(-0.5))
+            ppl.twist(f"twist_{t}", twist)
+
+    assert SMC(4).run(model, seed=0).log_evidence == pytest.approx(-1.0, abs=1e-9)
+    assert BestOfN(4).run(model, seed=0).log_evidence == pytest.approx(-1.0, abs=1e-9)
+
+
 def test_a_weight_holds_the_twists_of_its_own_checkpoint_only():
     tree = ppl.Tree(twice_twisted)
     node = tree.root

@@ -226,9 +226,18 @@ def test_formulas_bind_as_is_usual():
     assert parse("p -> q -> r") == ("→", "p", ("→", "q", "r"))
     assert parse("~p & q | r") == ("∨", ("∧", ("→", "p", False), "q"), "r")
     assert parse("p <-> q") == ("∧", ("→", "p", "q"), ("→", "q", "p"))
+    # As in Lean: ↔ binds least, and is of two sides.
+    assert parse("p -> q <-> r") == parse("(p -> q) <-> r") != parse("p -> (q <-> r)")
+    assert parse("p <-> q -> r") == parse("p <-> (q -> r)")
+    assert parse("p | q -> r <-> ~p & q") == parse("((p | q) -> r) <-> ((~p) & q)")
+    assert parse("True") == parse("~False")
+    assert formulas.tautology(parse("p -> True"))
+    assert not formulas.tautology(parse("True -> p"))
     assert show(parse("(p -> q) -> (r | p) & q")) == "(p → q) → (r ∨ p) ∧ q"
-    for wrong in ("", "p q", "(p", "p ->", "p ? q", ")", "~"):
-        with pytest.raises(ValueError, match="no formula"):
+    for wrong in ("", "p q", "(p", "p ->", "p ? q", ")", "~", "p <-> q <-> r", "φ", "p → ∧ q"):
+        with pytest.raises(
+            ValueError, match=r"no formula: .* connectives → ∧ ∨ ¬ ↔ \(or -> & \| ~ <->\)"
+        ):
             PROVER.start(wrong)
     with pytest.raises(ValueError, match="too deep"):
         parse("(" * 500 + "p" + ")" * 500)
@@ -273,3 +282,6 @@ def test_states_are_rebuilt_from_their_paths():
         half = fresh.apply(half, tactic)
     assert half == end
     assert fresh.accepts(half)
+    # What says that it is done, and never was, is no proof.
+    for path in (("magic",), ("intro", "assumption"), end.tactics[:-1], (*end.tactics, "intro")):
+        assert fresh.accepts(ProofState(end.statement, path, ())) is False

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ppl.calibration import draws_of, sbc, tarp
-from ppl.errors import PPLError
+from ppl.errors import ArgumentError, PPLError
 from ppl.searchers import SMC, BestOfN
 
 # A normal mean: x ~ N(0, 1), y ~ N(x, 1); the posterior is N(y / 2, 1 / 2).
@@ -198,3 +198,14 @@ def test_impossible_values_have_ranks_and_nan_has_none():
         sbc(exact(), simulate, STATISTICS | {"odd": lambda x, y: math.nan}, n=3, draws=2)
     with pytest.raises(PPLError, match="distance is NaN"):
         tarp(exact(), simulate, reference=guess, distance=lambda x, p: math.nan, n=1, draws=2)
+
+
+def test_functions_that_take_other_arguments_are_named():
+    with pytest.raises(ArgumentError, match=r"statistics\['x'\]: a function of two .*the data"):
+        sbc(prior, simulate, {"x": lambda value: value}, n=3)
+    one, two = (lambda y: y), (lambda x, y: abs(x - y))
+    with pytest.raises(ArgumentError, match=r"reference: a function of two .*generator"):
+        tarp(prior, simulate, reference=one, distance=two, n=3)
+    with pytest.raises(ArgumentError, match=r"distance: a function of two .*reference point"):
+        tarp(prior, simulate, reference=two, distance=one, n=3)
+    assert "x" in sbc(prior, simulate, {"x": max}, n=3, draws=2).ranks  # a built-in says nothing

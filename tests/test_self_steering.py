@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import secrets
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -18,14 +12,12 @@ from bubblewrap import needs_bubblewrap
 from served import serve
 
 import ppl
-from ppl.errors import ArgumentError, SandboxError, SteeringError, WorkerError
+from ppl.errors import ArgumentError, PromptError, SteeringError
 from ppl.lm.server import ServerModel
-from ppl.programs import Fault, Steering, selfsteer
+from ppl.lm.warped import warped
+from ppl.programs import Fault, Steering, selfsteer, steering_prompt
 from ppl.programs.letters import tokens_of
-from ppl.programs.steering_wire import ModuleError, prompts_of, request_of, verdict_of
-from ppl.searchers import SMC, BeamSearch, BestOfN
-from ppl.verifiers import Sandbox
-from ppl.verifiers.exact.guest import Guest
+from ppl.searchers import SMC, BeamSearch, BestOfN, Hedged, ParticleGibbs
 
 
 # Behind `!`, the proposal prompt, and behind a hint, `?`, more a are written, and fewer ends.
@@ -175,6 +167,7 @@ def test_the_engines_agree_in_law():
         planner, _ = answering(WHOLE)
         found = selfsteer(planner, TOY, "^", particles, 0, engine, **PLAIN, seed=1)
         assert found.faults == ()
+        assert str(found) == f"{found.program.strip()}\n\n{found.posterior}"
         marginal = found.posterior.marginal()
         distance = sum(abs(marginal.get(v, 0) - p) for v, p in exact.marginal().items()) / 2
         n = found.posterior.ess
@@ -197,6 +190,27 @@ def test_any_searcher_runs_it():
     with Steering(SHORT, TOY, **PLAIN) as program:
         assert BeamSearch(2, 2).run(program, "^", guide=program.proposals, seed=0).best
         assert len(program("^") or "") <= 3  # also outside of a search
+
+
+@needs_bubblewrap
+def test_ancestor_sampling_leaves_the_posterior_under_hints():
+    """It scores what the guide could have drawn."""
+    with Steering(WHOLE, TOY, **PLAIN) as program:
+        exact = ppl.enumerate_program(program, "^").marginal()
+        search = ParticleGibbs(12, 40, ancestor_sampling=True)
+        found = search.run(program, "^", guide=program.proposals, seed=0).marginal()
+    distance = sum(abs(found.get(v, 0) - p) for v, p in exact.items()) / 2
+    assert distance < 0.12
+
+
+@needs_bubblewrap
+def test_a_temperature_of_the_law_is_none_of_the_proposal_s():
+    """`Hedged` makes the law another one; weights correct for what is drawn from."""
+    exact = ppl.enumerate_program(warped(by_hand, temperature=0.7)).log_evidence
+    with Steering(WHOLE, TOY, **PLAIN) as program:
+        search = Hedged(400, temperature=0.7, min_p=0.0, greedy=0)
+        found = search.run(program, "^", guide=program.proposals, seed=0)
+    assert found.log_evidence == pytest.approx(exact, abs=0.3)
 
 
 @needs_bubblewrap
@@ -231,6 +245,7 @@ def test_limits_of_text_and_tokens():
 
 # -- faults ---------------------------------------------------------------------------------------
 
+CHECK = "\ndef check(text):\n    return True\n"
 FRAGILE = SHORT.replace("if state.step == 2", "1 / (state.text != 'ab')\n    if state.step == 2")
 
 
@@ -251,6 +266,56 @@ def test_what_one_particle_raises_leaves_the_others_as_they_are():
     assert fault.said.endswith("ZeroDivisionError: division by zero")
     dead = [s for s in posterior.samples if s.log_weight == -math.inf]
     assert 0 < len(dead) < 64
+
+
+WIDE = ppl.TableLM(law, symbols="^!?ab$", end="$", context_length=256, name="wide")
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ("for _ in range(65): state.observe('a')", "step 0 asks more than 64 times"),
+        ("for _ in range(9): state.observe('a' * 32)", "no room to observe 'aaa"),
+        ("state.observe('Z')", "symbols ['Z'] are not in the alphabet"),
+        ("state.hint('Z'); state.extend()", "symbols ['Z'] are not in the alphabet"),
+        ("state.mask(only='Z', end=False); state.extend()", "leaves no token"),
+    ],
+)
+def test_what_one_particle_asks_in_vain_leaves_the_others_as_they_are(asks, said):
+    module = f"def step(state):\n    if state.extend(max_tokens=1) == 'a':\n        {asks}\n"
+    module += "    state.finish()\ndef check(text):\n    return True"
+    with Steering(module, WIDE, begin=WIDE.prompt, note="{hint}") as program:
+        exact = ppl.enumerate_program(program, "^")
+        program.faults.clear()
+        posterior = SMC(16).run(program, "^", guide=program.proposals, seed=0)
+        (fault,) = program.faults
+    assert exact.marginal() == pytest.approx({"b": 0.6, "": 0.4})  # given that it is not a
+    assert {s.value for s in posterior.samples if s.log_weight > -math.inf} == {"b", ""}
+    assert re.fullmatch(r"site 'step_0\.\d+' of particle \d+", fault.where)
+    assert said in fault.said
+
+
+@needs_bubblewrap
+def test_rejection_keeps_what_a_budget_cut_off_with_a_twist_in_its_weight():
+    planner, _ = answering(
+        "def step(state):\n    state.extend(max_tokens=1); state.twist(999)" + CHECK
+    )
+    found = selfsteer(planner, TOY, "^", 8, 0, "rejection", **PLAIN, budget=ppl.Budget(tokens=4))
+    assert (found.posterior.stopped, found.posterior.log_evidence) == ("budget", None)
+    assert found.posterior.best is not None
+
+
+@needs_bubblewrap
+def test_a_planner_without_room_for_the_faults_leaves_what_there_is():
+    module = FRAGILE.replace('written != "b" or ', "True or ")
+    room = len(steering_prompt.first("^", 32, 64)) + len(module) + 50
+    found = selfsteer(writer(module, room), TOY, "^", 32, 3, **PLAIN)
+    assert len(found.attempts) == 1
+    assert found.faults
+    assert found.posterior.best is not None
+    with pytest.raises(PromptError):
+        selfsteer(writer(module, 99), TOY, "^", 32, 3, **PLAIN)
 
 
 @needs_bubblewrap
@@ -282,6 +347,11 @@ def test_a_faulty_module_is_mended():
         (SHORT.replace("max_tokens=1", "max_tokens=0"), "a whole number above 0"),
         (SHORT.replace("max_tokens=1", "'', 1"), "a string, or several"),
         (SHORT.replace("state.require", "state.keep = open; state.require"), "keeps in its state"),
+        (SHORT.replace("def step", "async def step"), "step() has not run"),
+        (SHORT.replace("state.finish", "yield state.finish"), "step() has not run"),
+        (SHORT.replace("def check", "async def check"), "check() has not run"),
+        (SHORT.replace("state.require", "state.twist(1e308); state.twist(1e308); state.require"),
+         "finite in sum"),
         (
             "import random\ndef step(state):\n    state.extend(max_tokens=1 + int(1e9 * "
             "random.random()))\n    state.extend()\ndef check(text):\n    return True",
@@ -294,7 +364,7 @@ def test_a_faulty_module_is_mended():
         ),
         ("def step(state):\n    state.observe('x')\ndef check(text):\n    return True", "x"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_module_is_said(module, said):
     planner, told = answering(module)
     with pytest.raises(SteeringError) as caught:
@@ -319,198 +389,6 @@ def test_a_budget_limits_every_search():
     found = selfsteer(planner, TOY, "^", 64, 0, "is", **PLAIN, budget=ppl.Budget(tokens=60))
     assert found.posterior.stopped == "budget"
     assert found.posterior.cost.lm_tokens <= 60
-
-
-# -- hostile modules ------------------------------------------------------------------------------
-
-CHECK = "\ndef check(text):\n    return True\n"
-HOSTILE = {
-    "loops in a step": "def step(state):\n    while True: pass",
-    "loops at import": "while True: pass\ndef step(state): pass",
-    "a giant request": "def step(state):\n    state.hint('x' * 10**8)\n    state.extend()",
-    "a giant memory": "def step(state):\n    state.x = 'x' * 10**6\n    state.extend()",
-    "a giant answer": "import os\ndef step(state):\n    for fd in range(3, 64):\n        try:\n"
-    "            while True: os.write(fd, b'x' * 65536)\n        except OSError: pass",
-    "forges an answer": "import os\ndef step(state):\n    for fd in range(3, 64):\n        try:\n"
-    '            os.write(fd, b\'{"value": "{}"}\\n\')\n        except OSError: pass',
-    "leaves": "import os\ndef step(state):\n    os._exit(0)",
-    "takes all memory": "def step(state):\n    x = [bytearray(2**20) for _ in range(10**6)]",
-    "a fork bomb": "import os\ndef step(state):\n    while True: os.fork()",
-    "a shell": "import os\ndef step(state):\n    if os.system('touch FILE; cp SECRET /tmp/x'): 1/0",
-    "another process": "import subprocess, sys\ndef step(state):\n"
-    "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
-    "    open('SECRET')",
-    "the environment": "import os\ndef step(state):\n    os.environ['PPL_SECRET']",
-    "the network": "import socket\ndef step(state):\n"
-    "    socket.create_connection(('127.0.0.1', 22), 1)",
-    "the caller's memory": "import os\ndef step(state):\n"
-    "    open(f'/proc/{os.getppid()}/mem', 'rb').read(1)",
-    "asks without end": "def step(state):\n    while True: state.hint('?'); state.observe('a')",
-    "prompts of 10 MB": "prior = 'a' * 10**7\ndef step(state): pass",
-}
-
-
-def left_behind(mark: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with suppress(OSError):
-                if mark.encode() in (folder / "cmdline").read_bytes():
-                    found.append(folder.name)
-    return found
-
-
-@needs_bubblewrap
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_modules_are_stopped_and_reported_and_nothing_is_left(what, tmp_path, monkeypatch):
-    monkeypatch.setenv("PPL_SECRET", "secret")
-    secret, touched = tmp_path / "secret", tmp_path / "touched"
-    secret.write_text("secret")
-    module = HOSTILE[what].replace("SECRET'", f"{secret}'").replace("SECRET ", f"{secret} ")
-    module = module.replace(f"PPL_{secret}'", "PPL_SECRET'").replace("FILE", str(touched)) + CHECK
-    size = (16 << 20) + secrets.randbelow(1 << 20)  # stands in every command line of this run
-    planner, told = answering(module)
-    begun = time.monotonic()
-    sandbox = Sandbox(seconds=0.5, memory=128 << 20, file_bytes=size)
-    with pytest.raises(SteeringError) as caught:
-        selfsteer(planner, TOY, "^", 4, 0, **PLAIN, sandbox=sandbox)
-    assert time.monotonic() - begun < 20
-    assert len(told) == 1
-    (attempt,) = caught.value.attempts
-    assert attempt.faults
-    assert not attempt.answered
-    over = time.monotonic() + 5
-    while left_behind(str(size)) and time.monotonic() < over:
-        time.sleep(0.02)  # the kernel ends a process namespace in its own time
-    assert not left_behind(str(size))
-    assert not touched.exists()
-    assert secret.read_text() == "secret"
-
-
-@needs_bubblewrap
-def test_an_interpreter_that_was_stopped_is_not_asked_again():
-    module = "def step(state):\n    while state.text == 'a': pass\n    state.extend(max_tokens=1)"
-    with Steering(module + CHECK, TOY, **PLAIN, sandbox=Sandbox(seconds=0.4)) as program:
-        begun = time.monotonic()
-        with pytest.raises(ppl.errors.AllParticlesDeadError):
-            SMC(16).run(program, "^", seed=0)
-        assert time.monotonic() - begun < 4  # one wait, not one for each particle
-    first, second = program.faults
-    assert "no answer within 0.4 s" in first.said
-    assert "was stopped: no answer within 0.4 s" in second.said
-
-
-@needs_bubblewrap
-def test_a_guest_says_strings():
-    with Guest(Sandbox(seconds=5), "def f(x): return x\ndef g(): return 1 / 0\n") as guest:
-        assert guest.call("f", "é\n" * 1000) == "é\n" * 1000
-        with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero"):
-            guest.call("g")
-        assert guest.alive  # what is raised is an answer
-        with pytest.raises(WorkerError, match="its answer is none"):
-            guest.call("f", 3)
-        assert not guest.alive
-        with pytest.raises(WorkerError, match="was stopped"):
-            guest.call("f", "x")
-    with Guest(Sandbox(seconds=5), "def f(n): return 'x' * int(n)") as guest:
-        assert len(guest.call("f", 200_000)) == 200_000
-        with pytest.raises(WorkerError, match="longer than 262144 bytes"):
-            guest.call("f", 500_000)
-        assert not guest.alive
-
-
-@needs_bubblewrap
-def test_a_forked_child_cannot_ask_and_the_parent_can():
-    with Guest(Sandbox(seconds=5), "def f(x): return x") as guest:
-        child = os.fork()
-        if not child:
-            try:
-                guest.call("f", "theirs")
-            except WorkerError:
-                os._exit(7)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert guest.call("f", "ours") == "ours"
-
-
-def test_the_weaker_isolation_is_taken_by_name():
-    with Steering(SHORT, TOY, **PLAIN, sandbox=Sandbox(isolation="process")) as program:
-        assert SMC(8).run(program, "^", guide=program.proposals, seed=0).best
-
-
-def test_without_isolation_nothing_runs(monkeypatch):
-    from ppl.verifiers.exact import sandbox
-
-    monkeypatch.setattr(sandbox, "_complaint", lambda: "bubblewrap is not installed")
-    planner, _ = answering(WHOLE)
-    with pytest.raises(SandboxError, match="isolation='process'"):
-        selfsteer(planner, TOY, "^", **PLAIN)
-
-
-EXTEND = {"do": "extend", "until": None, "max_tokens": 1, "mask": None, "hints": []}
-END = {"do": "end", "finished": False, "memory": "{}", "twist": 0.0, "hints": []}
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "",
-        "[]",
-        "[" * 100_000,
-        "3",
-        "{}",
-        '{"do": "extend"}',
-        *[
-            json.dumps(EXTEND | change)
-            for change in (
-                {"until": "a"},
-                {"until": [""]},
-                {"until": [3]},
-                {"until": ["a"] * 17},
-                {"max_tokens": 0},
-                {"max_tokens": True},
-                {"max_tokens": 1 << 40},
-                {"max_tokens": 1.5},
-                {"mask": {}},
-                {"mask": {"only": "", "never": "", "end": True}},
-                {"mask": {"only": None, "never": None, "end": True}},
-                {"mask": {"only": None, "never": "", "end": 1}},
-                {"hints": None},
-                {"hints": ["x" * 4001]},
-                {"hints": ["x"] * 65},
-                {"hints": ["\ud800"]},
-                {"do": "observe"},
-                {"do": ["extend"]},
-            )
-        ],
-        *[
-            json.dumps(END | change)
-            for change in (
-                {"twist": math.nan},
-                {"twist": math.inf},
-                {"twist": "0"},
-                {"finished": "no"},
-                {"memory": 3},
-                {"memory": "x" * 20_001},
-            )
-        ],
-        '{"max_tokens": ' + "9" * 10_000 + "}",
-    ],
-    ids=lambda said: said[:40],
-)
-def test_nothing_that_comes_out_is_believed(said):
-    with pytest.raises(ModuleError):
-        request_of(said)
-
-
-def test_what_fits_is_read():
-    assert request_of(json.dumps(EXTEND)).max_tokens == 1
-    assert request_of(json.dumps(END)).memory == "{}"
-    assert verdict_of('{"right": true}') is True
-    assert prompts_of('{"prior": null, "proposal": "!"}') == (None, "!")
-    for said in ('{"right": 1}', '{"error": "why"}'):
-        with pytest.raises(ModuleError):
-            verdict_of(said)
 
 
 # -- masks, planners ------------------------------------------------------------------------------
@@ -538,13 +416,13 @@ def test_masks_are_of_characters(source):
 @needs_bubblewrap
 def test_a_mask_that_leaves_nothing_is_a_fault():
     planner, _ = answering(WHOLE.replace('never="b"', 'never="ab!?^", end=False'))
-    with pytest.raises(SteeringError, match="allowed="):
+    with pytest.raises(SteeringError, match="leaves no token"):
         selfsteer(planner, TOY, "^", 4, 0, **PLAIN)
 
 
-def writer() -> ppl.TableLM:
+def writer(module: str = SHORT, context_length: int = 9000) -> ppl.TableLM:
     """A language model that answers whatever it is asked with a module."""
-    said = f"```python{SHORT}```"
+    said = f"```python{module}```"
     letters = "".join(sorted({*map(chr, range(32, 127)), "\n"}))
 
     def spelled(prefix: str) -> dict[str, float]:
@@ -552,7 +430,11 @@ def writer() -> ppl.TableLM:
         return {said[len(answer)]: 1.0} if len(answer) < len(said) else {"\x00": 1.0}
 
     return ppl.TableLM(
-        spelled, symbols=letters + "\x00", end="\x00", context_length=9000, name="writer"
+        spelled,
+        symbols=letters + "\x00",
+        end="\x00",
+        context_length=context_length,
+        name="writer",
     )
 
 

@@ -303,6 +303,7 @@ def post(server, body, path="/chat/completions", **headers):
         b"\xff\xfe",
         b'{"model": "quick", "temperature": NaN}',
         b'{"seed": Infinity}',
+        b'{"model": "quick", "temperature": 1e999}',
         b"[" * 4000,
         b'{"seed": ' + b"9" * 4400 + b"}",
     ],

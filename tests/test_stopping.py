@@ -11,6 +11,7 @@ import numpy as np
 import pyro
 import pytest
 from programs import TOY, toy
+from scipy.special import betaln
 from scipy.stats import beta, binom
 
 import ppl
@@ -229,6 +230,34 @@ def test_the_mixture_is_the_mean_over_its_alternatives():
     assert rule.log_ratio(7, 2) == pytest.approx(math.log(likelihood / 0.5**9), abs=1e-6)
 
 
+@pytest.mark.parametrize("prior", [0.5, 3.0, 1e6])
+@pytest.mark.parametrize(("first", "second"), [(0, 2_000), (1, 5_000), (10, 10**7), (0, 10**9)])
+def test_the_mixture_in_its_far_tail(prior, first, second):
+    # P(share > 1/2) is no float there: by the series that ends in 1 / (1 - r), in whole logs.
+    a, b = first + prior, second + prior
+    k = np.arange(400_000)
+    log_terms = np.cumsum(np.log((a + b + k) / (b + 1 + k) / 2))
+    series = np.log1p(np.exp(log_terms).sum())
+    ratio = series + (1 - 2 * prior) * math.log(2) - math.log(b) - betaln(prior, prior)
+    found = SequentialTest("mixture", prior=prior).log_ratio(first, second)
+    assert found == pytest.approx(ratio, abs=2e-6 * max(1.0, 1e-3 * second))
+
+
+@pytest.mark.parametrize(
+    ("votes", "said"),
+    [
+        ((-1, 2), "first=-1: a number of zero or more"),
+        ((1, math.inf), "second=inf: a number of zero or more"),
+        ((math.nan, 1), "first=nan"),
+        ((1e308, 1e308), "scale the weights down"),
+    ],
+)
+def test_counts_that_are_none_are_refused_by_name(votes, said):
+    for form in ("simple", "mixture"):
+        with pytest.raises(ValueError, match=said):
+            SequentialTest(form).log_ratio(*votes)
+
+
 # -- searches ------------------------------------------------------------------------------------
 
 
@@ -388,6 +417,8 @@ def test_studies_name_rules_and_settled_budgets():
         (lambda: SequentialTest(beta=2.0), "beta=2.0"),
         (lambda: SequentialTest(alpha=0.1), "alpha=0.1.*1 or more"),
         (lambda: SequentialTest("simple", p1=0.5), "p1=0.5"),
+        (lambda: SequentialTest(prior=1e300), r"prior=1e\+300: between 1e-09 and 1e\+09"),
+        (lambda: SequentialTest(prior=1e-300), "prior=1e-300: between"),
         (lambda: SequentialTest(prior=0.0), "prior=0.0"),
         (lambda: Consensus(0), "rounds=0"),
         (lambda: Consensus(share=-1), "share=-1"),

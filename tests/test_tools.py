@@ -141,6 +141,7 @@ def test_any_call_comes_back_and_a_part_of_it_never_does(calls, format, data):
         ("hermes", '<tool_call>{"name": "a", "arguments": {}, "x": 1}</tool_call>', "key 'x'"),
         ("hermes", '<tool_call>{"name": "a", "name": "b", "arguments": {}}</tool_call>', "twice"),
         ("hermes", '<tool_call>{"name": "a", "arguments": {"x": NaN}}</tool_call>', "NaN"),
+        ("hermes", '<tool_call>{"name": "a", "arguments": {"x": -1e999}}</tool_call>', "too large"),
         ("hermes", "<tool_call>{'name': 'a'}</tool_call>", "double quotes"),
         ("hermes", '<tool_call>{"name": "a", "arguments": {}}', "no </tool_call>"),
         ("hermes", '<tool_call>{"name": "a", "arguments": {}} x</tool_call>', "no </tool_call>"),

@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
+from engines import DEVICE, SMALL, Letters, make, random_model, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import DEVICE, SMALL, Letters, make, random_model, request
 
 import ppl
 from ppl.lm.engine import trunk

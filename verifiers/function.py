@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
 from ppl.errors import VerifierError
 from ppl.language import checks
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.text import Text
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
 
@@ -45,11 +46,10 @@ class FunctionVerifier(Verifier):
 
     def _log(self, request: JudgeRequest) -> float:
         where = f"verifier {self.name} at {request.label}"
-        probability = _called(self.function, request, where)
+        probability = _called(self.function, request, where, _PROBABILITY)
         if not 0 <= probability <= 1:  # also catches NaN
             raise VerifierError(
-                f"{where} returned {probability} for {request.text.text!r}; return a probability "
-                "between 0 and 1, or a bool"
+                f"{where} returned {probability} for {request.text.text!r}; {_PROBABILITY}"
             )
         return math.log(probability) if probability > 0 else -math.inf
 
@@ -69,15 +69,36 @@ class FunctionRanker(Ranker):
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """One score per text, from one call each."""
-        return [[_called(self.function, r, f"ranker {self.name} at {r.label}")] for r in requests]
+        return [
+            [_called(self.function, r, f"ranker {self.name} at {r.label}", "return a number")]
+            for r in requests
+        ]
 
 
-def _called(function: Callable[[Text], float], request: JudgeRequest, where: str) -> float:
+_PROBABILITY = "return a probability between 0 and 1, or a bool"
+
+
+def _called(
+    function: Callable[[Text], float], request: JudgeRequest, where: str, wanted: str
+) -> float:
+    """What a function says of a text. Raises VerifierError: it raised, or that is no number."""
     try:
-        return float(function(request.text))
+        said: object = function(request.text)
     except Exception as error:
         raise VerifierError(
             f"{where} raised {type(error).__name__}: {error} for {request.text.text!r}"
+        ) from error
+    if inspect.iscoroutine(said):
+        said.close()
+        raise VerifierError(
+            f"{where} is an async function; take a plain one, or wait for all texts of a batch in "
+            "judge(requests) of a verifier class"
+        )
+    try:
+        return float(said)  # type: ignore[arg-type]  # that it may not be one is the point
+    except Exception as error:
+        raise VerifierError(
+            f"{where} returned {shown(said)} for {request.text.text!r}; {wanted}"
         ) from error
 
 

@@ -99,7 +99,7 @@ class Policy:
         Raises:
             ArgumentError: the budget is below all that were fitted.
         """
-        checks.probability(value=value)
+        (checks.probability if self.difficulty == "oracle" else checks.number)(value=value)
         known = [line for line in self.at if line.budget <= budget]
         if not known:
             least = min(line.budget for line in self.at)

@@ -82,7 +82,9 @@ def mix(
     if budget < prices.min() * (1 - 1e-12):
         raise ArgumentError(f"budget={budget!r}: the cheapest sample costs {prices.min():g}")
     if method == "greedy":
-        found = [_greedy(failures, prices, budget, limits, by) for by in (prices, np.ones(many))]
+        # Gains are rounded, to find equal ones: by relative prices, whatever the unit is.
+        each = (prices / prices.min(), np.ones(many))
+        found = [_greedy(failures, prices, budget, limits, by) for by in each]
         return max(found, key=lambda counts: _coverage(failures, counts))
     if method == "climb":
         if np.ptp(prices) > 0:

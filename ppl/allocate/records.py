@@ -68,8 +68,9 @@ def records(
     """Records of a study: one for each row and rule.
 
     A row that failed, and an answer that could not be read, are not right. The candidates of
-    `BestOfN` are independent, and become `samples` and `scores` (of their last step); those of
-    other searchers are not, and do not.
+    `BestOfN` are independent, and become `samples` and `scores` (of their last step, 0 for one that
+    was not judged; none where no verifier judged at all); those of other searchers are not, and do
+    not.
 
     Args:
         runs: as `ppl.study.report.read` gives them.
@@ -92,6 +93,7 @@ def records(
         words = [*(getattr(row, name) for name in several), row.searcher]
         words += [f"{name} {limit:g}" for name, limit in row.budget.items()]
         pool = runs.candidates.get(row.cell, ()) if _INDEPENDENT.match(row.searcher) else ()
+        judged = any(c.scores for c in pool)
         for rule in rules:
             if row.error is None and rule not in row.rights:
                 raise ArgumentError(f"rules: {rule!r} is not among {', '.join(row.rights)}")
@@ -103,7 +105,7 @@ def records(
                     _cost(row, unit),
                     row.seed,
                     tuple(c.right is True for c in pool),
-                    tuple(c.scores[-1] if c.scores else 0.0 for c in pool),
+                    tuple(c.scores[-1] if c.scores else 0.0 for c in pool if judged),
                 )
             )
     if not found:

@@ -25,6 +25,8 @@ from ppl.language.arguments import check_fields
 # The paper's bounds, tuned so that the smallest lead that means anything is enough.
 _PUBLISHED = {"simple": 1 - 0.05 - 0.000024, "mixture": 1 - 0.05 - 0.00006}
 
+_PRIORS, _MOST_VOTES = (1e-9, 1e9), 2.0**53
+
 
 @dataclass(frozen=True)
 class SequentialTest(StoppingRule):
@@ -50,6 +52,8 @@ class SequentialTest(StoppingRule):
         check_fields(self)
         checks.one_of(tuple(_PUBLISHED), form=self.form)
         checks.positive(prior=self.prior)
+        if not _PRIORS[0] <= self.prior <= _PRIORS[1]:  # logs of Beta functions would be rounding
+            raise ArgumentError(f"prior={self.prior!r}: between {_PRIORS[0]:g} and {_PRIORS[1]:g}")
         for name in ("alpha", "beta"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
@@ -74,11 +78,43 @@ class SequentialTest(StoppingRule):
         return not lower < self.log_ratio(first, second) < upper
 
     def log_ratio(self, first: float, second: float) -> float:
-        """log P(counts | H1) - log P(counts | H0)."""
+        """log P(counts | H1) - log P(counts | H0).
+
+        Args:
+            first: votes for the leader; a number of zero or more, as weights are.
+            second: those for the other.
+        """
+        checks.nonnegative(first=first, second=second)
+        if first + second > _MOST_VOTES:
+            votes = "one of the two" if max(first, second) > _MOST_VOTES else "their sum"
+            raise ArgumentError(
+                f"first={first!r}, second={second!r}: {votes} is above {_MOST_VOTES:g}, where a "
+                "vote more is lost in rounding; scale the weights down"
+            )
         null = (first + second) * math.log(0.5)
         if self.form == "simple":
             return first * math.log(self.p1) + second * math.log1p(-self.p1) - null
         a, b = first + self.prior, second + self.prior
         # Mass above 1/2, of the Beta law after and before the counts.
-        after, before = math.log(betainc(b, a, 0.5)), math.log(0.5)
+        mass = float(betainc(b, a, 0.5))
+        after = math.log(mass) if mass > 0 else _log_tail(b, a)
+        before = math.log(0.5)
         return float(betaln(a, b) + after - betaln(self.prior, self.prior) - before - null)
+
+
+def _log_tail(a: float, b: float) -> float:
+    """log I_1/2(a, b) where it is too small for a float: by its continued fraction (Numerical
+    Recipes, 6.4; Lentz), which is quick there."""
+    c, d = 1.0, 1.0 / (1.0 - 0.5 * (a + b) / (a + 1.0))
+    fraction = d
+    for m in range(1, 1000):
+        even = 0.5 * m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
+        d, c = 1.0 / (1.0 + even * d), 1.0 + even / c
+        fraction *= d * c
+        odd = -0.5 * (a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
+        d, c = 1.0 / (1.0 + odd * d), 1.0 + odd / c
+        fraction *= d * c
+        if abs(d * c - 1.0) < 1e-14:
+            break
+    front = (a + b) * math.log(0.5) - math.log(a) - float(betaln(a, b))
+    return front + math.log(fraction)

@@ -60,8 +60,8 @@ def preference_pairs(
 
     Returns:
         Rows `prompt`, `prefix`, `chosen`, `rejected`, `chosen_score`, `rejected_score`, `nodes`.
-        Siblings that say the same are one, of their mean worth; equal texts are no pair, and equal
-        pairs of refinements are one.
+        Siblings that say the same are one, of their mean worth; equal texts are no pair, equal
+        pairs are one, and texts that are found in both orders are none.
 
     Raises:
         ArgumentError: refinements of a program that does not say what its answers are.
@@ -79,28 +79,25 @@ def preference_pairs(
         worth = _values(lineage) if right is None else _judged(lineage, said, right)
         texts = [None if each is None else words(each) for each in said]
         couples = _refined(lineage, worth, texts, against)
-    prompt, rows, seen = prompt_of(posterior.samples), [], set[tuple[str, str]]()
+    prompt, found = prompt_of(posterior.samples), dict[tuple[str, str, str], dict[str, Any]]()
     for good, bad, better, worse in couples:
         chosen, rejected = texts[good], texts[bad]
         assert chosen is not None
         assert rejected is not None
         if not (better > worse and better - worse >= margin and better >= least):
             continue
-        if kind == "refinements" and (chosen == rejected or (chosen, rejected) in seen):
-            continue
-        seen.add((chosen, rejected))
-        rows.append(
-            {
-                "prompt": prompt,
-                "prefix": _text(lineage, lineage.parents[good]) if kind == "steps" else "",
-                "chosen": chosen,
-                "rejected": rejected,
-                "chosen_score": better,
-                "rejected_score": worse,
-                "nodes": [lineage.rows[good]["node"], lineage.rows[bad]["node"]],
-            }
-        )
-    return rows
+        prefix = _text(lineage, lineage.parents[good]) if kind == "steps" else ""
+        row = {
+            "prompt": prompt,
+            "prefix": prefix,
+            "chosen": chosen,
+            "rejected": rejected,
+            "chosen_score": better,
+            "rejected_score": worse,
+            "nodes": [lineage.rows[good]["node"], lineage.rows[bad]["node"]],
+        }
+        found.setdefault((prefix, chosen, rejected), row)
+    return [row for (at, a, b), row in found.items() if (at, b, a) not in found]
 
 
 def _siblings(lineage: Lineage, worth: Worths) -> Iterator[Couple]:

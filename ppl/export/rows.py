@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ppl.errors import ArgumentError
 from ppl.export.labels import Right
 from ppl.export.source import searched
 from ppl.language.arguments import checked
@@ -57,7 +58,11 @@ def write_rows(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Writes rows as JSON lines, whole or not at all.
 
     Raises:
+        ArgumentError: a row holds what is no JSON, such as an infinite score.
         SearchStateError: the file cannot be written; an old one is as it was.
     """
-    lines = [json.dumps(row, ensure_ascii=True, allow_nan=False) for row in rows]
+    try:
+        lines = [json.dumps(row, ensure_ascii=True, allow_nan=False) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"rows: not all of them are JSON ({error}); leave such out") from error
     replace_file(path, "".join(line + "\n" for line in lines).encode("ascii"))

@@ -50,7 +50,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         if not fits:  # at the first call: by then all names that annotations use are there
             hints = typing.get_type_hints(function)
             fits.update((name, fit(hints.get(name, Any))) for name in signature.parameters)
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            bound = None
+        if bound is None:
+            return function(*args, **kwargs)  # Python's own error names the function
+        for name, value in bound.arguments.items():
             expected = fits[name]
             variadic = signature.parameters[name].kind in (
                 inspect.Parameter.VAR_POSITIONAL,

@@ -347,7 +347,9 @@ _FOR_VERIFIERS = {
 
 def share_seconds(seconds: float, payers: Iterable[Account | None]) -> None:
     """Bills a time to accounts, in proportion to how often each is named."""
-    counts = Counter(account.book for account in payers if account is not None)
+    counts = Counter(payers)
+    counts.pop(None, None)
     total = counts.total()
-    for book, count in counts.items():
-        book.seconds += seconds * count / total
+    for account, count in counts.items():
+        if account is not None:
+            account.book.seconds += seconds * count / total

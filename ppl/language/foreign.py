@@ -34,6 +34,13 @@ OF_CALLS: Mapping[str, str] = {
 }
 """Of `lm(text, ...)`."""
 
+OF_NEXT: Mapping[str, str] = {
+    **OF_CALLS,
+    "until": "lm(text, until=...), as one token is all that is drawn",
+    "max_tokens": "lm(text, max_tokens=...), as one token is all that is drawn",
+}
+"""Of `lm.next(text, ...)`."""
+
 OF_SEARCHERS: Mapping[str, str] = {
     "num_return_sequences": "n= of BestOfN",
     "num_samples": "n= of BestOfN",

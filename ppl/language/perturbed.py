@@ -44,10 +44,12 @@ class Stratum(Site, dist.Categorical):  # type: ignore[misc]
         super().__init__(probabilities, validate_args=False)
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
-        """Place i takes entry i modulo R of a random order that all together have."""
+        """Each R places take a random order of their own: with one order for all, two choices of R
+        numbers would make R pairs and no others."""
         shared, place = visit.together(msg["name"])
-        order = generator(shared, "strata").permutation(self.count)
-        value = torch.tensor(int(order[place % self.count]))
+        turn, place = divmod(place, self.count)
+        order = generator(shared, "strata", turn).permutation(self.count)
+        value = torch.tensor(int(order[place]))
         return value, -math.log(self.count), None
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:

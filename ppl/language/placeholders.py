@@ -7,7 +7,7 @@ import re
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
-def filled(template: str, **parts: str) -> str:
+def filled(template: str, /, **parts: str) -> str:
     """The template with each part in its place, `{name}`, and whatever else is in braces as it is.
 
     In one pass: what is filled in may contain braces itself, and the places of other parts.

@@ -43,14 +43,18 @@ class TwistUnit(Site, Unit):  # type: ignore[misc]
         return ("twist", self.log_value)
 
 
+_MOST_TWIST = 1e6  # leaves ten decimals of a weight
+
+
 @checked
 def twist(name: str, log_value: float | torch.Tensor) -> None:
     """Guides the search without changing what it targets.
 
     At this checkpoint the particle's log-weight includes `log_value`; it is taken out again at the
     next checkpoint and when the program ends, so evidence and posterior stay what they were for
-    every finite twist. A good twist is the log of the expected future likelihood (Zhao et al.
-    2024, "Probabilistic inference in language models via twisted SMC").
+    every finite twist. (One beyond a million guides as a million does: what is added and taken out
+    again must not drown the weight.) A good twist is the log of the expected future likelihood
+    (Zhao et al. 2024, "Probabilistic inference in language models via twisted SMC").
 
     Args:
         name: site name, unique in the program.
@@ -66,6 +70,7 @@ def twist(name: str, log_value: float | torch.Tensor) -> None:
             f"twist {name!r}: log_value={number}; a twist is finite, use ppl.condition to exclude"
         )
     if am_i_wrapped():
+        number = min(max(number, -_MOST_TWIST), _MOST_TWIST)
         pyro.sample(name, TwistUnit(number), obs=torch.empty(0))
 
 

@@ -36,13 +36,13 @@ def uniforms(keys: NDArray[np.uint64], position: int | NDArray[np.int64]) -> NDA
     Returns:
         `[B]` uniforms.
     """
-    counter = np.asarray(position, dtype=np.uint64) + np.uint64(1)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the point
-        z = keys + counter * _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * _MIX_1
-        z = (z ^ (z >> np.uint64(27))) * _MIX_2
-        z = z ^ (z >> np.uint64(31))
-    return np.asarray(((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
+    # Arithmetic modulo 2^64 is the point: arrays wrap around silently, where scalars would warn.
+    counter = np.atleast_1d(np.asarray(position, dtype=np.uint64)) + 1
+    z = keys + counter * _GOLDEN
+    z = (z ^ (z >> 30)) * _MIX_1
+    z = (z ^ (z >> 27)) * _MIX_2
+    z = z ^ (z >> 31)
+    return np.asarray(((z >> 12).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 def generator(*parts: int | str) -> np.random.Generator:

@@ -86,6 +86,10 @@ class Site:
     decidable: bool = False
     told: bool = False
 
+    def beside(self, target: Any) -> Site:
+        """The law of a guide's statement where the model has the distribution `target`."""
+        return self
+
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """A draw that is a function of `key` alone; under `target` too, where that comes free."""
         raise NotImplementedError(f"{type(self).__name__} cannot be drawn, only observed")

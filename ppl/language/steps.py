@@ -10,6 +10,7 @@ or split it into steps with `until=["\\n\\n", "</think>"]`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ class StepRule:
                 raise TypeError(f"until={until!r}: give a string, strings, a regex or a callable")
         if not strings or not all(isinstance(s, str) and s for s in strings):
             raise ValueError(f"until={until!r}: stop strings must be non-empty strings")
-        return StepRule(strings=strings)
+        return _ended_by(strings)
 
 
 _NEVER = StepRule()
+# Programs ask for the same few rules at every step.
+_ended_by = functools.lru_cache(maxsize=256)(StepRule)

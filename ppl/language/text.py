@@ -166,7 +166,7 @@ class Text:
 
     def _child(self, tokens: tuple[int, ...], step_ends: tuple[int, ...], finished: bool) -> Text:
         child = object.__new__(Text)  # all is checked, and this runs at every site
-        child._set(
+        child.__dict__.update(
             tokens=tokens,
             codec=self.codec,
             prompt_length=self.prompt_length,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> Non
     """
     found = Adapter.read(adapter, hub)
     modules, own = dict(model.named_modules()), dict(model.named_parameters())
+    everywhere = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
+    shared = {parameter for parameter, count in everywhere.items() if count > 1}
     for place, tensor in found.whole.items():  # a layer that was trained whole, or a bias
         if place not in own or own[place].shape != tensor.shape:
             raise found.no_place(place)
@@ -128,8 +131,12 @@ def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> Non
             raise found.beyond(
                 f"changes {place} by {tuple(change.shape)}, the model has {tuple(weight.shape)}"
             )
-        with torch.no_grad():
-            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+        changed = (weight.float() + change.to(weight.device)).to(weight.dtype)
+        if weight in shared:  # of head and embeddings, the adapter changes the one that it names
+            modules[place].weight = nn.Parameter(changed, requires_grad=False)
+        else:
+            with torch.no_grad():
+                weight.copy_(changed)
 
 
 @dataclass(frozen=True)

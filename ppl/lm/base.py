@@ -278,6 +278,10 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         self.model, self.text, self.spec = model, text, spec
         super().__init__(validate_args=False)
 
+    def respecified(self, spec: Spec) -> LMDistribution:
+        """The same law with other settings."""
+        return type(self)(self.model, self.text, spec)
+
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Continuation:  # type: ignore[override]
         """One continuation, keyed by torch's global generator. Inside a search, the search's
         own keyed randomness is used and all particles' requests run as one batch."""
@@ -364,12 +368,14 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         if made_with is not mine and made_with is not None and made_with != mine:
             raise mine.refused(made_with, f"{label}: the continuation {value.text[:40]!r}")
 
-    def check_kv(self, value: Continuation, label: str) -> None:
+    def check_kv(self, value: object, label: str) -> None:
         """Raises ObservationError if the value was drawn from a model that keeps other keys and
         values: that is a draw of another law. A guide may be such a model: what it proposes is
         weighed by both laws."""
         mine = self.model.kv
-        if None not in (mine, value.kv) and value.kv != mine:
+        if not isinstance(value, Continuation) or None in (mine, value.kv):
+            return
+        if value.kv != mine:
             raise ObservationError(
                 f"{label}: {value.text[:40]!r} was drawn with kv={value.kv!r}, and is to be scored "
                 f"by {self.model.name} with kv={mine!r}, which is another law: score it with the "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Account
+from ppl.language.foreign import OF_NEXT, refuse_unknown
 from ppl.language.randomness import uniforms
 from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
@@ -28,6 +29,8 @@ from ppl.lm.stopping import Stop, misfit
 
 # Tokens that a step without max_tokens is planned with.
 _USUAL_STEP = 256
+
+_OF_ONE_TOKEN = ("temperature", "top_p", "top_k", "min_p", "allowed")
 
 
 class Decoder(Protocol):
@@ -95,11 +98,15 @@ class LogitsModel(LanguageModel):
         top_k: int | None = None,
         min_p: float = 0.0,
         allowed: Allowed = None,
+        **unknown: Any,
     ) -> NextToken:
         """The law of the token that follows `text`: drawn like `lm(text, max_tokens=1)`, and read
         (`log_probs`, `entropy`, `margin`, `log_mass`) at no second pass. The settings are those of
-        `lm(text, ...)`, and so is what it refuses.
+        `lm(text, ...)`, and so is what it refuses; a name that it does not know (`unknown`) is
+        answered with those that it does.
         """
+        if unknown:
+            refuse_unknown("lm.next(text, ...)", unknown, _OF_ONE_TOKEN, OF_NEXT)
         law = self(
             text,
             max_tokens=1,
@@ -311,12 +318,14 @@ class Session:
         self._join()
         rows = self._rows
         done: dict[int, Drawn | PPLError | None] = {}
-        broke = _admit([row for row in rows if not row.unwanted])
-        for row in (*rows, *self._waiting):
-            if id(row.request.ledger) in broke:
-                done[row.ticket], row.unwanted = None, True
-        self._waiting = deque(row for row in self._waiting if not row.unwanted)
         keep = [j for j, row in enumerate(rows) if not row.unwanted]
+        broke = _admit([rows[j] for j in keep])
+        if broke:
+            for row in (*rows, *self._waiting):
+                if row.request.ledger in broke:
+                    done[row.ticket], row.unwanted = None, True
+            self._waiting = deque(row for row in self._waiting if not row.unwanted)
+            keep = [j for j in keep if not rows[j].unwanted]
         going: list[int] = []
         if keep:
             # Rows given up stay in the decoder until it advances; they draw nothing.
@@ -354,7 +363,8 @@ class Session:
         self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
         keep = keep[:most]
         self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
-        self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+        if len(keep) < len(self._rows):
+            self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
 
     def _join(self) -> None:
         """Lets waiting requests in, first come first served, as far as memory goes."""
@@ -370,6 +380,8 @@ class Session:
 
     def _room(self) -> int:
         """How many of the waiting requests may join; one always may if there is nothing else."""
+        if not self._waiting:
+            return 0
         running, rows = len(self._rows), [*self._rows, *self._waiting]
         texts, lengths = [row.text for row in rows], [row.expected_length for row in rows]
 
@@ -378,23 +390,20 @@ class Session:
 
         least = max(running, 1)
         counts = range(least + 1, len(rows) + 1)
-        if not self._waiting or not counts or not exceeds(len(rows)):
+        if not counts or not exceeds(len(rows)):
             return len(self._waiting)
         return least + bisect_left(counts, True, key=exceeds) - running
 
 
-def _admit(rows: Sequence[Row]) -> set[int]:
-    """Books one token per row; the ids of the ledgers that cannot pay for theirs."""
-    counts = Counter(id(row.request.ledger) for row in rows if row.request.ledger is not None)
-    ledgers: dict[int, Account] = {
-        id(row.request.ledger): row.request.ledger for row in rows if row.request.ledger is not None
-    }
+def _admit(rows: Sequence[Row]) -> set[Account]:
+    """Books one token per row; the ledgers that cannot pay for theirs."""
     broke = set()
-    for which, count in counts.items():
-        ledger = ledgers[which]
+    for ledger, count in Counter([row.request.ledger for row in rows]).items():
+        if ledger is None:
+            continue
         # What servers of the same search have reserved is not waited for.
         if ledger.tokens_left < count or ledger.out_of_time:
-            broke.add(which)
+            broke.add(ledger)
         else:
             ledger.add(lm_tokens=count)
     return broke
@@ -420,13 +429,14 @@ def _draw_tokens(
 
 
 def _allowed(row: Row, spec: Spec, size: int) -> Tensor | None:
+    if spec.allowed is None:
+        return None
     return spec.allowed_after(row.new, row.request.label, size, row.request.model.codec)
 
 
 def _add_log_probs_under(logits: Tensor, rows: Sequence[Row], tokens: Sequence[int]) -> None:
     """Reads the other log-probability that some rows ask for off the same logits."""
-    asked = [(i, row, row.request.under) for i, row in enumerate(rows)]
-    others = [(i, row, spec) for i, row, spec in asked if spec is not None]
+    others = [(i, r, r.request.under) for i, r in enumerate(rows) if r.request.under is not None]
     if not others:
         return
     which = [i for i, _, _ in others]

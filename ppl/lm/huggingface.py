@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +49,7 @@ class HFModel(LogitsModel):
 
     Attributes:
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
+        engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly.
@@ -63,7 +66,7 @@ class HFModel(LogitsModel):
         kv_bytes: int = 2 << 30,
         kv: str = "full",
         graphs: bool = False,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
@@ -71,15 +74,16 @@ class HFModel(LogitsModel):
         name, self.kv = keeps.named(name), str(keeps)
         self.name = name
         self.model = model.eval()
-        self.engine = Engine(
+        make = partial(
+            Engine,
             model,
             name=name,
             capacity=kv_bytes,
             context_length=context_length,
             graphs=graphs,
-            compile=compile,
             keeps=keeps,
         )
+        self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
@@ -131,7 +135,9 @@ class HFModel(LogitsModel):
         view.name, view.adapter = name, Adapted(found.source, number, heads_of(self.model, found))
         view._alone = self
         self.engine.runner.adapters.belongs(number, view)
-        view.parameters = self.parameters + sum(a.numel() + b.numel() for a, b in pairs.values())
+        view.parameters = (self.parameters or 0) + sum(
+            a.numel() + b.numel() for a, b in pairs.values()
+        )
         origin = vars(self).get("origin")
         vars(view).pop("origin", None)
         if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
@@ -185,6 +191,18 @@ class HFModel(LogitsModel):
         if self.adapter:
             texts = [self.marked(text) for text in texts]
         return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
+
+
+def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:
+    """With compiled steps on a CPU, if they can be; else without, and it says why."""
+    if model.device.type != "cpu":
+        return make(compile=False)
+    try:
+        return make(compile=True)
+    except UnsupportedModelError as refusal:
+        engine = make(compile=False)  # or the model cannot be run at all
+        warnings.warn(f"steps run uncompiled: {refusal}", stacklevel=4)
+        return engine
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

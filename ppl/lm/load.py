@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -17,7 +17,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
-from ppl.lm.pretrained import embedded, load_pretrained
+from ppl.lm.pretrained import device_here, embedded, load_pretrained
 from ppl.lm.server.model import ServerModel
 from ppl.lm.server.pool import ServerPool
 from ppl.lm.settings import own_names, refuse_unknown_settings
@@ -26,6 +26,14 @@ Loader = Callable[..., LanguageModel]
 """`(source, **settings) -> LanguageModel`: settings are those that the caller of `load` gave."""
 
 _LOADERS: dict[str, Loader] = {}
+
+_RUN_REPLICAS: list[Loader] = []
+
+
+def runs_replicas(loader: Loader) -> None:
+    """Says how several copies of a model are run: `(source, devices, **settings)`. It is known to a
+    room above this one (`ppl.runtime.replicas`), which has the processes."""
+    _RUN_REPLICAS[:] = [loader]
 
 
 def register(prefix: str, loader: Loader) -> None:
@@ -75,7 +83,8 @@ def load(
     pack: bool = True,
     weights: str | None = None,
     graphs: bool = False,
-    compile: bool = False,
+    compile: bool | Literal["auto"] = False,
+    replicas: int | Sequence[str] | None = None,
     **others: Any,
 ) -> LanguageModel:
     """A language model, run in this process or by a server.
@@ -101,26 +110,31 @@ def load(
             with laws of its own: its name says so, and what it drew is not scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
-        weights: `"int8"` rounds the weights of linear layers to eight bits, with a scale to every
-            64 of them: on a CPU three times as fast for one row, and a model of its own, `NAME@int8`
-            wherever it is named. Needs a C++ compiler.
+        weights: on a CPU, `"int8"` rounds those of linear layers to eight bits, with a scale to
+            every 64: quicker for few rows. That is another model, called `NAME@int8` wherever it is
+            named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
             for the processor to launch. Not measured on a GPU yet.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
             model, a minute once and some seconds at each later load (torch keeps its work where
-            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. Not measured on a
-            GPU yet.
+            `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles
+            on a CPU if it can be done, and else warns and runs without.
+        replicas: so many copies of the model, each in a process of its own, behind one model: on as
+            many GPUs, or each on its share of the processors, NUMA node by NUMA node; or the
+            devices of the copies, such as `["cuda:0", "cuda:2"]`. `kv_bytes` is that of each.
+            Draws are those of one model; see `ppl.runtime.replicas.Replicas`.
         others: for a server, and all that counts there: the settings of
             `ppl.lm.server.model.ServerModel` (`model`, `tokenizer`, `api_key`, ...); or those of a
             registered loader.
 
     Returns:
-        An `HFModel`, a `ServerModel` for an address, a `ServerPool` for several, or what a
-        registered loader gives.
+        An `HFModel`, `Replicas` of one, a `ServerModel` for an address, a `ServerPool` for several,
+        or what a registered loader gives.
 
     Raises:
         ModelNotFoundError: there is no such model.
         UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
+        WorkerError: a process of a replica does not start.
         ServerError: the server is not there or cannot do what is needed.
         TypeError, ValueError: a setting that this kind of model does not have, or out of range.
     """
@@ -138,6 +152,7 @@ def load(
         "weights": weights,
         "graphs": graphs,
         "compile": compile,
+        "replicas": replicas,
     }
     if isinstance(source, list | tuple):
         source = _addresses(source)
@@ -163,6 +178,10 @@ def load(
         refuse_unknown_settings(call, others.keys() - _SERVER, settings)
         names = ", ".join(f"{name}=" for name in sorted(others))
         raise TypeError(f"{call}: {names} are settings of servers")
+    if replicas is not None:
+        devices = _devices_of(replicas, settings.pop("device"))
+        del settings["replicas"]
+        return _RUN_REPLICAS[0](source, devices, **settings)
     return _local(source, **settings)
 
 
@@ -180,13 +199,16 @@ def _check_settings(
     pack: bool,
     weights: str | None,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
+    replicas: int | Sequence[str] | None,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
     checks.count(kv_bytes=kv_bytes)
     KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)
+    if isinstance(replicas, int):
+        checks.count(replicas=replicas)
 
 
 _DEFAULTS = {
@@ -198,6 +220,30 @@ _SERVER = (
 ) - {"url", "urls", "settings"}
 
 
+def _devices_of(replicas: int | Sequence[str], device: Any) -> list[str]:
+    """One for each copy.
+
+    Raises:
+        ValueError: there are too few, or they are given twice.
+    """
+    if not isinstance(replicas, int):
+        if device is not None:
+            raise ValueError("device= and the devices in replicas= are given both; give one")
+        if not replicas or not all(isinstance(each, str) for each in replicas):
+            raise ValueError(f"replicas={replicas!r}: a number, or names of devices")
+        return [str(device_here(each)) for each in replicas]
+    first = device_here(device)
+    if first.type == "cpu":
+        return ["cpu"] * replicas
+    there = torch.cuda.device_count()
+    if first.index is not None or replicas > there:
+        raise ValueError(
+            f"replicas={replicas}, device={device!r}: here are {there} GPUs, each for one copy; "
+            "give replicas= their names, such as ['cuda:0', 'cuda:1'], or device='cpu'"
+        )
+    return [f"{first.type}:{i}" for i in range(replicas)]
+
+
 def _local(
     source: str | Path,
     *,
@@ -205,7 +251,8 @@ def _local(
     kv_bytes: int,
     kv: str,
     graphs: bool,
-    compile: bool,
+    compile: bool | Literal["auto"],
+    replicas: None,
     **files: Any,
 ) -> HFModel:
     folder = embedded(source, "lm")

@@ -45,9 +45,9 @@ def load_pretrained(
         ModelNotFoundError: there is no such model, or not all of it.
         UnsupportedModelError: it is a model of another kind, or an adapter of which that is not
             known.
-        ValueError: `device` or `dtype` is none that torch has here, or `weights` none that there is.
+        ValueError: `device`, `dtype` or `weights` is none that there is here.
     """
-    where_to_run = _device(device)
+    where_to_run = device_here(device)
     _check_weights(weights, where_to_run, pack)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
     kept = default if dtype is None else _dtype(dtype)
@@ -114,7 +114,7 @@ def _check_weights(weights: str | None, device: torch.device, pack: bool) -> Non
         raise ValueError(f"weights={weights!r} lays weights out anew: it needs pack=True")
 
 
-def _device(device: str | int | torch.device | None) -> torch.device:
+def device_here(device: str | int | torch.device | None) -> torch.device:
     """A device that torch has here; a GPU if there is one unless given."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

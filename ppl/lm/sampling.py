@@ -67,6 +67,10 @@ def warp_of(temperature: float, top_p: float, top_k: int | None, min_p: float) -
         return Warp(temperature, top_p, top_k, min_p)
 
 
+# The very object that programs get, so that whether all rows have it is soon told.
+_PLAIN = warp_of(1.0, 1.0, None, 0.0)
+
+
 def warped_log_probs(
     logits: Tensor, warps: Sequence[Warp], allowed: Sequence[Tensor | None]
 ) -> Tensor:
@@ -119,15 +123,20 @@ def draw(
         Token ids and log-probabilities, one each per row; NaN where there is no distribution.
     """
     rows, size = logits.shape
-    # On a CPU as many rows at once as its cache takes: fresh memory for the probabilities of all
-    # rows would cost more, in page faults, than drawing from them.
-    most = max(1, _CPU_PART // size) if logits.device.type == "cpu" else rows
-    parts = [slice(at, at + most) for at in range(0, rows, most)]
-    drawn = [_draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
+    if logits.device.type == "cpu":
+        # As many rows at once as its cache takes: fresh memory for the probabilities of all rows
+        # would cost more, in page faults, than drawing from them.
+        most = max(1, _CPU_PART // size)
+        if rows > most:
+            parts = [slice(at, at + most) for at in range(0, rows, most)]
+            drawn = [draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
+            return [t for some, _ in drawn for t in some], [p for _, some in drawn for p in some]
+        tokens, log_probs = _draw(logits, warps, allowed, uniforms)
+        return tokens.tolist(), log_probs.tolist()
     # One transfer for both: float64 holds every token id exactly.
-    both = torch.cat([torch.stack([t.double(), p.double()]) for t, p in drawn], 1)
-    tokens, log_probs = both.tolist()
-    return [int(token) for token in tokens], log_probs
+    both = torch.stack([each.double() for each in _draw(logits, warps, allowed, uniforms)])
+    tokens_, log_probs_ = both.tolist()
+    return [int(token) for token in tokens_], log_probs_
 
 
 def _draw(
@@ -136,7 +145,7 @@ def _draw(
     allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
 ) -> tuple[Tensor, Tensor]:
-    if all(warp == _PLAIN for warp in warps):
+    if warps.count(_PLAIN) == len(warps):
         # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
         logits = _keep_only(logits, allowed)
         probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
@@ -198,9 +207,6 @@ def _min_p(log_probs: Tensor, min_p: NDArray[np.float64]) -> Tensor:
 def _rounding(log_probs: Tensor) -> float:
     """By how much sums of probabilities, and differences of their logarithms, may be off."""
     return 8 * torch.finfo(log_probs.dtype).eps
-
-
-_PLAIN = Warp()
 
 
 def inverse_cdf(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl.errors import PromptError
 from ppl.language import checks
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.codec import Codec
 from ppl.language.cost import Account
 from ppl.language.text import Continuation, StopReason
@@ -34,7 +34,9 @@ class SymbolCodec(Codec):
 
     def __init__(self, symbols: str, end: str, name: str = "table") -> None:
         if len(set(symbols)) != len(symbols) or len(end) != 1 or end not in symbols:
-            raise ValueError(f"symbols {symbols!r} must be distinct and contain the end {end!r}")
+            raise ValueError(
+                f"symbols {symbols!r} must be distinct characters, and one of them the end {end!r}"
+            )
         self.symbols, self.end, self.size, self.name = symbols, end, len(symbols), name
         self.end_tokens = frozenset({symbols.index(end)})
         self._pieces = [b"" if symbol == end else symbol.encode() for symbol in symbols]
@@ -57,7 +59,8 @@ class TableLM(LogitsModel):
     Args:
         probabilities: maps what was written so far (prompt included) to the next symbol's
             probabilities; or one mapping that holds for every prefix.
-        symbols: the alphabet. Include `^` if you want a neutral prompt.
+        symbols: the alphabet, a string: one character a token. Include `^` if you want a neutral
+            prompt.
         end: the symbol that ends a text.
         context_length: most symbols of a text.
 
@@ -100,7 +103,18 @@ class TableLM(LogitsModel):
         p = self._probabilities(prefix) if callable(self._probabilities) else self._probabilities
         row = torch.tensor([p.get(s, 0.0) for s in self.codec.symbols], dtype=torch.float64)
         if not torch.isclose(row.sum(), torch.ones((), dtype=torch.float64)) or (row < 0).any():
-            raise ValueError(f"probabilities after {prefix!r} do not form a distribution: {p}")
+            strange = [s for s in p if s not in set(self.codec.symbols)]
+            why = (
+                f"{strange[0]!r} is none of the symbols {self.codec.symbols!r}, which are single "
+                "characters; a model of whole words is given letter by letter"
+                if strange
+                else "one of them is negative"
+                if (row < 0).any()
+                else f"they add up to {float(row.sum()):.6g}"
+            )
+            raise ValueError(
+                f"probabilities after {prefix!r} do not form a distribution: {why}: {shown(p)}"
+            )
         return row.log()
 
     def logits_along(

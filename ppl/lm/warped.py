@@ -45,4 +45,4 @@ class _Warping(Messenger):  # type: ignore[misc]
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
         if isinstance(fn, LMDistribution) and not msg["is_observed"] and fn.spec.warp == _PLAIN:
-            msg["fn"] = type(fn)(fn.model, fn.text, replace(fn.spec, warp=self._warp))
+            msg["fn"] = fn.respecified(replace(fn.spec, warp=self._warp))

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl.errors import SearchStateError
+from ppl.language.json_numbers import finite, no_constant
 
 VERSION = 2  # 1 were pickles
 Row = dict[str, Any]
@@ -255,7 +256,7 @@ class Container:
 
     def _parsed(self, content: bytes, where: str) -> Any:
         try:
-            return json.loads(content, parse_constant=_no_constant)
+            return json.loads(content, parse_constant=no_constant, parse_float=finite)
         except (ValueError, RecursionError) as error:
             self.refuse(f"{where} is no JSON ({error})")
 
@@ -271,7 +272,3 @@ class Container:
         except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError) as error:
             self.refuse(f"{entry} is no array of numbers ({error})")
         return array
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -39,7 +39,8 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
 
     A disc is a particle at a checkpoint: its colour the verifier's value, its size (for particle
     methods) its share of the weight then. Lines lead to children; those that end in nothing were
-    dropped, a cross marks a dead one, a ring a finished one. The best particle's line is blue.
+    dropped, a cross marks a dead one, a ring a finished one. The best particle's line is blue. At
+    the right stand the answers, each with its probability as a bar and in percent.
     Particle methods are drawn round by round in one column each, with a dashed line where they
     resampled: big discs fan out there and small ones end. Other searches are drawn as trees.
 
@@ -70,7 +71,7 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
         places = layout(_graph(lineage))
         figure = Figure(
             figsize=(
-                2.0 + 1.9 * len(rounds),
+                3.2 + 1.9 * len(rounds),
                 1.2 + 0.34 * (1 - min(y for _, y in places.values())),
             ),
             layout="constrained",
@@ -89,7 +90,7 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
         posterior.searcher, fontsize=9, loc="left", color=_KEPT, pad=20 if columns else 6
     )
     axes.set_yticks([])
-    axes.set_xlim(-0.25, len(rounds) - 1 + (1.25 if columns else 0.8))
+    axes.set_xlim(-0.25, len(rounds) - 1 + 1.4)
     if not columns:
         axes.set_xlabel("checkpoint")
         axes.set_xticks(range(len(rounds)))
@@ -212,7 +213,7 @@ def _rounds(axes: Any, posterior: Posterior, top: float) -> None:
 def _endings(
     axes: Any, posterior: Posterior, lineage: Lineage, places: Places, best: int | None
 ) -> None:
-    """Answers at the right, each with a bar as long as its probability."""
+    """Answers at the right, each with a bar as long as its probability, which stands beside it."""
     shares = {
         i: float(sum(posterior.probabilities[numbers])) for i, numbers in lineage.carriers.items()
     }
@@ -232,6 +233,9 @@ def _endings(
                       weight="bold" if strong else "normal", family="DejaVu Sans Mono")  # fmt: skip
         axes.plot([x + 0.72, x + 0.72 + 0.4 * p / most], [y, y], color=color, lw=6,
                   solid_capstyle="butt", zorder=4)  # fmt: skip
+        share = f"{p:.0%}" if p >= 0.005 else "<1%"
+        axes.annotate(share, (x + 0.72 + 0.4 * p / most, y), xytext=(4, 0), va="center",
+                      color=color, textcoords="offset points", fontsize=7.5)  # fmt: skip
 
 
 def _words(axes: Any, lineage: Lineage, places: Places, best: int | None, *, below: bool) -> None:

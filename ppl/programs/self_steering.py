@@ -22,6 +22,7 @@ import pyro
 from ppl.errors import (
     AllParticlesDeadError,
     PPLError,
+    PromptError,
     SandboxError,
     ServerError,
     SteeringError,
@@ -83,6 +84,12 @@ class SelfSteered:
     program: str
     attempts: tuple[Attempt, ...]
 
+    def __str__(self) -> str:
+        """The module, the posterior, and what it took."""
+        number = len(self.attempts)
+        of = f"\nof {number} modules that the planner wrote" if number > 1 else ""
+        return f"{self.program.strip()}\n\n{self.posterior}{of}"
+
     @property
     def faults(self) -> tuple[Fault, ...]:
         """Of the module that the posterior is of: empty unless every module had some."""
@@ -125,8 +132,8 @@ def selfsteer(
     the module's evidence, without bias where it is the planner's first. A particle in which
     something was raised has weight zero and leaves the others as they are; the planner reads of it,
     as it does of a module that does not load, hangs, or leaves no particle alive, and writes
-    another. Where every module has faults, the last one that gave a text is the result, and
-    `faults` is not empty.
+    another, as long as its context holds the conversation. Where every module has faults, the last
+    one that gave a text is the result, and `faults` is not empty.
 
     Args:
         planner: a language model, or a function from messages to an answer. The module is what
@@ -163,7 +170,12 @@ def selfsteer(
     attempts: list[Attempt] = []
     for number in range(1 + retries):
         drawn = seed if number == 0 else key(seed, "selfsteer", number) >> 1
-        said, cost = _written(planner, messages, planner_tokens, planner_temperature, drawn)
+        try:
+            said, cost = _written(planner, messages, planner_tokens, planner_temperature, drawn)
+        except PromptError:
+            if not attempts:
+                raise
+            break  # no room for what was wrong: what there is has to do
         attempt = _tried(code_of(said), follower, task, engine, particles, settings, drawn, budget)
         attempts.append(replace(attempt, cost=cost + attempt.cost))
         if not attempt.faults:
@@ -245,11 +257,12 @@ def _tried(
 
 def _kept(posterior: Posterior, seed: int) -> Posterior:
     """Rejection: a text drawn from the prior is kept with the probability of what it observed,
-    which is at most one."""
+    which is at most one. (The weight of a text that a budget cut off still has a twist.)"""
     rng = generator(seed, "rejection")
     samples: list[Sample] = []
     for sample in posterior.samples:
-        keep = sample.log_weight > -math.inf and rng.random() < math.exp(sample.log_weight)
+        chance = math.exp(min(sample.log_weight, 0.0))
+        keep = rng.random() < chance
         samples.append(replace(sample, log_weight=0.0 if keep else -math.inf))
     kept = sum(sample.log_weight == 0.0 for sample in samples)
     evidence = math.log(kept / len(samples)) if kept else -math.inf

@@ -36,9 +36,9 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.call import call
 from ppl.language.primitives import answer, condition, twist
-from ppl.language.site import Draw, Site, Visit
+from ppl.language.site import Site
 from ppl.language.text import Continuation, Text
-from ppl.lm.base import LanguageModel, LMDistribution
+from ppl.lm.base import LanguageModel, LMDistribution, Spec
 from ppl.programs.letters import tokens_of
 from ppl.programs.steering_wire import (
     End,
@@ -81,8 +81,9 @@ class Steering:
         with Steering(module, follower) as program:
             posterior = SMC(32).run(program, task, guide=program.proposals)
 
-    Returns the text as a string. A particle in whose step or check something is raised has weight
-    zero, and `faults` says what it was; the others go on. A module whose interpreter had to be
+    Returns the text as a string. A particle in whose step or check something is raised, or whose
+    step asks for what the follower cannot do, has weight zero, and `faults` says what it was; the
+    others go on. A module whose interpreter had to be
     stopped (late, dead, out of memory, or saying what is no answer) is not asked again, and all its
     particles die.
 
@@ -179,9 +180,31 @@ class Steering:
         """Boolean mask `[V]` of the tokens that a module's mask leaves."""
         return self._tokens(self.follower, mask.only, mask.never, mask.end)
 
-    def move(self, step: int, text: str, finished: bool, memory: str, answers: str) -> str:
-        """What a step asks next, see `request_of`; raises what is wrong with it."""
-        return self._told("move", step, text, finished, memory, answers)
+    def move(
+        self, asked: int, room: int, step: int, text: str, finished: bool, memory: str, answers: str
+    ) -> str:
+        """What a step asks next, see `request_of`; raises what is wrong with it.
+
+        Args:
+            asked: how often the step has asked.
+            room: tokens that the context still holds.
+            step, text, finished, memory, answers: of the particle, as the module meets it.
+        """
+        said = self._told("move", step, text, finished, memory, answers)
+        request = request_of(said)
+        if asked == _MOST_REQUESTS and not isinstance(request, End | Reject):
+            raise ModuleError(f"step {step} asks more than {_MOST_REQUESTS} times")
+        for hint in () if isinstance(request, Reject) else request.hints:
+            self.spelled(self.note.replace("{hint}", hint))
+        if isinstance(request, Observe) and len(self.spelled(request.words).tokens) > room:
+            raise ModuleError(f"no room to observe {request.words!r:.80}: the context is full")
+        if isinstance(request, Extend) and request.mask and not self.allowed(request.mask).any():
+            raise ModuleError(f"{request.mask} leaves no token that the follower could write")
+        return said
+
+    def spelled(self, words: str) -> Continuation:
+        """Words in the follower's tokens."""
+        return self.follower.continuation(words, finished=False)
 
     def judge(self, text: str) -> str:
         """What `check` says, see `verdict_of`; raises what is wrong with it."""
@@ -223,8 +246,9 @@ class _Particle:
         observed: list[tuple[LMDistribution, Continuation]] = []
         while True:
             # From its beginning, with one answer more.
-            state = (t, begun.text, begun.finished, self.memory, json.dumps(answers))
-            said = steering.exchanged(f"step_{t}.{len(answers)}", steering.move, *state)
+            now = (len(answers), self.room, t, begun.text, begun.finished, self.memory)
+            site = f"step_{t}.{len(answers)}"
+            said = steering.exchanged(site, steering.move, *now, json.dumps(answers))
             if said is None:
                 return False
             request = request_of(said)
@@ -234,8 +258,6 @@ class _Particle:
             self.note(request.hints)
             if isinstance(request, End):
                 break
-            if len(answers) == _MOST_REQUESTS:
-                raise ProgramError(f"step {t} of the module asks more than {_MOST_REQUESTS} times")
             if isinstance(request, Observe):
                 observed.append(self.observe(request.words))
                 answers.append((said, {}))
@@ -289,7 +311,7 @@ class _Particle:
 
     def observe(self, words: str) -> tuple[LMDistribution, Continuation]:
         """Writes words; what their probability is read from."""
-        given = self.steering.follower.continuation(words, finished=False)
+        given = self.steering.spelled(words)
         law = self.steering.follower(self.prior, temperature=self.steering.temperature)
         self.prior, self.proposal = self.prior + given, self.proposal + given
         return law, given
@@ -315,6 +337,10 @@ class _Hinted(LMDistribution):
         super().__init__(law.model, law.text, law.spec)
         self.proposal = proposal
 
+    def respecified(self, spec: Spec) -> LMDistribution:
+        """Another law, drawn from as before."""
+        return _Hinted(LMDistribution(self.model, self.text, spec), self.proposal)
+
 
 class _Proposal(Site, TorchDistribution):  # type: ignore[misc]
     """Draws what the model's distribution at this site says that it be drawn from."""
@@ -324,11 +350,10 @@ class _Proposal(Site, TorchDistribution):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(validate_args=False)
 
-    def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
-        """From the proposal, or from the law itself."""
-        law = target.proposal if isinstance(target, _Hinted) else target
-        drawn: Draw = law.draw(visit, msg, key, target)
-        return drawn
+    def beside(self, target: Any) -> Site:
+        """The proposal, or the law itself."""
+        law: Site = target.proposal if isinstance(target, _Hinted) else target
+        return law
 
 
 def _begun() -> None:

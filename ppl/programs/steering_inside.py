@@ -15,7 +15,7 @@ import linecache
 import math
 import traceback
 from collections.abc import Iterable
-from types import CodeType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import Any
 
 FILE = "module.py"  # in tracebacks
@@ -89,10 +89,10 @@ class State:
 
     def twist(self, log_value: float) -> None:
         """How promising the text is, as a logarithm; taken back at the end of the next step."""
-        number = float(log_value)
-        if not math.isfinite(number):
-            raise ValueError(f"twist({log_value!r}): a finite number")
-        self._engine.twist += number
+        total = self._engine.twist + float(log_value)
+        if not math.isfinite(total):
+            raise ValueError(f"twist({log_value!r}): a finite number, and finite in sum")
+        self._engine.twist = total
 
     def require(self, condition: object) -> None:
         """Gives the particle up unless the condition holds."""
@@ -148,6 +148,13 @@ def fresh() -> dict[str, Any]:
     return space
 
 
+def ran(name: str, returned: Any) -> Any:
+    """What a function of the module returned; a TypeError if it has not run at all."""
+    if isinstance(returned, GeneratorType | CoroutineType | AsyncGeneratorType):
+        raise TypeError(f"{name}() has not run: write a plain function, without async and yield")
+    return returned
+
+
 def load(source: str) -> str:
     """Takes the module in; its two prompts, None where it has none, and what is wrong with it."""
     try:
@@ -172,7 +179,7 @@ def move(step: int, text: str, finished: bool, memory: str, answers: str) -> str
     engine = Engine(json.loads(answers))
     state = State(text, step, finished, ast.literal_eval(memory), engine)
     try:
-        fresh()["step"](state)
+        ran("step", fresh()["step"](state))
     except BaseException as error:
         if error is not engine.left:
             return json.dumps({"error": told(error)})
@@ -196,7 +203,7 @@ def move(step: int, text: str, finished: bool, memory: str, answers: str) -> str
 def judge(text: str) -> str:
     """Whether the module's `check` takes a text."""
     try:
-        return json.dumps({"right": bool(fresh()["check"](text))})
+        return json.dumps({"right": bool(ran("check", fresh()["check"](text)))})
     except BaseException as error:
         return json.dumps({"error": told(error)})
 

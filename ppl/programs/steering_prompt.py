@@ -46,8 +46,9 @@ RULES = """\
 4. Hint at facts that are hard to count: words left, letters left, what must come now.
 5. Write with mask() what no letter may break; write with observe() words that must stand where they
    stand.
-6. step(state) must be deterministic: no clocks, no random numbers, no order of sets. Do not catch
-   BaseException. Only the standard library is there; no files, no network.
+6. step(state) and check(text) are plain functions, without async and yield, and deterministic: no
+   clocks, no random numbers, no order of sets. A step extends and observes at most 64 times. Do not
+   catch BaseException. Only the standard library is there; no files, no network.
 7. check(text) says of a whole text whether it obeys: True or False."""
 
 EXAMPLE = """\

@@ -440,11 +440,9 @@ def _stop_the_broke(waiting: Collection[Waiting]) -> None:
     """Fails the groups whose accounts cannot pay for all that they ask together."""
     accounts = [r.ledger for _, _, r in waiting if r.ledger is not None]
     asked = Counter(account.book for account in accounts if not account.verifying)
+    broke = {a for a in set(accounts) if a.calls_left < asked[a.book] or a.out_of_time}
     for group, _, request in waiting:
-        account: Account | None = request.ledger
-        if account is None or group.failure is not None:
-            continue
-        if account.calls_left < asked[account.book] or account.out_of_time:
+        if request.ledger in broke and group.failure is None:
             group.fail(BudgetExhausted())
 
 

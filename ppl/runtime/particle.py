@@ -224,6 +224,14 @@ class Particle(Messenger):  # type: ignore[misc]
         self.log_twist = 0.0  # a twist ends with the program
         return Checkpoint(finished=True, result=result)
 
+    def _process_message(self, msg: Any) -> None:
+        # As every messenger does, but without looking for its methods by name at every site.
+        if msg["type"] == "sample":
+            self._pyro_sample(msg)
+
+    def _postprocess_message(self, msg: Any) -> None:
+        pass
+
     def _pyro_sample(self, msg: Any) -> None:
         """One sample statement of the program."""
         if msg["done"]:  # an inner handler (replay) has decided already
@@ -239,9 +247,16 @@ class Particle(Messenger):  # type: ignore[misc]
                 "loop, as in f'step_{t}'"
             )
         if not hasattr(msg["fn"], "log_prob"):
+            got = type(msg["fn"]).__name__
+            number = isinstance(msg["fn"], bool | int | float)
+            remedy = (
+                "make a verifier of the function that gave it, with @ppl.verifiers.verifier, and "
+                "call that on a text, or add a log-weight with pyro.factor(name, log_weight)"
+                if number
+                else "call a model or verifier on a text, as in prm(text)"
+            )
             raise ProgramError(
-                f"{self.label}: pyro.sample needs a distribution, got {type(msg['fn']).__name__}; "
-                "call a model or verifier on a text, as in prm(text)"
+                f"{self.label}: pyro.sample needs a distribution, got {got}; {remedy}"
             )
         site = site_of(msg["fn"])
         if self._position < len(self._replay):
@@ -342,7 +357,7 @@ class Particle(Messenger):  # type: ignore[misc]
         decided = self._decided(msg["name"], target, site_of(target))
         if decided is not None:
             return decided
-        value, log_q, log_p = self._draw(msg, site_of(msg["fn"]), "guide", target)
+        value, log_q, log_p = self._draw(msg, site_of(msg["fn"]).beside(target), "guide", target)
         if log_q is None:
             log_q = site_log_prob(msg["fn"], value, args=msg["args"], kwargs=msg["kwargs"])
         return value, log_q, log_p

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,15 +103,9 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     own = getattr(distribution, "fingerprint", None)
     if own is not None:
         return tuple(own)
-    parts: list[object] = [type(distribution).__name__]
-    kind = type(distribution)
-    # probs and logits are computed from each other when first asked for, the given one is _param.
-    names = [
-        n
-        for n in sorted(getattr(distribution, "arg_constraints", ()))
-        if not isinstance(getattr(kind, n, None), lazy_property)
-    ]
-    for name in [*names, "_param"]:
+    kind: Any = type(distribution)
+    parts: list[object] = [kind.__name__]
+    for name in _held(kind, tuple(getattr(distribution, "arg_constraints", ()))):
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
             parts.append((name, tuple(value.shape), _content(value)))
@@ -118,6 +113,14 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     if base is not None:
         parts.append(fingerprint(base))
     return tuple(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _held(kind: type, parameters: tuple[str, ...]) -> tuple[str, ...]:
+    """The attributes that hold what a distribution of this class was given, in order."""
+    # probs and logits are computed from each other when first asked for, the given one is _param.
+    plain = [n for n in parameters if not isinstance(getattr(kind, n, None), lazy_property)]
+    return (*sorted(plain), "_param")
 
 
 def _content(value: torch.Tensor) -> bytes:
@@ -142,7 +145,8 @@ def site_log_prob(
     if plain and type(fn) is Unit and value.shape[:-1] == fn.log_factor.shape:
         # What `pyro.factor` makes: the sum of its factors, without the broadcasting of nothing,
         # which takes longer than all else at the site.
-        return float(fn.log_factor.sum())
+        factor = fn.log_factor
+        return float(factor.sum() if factor.ndim else factor)
     log_prob = fn.log_prob(value, *args, **(kwargs or {}))
     if plain:
         return float(log_prob.sum())

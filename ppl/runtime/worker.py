@@ -73,8 +73,12 @@ class Process:
         """Sends a message.
 
         Raises:
-            WorkerError: the process is gone.
+            WorkerError: the process is gone; or it has said what nobody asked for, which would be
+                taken for the answer.
         """
+        if not self._replies.empty() and self.alive:
+            self.stop()
+            raise WorkerError(f"{self.name} spoke without being asked")
         try:
             send(self.process, (message + ("\n\n" if self.blocks else "\n")).encode())
         except (OSError, ValueError) as error:
@@ -167,7 +171,7 @@ class Worker:
                 return json.loads(reply)
             except BaseException as error:  # interrupted: its answer would be taken for the next
                 stop_all(self._held)
-                if isinstance(error, ValueError):
+                if isinstance(error, ValueError | RecursionError):
                     raise WorkerError(f"{self.name}'s worker answered {reply[:80]!r}") from error
                 raise
 

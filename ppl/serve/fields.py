@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ppl.language.arguments import shown
+from ppl.language.json_numbers import finite, no_constant
 from ppl.serve.refusal import RefusedError
 
 
 def decoded(body: bytes) -> dict[str, Any]:
     """The JSON object of a request. Raises RefusedError (400)."""
     try:
-        found = json.loads(body, parse_constant=_no_constant)
+        found = json.loads(body, parse_constant=no_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise RefusedError(
             400, f"the body is no JSON: {str(error)[:200]}", code="invalid_json"
@@ -21,10 +22,6 @@ def decoded(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RefusedError(400, "the body is no JSON object", code="invalid_json")
     return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
 
 
 class Fields:

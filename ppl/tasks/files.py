@@ -21,6 +21,7 @@ from ppl.errors import TaskError
 from ppl.language import checks
 from ppl.language.answers import extract_answer
 from ppl.language.arguments import checked
+from ppl.language.json_numbers import finite, no_constant
 from ppl.tasks.task import Problem, Score, Task, same_answer, same_text
 
 Scoring = Literal["answer", "text"]
@@ -185,7 +186,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         place = f"{path.name}, line {number}"
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_constant=no_constant, parse_float=finite)
         except ValueError as error:
             raise TaskError(f"{place} is no JSON: {error}") from error
         if not isinstance(record, dict):

@@ -178,6 +178,9 @@ def _uniform(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
+_HOW_MANY = ("n", "size", "limit", "count", "num_problems", "max_problems", "first")
+
+
 def fitting(task: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
     """Refuses settings that a task does not have.
 
@@ -187,4 +190,7 @@ def fitting(task: str, settings: Mapping[str, Any], known: Sequence[str]) -> Non
     strange = [name for name in settings if name not in known]
     if strange:
         has = f"its settings are {', '.join(known)}" if known else "it has no settings"
-        raise TaskError(f"{task}: {strange[0]}={shown(settings[strange[0]])} is unknown; {has}")
+        few = "; task[:20] has its first 20 problems" if strange[0] in _HOW_MANY else ""
+        raise TaskError(
+            f"{task}: {strange[0]}={shown(settings[strange[0]])} is unknown; {has}{few}"
+        )

@@ -27,6 +27,7 @@ from typing import Any, Literal, NoReturn, get_args
 from ppl.errors import ToolError
 from ppl.language.arguments import checked
 from ppl.language.codec import Codec
+from ppl.language.json_numbers import finite, no_constant
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import LanguageModel
 
@@ -399,11 +400,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_pairs, parse_constant=no_constant, parse_float=finite
+)
 
 
 def _space(string: str, at: int) -> int:

@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ppl.errors import VerifierError
 from ppl.language import checks
@@ -72,7 +73,7 @@ class MultiPerspective(QueueSearch):
             draws k of every node.
 
     Raises:
-        VerifierError: a perspective gives NaN.
+        VerifierError: a perspective gives NaN, or what is no number.
         SearchStateError: a verifier is to judge a node without a text; or every state left is a
             duplicate although nothing has finished.
     """
@@ -134,12 +135,17 @@ class MultiPerspective(QueueSearch):
         if isinstance(ranking, Scorer):
             return tree.score(nodes, ranking)
         rule = RULES[ranking] if isinstance(ranking, str) else ranking
-        scores = [float(rule(node)) for node in nodes]
-        for node, score in zip(nodes, scores, strict=True):
-            if math.isnan(score):
+        scores = list[float]()
+        for node in nodes:
+            said: Any = rule(node)
+            try:
+                scores.append(float(said))
+            except (TypeError, ValueError):
+                scores.append(math.nan)
+            if math.isnan(scores[-1]):
                 raise VerifierError(
-                    f"perspective {ranking!r} gave NaN for node {node.identity}, {node.step!r}; "
-                    "return a number that ranks it"
+                    f"perspective {ranking!r} gave {said!r} for node {node.identity}, "
+                    f"{node.step!r}; return a number that ranks it"
                 )
         return scores
 

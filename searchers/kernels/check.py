@@ -39,7 +39,7 @@ def check_kernel(
     `proper`: the kernel takes particles from the program's beginning to its end; for every result
     the mean over runs of its share of weight, times the evidence, is the result's exact mass.
     `invariant`: particles start from exact draws of whole runs and are moved once; their results
-    still follow the posterior.
+    still follow the posterior, and their weights are what they were.
 
     Args:
         kernel: such as `repeat(extend >> weigh >> resample())`, or `TraceMH()`.
@@ -127,6 +127,11 @@ def _invariant(
     if rare.any():
         expected = np.append(expected[~rare], expected[rare].sum())
         observed = np.append(observed[~rare], observed[rare].sum())
+    weights = cloud.weights
+    if not np.allclose(weights.log_weights + weights.log_carried, 0.0, rtol=0.0, atol=1e-9):
+        raise SearchStateError(
+            f"law 'invariant' does not hold for {kernel!r}: it changes weights, and so the evidence"
+        )
     statistic = float(((observed - expected) ** 2 / expected).sum())
     freedom = max(len(expected) - 1, 1)
     tree.close()

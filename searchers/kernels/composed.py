@@ -59,7 +59,7 @@ class Composed(Searcher[Going]):
         cloud: Cloud = replace(state, draws=0)
         if isinstance(part, Repeat):
             if not part.over(cloud, done):
-                cloud, done = part.kernel(tree, cloud), done + 1
+                cloud, done = part.once(tree, cloud), done + 1
             if part.over(cloud, done):
                 cloud, at, done = part.left(cloud), at + 1, 0
         elif part is not None:

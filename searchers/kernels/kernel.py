@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from ppl.errors import SearchStateError
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.language.randomness import generator
@@ -183,7 +184,7 @@ class Repeat(Kernel):
 
     Attributes:
         kernel: which.
-        times: how often; None until every particle is finished.
+        times: how often; None until every particle is finished, for kernels that extend them.
     """
 
     kernel: Kernel
@@ -202,8 +203,22 @@ class Repeat(Kernel):
         """The kernel, until it is over."""
         done = 0
         while not self.over(cloud, done):
-            cloud, done = self.kernel(tree, cloud), done + 1
+            cloud, done = self.once(tree, cloud), done + 1
         return self.left(cloud)
+
+    def once(self, tree: Tree, cloud: Cloud) -> Cloud:
+        """The kernel, one time.
+
+        Raises:
+            SearchStateError: it is to go on until all have finished, and goes nowhere.
+        """
+        after = self.kernel(tree, cloud)
+        if self.times is None and after.nodes == cloud.nodes and not self.over(after, 0):
+            raise SearchStateError(
+                f"{self!r}: a round has taken no particle any further, so that it would never end; "
+                "put extend into it, or say how many times="
+            )
+        return after
 
     def left(self, cloud: Cloud) -> Cloud:
         """Where all have finished, what comes next moves whole runs: to their ends, however many
@@ -211,5 +226,9 @@ class Repeat(Kernel):
         return replace(cloud, extended=None) if self.times is None else cloud
 
     def after(self, law: Law) -> Law:
-        """What one round leaves owing, the next begins with; two show all of it."""
-        return self.kernel.after(self.kernel.after(law))
+        """What one round leaves owing, the next begins with; two show all of it. Without a number
+        of times there may be none, so that what was owed before may still be."""
+        after = law
+        for _ in range(2 if self.times is None else min(self.times, 2)):
+            after = self.kernel.after(after)
+        return replace(after, owes=after.owes | law.owes) if self.times is None else after

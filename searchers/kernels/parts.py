@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ppl.errors import WeightError
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.runtime.node import Node
@@ -169,7 +170,10 @@ class Twist(Kernel):
     def __call__(self, tree: Tree, cloud: Cloud) -> Cloud:
         """For all that are not dead."""
         logs = [0.0 if node.dead else float(self.function(node)) for node in cloud.nodes]
-        checks.numbers(twist=logs)
+        if not np.isfinite(checks.numbers(twist=logs)).all():
+            raise WeightError(
+                f"{self!r}: what cannot be taken out again is no guess; keep its log finite"
+            )
         twists = tuple(a + b for a, b in zip(cloud.twists, logs, strict=True))
         return replace(cloud, weights=cloud.weights.add(logs), twists=twists)
 

@@ -32,7 +32,7 @@ from ppl.runtime.weights import Weights
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.settling import rule_of, seen
 from ppl.searchers.state import Frontier
-from ppl.searchers.trees.actions import support
+from ppl.searchers.trees.actions import value_at
 
 # How much dearer than the dearest so far samples are taken to become, where all are to go on.
 _AMPLE = 4
@@ -75,9 +75,9 @@ class BestOfN(Searcher[Frontier]):
             same. A rule that looks at what unfinished samples say lets all go side by side, and may
             drop some of them (`Consensus(drop=)`), which notes tell as `dropped`.
         mix: how many of the n are drawn with each value of the discrete choice named `site`, in the
-            order of its support. The mix then takes the place of the choice's law: samples count
-            alike, whatever probabilities the program gives its configurations, and the evidence is
-            that of the program with the mix's shares.
+            order of its support; 0 for those that are impossible in the program. The mix then takes
+            the place of the choice's law: samples count alike, whatever probabilities the program
+            gives its configurations, and the evidence is that of the program with the mix's shares.
         site: name of that choice.
     """
 
@@ -178,10 +178,7 @@ class BestOfN(Searcher[Frontier]):
         def decide(name: str, distribution: Any) -> Any:
             if name != self.site:
                 return None
-            values = support(name, distribution)
-            if place >= len(values):
-                raise ArgumentError(f"mix: site {name!r} has no value {place}, only {len(values)}")
-            return values[place]
+            return value_at(name, distribution, place, f"mix={self.mix!r}")
 
         return decide
 

@@ -35,6 +35,7 @@ from ppl.runtime.node import Node
 from ppl.runtime.particle import Decide
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
+from ppl.searchers.anytime import rank
 from ppl.searchers.sampling.told import Told
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import Frontier
@@ -73,7 +74,8 @@ class Tried:
 
     Attributes:
         result: what the program returned.
-        score: the value its verifiers give it, in [0, 1]; 1 where nothing is observed.
+        score: the value its verifiers give it, in [0, 1] if they give probabilities; 1 where
+            nothing is observed.
         text: what a language model wrote last, "" where none did.
     """
 
@@ -91,7 +93,8 @@ def best_and_worst(best: Tried, worst: Tried) -> str:
             f"The best answer so far, of score {best.score:.2f}:\n{best.text}\n\n"
             f"The worst answer so far, of score {worst.score:.2f}:\n{worst.text}"
         )
-    return f"\n\n{shown}\n\nScores are from 0 to 1. Write a better answer."
+    scale = "Scores are from 0 to 1. " if best.score <= 1 else ""
+    return f"\n\n{shown}\n\n{scale}Write a better answer."
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class IterativeAgentDecoding(Searcher[Candidates]):
 
     `best` is the best candidate of all rounds, the first among equals; `vote()` is that of all of
     them. Costs `rounds * width` runs of the program, one batch of `width` after the other. A
-    candidate that has died is read by nobody.
+    candidate that has died is read by nobody, and one whose result is None is worse than any other.
 
     Attributes:
         rounds: T.
@@ -169,7 +172,7 @@ class IterativeAgentDecoding(Searcher[Candidates]):
         """What is read of these."""
         if not done or isinstance(self.feedback, str):
             return ""
-        best, worst = _best(done), min(done, key=lambda node: node.log_likelihood)
+        best, worst = _best(done), min(done, key=rank)
         tried = {id(node): _tried(node) for node in (best, worst)}
         says = best_and_worst if self.feedback is None else self.feedback
         said = says(tried[id(best)], tried[id(worst)])
@@ -184,8 +187,8 @@ class IterativeAgentDecoding(Searcher[Candidates]):
 
 
 def _best(done: tuple[Node, ...]) -> Node:
-    """The first of those with the highest score."""
-    return max(done, key=lambda node: node.log_likelihood)
+    """The first of those with the highest score; no answer is worse than any."""
+    return max(done, key=rank)
 
 
 def _tried(node: Node) -> Tried:

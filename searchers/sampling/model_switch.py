@@ -32,7 +32,7 @@ from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State
-from ppl.searchers.trees.actions import support
+from ppl.searchers.trees.actions import support, value_at
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,13 @@ class ModelSwitch(Searcher[Asked]):
         def decide(name: str, distribution: Any) -> Any:
             if re.sub(r"_\d+$", "", name) != self.site:
                 return None
+            if self.order is not None:
+                met.append(len(self.order))
+                return value_at(name, distribution, place, f"order={self.order!r}")
             values = support(name, distribution)
             met.append(len(values))
             if place >= len(values):
-                raise ArgumentError(f"order: site {name!r} has no value {place}, only {met[0]}")
+                raise ProgramError(f"site {name!r} has {len(values)} values, others {met[0]}")
             return values[place]
 
         return decide

@@ -108,6 +108,7 @@ class Branch:
 
 
 _TWO = Arms.without_scores(2)
+_LARGEST = 1e100  # score: its square is kept
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,11 @@ class _AdaptiveBranching(Searcher[BranchState]):
         return state.actions.decide(self.draw, rng, wanted)
 
     def _score(self, node: Node) -> float:
+        if node.value > _LARGEST:
+            raise WeightError(
+                f"node {node.identity} has the score {node.value:.4g}, whose posterior overflows; "
+                "AB-MCTS takes scores as those of a verifier, in [0, 1], or of that size"
+            )
         return node.value
 
     def result(self, tree: Tree, state: BranchState) -> Result:
@@ -283,7 +289,7 @@ class ABMCTSA(_AdaptiveBranching):
                 f"node {node.identity} has the score {node.value:.4g}; prior='beta' needs scores "
                 "in [0, 1], as those of a verifier; take prior='gaussian'"
             )
-        return node.value
+        return super()._score(node)
 
     def choose(self, here: Branch, rng: np.random.Generator) -> int | None:
         """An open child of highest drawn mean, or None to draw a new one: Thompson sampling."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl.errors import ProgramError
+from ppl.errors import ArgumentError, ProgramError
 from ppl.runtime.node import Node
 from ppl.runtime.particle import Decide
 from ppl.searchers.trees.arms import Arms, Floats
@@ -112,12 +112,35 @@ def _key(value: Any) -> tuple[float, ...]:
 
 def support(name: str, distribution: Any) -> list[Any]:
     """The possible values of a choice."""
+    return [value for value in _values(name, distribution) if _possible(distribution, value)]
+
+
+def value_at(name: str, distribution: Any, place: int, argument: str) -> Any:
+    """The value of a choice with this number, among all that it has, possible or not.
+
+    Raises:
+        ArgumentError: there is none, or it is impossible; `argument` is what asked for it.
+    """
+    values = _values(name, distribution)
+    if place >= len(values):
+        raise ArgumentError(
+            f"{argument}: site {name!r} has no value {place}, only {len(values)} of them"
+        )
+    if not _possible(distribution, values[place]):
+        raise ArgumentError(f"{argument}: value {place} of site {name!r} has probability zero")
+    return values[place]
+
+
+def _values(name: str, distribution: Any) -> list[Any]:
     if not getattr(distribution, "has_enumerate_support", False) or distribution.batch_shape:
         raise ProgramError(
             f"site {name!r}: {type(distribution).__name__} is no single choice out of a list, so "
             "its values cannot be actions; use dist.Categorical"
         )
-    values = list(distribution.enumerate_support())
+    return list(distribution.enumerate_support())
+
+
+def _possible(distribution: Any, value: Any) -> bool:
     # PyTorch clamps probabilities of zero to this.
     impossible = torch.finfo(torch.float32).eps
-    return [value for value in values if distribution.log_prob(value).exp() > 1.01 * impossible]
+    return bool(distribution.log_prob(value).exp() > 1.01 * impossible)

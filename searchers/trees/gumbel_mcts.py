@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +41,7 @@ from ppl.runtime.node import Node
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.searchers.anytime import answers
+from ppl.searchers.duplicates import origin
 from ppl.searchers.search import Note, Searcher, all_dead
 from ppl.searchers.state import State
 from ppl.searchers.trees.persistent import IntMap
@@ -122,10 +122,9 @@ class GumbelMCTS(Searcher[GumbelState]):
     def start(self, tree: Tree) -> GumbelState:
         """Draws the root's actions, perturbs them and plans the halvings."""
         draws = tree.expand([tree.root], min(self.max_actions, self.simulations))
-        # Tensors are equal only to themselves: steps of plain Pyro choices are all distinct.
-        first: dict[tuple[Any, ...], int] = {}
+        first: dict[tuple[object, ...], int] = {}
         for k, node in enumerate(draws):
-            first.setdefault(node.choices, k)
+            first.setdefault(origin(node), k)
         kept = list(first.values())
         actions = tuple(draws[k] for k in kept)
         return GumbelState(

@@ -26,7 +26,7 @@ from machine import machine
 
 import ppl
 from ppl.lm.base import ContinueRequest
-from ppl.lm.engine.linear import PackedLinear
+from ppl.lm.engine.linear import LaidOutLinear
 
 PROMPT_TOKENS, NEW_TOKENS = 60, 64
 STORY = (
@@ -58,7 +58,7 @@ def by_ppl(lm: ppl.HFModel, prompt: ppl.Text, rows: int, seed: int, step: int) -
 @torch.inference_mode()
 def by_products(lm: ppl.HFModel, rows: int) -> float:
     """Tokens per second if a step were nothing but its products with the weights."""
-    layers = [m for m in lm.model.modules() if isinstance(m, PackedLinear)]
+    layers = [m for m in lm.model.modules() if isinstance(m, LaidOutLinear)]
     inputs = [torch.randn(rows, m.in_features).to(lm.model.dtype) for m in layers]
     started = time.perf_counter()
     for _ in range(10):

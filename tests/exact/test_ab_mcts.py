@@ -279,3 +279,14 @@ def test_the_order_in_which_results_are_told_does_not_matter():
         told.append(branch)
     assert told[0].ways.sums == pytest.approx(told[1].ways.sums)
     assert told[0].below.sums == pytest.approx(told[1].below.sums)
+
+
+@pytest.mark.parametrize("searcher", [ABMCTSA(4), ABMCTSM(4)], ids=repr)
+def test_scores_that_overflow_are_refused(searcher):
+    """Their squares are infinite, and a posterior of infinite ones decides nothing."""
+
+    def program() -> None:
+        pyro.factor("reward", torch.tensor(400.0, dtype=torch.float64))
+
+    with pytest.raises(WeightError, match="overflows"):
+        searcher.run(program, seed=0)

@@ -151,6 +151,8 @@ def test_the_words_say_both_texts_and_scores():
     said = best_and_worst(good, bad)
     assert said.index("0.75:\nyes") < said.index("0.25:\nno")
     assert "worst" not in best_and_worst(good, good)
+    assert "from 0 to 1" in said
+    assert "from 0 to 1" not in best_and_worst(Tried(1, 2.5, "yes"), bad)  # the odds of a reward
 
 
 def test_the_dead_are_not_read():
@@ -174,6 +176,24 @@ def test_the_dead_are_not_read():
 
     with pytest.raises(AllParticlesDeadError):
         IterativeAgentDecoding(3).run(hopeless)
+
+
+def test_no_answer_is_worse_than_any():
+    def program() -> str | None:
+        said = feedback()
+        text = TOY.prompt("^")
+        text = text + pyro.sample("word", TOY(text, max_tokens=1))
+        pyro.factor("verdict", torch.tensor(0.2 if text.text else 0.9).log())
+        pyro.deterministic("read", torch.tensor(float(len(said))))
+        return text.text or None  # nothing is well scored
+
+    read: list[tuple[Tried, Tried]] = []
+    search = IterativeAgentDecoding(16, feedback=lambda *tried: read.append(tried) or "")
+    posterior = search.run(program, seed=0)
+    assert {s.value for s in posterior.samples} == {"a", "b", None}
+    best, worst = read[-1]
+    assert best.result == posterior.best is not None
+    assert worst.result is None
 
 
 def test_outside_of_the_search_nothing_is_told():

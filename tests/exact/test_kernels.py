@@ -14,7 +14,7 @@ import torch
 from programs import contents, toy
 
 import ppl
-from ppl.errors import SearchStateError
+from ppl.errors import SearchStateError, WeightError
 from ppl.searchers import SMC, ResampleMove, Search, check_searcher, parse
 from ppl.searchers.kernels import (
     PIMH,
@@ -226,3 +226,41 @@ def test_only_kernels_are_put_together():
         Composed(3, SMC(3))
     with pytest.raises(ValueError, match="m=0"):
         split(0)
+
+
+def once() -> int:
+    """A program of a single step: a repetition behind it does nothing at all."""
+    x = int(pyro.sample("x", dist.Bernoulli(0.25)))
+    pyro.factor("f", torch.tensor(math.log(0.9 if x else 0.1), dtype=torch.float64))
+    return x
+
+
+def test_what_may_not_happen_pays_no_debt():
+    for kernel in (extend >> repeat(weigh), extend >> repeat(weigh, times=0)):
+        assert not kernel.law.proper
+        assert Composed(4, kernel).run(once, seed=0).log_evidence is None
+        with pytest.raises(SearchStateError, match="does not hold"):
+            check_kernel(kernel, once, claims="proper", runs=50)
+    assert (extend >> repeat(weigh, times=1)).law.proper
+    assert (repeat(STEP, times=1) >> trace_mh()).law.proper
+
+
+def test_what_would_never_end_is_refused():
+    for kernel in (repeat(weigh), extend >> repeat(repeat(weigh) >> extend)):
+        with pytest.raises(SearchStateError, match="no particle any further"):
+            Composed(2, kernel).run(ragged, seed=0)
+
+
+def test_an_invariant_kernel_leaves_weights_alone():
+    """The particles stay, and so does their law; but what weighs them is another target."""
+    with pytest.raises(SearchStateError, match="changes weights"):
+        check_kernel(twist(hopeful), ragged, claims="invariant", runs=50)
+
+
+def test_a_twist_is_finite():
+    with pytest.raises(WeightError, match="finite"):
+        Composed(3, extend >> weigh >> twist(impossible) >> untwist).run(ragged, seed=0)
+
+
+def impossible(node) -> float:
+    return -math.inf

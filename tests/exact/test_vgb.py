@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from programs import TOY, VERIFIERS, difference
 
 import ppl
@@ -135,3 +137,26 @@ def test_a_prefix_is_paid_for_once():
     assert search.tree.cost.lm_calls == 5 * len(grown)
     depths = [note["depth"] for note in search.notes]
     assert any(b < a for a, b in pairwise(depths))  # it went back
+
+
+def coins() -> tuple[int, int]:
+    """Two plain Pyro choices, whose values are tensors."""
+    x = int(pyro.sample("x", dist.Bernoulli(0.3)))
+    ppl.twist("here", 0.0)
+    y = int(pyro.sample("y", dist.Bernoulli(0.3)))
+    pyro.factor("f", torch.tensor(math.log(0.5 if x else 0.4), dtype=torch.float64))
+    return x, y
+
+
+def test_children_that_chose_equal_tensors_are_one():
+    """By the model's law: apart, each would weigh p(c | x), and the likelier all the more."""
+    exact = ppl.enumerate_program(coins).marginal()
+    search = VGB(60, 12, law="model").begin(coins, seed=0)
+    search.run()
+    for children in search.state.children.values():
+        shares = {node.choices[0].item(): math.exp(log_p) for node, log_p in children}
+        assert shares == pytest.approx({0.0: 0.7, 1.0: 0.3}, abs=1e-6)
+    walks = VGB(600, 12, law="model").run_many(coins, [()] * 8, seed=range(8))
+    for value, p in exact.items():
+        found = np.mean([walk.marginal().get(value, 0.0) for walk in walks])
+        assert found == pytest.approx(p, abs=0.05), value

@@ -8,7 +8,7 @@ often where programs are mostly wrong. `false_positive_rate` counts them with st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +89,14 @@ def false_positive_rate(
         candidates: to be checked, such as programs.
         checks: whether the verifier accepts one.
         stronger_checks: whether it is right.
+
+    Raises:
+        ArgumentError: no candidates; or checks have no verdict (None) on one.
     """
     if not len(candidates):
         raise ArgumentError("candidates: none given")
-    weak = np.array([bool(checks(each)) for each in candidates])
-    strong = np.array([bool(stronger_checks(each)) for each in candidates])
+    weak = _verdicts("checks", map(checks, candidates))
+    strong = _verdicts("stronger_checks", map(stronger_checks, candidates))
     return FalsePositives(
         len(candidates), int(strong.sum()), int(weak.sum()), int((weak & ~strong).sum())
     )
@@ -120,7 +123,8 @@ def fit_types(
         accepted: `[P]`, accepted draws of each problem.
         draws: `[P]`, or one number for all.
         completeness, soundness: of the verifier; it has to tell something, c > 1 - s.
-        types: how many; by default as many as BIC finds, up to 4.
+        types: how many; by default as many as BIC finds, up to 4, and to as many as there are
+            different counts: more bring nothing.
         seed: of the starts.
 
     Raises:
@@ -141,7 +145,9 @@ def fit_types(
             raise ArgumentError(
                 f"types={types}: {int(n.max())} draws of a problem tell {told} apart at most"
             )
-    tried = [types] if types is not None else list(range(1, min(_MOST_TYPES, told) + 1))
+    different = len(set(zip(k.tolist(), n.tolist(), strict=True)))
+    most = min(_MOST_TYPES, told, different)
+    tried = [types] if types is not None else list(range(1, most + 1))
     span = 1 - soundness, completeness
     fits = [_fit(k, n, many, span, seed) for many in tried]
     _, prior, accepts = min(fits, key=lambda fit: _bic(fit[0], len(fit[1]), len(k)))
@@ -151,6 +157,16 @@ def fit_types(
     return ImperfectVerifier(
         tuple(success[order].tolist()), completeness, soundness, tuple(shares.tolist())
     )
+
+
+def _verdicts(name: str, said: Iterable[bool | None]) -> NDArray[np.bool_]:
+    found = list(said)
+    if any(each is None for each in found):
+        raise ArgumentError(
+            f"{name}: no verdict on candidate {found.index(None)}, which is neither right nor "
+            "wrong; leave such candidates out, or say what they are"
+        )
+    return np.array(found, dtype=bool)
 
 
 def _share(part: int, whole: int) -> float:

@@ -28,7 +28,8 @@ from ppl.verifiers.exact.proof_state import ProofState, TacticError
 _CHEATS = re.compile(r"\b(sorry|admit|axiom|native_decide|unsafe|implemented_by|opaque|macro\w*)\b")
 _AXIOMS = re.compile(r"depends on axioms: \[([^\]]*)\]")
 _Path = tuple[str, int | None, tuple[str, ...]]  # statement, environment, tactics
-_NAME = re.compile(r"\b(?:theorem|lemma)\s+(\S+)")
+# Up to a universe `.{u}`, a binder or the colon, none of which needs a space before it.
+_NAME = re.compile(r"\b(?:theorem|lemma)\s+((?:«[^»]*»|[^\s:(\[{⦃«.]|\.(?!\{))+)")
 _STANDARD = {"propext", "Classical.choice", "Quot.sound"}
 
 
@@ -237,10 +238,10 @@ class LeanRepl:
         if not state.done:
             return False
         if name is None:
-            found = _NAME.search(state.statement)
-            if found is None:
+            found = _NAME.findall(state.statement)
+            if not found:
                 raise ValueError(f"name=None: {state.statement[:60]!r} is no named theorem")
-            name = found[1]
+            name = found[-1]  # comments and what it builds on come before
         return self.proves(state.statement, state.proof, name=name, env=state.env)
 
     def _begin(self, state: ProofState) -> tuple[str, ...]:
@@ -249,13 +250,14 @@ class LeanRepl:
         reply = self._held[0].command(f"{state.statement} by sorry", here, self.setup_seconds)
         holes = reply.get("sorries", [])
         wrong = [m.get("data") for m in reply.get("messages", ()) if m.get("severity") == "error"]
-        if wrong or len(holes) != 1 or not isinstance(holes[0].get("proofState"), int):
+        told = len(holes) == 1 and isinstance(holes[0].get("goal"), str)
+        if wrong or not told or not isinstance(holes[0].get("proofState"), int):
             raise LeanError(
                 f"{state.statement[:80]!r} followed by a proof is no theorem: "
                 f"{wrong[0] if wrong else f'{len(holes)} goals to begin with'}"
             )
         self._states[state.statement, state.env, ()] = holes[0]["proofState"]
-        return (str(holes[0].get("goal")),)
+        return (holes[0]["goal"],)
 
     def _after(self, state: ProofState, tactic: str) -> ProofState | TacticError:
         number = self._states[state.statement, state.env, state.tactics]

@@ -93,9 +93,12 @@ class Lean:
             raise TimeLimitError(str(error)) from error
         except WorkerError as error:
             raise LeanError(str(error)) from error
+        except BaseException:  # interrupted: its answer would be taken for the next
+            self.stop()
+            raise
         try:
             found = json.loads(reply)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LeanError(f"Lean answered {reply[:100]!r}, which is no JSON") from error
         if not isinstance(found, dict):
             raise LeanError(f"Lean refused the request: {reply[:200]}")

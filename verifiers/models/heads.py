@@ -7,7 +7,7 @@ checkpoint's own code would add on top is loaded here from its tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,8 @@ from transformers.utils import cached_file
 
 from ppl.errors import PRMFormatError
 from ppl.language.arguments import check_fields
-from ppl.lm.huggingface import _checked_head
+from ppl.lm.engine.linear import pack_linears
+from ppl.lm.huggingface import HFModel, _checked_head
 from ppl.lm.pretrained import load_pretrained
 
 LogOdds = Callable[[Tensor], Tensor]
@@ -80,6 +81,19 @@ class Labels:
 
         return log_odds
 
+    def beside(self, lm: HFModel, name: str) -> LogOdds:
+        """As `log_odds`, of a head that came with an adapter: its outputs are (bad, good)."""
+        for layer in ("score", "classifier"):
+            if f"{layer}.weight" in _came_with(lm):
+                linear = linear_beside(lm, layer, name)
+                if linear.out_features == 2:
+                    return _difference(linear)
+                raise PRMFormatError(
+                    f"{name}: its head {layer} has {linear.out_features} outputs, where the two "
+                    f"labels (bad, good) are read; {_WHOLE}"
+                )
+        raise _headless(lm, name, "score or classifier")
+
 
 @dataclass(frozen=True)
 class Words:
@@ -102,6 +116,17 @@ class Words:
 
         def log_odds(hidden: Tensor) -> Tensor:
             logits = head(hidden).float()
+            difference: Tensor = logits[:, good] - logits[:, bad]
+            return difference
+
+        return log_odds
+
+    def beside(self, lm: HFModel, name: str) -> LogOdds:
+        """As `log_odds`, of a model with an adapter beside its weights."""
+        good, bad = (self._token(lm.codec.tokenizer, w, name) for w in (self.good, self.bad))
+
+        def log_odds(hidden: Tensor) -> Tensor:
+            logits = lm.logits(hidden).float()
             difference: Tensor = logits[:, good] - logits[:, bad]
             return difference
 
@@ -146,7 +171,11 @@ class Layers:
             if bias is not None:
                 linear.bias.data = bias.float()
             layers += [nn.ReLU()] * bool(layers) + [linear]
-        model.reward_head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
+        head = nn.Sequential(*layers).to(model.device).requires_grad_(False)
+        if model.device.type == "cpu":  # a row's result is then the same whatever its company
+            width: Any = layers[0].in_features
+            pack_linears(head, lambda: head(torch.zeros(1, width)))
+        model.reward_head = head
         return model, tokenizer
 
     def log_odds(self, model: Any, tokenizer: Any, name: str) -> LogOdds:
@@ -166,6 +195,83 @@ class Layers:
             return out[:, 0] if outputs == 1 else out[:, 1] - out[:, 0]
 
         return log_odds
+
+    def beside(self, lm: HFModel, name: str) -> LogOdds:
+        """As `log_odds`, of layers that came with an adapter."""
+        layers: list[nn.Module] = []
+        for layer in self.names:
+            layers += [nn.ReLU()] * bool(layers) + [linear_beside(lm, layer, name)]
+        head = nn.Sequential(*layers)
+        if (outputs := head[-1].out_features) not in (1, 2):
+            raise PRMFormatError(
+                f"{name}: its layers {self.names} give {outputs} numbers, not 1, 2"
+            )
+        if outputs == 2:
+            return _difference(head)
+
+        def log_odds(hidden: Tensor) -> Tensor:
+            out: Tensor = head(hidden.float())
+            return out[:, 0]
+
+        return log_odds
+
+
+_WHOLE = "load model and adapter as one: save what merge_and_unload() gives, and load that folder"
+
+
+def beside(head: Head, lm: HFModel, name: str) -> LogOdds:
+    """The head of a reward model that is an adapter beside a language model's weights.
+
+    Raises:
+        PRMFormatError: it came with no such head.
+    """
+    made = getattr(head, "beside", None)
+    if made is None:
+        raise PRMFormatError(f"{name}: a {type(head).__name__} has no beside(lm, name); {_WHOLE}")
+    log_odds: LogOdds = made(lm, name)
+    return log_odds
+
+
+def refuse_own(**settings: Any) -> None:
+    """Raises ValueError for what an adapter beside a base has from the base."""
+    given = ", ".join(f"{name}=" for name, value in settings.items() if value is not None)
+    if given:
+        raise ValueError(f"{given} with base= are those of the base; set them where it is loaded")
+
+
+def _difference(layer: nn.Module) -> LogOdds:
+    """The second output minus the first."""
+
+    def log_odds(hidden: Tensor) -> Tensor:
+        out: Tensor = layer(hidden.float())
+        return out[:, 1] - out[:, 0]
+
+    return log_odds
+
+
+def _came_with(lm: HFModel) -> Mapping[str, Tensor]:
+    return lm.adapter.heads if lm.adapter else {}
+
+
+def _headless(lm: HFModel, name: str, layers: str) -> PRMFormatError:
+    heads = ", ".join(sorted(_came_with(lm))) or "no head"
+    return PRMFormatError(
+        f"{name}: its adapter has {heads}, not {layers}; pass the format that it was trained for, "
+        f"or {_WHOLE}"
+    )
+
+
+def linear_beside(lm: HFModel, layer: str, name: str) -> nn.Linear:
+    """A layer that came with the adapter of a model, in float32."""
+    heads = _came_with(lm)
+    weight, bias = heads.get(f"{layer}.weight"), heads.get(f"{layer}.bias")
+    if weight is None or weight.dim() != 2:
+        raise _headless(lm, name, layer)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight.data = weight.float()
+    if bias is not None:
+        linear.bias.data = bias.float()
+    return linear.to(lm.engine.device).requires_grad_(False)
 
 
 def _tensors(

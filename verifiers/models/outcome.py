@@ -25,14 +25,24 @@ from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
+from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
 from ppl.lm.settings import own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
 from ppl.verifiers.models.formats import escaped
+from ppl.verifiers.models.heads import linear_beside, refuse_own
 
 _SETTINGS = tuple(inspect.signature(load_pretrained).parameters)[2:]
+
+
+def _beside(
+    base: HFModel, source: str | Path, name: str, kv_bytes: int, options: dict[str, Any]
+) -> HFModel:
+    own = {n: v for n, v in options.items() if n != "token"}
+    refuse_own(**own, kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes)
+    return base.with_adapter(source, name=name, token=options.get("token"))
 
 
 class _WholeText:
@@ -41,15 +51,28 @@ class _WholeText:
 
     The text is rendered anew, with the model's chat template: prompt as the user's turn, the rest
     as the assistant's. A special token that the text itself spells out is broken by a space.
+
+    Attributes:
+        labels: the outputs of the head, by the names that they have.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int) -> None:
-        self.name, self.model = name, model.eval()
-        if getattr(model, "score", None) is None:
-            raise PRMFormatError(f"{name} is a {type(model).__name__} without a head called score")
+        self.name = name
         checks.count(kv_bytes=kv_bytes)
-        self.engine = Engine(model, name=name, capacity=kv_bytes)
-        self.parameters = parameter_count(model)
+        self._lm: HFModel | None = model if isinstance(model, HFModel) else None
+        if self._lm is not None:
+            self.model, self.engine = self._lm.model, self._lm.engine
+            self._head: Any = linear_beside(self._lm, "score", name)
+            self.parameters = self._lm.parameters
+            self.labels = {f"LABEL_{i}": i for i in range(self._head.out_features)}
+        else:
+            self.model, self._head = model.eval(), getattr(model, "score", None)
+            if self._head is None:
+                kind = type(model).__name__
+                raise PRMFormatError(f"{name} is a {kind} without a head called score")
+            self.engine = Engine(model, name=name, capacity=kv_bytes)
+            self.parameters = parameter_count(model)
+            self.labels = {str(label): int(i) for i, label in model.config.id2label.items()}
         self.codec = HFCodec(tokenizer, frozenset(), name)
 
     def _tokens(self, request: JudgeRequest) -> tuple[int, ...]:
@@ -76,6 +99,8 @@ class _WholeText:
     def logits(self, requests: Sequence[JudgeRequest]) -> Tensor:
         """`[requests, labels]` float32 outputs of the head."""
         texts = [self._tokens(request) for request in requests]
+        if self._lm is not None:
+            texts = [self._lm.marked(tokens) for tokens in texts]
         hidden = self.engine.hidden(
             texts,
             [len(tokens) - 1 for tokens in texts],
@@ -86,7 +111,8 @@ class _WholeText:
                 for r in requests
             ],
         )
-        out: Tensor = self.model.score(torch.stack([states[-1] for states in hidden])).float()
+        last = torch.stack([states[-1] for states in hidden])
+        out: Tensor = self._head(last if self._lm is None else last.float()).float()
         return out
 
 
@@ -94,7 +120,8 @@ class RewardModel(Ranker):
     """A scalar reward model: higher is better, and that is all it says.
 
     Args:
-        model: a sequence-classification model with one output.
+        model: a sequence-classification model with one output; or an `HFModel` with an adapter that
+            has such a head.
         tokenizer: its tokenizer, with a chat template.
         name: shown in messages.
         kv_bytes: memory for cached keys and values.
@@ -102,22 +129,35 @@ class RewardModel(Ranker):
 
     @checked
     def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int = 2 << 30) -> None:
-        if model.config.num_labels != 1:
-            raise PRMFormatError(
-                f"{name} has {model.config.num_labels} outputs; a reward model has one, for a "
-                "classifier use OutcomeModel"
-            )
         self.name = name
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+        if len(self._model.labels) != 1:
+            raise PRMFormatError(
+                f"{name} has {len(self._model.labels)} outputs; a reward model has one, for a "
+                "classifier use OutcomeModel"
+            )
 
     @staticmethod
     @own_names
     @keeps_origin
     @checked
-    def load(source: str | Path, *, kv_bytes: int = 2 << 30, **options: Any) -> RewardModel:
-        """A folder or a Hub id; further options as in `ppl.load`."""
+    def load(
+        source: str | Path,
+        *,
+        kv_bytes: int = 2 << 30,
+        base: HFModel | None = None,
+        **options: Any,
+    ) -> RewardModel:
+        """A folder or a Hub id; further options as in `ppl.load`.
+
+        Args:
+            base: as in `PRM.load`.
+        """
         checks.count(kv_bytes=kv_bytes)
-        refuse_unknown_settings("RewardModel.load", options, ("kv_bytes", *_SETTINGS))
+        refuse_unknown_settings("RewardModel.load", options, ("kv_bytes", "base", *_SETTINGS))
+        if base is not None:
+            lm = _beside(base, source, f"RewardModel({str(source)!r})", kv_bytes, options)
+            return RewardModel(lm, lm.codec.tokenizer, name=lm.name)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"RewardModel({name_with(str(source), options.get('weights'))!r})"
         return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
@@ -161,7 +201,8 @@ class OutcomeModel(Verifier):
     """A classifier of whole texts: P(label `good`), softmax over all its labels.
 
     Args:
-        model: a sequence-classification model.
+        model: a sequence-classification model; or an `HFModel` with an adapter that has such a
+            head.
         tokenizer: its tokenizer, with a chat template.
         name: shown in messages.
         good: the label that means "correct", as the model's configuration calls it.
@@ -186,13 +227,13 @@ class OutcomeModel(Verifier):
         kv_bytes: int = 2 << 30,
     ) -> None:
         checks.floor(floor=floor)
-        labels = {str(label): int(i) for i, label in model.config.id2label.items()}
+        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+        labels = self._model.labels
         if good not in labels or len(labels) < 2:
             raise PRMFormatError(
                 f"{name} has the labels {sorted(labels)}, not {good!r}: pass good="
             )
         self.name, self.floor, self._good = name, floor, labels[good]
-        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
 
     @staticmethod
     @own_names
@@ -204,13 +245,21 @@ class OutcomeModel(Verifier):
         good: str = "LABEL_1",
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
+        base: HFModel | None = None,
         **options: Any,
     ) -> OutcomeModel:
-        """A folder or a Hub id; further options as in `ppl.load`."""
+        """A folder or a Hub id; further options as in `ppl.load`.
+
+        Args:
+            base: as in `PRM.load`; the labels are then `"LABEL_0"`, `"LABEL_1"` and so on.
+        """
         checks.floor(floor=floor)
         checks.count(kv_bytes=kv_bytes)
-        known = ("good", "floor", "kv_bytes", *_SETTINGS)
+        known = ("good", "floor", "kv_bytes", "base", *_SETTINGS)
         refuse_unknown_settings("OutcomeModel.load", options, known)
+        if base is not None:
+            lm = _beside(base, source, f"OutcomeModel({str(source)!r})", kv_bytes, options)
+            return OutcomeModel(lm, lm.codec.tokenizer, name=lm.name, good=good, floor=floor)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"OutcomeModel({name_with(str(source), options.get('weights'))!r})"
         return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
+from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
 from ppl.lm.settings import own_names, refuse_unknown_settings
@@ -36,7 +38,7 @@ from ppl.verifiers.models.formats import (
     format_of,
     self_check,
 )
-from ppl.verifiers.models.heads import Labels, LogOdds, log_sigmoid
+from ppl.verifiers.models.heads import Labels, LogOdds, beside, log_sigmoid, refuse_own
 
 Tokens = tuple[int, ...]
 
@@ -51,7 +53,8 @@ class PRM(Verifier):
     or special token that the text itself contains is broken by a space.
 
     Args:
-        model: the model in evaluation mode, as its format's head loads it.
+        model: the model in evaluation mode, as its format's head loads it; or an `HFModel` with an
+            adapter (`HFModel.with_adapter`), whose engine and memory are then used.
         tokenizer: its tokenizer.
         name: shown in messages.
         format: how it wants to be asked.
@@ -96,11 +99,19 @@ class PRM(Verifier):
         checks.count(kv_bytes=kv_bytes)
         self.format = _with_labels(format, good, bad)
         self_check(self.format, tokenizer, name)
-        self.log_odds: LogOdds = self.format.head.log_odds(model, tokenizer, name)
-        self.engine = Engine(
-            model.eval(), name=name, capacity=kv_bytes, context_length=context_length
-        )
-        self.parameters = parameter_count(model)
+        self._lm: HFModel | None = model if isinstance(model, HFModel) else None
+        self.log_odds: LogOdds
+        if self._lm is not None:
+            if context_length is not None:
+                raise ValueError(f"{name}: context_length={context_length} is that of the base")
+            self.log_odds, self.engine = beside(self.format.head, self._lm, name), self._lm.engine
+            self.parameters = self._lm.parameters
+        else:
+            self.log_odds = self.format.head.log_odds(model, tokenizer, name)
+            self.engine = Engine(
+                model.eval(), name=name, capacity=kv_bytes, context_length=context_length
+            )
+            self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
@@ -125,6 +136,7 @@ class PRM(Verifier):
         weights: str | None = None,
         kv_bytes: int = 2 << 30,
         context_length: int | None = None,
+        base: HFModel | None = None,
         **unknown: Any,
     ) -> PRM:
         """A reward model by name: `"tiny"`, `"tiny-lines"`, a folder, or a Hugging Face Hub id.
@@ -132,6 +144,10 @@ class PRM(Verifier):
         Args:
             format: a format, or its name in `FORMATS`; None goes by the model's name and
                 configuration, see `format_of`. Other arguments as in the class and `ppl.load`.
+            base: a loaded model of which `source` is a LoRA adapter: the reward model stands
+                beside its weights, in its engine and memory. A head that was trained with the
+                adapter (`modules_to_save`) is the adapter's own; a token classifier's two outputs
+                are (bad, good).
             unknown: nothing; a name that another library uses is answered with what to do.
 
         Raises:
@@ -152,6 +168,25 @@ class PRM(Verifier):
             format = FORMATS[format]
         guessed = format is None
         format = format or format_of(source)
+        judges: dict[str, Any] = {
+            "format": format,
+            "meaning": meaning,
+            "aggregate": aggregate,
+            "good": good,
+            "bad": bad,
+            "floor": floor,
+        }
+        name = f"PRM({name_with(str(source), weights)!r})"
+        if base is not None:
+            refuse_own(
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                weights=weights,
+                kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
+            )
+            lm = base.with_adapter(source, name=name, token=token)
+            return PRM(lm, lm.codec.tokenizer, name=name, context_length=context_length, **judges)
         try:
             model, tokenizer = format.head.load(
                 embedded(source, "prm"),
@@ -172,24 +207,21 @@ class PRM(Verifier):
         return PRM(
             model,
             tokenizer,
-            name=f"PRM({name_with(str(source), weights)!r})",
-            format=format,
-            meaning=meaning,
-            aggregate=aggregate,
-            good=good,
-            bad=bad,
-            floor=floor,
+            name=name,
             kv_bytes=kv_bytes,
             context_length=context_length,
+            **judges,
         )
 
     @torch.inference_mode()
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """Log-probability of "good" for every new step, all texts in batches."""
-        return [
-            log_sigmoid(self.log_odds(states)) if len(states) else []
-            for states in self.states(requests)
-        ]
+        found = self.states(requests)
+        sizes = [len(states) for states in found]
+        if not any(sizes):
+            return [[] for _ in requests]
+        log_probs = iter(log_sigmoid(self.log_odds(torch.cat(found))))
+        return [list(itertools.islice(log_probs, size)) for size in sizes]
 
     @torch.inference_mode()
     def states(self, requests: Sequence[JudgeRequest]) -> list[Tensor]:
@@ -205,17 +237,20 @@ class PRM(Verifier):
             for tokens, positions in [self._render(request)]
             if positions
         ]
+        lm = self._lm
         rows = self.engine.batch_rows(max((len(tokens) for _, tokens, _ in asked), default=1))
         for begin in range(0, len(asked), rows):
             part = asked[begin : begin + rows]
             ledgers = [requests[i].ledger for i, _, _ in part]
             hidden = self.engine.hidden(
-                [tokens for _, tokens, _ in part],
+                [tokens if lm is None else lm.marked(tokens) for _, tokens, _ in part],
                 [positions[0] for _, _, positions in part],
                 [None if a is None else (a.of(self), "verifier_tokens", _REUSED) for a in ledgers],
             )
             for states, (i, _, positions) in zip(hidden, part, strict=True):
-                results[i] = states[[p - positions[0] for p in positions]]
+                if len(states) > len(positions):
+                    states = states[[p - positions[0] for p in positions]]
+                results[i] = states
         return results
 
     def _render(self, request: JudgeRequest) -> tuple[Tokens, list[int]]:

@@ -62,9 +62,12 @@ def _look(engine: Engine, adapters: Adapters, number: int, name: str) -> None:
     _refuse_uncalled(adapters.calls(engine.base, number), before, name, "compiles what is in it")
     for slot, text in zip(slots, [mine, other], strict=True):
         engine.close(slot, text)
-    admission.compare(engine.base, name, [other, other], [hidden[1], steps[1:]])
+    plainly, rounds = engine.runner.plainly, engine.slots.keeps.int8
+    whole, last = [other, other], [hidden[1], steps[1:]]
+    admission.compare(plainly, engine.base, name, whole, last, rounds=rounds)
     with adapters.running([number], len(own)):
-        admission.compare(engine.base, name, [own, again], [hidden[0], steps[:1]])
+        whole, last = [own, again], [hidden[0], steps[:1]]
+        admission.compare(plainly, engine.base, name, whole, last, rounds=rounds)
 
 
 def _refuse_uncalled(

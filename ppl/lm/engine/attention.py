@@ -251,8 +251,8 @@ def grouped_attention(
     if filling is not None and not filling.takes(attention_mask, key, value, softcap, s_aux):
         filling = None
     if running.standing is not None:
-        shared = running, filling, query, key, value, attention_mask
-        return _attend_standing(*shared, scaling, softcap, s_aux)
+        asked = running, filling, query, key, value, attention_mask
+        return _attend_standing(*asked, scaling, softcap, s_aux)
     if filling is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         means = filling.own_means(query, key, value, scale).values.to(query.dtype)

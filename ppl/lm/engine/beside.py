@@ -110,8 +110,10 @@ class Thin:
         kept = [i for i, (number, _) in enumerate(self._order) if number not in numbers]
         if len(kept) < len(self._order):
             ranks = [rank for _, rank in self._order]
-            self._a = torch.cat([self._a[:0], *(self._a.split(ranks)[i] for i in kept)])
-            self._b = torch.cat([self._b[:0], *(self._b.split(ranks)[i] for i in kept)])
+            for name in ("_a", "_b"):
+                whole: Tensor = getattr(self, name)
+                parts = torch.split(whole, ranks)
+                setattr(self, name, torch.cat([whole[:0], *(parts[i] for i in kept)]))
             self._order = tuple(self._order[i] for i in kept)
 
     def __call__(self, layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -123,7 +125,8 @@ class Thin:
             return output
         self.calls += 1
         rows, x = len(running.numbers), given[0]
-        if x.numel() != rows * running.width * self._inputs:
+        of_rows = x.dim() > 2 and len(x) == rows  # some read all that is kept of a row
+        if not of_rows and x.numel() != rows * running.width * self._inputs:
             raise UnsupportedModelError(
                 f"{self.name} is given {tuple(x.shape)} where a pass has {rows} rows of "
                 f"{running.width} tokens, so that each row's adapter is not known; put the adapter "
@@ -173,7 +176,7 @@ class Adapters:
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Token ids without the marks of adapters that there were."""
-        return ids & ID if ids.max() >> _BITS <= self._last else ids
+        return ids & ID if 0 < ids.max() >> _BITS <= self._last else ids
 
     def add(self, model: nn.Module, pairs: Mapping[str, Pair], usual: Tensor) -> int:
         """Adds an adapter and returns its number.
@@ -271,4 +274,5 @@ def _like(layer: nn.Module, usual: Tensor) -> Tensor:
     """A tensor of the dtype and on the device in which the layer computes."""
     plain = isinstance(layer, nn.Linear | Conv1D)  # packed weights are slow to look at
     weight: Any = layer.weight if plain else usual
-    return weight.detach()
+    like: Tensor = weight.detach()
+    return like

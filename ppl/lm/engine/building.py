@@ -74,14 +74,14 @@ def _of_this_user(kept: Path) -> bool:
 def _keep(library: Path, kept: Path) -> None:
     """Appears by a rename, so it is whole or not there."""
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=kept.parent)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=kept.parent)
     os.close(handle)
+    partial = Path(name)
     try:
         shutil.copyfile(library, partial)
-        os.chmod(partial, 0o600)
-        os.replace(partial, kept)
+        partial.replace(kept)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 @cache

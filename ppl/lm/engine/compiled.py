@@ -119,14 +119,13 @@ def _attend(
         if window.int8:
             keys, values = window.write(layer, key, value)
             # Once more, into the copy, in which rows that compute for nobody have no last column.
-            key, value, columns = (
-                as_kept(key),
-                as_kept(value),
-                columns.clamp(max=window.visible - 1),
-            )
-        of_rows = columns, seen, positions, running.table
-        more = scaling, softcap or 0.0, sinks, before, window.place(layer)
-        return native.attend(query, key, value, keys, values, *of_rows, *more)
+            key, value = as_kept(key), as_kept(value)
+            columns = columns.clamp(max=window.visible - 1)
+        new, memory, place = (query, key, value), (keys, values), window.place(layer)
+        table, cap = running.table, softcap or 0.0
+        return native.attend(
+            *new, *memory, columns, seen, positions, table, scaling, cap, sinks, before, place
+        )
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(
         None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks

@@ -190,11 +190,12 @@ class EngineDecoder:
         for number, stem in enumerate(old):
             if number not in going:
                 self._close(stem)
-        leaving = [old[number] for number in sorted(going) if old[number].slot is None]
-        rows = [branches_of[number] for number in sorted(going) if old[number].slot is None]
-        seats = engine.seat([stem.text for stem in leaving], rows)
-        for stem, slot in zip(leaving, seats, strict=True):
-            stem.slot = slot
+        leaving = [number for number in sorted(going) if old[number].slot is None]
+        if leaving:
+            texts = [old[number].text for number in leaving]
+            seats = engine.seat(texts, [branches_of[number] for number in leaving])
+            for number, slot in zip(leaving, seats, strict=True):
+                old[number].slot = slot
         # The first branch goes on in its stem's slot, the others fork off it.
         forked: dict[int, Slot] = {}  # new stem -> the slot to copy
         for i in computing:
@@ -205,8 +206,9 @@ class EngineDecoder:
                 self._stems[i].slot = source.slot
             else:
                 forked[i] = source.slot
-        for i, slot in zip(forked, engine.fork(list(forked.values())), strict=True):
-            self._stems[i].slot = slot
+        if forked:
+            for i, slot in zip(forked, engine.fork(list(forked.values())), strict=True):
+                self._stems[i].slot = slot
         if computing:
             running = [self._stems[i] for i in computing]
             slots, texts = [s.slot for s in running if s.slot], [s.text for s in running]

@@ -24,10 +24,9 @@ from ppl.lm.engine import admission, selfcheck
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
-from ppl.lm.engine.runs import MOST_PARTS, Match, Slot, State, Tokens, common_prefix
+from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 
-# Shared prefixes shorter than this are not worth a pass of their own: on a CPU a pass costs what it
-# computes, on a GPU a short one costs as much as one of hundreds of tokens.
+# Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
 # So often room is made for what has been found before it is taken as it is.
 _TRIES = 4
@@ -143,6 +142,8 @@ class Engine:
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
+        kept = self.sharing.able and keeps.cuts(self.context_length)
+        self._memory.slides = kept and not self.resumes
 
     @property
     def passes(self) -> int:
@@ -177,11 +178,12 @@ class Engine:
             parts: dict[int, int] = {}
             for text in counts:
                 match = self.pool.match(text)
-                own, apart = self._rest(text, match, counts)
+                own, apart = self._memory.rest(text, match, counts)
                 bases[text] = len(text) if apart else len(text) - own
                 outside += apart
                 parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
             longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
+            longest = self._memory.bounded(longest)
             trunks = outside * self._memory.bytes_per_token + sum(parts.values())
             if trunks > self.capacity // 2:
                 return self.batch_rows(max(lengths))
@@ -239,7 +241,7 @@ class Engine:
         weights = Counter(texts)
         for text, count in zip(texts, rows or [1] * len(texts), strict=True):
             weights[text] += count - 1
-        slots = self._filled(self._founded(*self._found(list(weights), weights, True)))
+        slots = self._filled(self._founded(*self._found(list(weights), weights)))
         twins = iter(self.fork([slots[t] for i, t in enumerate(texts) if t in texts[:i]]))
         return [next(twins) if t in texts[:i] else slots[t] for i, t in enumerate(texts)]
 
@@ -253,7 +255,7 @@ class Engine:
     def known_from(self, text: Tokens, first: int) -> Tensor | None:
         """Last hidden states `[n, hidden]` from position `first` on, None if any of them would have
         to be computed."""
-        match = self.pool.match(text)
+        match = self.pool.match(text, first)
         return None if match.length < len(text) else self.pool.states(match, first)
 
     @alone
@@ -278,6 +280,7 @@ class Engine:
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
+        self._memory.slide(slots, [1] * len(slots))
         self._room(max(slot.tail for slot in slots) + 1)
         return self.runner.step(slots, texts)
 
@@ -285,7 +288,9 @@ class Engine:
     def extend(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> list[Tensor]:
         """Computes the last tokens of each row's text, those that its slot does not hold yet, in
         one pass: last hidden states `[n, hidden]` of these."""
-        self._room(max(len(t) - slot.base for t, slot in zip(texts, slots, strict=True)))
+        more = [len(t) - slot.length for t, slot in zip(texts, slots, strict=True)]
+        self._memory.slide(slots, more)
+        self._room(max(slot.tail + n for slot, n in zip(slots, more, strict=True)))
         starts = [slot.length for slot in slots]
         self.runner.fill(list(zip(texts, slots, strict=True)))
         return [
@@ -319,39 +324,45 @@ class Engine:
         # Memory is made before anything is looked up: what is found stays where it is.
         self._reserve(unique, weights, shared)
         self._share_prefixes(shared, unique, first_payers)
-        matches, apart = self._found(unique, weights)
+        wanted: dict[Tokens, int] = {}
+        for text, start in zip(texts, first, strict=True):
+            wanted[text] = min(start, wanted.get(text, start))
+        matches, apart = self._found(unique, weights, wanted)
         for text, match in matches.items():
             if match.length < len(text):
                 matches[text] = match.cut(self._resumed(text, match)[0])
         self._book(texts, matches, payers)
         missing = [text for text, match in matches.items() if match.length < len(text)]
-        matches = self._founded(matches, apart)
+        matches = self._founded(matches, apart, wanted)
         slots = self._filled({text: matches[text] for text in missing})
         states = [
             self.slots.states_of(slots[text], start)
-            if text in slots
-            else self.pool.states(self.pool.match(text), start)  # runs were split since
+            if text in slots and not self._memory.slides  # else some of it may be elsewhere
+            else self.pool.states(self.pool.match(text, start), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()
         return slots, states
 
     def _found(
-        self, texts: Sequence[Tokens], weights: Mapping[Tokens, int], all_of_them: bool = False
+        self,
+        texts: Sequence[Tokens],
+        weights: Mapping[Tokens, int],
+        first: Mapping[Tokens, int] | None = None,
     ) -> tuple[dict[Tokens, Match], set[Tokens]]:
-        """What is known of each text, for the rest of which there is memory, and for a slot each
-        (`all_of_them`: of the known ones, too); and which are to be made one copy."""
+        """What is known of each text, for the rest of which there is memory, and which become one
+        copy. What follows `first` is wanted of those that go on; else each text is given a slot."""
         self._reserve(texts, weights, {})
         for attempt in itertools.count():
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
-            matches = {text: self.pool.match(text) for text in texts}
+            matches = {text: self.pool.match(text, (first or {}).get(text)) for text in texts}
             going = [t for t, m in matches.items() if self._resumed(t, m)[0] < len(t)]
-            placed = matches if all_of_them else {t: matches[t] for t in going}
+            placed = matches if first is None else {t: matches[t] for t in going}
             apart, outside, needed = set(), 0, 0
             for text in sorted(matches, key=len):
-                own, rest = self._rest(text, matches[text], weights)
+                own, rest = self._memory.rest(text, matches[text], weights)
                 if rest and self._memory.fits(outside + rest):
                     apart.add(text)
                     outside += rest
@@ -371,24 +382,9 @@ class Engine:
         rows, longest, outside = {**weights, **shared}, 1, 0
         for text in (*bases, *texts):
             base = max([len(b) for b in bases if b != text and text[: len(b)] == b], default=0)
-            own, apart = self._rest(text, self.pool.match(text), rows, base)
+            own, apart = self._memory.rest(text, self.pool.match(text), rows, base)
             longest, outside = max(longest, own), outside + apart
         self._memory.reserve(len(texts), longest, outside)
-
-    def _rest(
-        self, text: Tokens, match: Match, weights: Mapping[Tokens, int], base: int = 0
-    ) -> tuple[int, int]:
-        """Tokens of a text that will be in its slot, and of what will be made for several rows.
-
-        Args:
-            match: what is known of it.
-            base: so many tokens will be in a trunk in any case.
-        """
-        trunk = self._memory.trunk(match)
-        rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
-        if len(trunk) < MOST_PARTS and self._memory.pays(weights.get(text, 1), rest):
-            return 1, rest
-        return rest, 0
 
     def _shared(self, texts: Sequence[Tokens], weights: Mapping[Tokens, int]) -> dict[Tokens, int]:
         """Prefixes that several of the texts share and that are to be computed, or to be made one
@@ -409,7 +405,7 @@ class Engine:
                 high += 1
             rows = sum(weights.get(t, 1) for t, _ in ordered[low : high + 1])
             prefix = text[:size]
-            if new or self._rest(prefix, self.pool.match(prefix), {prefix: rows})[1]:
+            if new or self._memory.rest(prefix, self.pool.match(prefix), {prefix: rows})[1]:
                 shared[prefix] = rows
         return shared
 
@@ -467,20 +463,24 @@ class Engine:
         return slots
 
     def _founded(
-        self, matches: dict[Tokens, Match], apart: Collection[Tokens]
+        self,
+        matches: dict[Tokens, Match],
+        apart: Collection[Tokens],
+        first: Mapping[Tokens, int] = {},
     ) -> dict[Tokens, Match]:
         """Makes what several rows begin with one copy: they can stand on it.
 
         Args:
             apart: for these texts.
+            first: as in `_found`.
         """
         for text in sorted(apart, key=len):
-            match = self.pool.match(text)  # some of it may have been made just now
+            match = self.pool.match(text, first.get(text))  # some may have been made just now
             trunk = self._memory.trunk(match)
             base = trunk[-1].stop if trunk else 0
             piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
             self.pool.found(text, self.pool.segment(piece, base, trunk=True))
-        found = {text: self.pool.match(text) if apart else m for text, m in matches.items()}
+        found = {t: self.pool.match(t, first.get(t)) if apart else m for t, m in matches.items()}
         return {t: m if t in apart else m.cut(matches[t].length) for t, m in found.items()}
 
     def _resumed(self, text: Tokens, match: Match) -> tuple[int, State | None]:

@@ -81,6 +81,11 @@ class KV:
         """Whether a text of `most` tokens has any that are not seen from its end."""
         return bool(self.window) and self.window + self.sinks < most
 
+    @property
+    def reach(self) -> int:
+        """How many of the tokens before it a token looks at, besides sinks."""
+        return self.window - 1
+
     def sees(self, positions: Tensor, keys: Tensor) -> Tensor:
         """Which keys are near or first, by positions that fit together."""
         return (keys > positions - self.window) | (keys < self.sinks)

@@ -26,7 +26,7 @@ _ROWS = 16
 
 
 class LaidOutLinear(nn.Module):
-    """A linear layer for inference on a CPU, in place of an `nn.Linear`: its weight is laid out once.
+    """A linear layer for inference on a CPU, in place of an `nn.Linear`, its weight laid out once.
 
     What it has is plain attributes: a layout of its own is nothing to save, move or cast.
 
@@ -56,7 +56,7 @@ class LaidOutLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """`[out_features, in_features]`: the weight that it multiplies with, laid out back; slow."""
+        """`[out_features, in_features]`: the weight it multiplies with, laid out back; slow."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -99,7 +99,7 @@ def _packed_shape(x: Tensor, layer: int, out_features: int) -> Tensor:
 
 _library: Any = torch.library.Library("ppl_linear", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed(Tensor x, int layer, int out_features) -> Tensor")
-_library.impl("packed", lambda x, layer, _: _layers[layer].product(x), "CPU")
+_library.impl("packed", lambda x, layer, _: _layers[layer](x), "CPU")
 torch.library.register_fake("ppl_linear::packed", _packed_shape, lib=_library)
 
 

@@ -11,11 +11,13 @@ import torch
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import MOST_PARTS, Match, Piece, Slot, Tokens, Trunk
+from ppl.lm.engine.runs import MOST_PARTS, NO_HOLE, Match, Piece, Slot, Tokens, Trunk
 from ppl.lm.engine.slots import Slots, bucket
 
 # Tokens; slots that are longer than twice what is needed are kept up to here.
 _LONG = 256
+# Tokens that a row computes at least before it gives up what is outside of its window.
+_SLACK = 32
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Memory:
         slots, pool: where rows run, and the tree of what they computed.
         bytes_per_token: what a token takes in either.
         sharing: when rows stand on one copy.
+        slides: whether rows give up what they do not look at any more.
+        most: tokens that a slot then has, as long as nothing longer is put into it at once.
     """
 
     def __init__(
@@ -64,10 +68,12 @@ class Memory:
         self._state_nbytes = state_nbytes
         self.capacity, self._context_length = capacity, context_length
         self.bytes_per_token: int = layout.nbytes(dtype, keeps.int8)
-        self.pool = PrefixPool(capacity)
+        self.pool = PrefixPool(capacity, keeps)
         self.slots = Slots(layout, self.pool, dtype, device, keeps)
         self.pool.view = self.slots.view
         self.sharing = Sharing()
+        self.slides = False
+        self.most = bucket(keeps.sinks + keeps.window + _SLACK)
 
     @property
     def peak_nbytes(self) -> int:
@@ -111,6 +117,44 @@ class Memory:
             pool.capacity = max(0, self.capacity - slots.nbytes)
         pool.trim(self.bytes_per_token * tokens)
 
+    def rest(
+        self, text: Tokens, match: Match, weights: Mapping[Tokens, int], base: int = 0
+    ) -> tuple[int, int]:
+        """Tokens of a text that will be in its slot, and of what will be made for several rows.
+
+        Args:
+            match: what is known of it.
+            weights: how many rows go on from a text; 1 where nothing is said.
+            base: so many tokens will be in a trunk in any case.
+        """
+        trunk, rows = self.trunk(match), weights.get(text, 1)
+        rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
+        few = len(trunk) < MOST_PARTS
+        if not self.slides:
+            return (1, rest) if few and self.pays(rows, rest) else (rest, 0)
+        missing = len(text) - match.length
+        if few and not any(edge.lost for edge in match.runs):
+            # What does not fit in a slot of the window has memory of its own, also for one row.
+            alone = rest > self.most and missing > _SLACK
+            if self.pays(1 << 30 if alone else rows, rest):
+                return 1, rest
+        keeps = self.slots.keeps
+        return min(rest, max(self.most, keeps.sinks + keeps.reach + missing)), 0
+
+    def slide(self, slots: Sequence[Slot], more: Sequence[int]) -> None:
+        """Makes room in the slots of rows that would have more than a window, with so many tokens
+        more."""
+        if self.slides:
+            for slot, count in zip(slots, more, strict=True):
+                if slot.tail + count > self.most:
+                    self.slots.slide(slot, self.slots.keeps.reach)
+
+    def _hole(self, base: int, length: int) -> tuple[int, int]:
+        """What a row that goes on from there need not have in its slot."""
+        keeps = self.slots.keeps
+        start, stop = max(base, keeps.sinks), length - keeps.reach
+        return (start, stop) if self.slides and stop > start else NO_HOLE
+
     def room(self, matches: Mapping[Tokens, Match], tokens: int, apart: Collection[Tokens]) -> bool:
         """Makes room outside of slots for what `place` moves there, and so many tokens besides;
         whether there was. If not, something was forgotten.
@@ -141,7 +185,8 @@ class Memory:
             if slot is None or slot.busy or slot in claimed:
                 continue
             trunk = self.trunk(match)
-            if slot.base >= (trunk[-1].stop if trunk else 0):
+            short = slot.base >= (trunk[-1].stop if trunk else 0)
+            if short and self._goes_on(match, len(text) - match.length):
                 own[text] = slot
                 claimed.add(slot)
         return own
@@ -157,10 +202,22 @@ class Memory:
         for text, slot in slots.items():
             if text not in own:
                 slot.stand(self.trunk(matches[text]))
+                slot.hole = self._hole(slot.base, matches[text].length)
                 for at, piece in self.beyond(matches[text], slot.base):
-                    self.slots.view(slot, at, at + len(piece.states)).copy_(piece)
+                    for start, part in _beside(slot.hole, at, piece):
+                        self.slots.view(slot, start, start + len(part.states)).copy_(part)
             slot.length = matches[text].length
         return slots
+
+    def _goes_on(self, match: Match, more: int) -> bool:
+        """Whether its slot has all that a row looks at that goes on from there, and room for so
+        many tokens more."""
+        slot, length = match.slot, match.length
+        if slot is None or not self.slides:
+            return True
+        start, stop = slot.hole
+        there = length <= start or length - self.slots.keeps.reach >= stop
+        return there and slot.column(length) + more <= self.most
 
     def beyond(self, match: Match, base: int) -> Iterator[tuple[int, Piece]]:
         """Views of what was matched from a position on, each with the position it begins at."""
@@ -175,8 +232,8 @@ class Memory:
         than a block, or would cost more to read apart, is copied.
         """
         for slot, copies in Counter(slots).items():
-            few = len(slot.trunk) < MOST_PARTS and self.pays(copies + 1, slot.tail)
-            if few and self.fits(slot.tail):
+            whole = slot.hole == NO_HOLE and len(slot.trunk) < MOST_PARTS
+            if whole and self.pays(copies + 1, slot.tail) and self.fits(slot.tail):
                 self.pool.trim(self.bytes_per_token * slot.tail)
                 self.slots.seal(slot)
         self.reserve(len(slots), max(slot.tail for slot in slots))
@@ -186,9 +243,9 @@ class Memory:
         for fork, slot in zip(forks, slots, strict=True):
             self.slots.take(fork)
             fork.stand(slot.trunk)
-            own = self.slots.view(slot, slot.base, slot.length)
-            self.slots.view(fork, slot.base, slot.length).copy_(own)
             fork.length, fork.state = slot.length, slot.state
+            fork.hole = slot.hole
+            self.slots.content(fork).copy_(self.slots.content(slot))
         return forks
 
     def _shape_for(self, count: int, length: int) -> tuple[int, int]:
@@ -201,6 +258,7 @@ class Memory:
         # Where a few long texts ran, the tails of many rows need no slots as long as theirs.
         most = slots.length if slots.length <= max(_LONG, 2 * needed) else needed
         ahead = min(slots.length * 3 // 2, self._context_length) if needed > slots.length else 0
+        ahead = self.bounded(ahead) if needed <= self.most else ahead
         for wanted in (max(ahead, most), most, needed):
             if wanted >= needed and count <= self.batch_rows(wanted):
                 needed = wanted
@@ -208,5 +266,18 @@ class Memory:
         more = 2 * len(slots.all) if count > len(slots.all) else len(slots.all)
         return max(count, min(more, self.batch_rows(needed))), needed
 
+    def bounded(self, tokens: int) -> int:
+        """How many of so many tokens a row has in its slot at most."""
+        return min(tokens, self.most) if self.slides else tokens
+
     def _slot_nbytes(self, length: int) -> int:
         return self.bytes_per_token * (bucket(length) + 1) + self._state_nbytes
+
+
+def _beside(hole: tuple[int, int], at: int, piece: Piece) -> Iterator[tuple[int, Piece]]:
+    """What of a piece at a position is before a hole, and what is behind it."""
+    start, stop = hole
+    for low, high in ((at, start), (max(at, stop), at + len(piece.states))):
+        high = min(high, at + len(piece.states))
+        if low < high:
+            yield low, piece[low - at : high - at]

@@ -31,7 +31,7 @@ from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import Piece, Slot, Tokens, Trunk, common_prefix
+from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 
@@ -121,7 +121,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self._running: list[tuple[int, int]] = []
+        self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._common: list[int] = []
         self.forget()
 
@@ -178,15 +178,14 @@ class Passes:
         if self._states:
             self._fill_evenly(rows)
             return
-        new = sum(len(text) - slot.length for text, slot in rows)
-        if self._packs and new >= _PACKED * len(rows):
+        missing = sum(len(text) - slot.length for text, slot in rows)
+        if self._packs and missing >= _PACKED * len(rows):
             slots = self._slots
             jobs = []
             for text, slot in rows:
-                kv = tuple(group[:, slot.index] for group in slots.kv)
-                at = slot.length, slot.tail
-                memory = kv, slots.states[slot.index], slot.trunk
-                jobs.append(Job(text[slot.length :], *at, *memory))
+                new, kv = text[slot.length :], tuple(group[:, slot.index] for group in slots.kv)
+                states = slots.states[slot.index]
+                jobs.append(Job(new, slot.length, slot.tail, kv, states, slot.trunk))
             self._pack(jobs)
             for text, slot in rows:
                 slot.length = len(text)
@@ -231,8 +230,8 @@ class Passes:
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
-        whole = ids.dtype.kind == "i" and ids.min() >= 0
-        if not whole or (self.adapters.plain(ids) >= self._vocabulary).any():
+        most = self._vocabulary
+        if ids.dtype.kind != "i" or ids.min() < 0 or self.adapters.plain(ids).max() >= most:
             raise PromptError(
                 f"{self._name}: {ids.tolist()[:8]} are not all token ids of this model, which are "
                 f"the integers 0 to {self._vocabulary - 1}; make texts with lm.prompt, lm.chat or "
@@ -244,14 +243,16 @@ class Passes:
         texts, rows = [text for text, _ in group], [slot for _, slot in group]
         low, high = self._slots.gather(rows, _SPREAD if width == 1 else 0.0)
         where = [slot.index - low for slot in rows]
-        ids, positions, columns = inputs = torch.zeros((3, high - low, width), dtype=torch.long)
-        columns.fill_(self._slots.length)
+        ids, positions, columns = table = np.zeros((3, high - low, width), dtype=np.int64)
+        columns[:] = self._slots.length
         sizes = [min(len(text) - slot.length, width) for text, slot in group]
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
-            ids[row, :size] = torch.tensor(text[slot.length : after]) & ID
-            positions[row, :size] = torch.arange(slot.length, after)
-            columns[row, :size] = torch.arange(slot.tail, slot.tail + size)
+            ids[row, :size] = text[slot.length : after]
+            positions[row, :size] = range(slot.length, after)
+            columns[row, :size] = range(slot.tail, slot.tail + size)
+        ids &= ID
+        inputs = torch.from_numpy(table)
         ends = [0] * (high - low)
         for row, size, slot in zip(where, sizes, rows, strict=True):
             ends[row] = slot.tail + size - 1
@@ -259,7 +260,7 @@ class Passes:
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
-        window = self._slots.window(low, columns.to(self.device), max(ends) + 1)
+        window = self._slots.window(low, inputs[2].to(self.device), max(ends) + 1)
         tails = [slot.tail for slot in rows]
         filling = self._filling(zip(where, tails, sizes, strict=True), width)
         self._forward(inputs, window, sum(sizes), spans, standing, filling)
@@ -357,7 +358,7 @@ class Passes:
             return spans
         order = sorted(range(len(slots)), key=where.__getitem__)
         # Unique to the row, not to the slot; a row may move to another trunk.
-        running = [(slots[i].used, slots[i].base) for i in order]
+        running = [(slots[i].used, slots[i].base, slots[i].hole) for i in order]
         if running != self._running:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
@@ -391,7 +392,7 @@ class Passes:
             filling: of a pass of many tokens a row, which rows get how many.
         """
         self._count(inputs, real)
-        ids, positions, _ = inputs.to(self.device)
+        ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
         beside = self.adapters.seated(inputs.shape[2])
@@ -432,7 +433,8 @@ class Passes:
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
-            with reaching(positions, None if standing is None else standing.bases, self._keeps):
+            bases = None if standing is None else standing.bases
+            with reaching(positions, bases, self._keeps, window.holes):
                 output = self._base(attention_mask=None, **asked)
         else:
             tails = positions if standing is None else positions - standing.bases[:, None]
@@ -483,5 +485,7 @@ def _kept(place: Place | None) -> Place:
 def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
     """How many first keys two slots have in common."""
     if a.trunk != b.trunk:
+        return 0
+    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
         return 0
     return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

@@ -121,9 +121,11 @@ class Packed:
 
     def keep(self, states: Tensor) -> None:
         """Writes last hidden states `[T, 1, hidden]`."""
-        sizes = [len(job.tokens) for job in self.jobs]
-        for job, some in zip(self.jobs, torch.split(states[:, 0], sizes), strict=True):
-            job.states[job.column : job.column + len(job.tokens)] = some
+        done = 0
+        for job in self.jobs:
+            new = len(job.tokens)
+            job.states[job.column : job.column + new] = states[done : done + new, 0]
+            done += new
 
 
 @dataclass

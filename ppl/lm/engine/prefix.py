@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.runs import Edge, Held, Match, Piece, Segment, Slot, Tokens, common_prefix
 
 # What a slot holds from one position to another.
@@ -31,11 +32,12 @@ class PrefixPool:
 
     Attributes:
         held: the bytes of all segments.
+        keeps: what rows keep of keys and values: of a window, some runs may be lost.
         view: reads a run out of a slot; set by whoever owns the slots.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, keeps: KV = KV()) -> None:  # noqa: B008 (a frozen value)
+        self.capacity, self.keeps = capacity, keeps
         self.held = Held()
         self.view: View | None = None
         self._clock = 0
@@ -50,14 +52,21 @@ class PrefixPool:
         """A segment whose bytes are counted here."""
         return Segment(piece, start, self.held, trunk)
 
-    def match(self, tokens: Tokens) -> Match:
-        """The longest stored prefix of `tokens`."""
+    def match(self, tokens: Tokens, first: int | None = None) -> Match:
+        """The longest stored prefix of `tokens` from which a row can go on.
+
+        Args:
+            first: what follows this position is wanted, too, not only that row.
+        """
         runs: list[Edge] = []
         length = 0
         for edge, shared in self._walk(tokens):
             runs.append(edge)
             length += shared
-        return Match(length, tuple(runs))
+        match = Match(length, tuple(runs))
+        if not self.keeps.window:
+            return match
+        return match.usable(self.keeps.reach, first)
 
     def read(self, edge: Edge, size: int) -> Piece:
         """A view of the first `size` tokens of a run, wherever they are."""
@@ -75,7 +84,7 @@ class PrefixPool:
         """
         in_slots = [i for i, edge in enumerate(match.runs) if edge.slot is not None]
         at = 0
-        if in_slots:
+        if in_slots and not self.keeps.window:
             edge = match.runs[in_slots[-1]]
             at = min(edge.stop, match.length)
             assert edge.slot is not None
@@ -84,7 +93,7 @@ class PrefixPool:
                 yield part.start, part.piece
             yield edge.slot.base, self.view(edge.slot, edge.slot.base, at)
         for edge in match.runs:
-            if edge.start >= at:
+            if edge.start >= at and not edge.lost:
                 yield edge.start, self.read(edge, min(len(edge.tokens), match.length - edge.start))
 
     def states(self, match: Match, start: int) -> Tensor:
@@ -98,20 +107,34 @@ class PrefixPool:
         return torch.cat(parts)
 
     def insert(self, tokens: Tokens, slot: Slot) -> None:
-        """Makes known what a slot holds: everything about `tokens`, from position 0 on."""
+        """Makes known what a slot holds: everything about `tokens`, from position 0 on, but what is
+        in its hole."""
+        start, stop = slot.hole
+        if self.keeps.window:
+            for end in slot.hole:
+                self.cut(tokens[:end])
         parent, length = self._end_of(tokens)
+        if self.keeps.window:
+            for edge, _ in self._walk(tokens):
+                there = edge.stop <= start or edge.start >= stop
+                if edge.lost and there and edge.start >= slot.base:
+                    edge.slot = slot
+                    slot.edges.add(edge)
         for part in slot.trunk:
             if length < part.stop:
                 parent = self._grow(parent, tokens[length : part.stop], part.segment)
                 length = part.stop
-        if length == len(tokens):
-            return
-        if parent.slot is slot and not parent.children:
-            parent.tokens += tokens[length:]
-            return
-        edge = Edge(tokens[length:], length, None, slot, parent, used=self._clock)
-        parent.children[edge.tokens[0]] = edge
-        slot.edges.add(edge)
+        for end, whose in (start, slot), (stop, None), (len(tokens), slot):
+            if length >= end:
+                continue
+            if parent.slot is not None and parent.slot is whose and not parent.children:
+                parent.tokens += tokens[length:end]
+            else:
+                parent = self._grow(parent, tokens[length:end], None)
+                if whose is not None:
+                    parent.slot = whose
+                    whose.edges.add(parent)
+            length = end
 
     def found(self, tokens: Tokens, segment: Segment) -> None:
         """Makes known what a segment holds: all of `tokens` from its start on, where one of the
@@ -132,7 +155,7 @@ class PrefixPool:
             length += shared
         return parent, length
 
-    def _grow(self, parent: Edge, tokens: Tokens, segment: Segment) -> Edge:
+    def _grow(self, parent: Edge, tokens: Tokens, segment: Segment | None) -> Edge:
         edge = Edge(tokens, parent.stop, segment, None, parent, used=self._clock)
         parent.children[tokens[0]] = edge
         return edge
@@ -150,6 +173,15 @@ class PrefixPool:
         piece = self.read(edge, len(edge.tokens)).clone()
         edge.slot.edges.discard(edge)
         edge.segment, edge.slot = self.segment(piece, edge.start), None
+
+    def lose(self, edge: Edge, start: int, stop: int) -> None:
+        """Its slot gives up what is between two positions."""
+        if edge.start < start:
+            self._split(edge, start - edge.start)
+        if edge.stop > stop:
+            edge = self._split(edge, stop - edge.start)
+        _leave(edge)
+        edge.slot = None
 
     def _walk(self, tokens: Tokens) -> Iterator[tuple[Edge, int]]:
         """Edges along `tokens` with the number of their tokens that agree; touches them."""

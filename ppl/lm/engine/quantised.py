@@ -108,11 +108,11 @@ class Int8Linear(LaidOutLinear):
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers `[n, m]` from -127 to 127 and scales `[n, m / 64]` of a float32 weight `[n, m]`.
+    """Whole numbers `[n, m]` from -127 to 127, scales `[n, m / 64]`, of a float32 weight `[n, m]`.
 
     The largest of a group becomes 127, so no weight is off by more than 1 / 254 of it.
     """
-    parts = weight.unflatten(1, (-1, _GROUP))
+    parts = weight.reshape(len(weight), -1, _GROUP)
     scales = parts.abs().amax(2) / _MOST
     numbers = (parts / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
     return numbers.clamp(-_MOST, _MOST).flatten(1), scales
@@ -146,8 +146,8 @@ def quantise_linears(
     made = sum(m.in_features * m.out_features for m in model.modules() if type(m) is Int8Linear)
     if kept > made:
         raise UnsupportedModelError(
-            f"{name}: weights={weights!r} is for weights of linear layers, where it has {made:,} of "
-            f"{before:,}; load it without weights="
+            f"{name}: weights={weights!r} is for weights of linear layers, where it has {made:,} "
+            f"of {before:,}; load it without weights="
         )
 
 

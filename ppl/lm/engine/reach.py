@@ -56,6 +56,7 @@ class Asked:
         positions: `[B, Q]` of its tokens.
         bases: `[B]` the positions of the first keys of the rows; None where all begin at 0.
         keeps: what is kept of keys, where that is less than the model looks at.
+        holes: `[B, 2]` behind so many keys of each row, so many tokens have none.
         made: by identity, each mask that was made (kept, so that its identity stays its own) and
             the function it was made from.
     """
@@ -63,6 +64,7 @@ class Asked:
     positions: Tensor
     bases: Tensor | None = None
     keeps: KV | None = None
+    holes: Tensor | None = None
     made: dict[int, tuple[Tensor, Callable[..., Tensor]]] = field(default_factory=dict)
 
     def within(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -79,11 +81,14 @@ _asked: ContextVar[Asked | None] = ContextVar("_asked", default=None)
 
 @contextlib.contextmanager
 def reaching(
-    positions: Tensor, bases: Tensor | None = None, keeps: KV | None = None
+    positions: Tensor,
+    bases: Tensor | None = None,
+    keeps: KV | None = None,
+    holes: Tensor | None = None,
 ) -> Iterator[Asked]:
-    """Masks made meanwhile are those of tokens at these positions, `[B, Q]`, over keys that begin
-    at the position 0, or at those of `bases`, `[B]`, as far as they are kept."""
-    asked = Asked(positions, bases, keeps)
+    """Masks made meanwhile are those of tokens at these positions, over keys that begin at the
+    position 0, or at those of `bases`, as far as they are kept; shapes as in `Asked`."""
+    asked = Asked(positions, bases, keeps, holes)
     token = _asked.set(asked)
     try:
         yield asked
@@ -110,6 +115,9 @@ def ragged_mask(
         return own
     positions = asked.positions
     keys = torch.arange(kv_length, device=positions.device) + kv_offset
+    if asked.holes is not None:
+        at, lost = asked.holes[:, :, None, None, None].unbind(1)
+        keys = keys + lost * (keys >= at)
     if asked.bases is not None:
         keys = keys + asked.bases[:, None, None, None]
     function = asked.within(mask_function)

@@ -19,6 +19,8 @@ Tokens = tuple[int, ...]
 State = tuple[Tensor, ...]
 """What the recurrent layers of a model know of a text (`ppl.lm.engine.recurrent`); not changed."""
 
+NO_HOLE = (0, 0)
+
 # Each part of a trunk is read by a product of its own.
 MOST_PARTS = 8
 
@@ -134,7 +136,9 @@ class Slot:
         index: where in the tensor; rows that run side by side are moved side by side.
         trunk: what the row has in common with others, and has not here.
         base: tokens of the trunk; the slot begins with the token at this position.
-        length: positions, from 0 on, that are filled, those of the trunk included.
+        length: positions, from 0 on, that are filled, those of the trunk and the hole included.
+        hole: positions, from one to another, whose content was given up because the row does not
+            look there any more; what follows lies where they were.
         edges: runs of the prefix tree that live here and nowhere else.
         busy: True while a row runs here.
         used: when it was last taken or left, for eviction.
@@ -142,7 +146,7 @@ class Slot:
             that has none, and for a row that has no tokens yet.
     """
 
-    __slots__ = ("base", "busy", "edges", "index", "length", "state", "trunk", "used")
+    __slots__ = ("base", "busy", "edges", "hole", "index", "length", "state", "trunk", "used")
 
     def __init__(self, index: int) -> None:
         self.index, self.length, self.used = index, 0, 0
@@ -151,11 +155,17 @@ class Slot:
         self.state: State | None = None
         self.trunk: Trunk = ()
         self.base = 0
+        self.hole = NO_HOLE
 
     @property
     def tail(self) -> int:
         """Tokens that are in the slot itself."""
-        return self.length - self.base
+        return self.column(self.length)
+
+    def column(self, position: int) -> int:
+        """Where in the slot a position of the text is; the end of the hole is its beginning."""
+        start, stop = self.hole
+        return position - self.base - (stop - start if position >= stop else 0)
 
     def stand(self, trunk: Trunk) -> None:
         """Lets the row begin with a trunk."""
@@ -164,6 +174,13 @@ class Slot:
         for part in self.trunk:
             part.segment.rows -= 1
         self.trunk, self.base = trunk, trunk[-1].stop if trunk else 0
+        self.hole = NO_HOLE
+
+    def shorten(self, length: int) -> None:
+        """Of the content, only this much counts from now on."""
+        self.length = length
+        if length <= self.hole[0]:
+            self.hole = NO_HOLE
 
     def forget(self) -> None:
         """Nothing is here any more."""
@@ -179,7 +196,8 @@ class Edge:
         tokens: the run, `T` tokens.
         start: number of tokens before the run.
         segment: has what was computed for them, None while a slot has it.
-        slot: where that is instead, at the positions from `start` on.
+        slot: where that is instead, at the positions from `start` on. Neither, if it was given up:
+            a row had left it behind.
     """
 
     tokens: Tokens
@@ -194,6 +212,11 @@ class Edge:
     def stop(self) -> int:
         """Number of tokens up to the end of the run."""
         return self.start + len(self.tokens)
+
+    @property
+    def lost(self) -> bool:
+        """Whether what was computed for them was given up."""
+        return self.segment is None and self.slot is None
 
     @property
     def needed(self) -> bool:
@@ -223,6 +246,20 @@ class Match:
         if length >= self.length:
             return self
         return Match(length, tuple(edge for edge in self.runs if edge.start < length))
+
+    def usable(self, reach: int, first: int | None = None) -> Match:
+        """The longest beginning from which a text can go on where some runs are lost, sinks never.
+
+        Args:
+            reach: so many tokens before its end have to be there.
+            first: and all from here on.
+        """
+        length = self.length
+        for edge in reversed(self.runs):
+            near = edge.stop > length - reach or (first is not None and edge.stop > first)
+            if near and edge.lost and edge.start < length:
+                length = edge.start
+        return self.cut(length)
 
     def trunk(self, least: int) -> Trunk:
         """What rows that go on from here stand on.

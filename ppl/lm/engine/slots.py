@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ppl.lm.engine.kv import KV, rounded, stored
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import Part, Piece, Slot
+from ppl.lm.engine.runs import NO_HOLE, Part, Piece, Slot
 
 Place = tuple[tuple[int, int], tuple[int, int]]
 """In which group of the layout keys and values are, and as the how manieth there."""
@@ -87,7 +87,7 @@ class Slots:
         like = torch.zeros(0, dtype=self.dtype, device=self.device)
         shapes = [(count, rows, heads, length, dim) for count, (heads, dim) in self.layout.groups]
         kept = torch.int8 if self.keeps.int8 else self.dtype
-        kv = tuple(like.new_zeros(shape, dtype=kept) for shape in shapes)
+        kv = tuple(like.new_zeros(*shape, dtype=kept) for shape in shapes)
         if self.keeps.int8:
             kv += tuple(like.new_zeros(*shape[:-1], 1) for shape in shapes)
         return kv, like.new_zeros(rows, length, self.layout.hidden)
@@ -103,15 +103,24 @@ class Slots:
         return [s for s in self.all if s.busy]
 
     def view(self, slot: Slot, start: int, stop: int) -> Piece:
-        """What the slot itself holds from one position of its text to another."""
-        own = slice(start - slot.base, stop - slot.base)
+        """What the slot itself holds from one position of its text to another, both on one side of
+        its hole."""
+        at = slot.column(start)
+        return self._columns(slot, at, at + stop - start)
+
+    def _columns(self, slot: Slot, start: int, stop: int) -> Piece:
+        own = slice(start, stop)
         kv = tuple(group[:, slot.index, :, own] for group in self.kv)
         return Piece(kv, self.states[slot.index, own])
+
+    def content(self, slot: Slot) -> Piece:
+        """All that the slot itself holds."""
+        return self._columns(slot, 0, slot.tail)
 
     def states_of(self, slot: Slot, start: int) -> Tensor:
         """A copy of the last hidden states `[n, hidden]` of its row from a position on."""
         parts = [part.piece.states[max(start - part.start, 0) :] for part in slot.trunk]
-        own = self.view(slot, max(start, slot.base), slot.length).states
+        own = self.states[slot.index, max(start - slot.base, 0) : slot.tail]
         return torch.cat([*parts, own])
 
     def rebuild(self, rows: int, length: int) -> None:
@@ -126,7 +135,7 @@ class Slots:
                 self.empty(slot)
         self.generation += 1
         busy = self.busy
-        contents = [self.view(slot, slot.base, slot.length).clone() for slot in busy]
+        contents = [self.content(slot).clone() for slot in busy]
         kept = sum(content.nbytes for content in contents)
         self.pool.held.aside(self.nbytes + kept)
         self.kv, self.states = (), self.states.new_zeros(0)  # freed before the next line allocates
@@ -144,7 +153,7 @@ class Slots:
         self.pool.held.aside(self.nbytes + kept)
         for index, (slot, content) in enumerate(zip(busy, contents, strict=True)):
             slot.index = index
-            self.view(slot, slot.base, slot.length).copy_(content)
+            self.content(slot).copy_(content)
         self.all = busy + [Slot(i) for i in range(len(busy), rows)]
         self.pool.held.aside(self.nbytes)
 
@@ -152,7 +161,7 @@ class Slots:
         """Frees a slot from position `keep` on; what the tree has only there is copied out."""
         for edge in [e for e in slot.edges if e.stop > keep]:
             self.pool.settle(edge)
-        slot.length = min(slot.length, keep)
+        slot.shorten(min(slot.length, keep))
         if slot.length <= slot.base:
             slot.forget()
 
@@ -164,6 +173,20 @@ class Slots:
             edge.segment, edge.slot = segment, None
         slot.edges.clear()
         slot.stand((*slot.trunk, Part(segment, slot.base, slot.length)))
+
+    def slide(self, slot: Slot, keep: int) -> None:
+        """Gives up what a row does not look at any more: all but its last tokens, so many, and the
+        sinks. The tree still knows the text, but not what was computed there."""
+        first = max(slot.base, self.keeps.sinks)
+        start, behind = (first, first) if slot.hole == NO_HOLE else slot.hole
+        stop = slot.length - keep
+        if stop <= behind:
+            return
+        for edge in [e for e in slot.edges if e.stop > start and e.start < stop]:
+            self.pool.lose(edge, start, stop)
+        rest = self.view(slot, stop, slot.length).clone()
+        slot.hole = start, stop
+        self.view(slot, stop, slot.length).copy_(rest)
 
     def take(self, slot: Slot, keep: int = 0) -> Slot:
         """Gives a slot to a row that goes on after the first `keep` tokens of its content."""
@@ -182,7 +205,7 @@ class Slots:
     def drop(self, slot: Slot) -> None:
         """The row has failed: of its content only what the tree has there counts."""
         self.leave(slot)
-        slot.length = max((e.stop for e in slot.edges), default=0)
+        slot.shorten(max((e.stop for e in slot.edges), default=0))
 
     def idle(self, but: set[Slot]) -> list[Slot]:
         """Slots that can be taken: empty ones first, then the least recently used."""
@@ -193,7 +216,11 @@ class Slots:
         """What a pass over the slots from `low` on sees."""
         rows = slice(low, low + len(columns))
         kv = tuple(group[:, rows] for group in self.kv)
-        return Window(self.layout, kv, self.states[rows], columns, visible)
+        where = None
+        if self.keeps.window and any(slot.hole != NO_HOLE for slot in self.all[rows]):
+            holes = [(s.hole[0] - s.base, s.hole[1] - s.hole[0]) for s in self.all[rows]]
+            where = torch.tensor(holes, device=self.device)
+        return Window(self.layout, kv, self.states[rows], columns, visible, where)
 
     def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
         """The range `[low, high)` of indices that a pass over the given slots covers.
@@ -218,8 +245,7 @@ class Slots:
     def _swap(self, a: Slot, b: Slot) -> None:
         size = max(a.tail, b.tail)
         if size:
-            first = self.view(a, a.base, a.base + size)
-            second = self.view(b, b.base, b.base + size)
+            first, second = self._columns(a, 0, size), self._columns(b, 0, size)
             copy = first.clone()
             first.copy_(second)
             second.copy_(copy)
@@ -236,9 +262,10 @@ class Window:
         kv, states: the memory of the `B` rows that the pass covers, as those of `Slots`.
         columns: `[B, Q]` places, in this memory, to which the pass writes.
         visible: places that its queries may look at.
+        holes: `[B, 2]` where, in places, each row's hole is, and how long.
 
     Attributes:
-        columns, visible: as given.
+        columns, visible, holes: as given.
         int8: whether keys and values are in eight bits, and handed out as copies.
     """
 
@@ -249,11 +276,13 @@ class Window:
         states: Tensor,
         columns: Tensor,
         visible: int,
+        holes: Tensor | None = None,
     ) -> None:
         self._kv, self._states, self._places = kv, states, layout.places
         self._rows = torch.arange(len(columns), device=columns.device)[:, None]
         self.columns = columns
         self.visible = visible
+        self.holes = holes
         self.int8 = bool(kv) and kv[0].dtype == torch.int8
         self._handed: dict[int, tuple[int, int]] = {}
 

@@ -101,18 +101,18 @@ def table_of(
     for span in spans:
         if span.shared:
             alike[span.start : span.stop] = [(span.source, span.shared)] * (span.stop - span.start)
-    groups: dict[tuple[object, int, int], list[int]] = {}
+    groups: dict[tuple[Trunk | int, int, int], list[int]] = {}
     for row, (source, shared) in enumerate(alike):
-        trunk = trunks[row] if trunks and pointed else ()
-        key = (trunk or row, source if shared else -1, shared)
+        stands = trunks[row] if trunks and pointed else ()
+        key = (stands or row, source if shared else -1, shared)
         groups.setdefault(key, []).append(row)
     order: list[int] = []
     ends: list[tuple[int, int, int, int]] = []
     parts: list[Part] = []
-    for (_, source, shared), members in groups.items():
+    for (trunk, source, shared), members in groups.items():
         order += members
-        if trunks and pointed:
-            parts += trunks[members[0]]
+        if isinstance(trunk, tuple):
+            parts += trunk
         ends.append((len(order), len(parts), max(source, 0), shared))
     return Table(_numbers(order), _numbers(ends).reshape(-1, 4), bases, parts)
 

@@ -236,10 +236,13 @@ class Verify(Operator):
         super().__post_init__()
         _writer(self.judge)
         checks.probability(threshold=self.threshold)
-        if isinstance(self.judge, Scorer) and not isinstance(self.judge, Verifier):
+        judge = self.judge
+        if isinstance(judge, Scorer) and not (
+            isinstance(judge, Verifier) and judge.meaning != "reward"
+        ):
             raise ArgumentError(
-                f"judge={shown(self.judge)}: a Ranker says which is better and not what is right; "
-                "rank with it, or calibrate it first"
+                f"judge={shown(judge)}: it says which is better and not what is right; rank "
+                "with it, or calibrate it first"
             )
 
     def __call__(self, drafts: Drafts) -> Drafts:
@@ -366,10 +369,15 @@ def _with_tests(drafts: Drafts) -> str:
 
 
 def _order(said: str, count: int, name: str) -> tuple[list[int], tuple[str, ...]]:
-    """The places in a ranking, the missing ones last and in their order."""
-    lines = [line for line in said.splitlines() if ">" in line] or said.splitlines()[-1:]
-    named = [int(n) - 1 for line in lines[-1:] for n in re.findall(r"\d{1,6}", line)]
-    known = [i for i in dict.fromkeys(named) if 0 <= i < count]
+    """The places in a ranking, the missing ones last and in their order.
+
+    It is the line with `>` that names most, the last among equals: reasons may hold the sign, too.
+    """
+    lines = [line for line in said.splitlines() if line.strip()]
+    ranks = [line for line in lines if ">" in line] or lines[-1:]
+    named = [[int(n) - 1 for n in re.findall(r"\d{1,6}", line)] for line in ranks]
+    orders = [[i for i in dict.fromkeys(row) if 0 <= i < count] for row in named]
+    known = max(reversed(orders), key=len, default=[])
     missing = [i for i in range(count) if i not in known]
     flags = (f"{name}: {len(missing)} not ranked",) if missing else ()
     return known + missing, flags

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 
 from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Budget
 from ppl.language.randomness import generator
 from ppl.programs.archon.policies import POLICIES, Method
@@ -265,8 +266,9 @@ class _Run:
         task = self.task
         if callable(task):
             return [
-                _Row(float(task(self.space.settings(point), number)), self._said(point))
+                _Row(_number(task(settings, number), settings, number), self._said(point))
                 for point, number in jobs
+                for settings in (self.space.settings(point),)
             ]
         budget = Budget(calls=self.left // len(jobs))
         searches: list[Search] = [
@@ -291,6 +293,16 @@ class _Run:
             right = task.score(task[number], posterior.best)
             rows.append(_Row(float(bool(right)), calls, cut=posterior.stopped == "budget"))
         return rows
+
+
+def _number(score: Any, settings: Mapping[str, Any], number: int) -> float:
+    """A score that can be compared."""
+    if not isinstance(score, Real | np.bool_) or not math.isfinite(score):
+        raise ArgumentError(
+            f"task: it scored {shown(score)} for {shown(dict(settings))} on problem {number}; a "
+            "finite number"
+        )
+    return float(score)
 
 
 def _seed(seed: int, number: int) -> int:

@@ -5,7 +5,7 @@ from fault import Fault
 DIFFICULTY, RECORDS, MIX = (f"ppl/allocate/{name}.py" for name in ("difficulty", "records", "mix"))
 EXCHANGE, REVISE = "ppl/allocate/exchange.py", "ppl/programs/revise.py"
 IMPERFECT, ACCEPTANCE = (f"verifiers/combine/{name}.py" for name in ("imperfect", "acceptance"))
-BEST_OF_N = "searchers/sampling/best_of_n.py"
+BEST_OF_N, PAIRS = "searchers/sampling/best_of_n.py", "ppl/export/pairs.py"
 BINS, MIXES, ROWS = "tests/test_allocate.py", "tests/test_mix.py", "tests/test_revise.py"
 WEAK = "tests/test_imperfect.py"
 
@@ -59,7 +59,17 @@ FAULTS = [
     Fault(
         MIX, "if j == now or counts[j] >= limits[j]:", "if j == now:", f"{MIXES} -k without_bias"
     ),
-    Fault(MIX, "for by in (prices, np.ones(many))", "for by in (prices,)", f"{MIXES} -k unequal"),
+    Fault(
+        MIX,
+        "(prices / prices.min(), np.ones(many))",
+        "(prices / prices.min(),)",
+        f"{MIXES} -k unequal",
+    ),
+    Fault(MIX, "(prices / prices.min(), np", "(prices, np", f"{MIXES} -k unit"),
+    Fault(RECORDS, "for c in pool if judged)", "for c in pool)", f"{BINS} -k study"),
+    Fault(ACCEPTANCE, "min(_MOST_TYPES, told, different)", "min(_MOST_TYPES, told)", WEAK),
+    Fault(ACCEPTANCE, "any(each is None for each in found)", "False", WEAK),
+    Fault(PAIRS, "if (at, b, a) not in found]", "]", "tests/test_export.py -k contradictions"),
     Fault(
         MIX,
         "(values + prior[0]) / (of + prior[0] + prior[1])",

@@ -1,29 +1,20 @@
-"""Faults in sampling, decoding, scoring, masks, tables and the engine's memory."""
+"""Faults in sampling, decoding, scoring, masks, tables and passes."""
 
 from fault import Fault
 
 SAMPLING, DECODE, BASE = "ppl/lm/sampling.py", "ppl/lm/decode.py", "ppl/lm/base.py"
 STOPPING, TEXTS = "ppl/lm/stopping.py", "ppl/lm/texts.py"
 MASKS, TABLE, COST = "ppl/lm/masks.py", "ppl/lm/table.py", "ppl/language/cost.py"
-ENGINE, PREFIX = "ppl/lm/engine/engine.py", "ppl/lm/engine/prefix.py"
-SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
-MEMORY, DECODER = "ppl/lm/engine/memory.py", "ppl/lm/engine/decoder.py"
-PASSES, TRUNK = "ppl/lm/engine/passes.py", "ppl/lm/engine/trunk.py"
+ENGINE, DECODER = "ppl/lm/engine/engine.py", "ppl/lm/engine/decoder.py"
 
-DRAWS, DECODERS, ENGINES = (
-    "tests/test_sampling.py",
-    "tests/test_decoders.py",
-    "tests/test_engine.py",
+DRAWS, DECODERS = "tests/test_sampling.py", "tests/test_decoders.py"
+ENGINES = (
+    "tests/test_engine.py tests/test_engine_work.py tests/test_graphs.py tests/test_compiled.py "
+    "tests/test_attention.py"
 )
 MASKED, TEXT, ERRORS = "tests/test_masks.py", "tests/test_text.py", "tests/test_errors.py"
-SITES, SEARCHERS, LAW = (
-    "tests/test_sites.py",
-    "tests/test_searchers.py",
-    "tests/exact/test_one_law.py",
-)
-ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
-
-STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
+SITES, SEARCHERS = "tests/test_sites.py", "tests/test_searchers.py"
+LAW = "tests/exact/test_one_law.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -99,7 +90,7 @@ FAULTS = [
     ),
     Fault(
         DECODE,
-        "_admit([row for row in rows if not row.unwanted])",
+        "_admit([rows[j] for j in keep])",
         "_admit(rows)",
         f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
@@ -301,154 +292,6 @@ FAULTS = [
         "tests/exact/test_evidence.py -k toy",
     ),
     Fault(TABLE, "if token in ends:", "if False:", "tests/exact/test_evidence.py -k toy"),
-    # The prefix tree.
-    Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
-    Fault(
-        PREFIX,
-        "states[max(start - edge.start, 0) :]",
-        "states[max(start - edge.start - 1, 0) :]",
-        f"{ENGINES} -k hidden",
-    ),
-    Fault(
-        PREFIX,
-        "start = edges[-1].start",
-        "start = last.start",
-        f"{ENGINES} -k shortened",
-    ),
-    Fault(
-        PREFIX,
-        "edge.tokens[at:], edge.start + at, upper",
-        "edge.tokens[at:], edge.start, upper",
-        ANY,
-    ),
-    Fault(
-        PREFIX,
-        "if parent.slot is slot and not parent.children:",
-        "if parent.slot is slot:",
-        f"{ENGINES} {DECODERS} -k interleaving",
-    ),
-    Fault(
-        PREFIX,
-        "            del leaf  # and with it its segment\n",
-        '            self.gone = [*getattr(self, "gone", []), leaf]\n',
-        f"{ENGINES} -k 'memory or evicted or interleaving'",
-    ),
-    Fault(
-        PREFIX,
-        "[(leaf.needed, leaf.used,",
-        "[(leaf.needed, -leaf.used,",
-        f"{ENGINES}",
-    ),
-    Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
-    Fault(
-        PREFIX,
-        "edge.slot.edges.discard(edge)\n        edge.segment, edge.slot",
-        "edge.segment, edge.slot",
-        ANY,
-    ),
-    Fault(
-        PREFIX,
-        "self.view(edge.slot, edge.start, edge.start + size)",
-        "self.view(edge.slot, 0, size)",
-        ANY,
-    ),
-    Fault(
-        PREFIX,
-        "            whole = shared == len(child.tokens)",
-        "            whole = True",
-        f"{ENGINES} -k parts_within",
-    ),
-    Fault(
-        PREFIX,
-        "at = min(edge.stop, match.length)",
-        "at = edge.start",
-        f"{ENGINES} -k company",
-        equivalent="the last run in a slot is then a piece of its own, of the same content",
-    ),
-    # Slots.
-    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
-    Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
-    Fault(
-        SLOTS,
-        "slot.length = min(slot.length, keep)",
-        "pass",
-        f"{ENGINES} -k taken_first",
-    ),
-    Fault(
-        SLOTS,
-        "max((e.stop for e in slot.edges), default=0)",
-        "slot.length",
-        f"{ENGINES} -k taken_first",
-    ),
-    Fault(
-        SLOTS,
-        "-(-max(length, 1) // _BUCKET) * _BUCKET",
-        "max(length, 1) // _BUCKET * _BUCKET",
-        f"{ENGINES} -k 'interleaving or last_place'",
-    ),
-    Fault(
-        SLOTS,
-        "size = max(a.tail, b.tail)",
-        "size = min(a.tail, b.tail)",
-        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
-    ),
-    Fault(
-        SLOTS,
-        "            self.view(slot, slot.base, slot.length).copy_(content)\n",
-        "",
-        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
-    ),
-    Fault(
-        SLOTS,
-        "a.index, b.index = b.index, a.index",
-        "pass",
-        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
-    ),
-    # Memory.
-    Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
-    Fault(MEMORY, "slot is None or slot.busy or", "slot is None or", f"{DECODERS} {ENGINES} -k interleaving"),
-    Fault(
-        MEMORY,
-        "fork.length, fork.state = slot.length, slot.state",
-        "fork.state = slot.state",
-        DECODERS,
-    ),
-    Fault(
-        MEMORY,
-        "self.capacity // 2 // self._slot_nbytes(length)",
-        "self.capacity // self._slot_nbytes(length)",
-        f"{ENGINES} -k memory",
-    ),
-    Fault(
-        MEMORY,
-        "self.pool.trim(nbytes, {*spare, *own.values()})",
-        "pass",
-        f"{ENGINES} -k made_before",
-    ),
-    Fault(
-        MEMORY,
-        "            slot.length = matches[text].length\n",
-        "            slot.length = 0\n",
-        f"{ENGINES} -k 'once or nothing'",
-    ),
-    # One copy of a common beginning.
-    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
-    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
-    Fault(
-        SLOTS,
-        "self.pool.segment(piece, slot.base, trunk=True)",
-        "self.pool.segment(piece, slot.base)",
-        STANDING,
-    ),
-    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
-    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
-    Fault(
-        TRUNK,
-        "torch.logaddexp(self.mass, other.mass)",
-        "torch.maximum(self.mass, other.mass)",
-        STANDING,
-    ),
-    Fault(PASSES, "if a.trunk != b.trunk:", "if False:", STANDING),
     # What is booked.
     Fault(
         ENGINE,

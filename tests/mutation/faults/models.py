@@ -6,6 +6,7 @@ from fault import Fault
 
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
+ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 
 FAULTS = [
     Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
@@ -37,6 +38,21 @@ FAULTS = [
     Fault(f"{SERVER}/endpoint.py", "max(asked, own)", "own", FLAKY),
     Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", f"{FLAKY} -k ctrl_c"),
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
+    # Adapters beside the weights, and copies of a model.
+    Fault(f"{ENGINE}/beside.py", "* kept[:, None]", "", f"{ADAPTERS} -k one_batch"),
+    Fault(
+        f"{ENGINE}/beside.py",
+        "gone.add(self._gone.popleft())",
+        "self._gone.popleft()",
+        f"{ADAPTERS} -k go_with",
+    ),
+    Fault("ppl/lm/adapter.py", "if weight in shared:", "if False:", "tests/test_adapters.py"),
+    Fault(
+        "ppl/runtime/replicas.py", "(-seen[c], now[c])", "(now[c],)", f"{REPLICAS} -k goes_where"
+    ),
+    Fault(
+        "ppl/lm/replica.py", "            self.stop.after(token)\n", "", f"{REPLICAS} -k half_way"
+    ),
     # Scores that others compute.
     Fault(
         "ppl/runtime/batch.py",

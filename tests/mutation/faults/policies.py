@@ -274,7 +274,7 @@ FAULTS = [
         f"{GUMBELS} -k halving",
     ),
     Fault(GUMBEL, "if here[i].visits == visits]", "]", f"{GUMBELS} -k most_visited"),
-    Fault(GUMBEL, "first.setdefault(node.choices, k)", "first[node.choices] = k", GUMBELS),
+    Fault(GUMBEL, "first.setdefault(origin(node), k)", "first[origin(node)] = k", GUMBELS),
     Fault(GUMBEL, "np.array(state.gumbels) + sigma(", "sigma(", GUMBELS),
     # RAIN.
     Fault(
@@ -357,7 +357,7 @@ FAULTS = [
         ACTS,
     ),
     Fault(ACTIONS, 're.sub(r"_\\d+$", "", name) == self.site', "name.startswith(self.site)", ACTS),
-    Fault(ACTIONS, "> 1.01 * impossible]", ">= 0]", ACTS),
+    Fault(ACTIONS, "> 1.01 * impossible)", ">= 0)", ACTS),
     # phi-Decoding.
     Fault(PHI, "log_softmax(c)) - math.log(2)", "log_softmax(c))", PHIS),
     Fault(PHI, "value - before[node] for", "value for", PHIS),

@@ -14,10 +14,14 @@ OPERATORS, TESTING = f"{ROOM}/operators.py", f"{ROOM}/testing.py"
 POLICIES, SEARCH = f"{ROOM}/policies.py", f"{ROOM}/search.py"
 LAYERS = f"{ROOM}/architecture.py"
 PERTURBED, BATCHES = "tests/test_perturbed.py", "tests/test_batch_prompt.py"
-LANGUAGES, ARCHON = "tests/test_multilingual.py", "tests/test_archon.py"
+LANGUAGES, ARCHON = (
+    "tests/test_multilingual.py",
+    "tests/test_archon.py tests/test_architecture_search.py",
+)
 
 FAULTS = [
-    Fault(STRATA, "order[place % self.count]", "order[0]", f"{PERTURBED} -k shared_out"),
+    Fault(STRATA, '"strata", turn', '"strata"', f"{PERTURBED} -k two_choices"),
+    Fault(STRATA, "order[place]", "order[0]", f"{PERTURBED} -k shared_out"),
     Fault(STRATA, ".permutation(self.count)", ".permutation(1)", f"{PERTURBED} -k shared_out"),
     Fault(
         "searchers/particles/alive.py",

@@ -91,7 +91,7 @@ FAULTS = [
     Fault(KEYED, "if _lent and device not in _lent[-1]:", "if _lent:", BOUNDS),
     Fault(KEYED, "found |= devices(value)", "pass", f"{BOUNDS} -k wrappers"),
     Fault(RANDOM, '"\\x1f".join', '"".join', f"{SAMPLING} -k keys"),
-    Fault(RANDOM, "+ np.uint64(1)", "+ np.uint64(0)", f"{SAMPLING} -k uniforms"),
+    Fault(RANDOM, "dtype=np.uint64)) + 1", "dtype=np.uint64))", f"{SAMPLING} -k uniforms"),
     Fault(RANDOM, ".astype(np.float64) + 0.5)", ".astype(np.float64))", f"{SAMPLING} -k uniforms"),
     Fault(
         TREE,
@@ -132,7 +132,12 @@ FAULTS = [
         "pass",
         "tests/test_errors.py -k change_on_replay",
     ),
-    Fault(RECORD, '"_param"]:', "]:", "tests/test_errors.py -k change_on_replay"),
+    Fault(
+        RECORD,
+        '(*sorted(plain), "_param")',
+        "(*sorted(plain),)",
+        "tests/test_errors.py -k change_on_replay",
+    ),
     Fault(
         RECORD,
         'if self.kind == "choice":\n            self.prior()',

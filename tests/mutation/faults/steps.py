@@ -66,6 +66,13 @@ FAULTS = [
         "return value(b, true)",
         FORMULAS,
     ),
+    Fault(f"{LOGIC}/formulas.py", '("↔", "→", "∨", "∧")', '("→", "↔", "∨", "∧")', FORMULAS),
+    Fault(
+        "ppl/runtime/worker.py",
+        "if not self._replies.empty() and self.alive:",
+        "if False:",
+        f"{TACTICS} -k taken_for_the_next",
+    ),
     # A width that adapts.
     Fault(WIDTH, "self.most_expansions) - k for", "self.most_expansions) for", SEARCH),
     Fault(WIDTH, "math.log(len(children))", "math.log(most)", SEARCH),

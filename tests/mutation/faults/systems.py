@@ -9,7 +9,7 @@ INSIDE, LETTERS = "ppl/programs/steering_inside.py", "ppl/programs/letters.py"
 GUEST = "verifiers/exact/guest.py"
 
 ITERATED, MIXED = "tests/exact/test_iterative.py", "tests/test_mixture_of_agents.py"
-STEERED = "tests/test_self_steering.py"
+STEERED = "tests/test_self_steering.py tests/test_hostile_modules.py"
 
 FAULTS = [
     # Iterative decoding.
@@ -67,7 +67,7 @@ FAULTS = [
     ),
     Fault(WIRE, "not math.isfinite(twist)", "False", f"{STEERED} -k believed"),
     # The outer loop, and the interpreter.
-    Fault(SELF, "rng.random() < math.exp(sample.log_weight)", "True", f"{STEERED} -k agree"),
+    Fault(SELF, "rng.random() < chance", "True", f"{STEERED} -k agree"),
     Fault(SELF, "math.log(kept / len(samples))", "math.log(kept)", f"{STEERED} -k agree"),
     Fault(
         SELF,

@@ -2,8 +2,9 @@
 
     "p"  False  ("→", a, b)  ("∧", a, b)  ("∨", a, b)
 
-`¬a` is a → False, and `a ↔ b` is (a → b) ∧ (b → a). In text ¬ binds tighter than ∧, ∧ than ∨, ∨
-than → and ↔; all lean to the right. The ASCII of `~ & | -> <->` is read as well.
+`¬a` is a → False, `True` is ¬False, and `a ↔ b` is (a → b) ∧ (b → a). In text, as in Lean, ¬ binds
+tighter than ∧, ∧ than ∨, ∨ than →, → than ↔; all lean to the right, but of ↔ there is one between
+brackets. The ASCII of `~ & | -> <->` is read as well.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ Formula = str | bool | tuple["Formula", "Formula", "Formula"]
 
 _TOKENS = re.compile(r"\s*(?:([A-Za-z]\w*)|(<->|↔)|(->|→)|(&|/\\|∧)|(\\/|\||∨)|(~|¬)|([()])|(\S))")
 _KINDS = ["atom", "↔", "→", "∧", "∨", "¬", "bracket", "strange"]
-_LEVELS: tuple[tuple[str, ...], ...] = (("→", "↔"), ("∨",), ("∧",))
-_DEEPEST = 400  # calls; a bracket costs four
+_LEVELS = ("↔", "→", "∨", "∧")
+_DEEPEST = 400  # calls; a bracket costs five
 
 
 def implies(a: Formula, b: Formula) -> Formula:
@@ -59,14 +60,13 @@ class _Reading:
         if self.depth > _DEEPEST:
             raise ValueError(f"statement: {self.text[:40]!r}... is nested too deep")
         left = self.unary() if n == len(_LEVELS) else self.level(n + 1)
-        if n < len(_LEVELS) and self.kind in _LEVELS[n]:
-            connective = self.kind
+        if n < len(_LEVELS) and self.kind == _LEVELS[n]:
             self.at += 1
-            right = self.level(n)
-            if connective == "↔":
+            if _LEVELS[n] == "↔":
+                right = self.level(n + 1)
                 left = ("∧", ("→", left, right), ("→", right, left))
             else:
-                left = (connective, left, right)
+                left = (_LEVELS[n], left, self.level(n))
         self.depth -= 1
         return left
 
@@ -85,7 +85,7 @@ class _Reading:
         if kind != "atom":
             self.refuse()
         self.at += 1
-        return False if word == "False" else word
+        return {"False": False, "True": negation(False)}.get(word, word)
 
     @property
     def kind(self) -> str:
@@ -94,7 +94,8 @@ class _Reading:
     def refuse(self) -> NoReturn:
         here = self.tokens[self.at][2] if self.at < len(self.tokens) else len(self.text)
         raise ValueError(
-            f"statement: {self.text!r} is no formula: see what stands at character {here}"
+            f"statement: {self.text!r} is no formula: see what stands at character {here}; atoms "
+            "are words, connectives → ∧ ∨ ¬ ↔ (or -> & | ~ <->), and False stands for itself"
         )
 
 
@@ -108,8 +109,8 @@ def _shown(formula: Formula, level: int) -> str:
         return str(formula)
     connective, a, b = formula
     if connective == "→" and b is False:
-        return f"¬{_shown(a, 3)}"
-    mine = next(n for n, names in enumerate(_LEVELS) if connective in names)
+        return f"¬{_shown(a, len(_LEVELS))}"
+    mine = _LEVELS.index(connective)
     said = f"{_shown(a, mine + 1)} {connective} {_shown(b, mine)}"
     return f"({said})" if mine < level else said
 

@@ -49,7 +49,10 @@ class Propositional:
     @checked
     def accepts(self, state: ProofState) -> bool:
         """Whether the kernel accepts the term of a state as a proof of its statement."""
-        return kernel.proves(self.term(state), formulas.parse(state.statement))
+        try:
+            return kernel.proves(self.term(state), formulas.parse(state.statement))
+        except TacticFailedError:  # a state from elsewhere, whose tactics lead nowhere
+            return False
 
     @checked
     def term(self, state: ProofState) -> Term:

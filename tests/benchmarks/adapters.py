@@ -1,0 +1,111 @@
+"""What adapters beside the weights cost: one model, two adapters, rows in one batch.
+
+    PYTHONPATH=tests python tests/benchmarks/adapters.py [folder] [--rows 8 32] [--compile]
+
+Tokens per second, prompts included, of rows that go on by 32 tokens each, all in one run on one
+thread: the model alone, an adapter in its weights, one beside them, and half of the rows with each
+of two. Seconds are of processor time, so that others on the machine do not count. The adapters are
+random, of rank 16, on queries, values, and the way up and down; without a folder the model is a
+random one of 60 million parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+import ppl
+from ppl.language.steps import StepRule
+from ppl.lm.base import ContinueRequest, Spec
+from ppl.lm.pretrained import TINY
+from ppl.lm.sampling import Warp
+
+RANK, NEW = 16, 32
+PLACES = ("q_proj", "v_proj", "up_proj", "down_proj")
+
+
+def random_model(folder: Path) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(TINY / "lm")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=576, intermediate_size=1536, num_hidden_layers=12,
+        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=1024,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def random_adapter(base: Path, folder: Path) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    weights = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and name.endswith(PLACES):
+            key = f"base_model.model.{name}"
+            weights[f"{key}.lora_A.weight"] = torch.randn(RANK, layer.in_features) * 0.02
+            weights[f"{key}.lora_B.weight"] = torch.randn(layer.out_features, RANK) * 0.02
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def seconds(models: list[ppl.HFModel], rows: int, text: tuple[int, ...]) -> float:
+    """The best of three batches, after one to warm up."""
+    best = float("inf")
+    for attempt in range(4):
+        models[0].engine.pool.clear()  # else what was drawn before would be known
+        spec = Spec(text, StepRule(), NEW, Warp(), None)
+        requests = [
+            ContinueRequest(models[i % len(models)], spec, 7919 * i + attempt) for i in range(rows)
+        ]
+        started = time.process_time()
+        drawn = models[0].sample_batch(requests)
+        took = time.process_time() - started
+        tokens = sum(len(d.value.tokens) for d in drawn if d is not None)
+        if attempt:
+            best = min(best, took / tokens)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--compile", action="store_true")
+    asked = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = asked.folder or random_model(Path(name) / "base")
+        adapters = [random_adapter(folder, Path(name) / f"lora{i}") for i in range(2)]
+        base = ppl.load(folder, compile=asked.compile)
+        merged = ppl.load(folder, adapter=adapters[0], compile=asked.compile)
+        text = base.prompt("What is 2 + 3? " * 8).tokens
+        ways = {"model alone": [base], "in the weights": [merged]}
+        alone = {rows: {n: seconds(m, rows, text) for n, m in ways.items()} for rows in asked.rows}
+        one, two = (base.with_adapter(adapter) for adapter in adapters)
+        beside = {
+            "model alone, beside two": [base],
+            "one beside": [one],
+            "two beside, half each": [one, two],
+            "two and the model": [base, one, two],
+        }
+        print(f"{'rows':>5} {'way':<26} {'tokens/s':>9} {'of the merged':>14}")
+        for rows in asked.rows:
+            took = {**alone[rows], **{n: seconds(m, rows, text) for n, m in beside.items()}}
+            for way, per_token in took.items():
+                ratio = took["in the weights"] / per_token
+                print(f"{rows:>5} {way:<26} {1 / per_token:>9.0f} {ratio:>14.2f}")
+
+
+if __name__ == "__main__":
+    main()

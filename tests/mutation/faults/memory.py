@@ -1,0 +1,194 @@
+"""Faults in the engine's memory: prefix tree, slots, trunks, what is kept of keys and values."""
+
+from fault import Fault
+
+BASE, PREFIX = "ppl/lm/base.py", "ppl/lm/engine/prefix.py"
+SLOTS, RUNS = "ppl/lm/engine/slots.py", "ppl/lm/engine/runs.py"
+MEMORY, PASSES = "ppl/lm/engine/memory.py", "ppl/lm/engine/passes.py"
+TRUNK, KEPT, REACH = (
+    "ppl/lm/engine/trunk.py",
+    "ppl/lm/engine/kv.py",
+    "ppl/lm/engine/reach.py",
+)
+
+DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
+ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
+ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
+STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
+
+FAULTS = [
+    # The prefix tree.
+    Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
+    Fault(
+        PREFIX,
+        "states[max(start - edge.start, 0) :]",
+        "states[max(start - edge.start - 1, 0) :]",
+        f"{ENGINES} -k hidden",
+    ),
+    Fault(
+        PREFIX,
+        "start = edges[-1].start",
+        "start = last.start",
+        f"{ENGINES} -k shortened",
+    ),
+    Fault(
+        PREFIX,
+        "edge.tokens[at:], edge.start + at, upper",
+        "edge.tokens[at:], edge.start, upper",
+        ANY,
+    ),
+    Fault(
+        PREFIX,
+        "parent.slot is whose and not parent.children:",
+        "parent.slot is whose:",
+        f"{ENGINES} {DECODERS} -k interleaving",
+    ),
+    Fault(
+        PREFIX,
+        "            del leaf  # and with it its segment\n",
+        '            self.gone = [*getattr(self, "gone", []), leaf]\n',
+        f"{ENGINES} -k 'memory or evicted or interleaving'",
+    ),
+    Fault(
+        PREFIX,
+        "[(leaf.needed, leaf.used,",
+        "[(leaf.needed, -leaf.used,",
+        f"{ENGINES}",
+    ),
+    Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
+    Fault(
+        PREFIX,
+        "edge.slot.edges.discard(edge)\n        edge.segment, edge.slot",
+        "edge.segment, edge.slot",
+        ANY,
+    ),
+    Fault(
+        PREFIX,
+        "self.view(edge.slot, edge.start, edge.start + size)",
+        "self.view(edge.slot, 0, size)",
+        ANY,
+    ),
+    Fault(
+        PREFIX,
+        "            whole = shared == len(child.tokens)",
+        "            whole = True",
+        f"{ENGINES} -k parts_within",
+    ),
+    Fault(
+        PREFIX,
+        "at = min(edge.stop, match.length)",
+        "at = edge.start",
+        f"{ENGINES} -k company",
+        equivalent="the last run in a slot is then a piece of its own, of the same content",
+    ),
+    # Slots.
+    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
+    Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
+    Fault(
+        SLOTS,
+        "slot.shorten(min(slot.length, keep))",
+        "pass",
+        f"{ENGINES} -k taken_first",
+    ),
+    Fault(
+        SLOTS,
+        "max((e.stop for e in slot.edges), default=0)",
+        "slot.length",
+        f"{ENGINES} -k taken_first",
+    ),
+    Fault(
+        SLOTS,
+        "-(-max(length, 1) // _BUCKET) * _BUCKET",
+        "max(length, 1) // _BUCKET * _BUCKET",
+        f"{ENGINES} -k 'interleaving or last_place'",
+    ),
+    Fault(
+        SLOTS,
+        "size = max(a.tail, b.tail)",
+        "size = min(a.tail, b.tail)",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    Fault(
+        SLOTS,
+        "            self.content(slot).copy_(content)\n",
+        "",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    Fault(
+        SLOTS,
+        "a.index, b.index = b.index, a.index",
+        "pass",
+        f"{ENGINES} {DECODERS} -k 'interleaving or company'",
+    ),
+    # Memory.
+    Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
+    Fault(
+        MEMORY,
+        "slot is None or slot.busy or",
+        "slot is None or",
+        f"{DECODERS} {ENGINES} -k interleaving",
+    ),
+    Fault(
+        MEMORY,
+        "fork.length, fork.state = slot.length, slot.state",
+        "fork.state = slot.state",
+        DECODERS,
+    ),
+    Fault(
+        MEMORY,
+        "self.capacity // 2 // self._slot_nbytes(length)",
+        "self.capacity // self._slot_nbytes(length)",
+        f"{ENGINES} -k memory",
+    ),
+    Fault(
+        MEMORY,
+        "self.pool.trim(nbytes, {*spare, *own.values()})",
+        "pass",
+        f"{ENGINES} -k made_before",
+    ),
+    Fault(
+        MEMORY,
+        "            slot.length = matches[text].length\n",
+        "            slot.length = 0\n",
+        f"{ENGINES} -k 'once or nothing'",
+    ),
+    # One copy of a common beginning.
+    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
+    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
+    Fault(
+        SLOTS,
+        "self.pool.segment(piece, slot.base, trunk=True)",
+        "self.pool.segment(piece, slot.base)",
+        STANDING,
+    ),
+    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
+    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
+    Fault(
+        TRUNK,
+        "torch.logaddexp(self.mass, other.mass)",
+        "torch.maximum(self.mass, other.mass)",
+        STANDING,
+    ),
+    Fault(PASSES, "if a.trunk != b.trunk:", "if False:", STANDING),
+    # What is kept of keys and values.
+    Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),
+    Fault(KEPT, "(keys < self.sinks)", "(keys <= self.sinks)", KV),
+    Fault(KEPT, "clamp_(-127, 127)", "clamp_(-120, 120)", f"{KV} -k 'bits or compressed'"),
+    Fault(
+        KEPT,
+        "return self.window - 1",
+        "return self.window - 2",
+        f"{KV} -k 'interleaving or behind'",
+    ),
+    Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
+    Fault(
+        RUNS,
+        "near = edge.stop > length - reach or",
+        "near = edge.stop > length or",
+        f"{KV} -k 'interleaving or behind'",
+    ),
+    Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
+    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k 'interleaving or behind'"),
+    Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
+    Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
+]

@@ -88,6 +88,41 @@ def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its
     references_are_right(engine)
 
 
+def watched(engine, monkeypatch) -> list[int]:
+    """The most bytes of slots and segments together, from now on."""
+    peak, add = [0], Held.add
+
+    def adding(held: Held, nbytes: int) -> None:
+        add(held, nbytes)
+        peak[0] = max(peak[0], held.nbytes + engine.slots.nbytes)
+
+    monkeypatch.setattr(Held, "add", adding)
+    return peak
+
+
+def test_a_long_text_does_not_lengthen_the_slots_of_many_short_rows(monkeypatch):
+    """Where all slots as long as it would be over the budget, it has memory of its own."""
+    lm = standing(700_000, price=20, block=8)
+    engine = lm.engine
+    peak = watched(engine, monkeypatch)
+    session = lm.session()
+    for i in range(12):
+        session.submit(request(lm, WORDS[i : i + 3], i, max_tokens=30))
+    session.step()
+    running = len(engine.slots.busy)
+    assert running == 12
+    assert (running + 1) * engine._memory._slot_nbytes(110) > engine.capacity // 2
+    (states,) = engine.hidden([WORDS[:110]], [0])
+    assert_close(lm, WORDS[:110], states)
+    assert engine.slots.length < 110
+    assert peak[0] <= engine.capacity
+    while session.running:
+        session.step()
+    session.close()
+    references_are_right(engine)
+    nothing_is_left(engine)
+
+
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_no_byte_over_the_budget(seed, able, monkeypatch):
@@ -98,13 +133,7 @@ def test_no_byte_over_the_budget(seed, able, monkeypatch):
     lm = standing(capacity, rng.choice([-1, 20, 100]), rng.choice([1, 8]))
     engine = lm.engine
     engine.sharing.able = able
-    peak, add = [0], Held.add
-
-    def adding(held: Held, nbytes: int) -> None:
-        add(held, nbytes)
-        peak[0] = max(peak[0], held.nbytes + engine.slots.nbytes)
-
-    monkeypatch.setattr(Held, "add", adding)
+    peak = watched(engine, monkeypatch)
     texts = [tuple(rng.randrange(3, 90) for _ in range(rng.randrange(1, 40))) for _ in range(3)]
     texts += [text + texts[i - 1] for i, text in enumerate(texts)]
     for _ in range(8):

@@ -131,7 +131,10 @@ class Memory:
         rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
         few = len(trunk) < MOST_PARTS
         if not self.slides:
-            return (1, rest) if few and self.pays(rows, rest) else (rest, 0)
+            # Where all slots would have to be as long, it has memory of its own, also for one row.
+            alone = rest > self.slots.length and len(self.slots.busy) >= self.batch_rows(rest)
+            pays = self.pays(1 << 30 if alone else rows, rest)
+            return (1, rest) if few and pays else (rest, 0)
         missing = len(text) - match.length
         if few and not any(edge.lost for edge in match.runs):
             # What does not fit in a slot of the window has memory of its own, also for one row.

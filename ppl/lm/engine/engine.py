@@ -109,9 +109,8 @@ class Engine:
             admission.refuse_halves(self.base, name)
         self.vocabulary = admission.vocabulary(self.base, config)
         with self.lock, torch.inference_mode():
-            plan = admission.plan_of(
-                self.base, config, name, self.context_length, self.device, keeps
-            )
+            most = self.context_length
+            plan = admission.plan_of(self.base, config, name, most, self.device, keeps)
             # Where a text is its state, states take a part of the budget.
             snapshots = capacity // 4 if plan.states else 0
             self._memory = Memory(
@@ -204,6 +203,7 @@ class Engine:
         weights: Mapping[Tokens, int],
     ) -> list[Tensor]:
         busy = self.slots.busy
+        weights = {**weights, **{t: 1 << 30 for t in texts if self._memory.crowded(len(t))}}
         longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
         rows = max(1, self.batch_rows(longest) - len(busy))
         states: list[Tensor] = []

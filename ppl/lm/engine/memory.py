@@ -90,6 +90,11 @@ class Memory:
         few = tokens < sharing.block or self.bytes_per_token * tokens > self.capacity // 4
         return sharing.able and not few and (rows - 1) * tokens > sharing.price
 
+    def crowded(self, tokens: int) -> bool:
+        """Whether so long a text should be a copy to stand on, because the slots of all rows that
+        run would be too long with it."""
+        return tokens > self.slots.length and len(self.slots.busy) >= self.batch_rows(tokens)
+
     def fits(self, tokens: int) -> bool:
         """Whether so many tokens more can be where rows stand on them, which nobody can evict as
         long as these run: that may be as much as the slots may be."""
@@ -131,10 +136,7 @@ class Memory:
         rest = len(text) - max(base, trunk[-1].stop if trunk else 0)
         few = len(trunk) < MOST_PARTS
         if not self.slides:
-            # Where all slots would have to be as long, it has memory of its own, also for one row.
-            alone = rest > self.slots.length and len(self.slots.busy) >= self.batch_rows(rest)
-            pays = self.pays(1 << 30 if alone else rows, rest)
-            return (1, rest) if few and pays else (rest, 0)
+            return (1, rest) if few and self.pays(rows, rest) else (rest, 0)
         missing = len(text) - match.length
         if few and not any(edge.lost for edge in match.runs):
             # What does not fit in a slot of the window has memory of its own, also for one row.

@@ -296,8 +296,8 @@ def test_tables_that_are_no_distribution():
 
 
 def test_models_with_broken_weights_are_named(tiny, monkeypatch):
-    lm, whole = tiny[0], tiny[0].logits
-    monkeypatch.setattr(lm, "logits", lambda hidden: whole(hidden) * float("nan"))
+    lm, whole = tiny[0], tiny[0]._head
+    monkeypatch.setattr(lm, "_head", lambda hidden: whole(hidden) * float("nan"))
     with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*weights and dtype"):
         run(lambda: pyro.sample("s", lm(lm.chat("Calculate 1 + 1."), max_tokens=2)))
 

@@ -84,7 +84,7 @@ def test_an_interrupted_request_gives_no_answer_to_the_next(monkeypatch):
 
 
 def test_a_process_that_speaks_in_blocks():
-    cat = Process(["/bin/cat"], "cat", blocks=True)
+    cat = Process(["/bin/cat"], "cat", blocks=True, in_turn=False)
     cat.tell("a\nb")
     cat.tell("c")
     assert [cat.hear(60, "testing") for _ in range(2)] == ["a\nb\n", "c\n"]
@@ -93,6 +93,23 @@ def test_a_process_that_speaks_in_blocks():
     cat.stop()
     with pytest.raises(WorkerError, match="does not start"):
         Process(["no-such-command-anywhere"], "x")
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_what_is_said_before_it_is_asked_is_no_answer_where_there_are_turns(in_turn):
+    cat = Process(["/bin/cat"], "cat", in_turn=in_turn)
+    cat.tell("one")
+    deadline = time.monotonic() + 60
+    while cat._replies.empty() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if in_turn:
+        with pytest.raises(WorkerError, match="cat spoke without being asked"):
+            cat.tell("two")
+        assert not cat.alive
+    else:
+        cat.tell("two")
+        assert [cat.hear(60, "testing") for _ in range(2)] == ["one", "two"]
+    cat.stop()
 
 
 def test_a_group_ends_together_and_takes_its_folder():

@@ -54,7 +54,7 @@ class _Link:
         self.name = name
         program = _PROGRAM.format(path=sys.path)
         command = [sys.executable, "-P", "-W", "ignore", "-c", program]
-        self.process = Process(command, name)
+        self.process = Process(command, name, in_turn=False)
         self.held = [self.process]
         self._pending: dict[int, Future[Answer]] = {}
         self._lock = threading.Lock()

@@ -36,15 +36,22 @@ class Process:
         name: shown in messages.
         blocks: a message ends at a blank line, instead of at the end of its line.
         folder: where it runs.
+        in_turn: every message has one reply, and is sent after the reply to the one before.
 
     Raises:
         WorkerError: it cannot be started.
     """
 
     def __init__(
-        self, command: Sequence[str], name: str, *, blocks: bool = False, folder: str | None = None
+        self,
+        command: Sequence[str],
+        name: str,
+        *,
+        blocks: bool = False,
+        folder: str | None = None,
+        in_turn: bool = True,
     ) -> None:
-        self.name, self.blocks = name, blocks
+        self.name, self.blocks, self.in_turn = name, blocks, in_turn
         self._group = Group()
         try:
             self.process = self._group.start(
@@ -73,10 +80,10 @@ class Process:
         """Sends a message.
 
         Raises:
-            WorkerError: the process is gone; or it has said what nobody asked for, which would be
-                taken for the answer.
+            WorkerError: the process is gone; or, where there are turns, it has said what nobody asked
+                for, which would be taken for the answer.
         """
-        if not self._replies.empty() and self.alive:
+        if self.in_turn and not self._replies.empty() and self.alive:
             self.stop()
             raise WorkerError(f"{self.name} spoke without being asked")
         try:

@@ -80,8 +80,8 @@ class Process:
         """Sends a message.
 
         Raises:
-            WorkerError: the process is gone; or, where there are turns, it has said what nobody asked
-                for, which would be taken for the answer.
+            WorkerError: the process is gone; or, where there are turns, it has said what nobody
+                asked for, which would be taken for the answer.
         """
         if self.in_turn and not self._replies.empty() and self.alive:
             self.stop()

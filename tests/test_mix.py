@@ -131,6 +131,9 @@ def test_a_mix_does_not_depend_on_the_unit_of_costs(unit):
     p = np.array([[0.1, 0.9], [0.1, 0.9]])
     assert mix(p, 4 * unit, unit) == (0, 4)
     assert mix(p, 4.4 * unit, [unit, 1.1 * unit]) == (0, 4)
+    # Only gains for their cost find the three cheap ones.
+    one = np.array([[0.6, 0.5]])
+    assert mix(one, 3 * unit, [3 * unit, unit], method="greedy") == (0, 3)
 
 
 def test_bad_input_is_named():

@@ -88,6 +88,23 @@ def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its
     references_are_right(engine)
 
 
+@torch.inference_mode()
+def test_what_forks_left_behind_as_one_copy_is_stood_on_again():
+    engine = standing(400_000, price=0, block=8).engine
+    text = WORDS[:40]
+    engine.hidden([text], [0])
+    (slot,) = engine.seat([text])
+    assert slot.base == 0
+    rows = [slot, *engine.fork([slot, slot])]
+    assert {row.base for row in rows} == {40}
+    for row in rows:
+        engine.close(row, text)
+    (again,) = engine.seat([text])
+    assert again.base == 40
+    engine.close(again, text)
+    nothing_is_left(engine)
+
+
 def watched(engine, monkeypatch) -> list[int]:
     """The most bytes of slots and segments together, from now on."""
     peak, add = [0], Held.add

@@ -159,7 +159,7 @@ FAULTS = [
         SLOTS,
         "self.pool.segment(piece, slot.base, trunk=True)",
         "self.pool.segment(piece, slot.base)",
-        STANDING,
+        "tests/test_engine_memory.py -k left_behind",
     ),
     Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
     Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),

@@ -69,7 +69,7 @@ FAULTS = [
     Fault(f"{LOGIC}/formulas.py", '("↔", "→", "∨", "∧")', '("→", "↔", "∨", "∧")', FORMULAS),
     Fault(
         "ppl/runtime/worker.py",
-        "if not self._replies.empty() and self.alive:",
+        "if self.in_turn and not self._replies.empty() and self.alive:",
         "if False:",
         f"{TACTICS} -k taken_for_the_next",
     ),

@@ -16,14 +16,6 @@ from ppl.lm.engine.runs import Held
 WORDS = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(128))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def standing(capacity: int, price: int, block: int) -> ppl.HFModel:
     """Shares as models of usual size do."""
     lm = make(kv_bytes=capacity)

@@ -59,14 +59,6 @@ qwen3_5 qwen3_5_moe qwen3_next zaya
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def engine_of(name: str, capacity: int = 1 << 24, **options) -> Engine:
     if name not in families.NAMES:
         pytest.skip(f"this transformers has no {name}")

@@ -42,14 +42,6 @@ PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Rounding(tf.DynamicCache):
     """Keys and values to eight bits, each head's of a token by their own largest."""
 

@@ -20,14 +20,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @torch.inference_mode()
 def assert_exact(lm: ppl.HFModel, stands: bool) -> None:
     """Of texts some of which are known in part, or stand on a trunk."""

@@ -31,14 +31,6 @@ from ppl.verifiers import PRM, OutcomeModel, RewardModel
 RANKS = {"one": 3, "two": 5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def layers_of(model) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of every layer that an adapter may change."""
     sizes = {}

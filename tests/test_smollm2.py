@@ -6,7 +6,6 @@ import importlib.util
 
 import constrained_writing as example
 import pytest
-import torch
 from smollm2 import find_gguf
 
 import ppl
@@ -27,16 +26,6 @@ def converted_folders():
     }
 
 
-@pytest.fixture
-def one_thread():
-    """Two threads on a core that other tests use too are many times slower than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_example_and_cache(tmp_path, capsys):
     small = ["--requests", "2", "--tokens", "60", "--methods", "best-of-N", "masks", "twisted SMC"]
     rows = {row.method: row for row in example.main([*small, "--out", str(tmp_path)])}

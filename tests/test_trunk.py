@@ -20,15 +20,6 @@ from ppl.lm.engine.runs import Piece
 from ppl.lm.engine.slots import Slots, bucket
 from ppl.lm.engine.trunk import Mean, attended, groups_of, together
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # -- attention in two parts ----------------------------------------------------------------------
 
 

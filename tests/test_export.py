@@ -7,10 +7,9 @@ import math
 from itertools import pairwise
 
 import networkx as nx
-import pyro
 import pytest
 from programs import toy
-from test_tree_refinement import JUDGE, LETTERS, WRITER, latest
+from test_tree_refinement import LETTERS, latest, writer
 from test_view import made, node
 
 import ppl
@@ -79,23 +78,9 @@ def test_pairs_of_a_search_share_their_beginning():
 # -- refinements ----------------------------------------------------------------------------------
 
 
-def refining(rounds: int = 3, content: float = 0.8, says: bool = True) -> str:
-    """Writes, says so, is judged, and mends what the critique names until it is content."""
-    text = WRITER.prompt("^")
-    text += pyro.sample("draft", WRITER(text, max_tokens=LETTERS))
-    for t in range(rounds):
-        if says:
-            ppl.answer(latest(text))
-        verdict = JUDGE(text)
-        pyro.sample(f"good_{t}", verdict, obs=True)
-        if verdict.log_probability > math.log(content):
-            return latest(text)
-        text += "?"
-        text += pyro.sample(f"critique_{t}", WRITER(text, max_tokens=1))
-        text += "!"
-        text += pyro.sample(f"refined_{t}", WRITER(text, max_tokens=LETTERS))
-    pyro.sample("good", JUDGE(text), obs=True)
-    return latest(text)
+def refining(says: bool = True) -> str:
+    """Is harder to content."""
+    return writer(content=0.8, says=says)
 
 
 def unlawful(pairs, tree: ppl.Tree) -> list[str]:
@@ -208,7 +193,7 @@ def test_refinements_are_kept_by_margin_by_pass_and_by_a_judge():
 
 
 def test_a_program_says_what_it_refines_or_it_is_read(tmp_path):
-    search = TreeRefinement(40, threshold=0.95).begin(refining, 3, 0.8, False, seed=2)
+    search = TreeRefinement(40, threshold=0.95).begin(refining, False, seed=2)
     silent = search.run()
     with pytest.raises(ArgumentError, match=r"ppl\.answer"):
         preference_pairs(silent, kind="refinements")

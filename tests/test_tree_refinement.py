@@ -47,11 +47,16 @@ def worth(text: ppl.Text) -> float:
 JUDGE = FunctionVerifier(worth, name="judge", meaning="outcome")
 
 
-def writer(rounds: int = 3, judge: ppl.Verifier = JUDGE, content: float = 0.5) -> str:
-    """Writes, is judged, and mends what the critique names until it is content."""
+def writer(
+    rounds: int = 3, judge: ppl.Verifier = JUDGE, content: float = 0.5, says: bool = False
+) -> str:
+    """Writes, is judged, and mends what the critique names until it is content; or says what it
+    has before every judgement."""
     text = WRITER.prompt("^")
     text += pyro.sample("draft", WRITER(text, max_tokens=LETTERS))
     for t in range(rounds):
+        if says:
+            ppl.answer(latest(text))
         verdict = judge(text)
         pyro.sample(f"good_{t}", verdict, obs=True)
         if verdict.log_probability > math.log(content):

@@ -71,7 +71,12 @@ class LogitsModel(LanguageModel):
 
     One of your own sets `name`, `codec` and `context_length` and implements `logits_along`. One
     that can keep what it has computed also has a `decoder` of its own.
+
+    Attributes:
+        invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
     """
+
+    invert: sampling.Invert | None = None
 
     @abstractmethod
     def logits_along(
@@ -417,7 +422,9 @@ def _draw_tokens(
     allowed = [_allowed(row, row.request.spec, size) for row in rows]
     positions = np.array([len(row.new) for row in rows])
     warps = [row.request.spec.warp for row in rows]
-    tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms(keys, positions))
+    invert = getattr(rows[0].request.model, "invert", None)  # all rows are of one engine
+    u = uniforms(keys, positions)
+    tokens, log_probs = sampling.draw(logits, warps, allowed, u, invert)
     for row, log_prob in zip(rows, log_probs, strict=True):
         if not math.isfinite(log_prob):
             raise WeightError(

@@ -25,6 +25,7 @@ from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.origin import Origin
@@ -84,6 +85,8 @@ class HFModel(LogitsModel):
             keeps=keeps,
         )
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
+        compiled = self.engine.runner.compiled
+        self.invert = invert if compiled is not None and compiled.native else None
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)

@@ -86,7 +86,8 @@ class NextToken(LMDistribution):
         number = np.array([key], dtype=np.uint64)
         warp, allowed = [self.spec.warp], [self._allowed(self.logits.shape[-1])]
         u = uniforms(number, np.array([0]))
-        (token,), (log_prob,) = sampling.draw(self.logits[None], warp, allowed, u)
+        invert = getattr(self.model, "invert", None)
+        (token,), (log_prob,) = sampling.draw(self.logits[None], warp, allowed, u, invert)
         if not math.isfinite(log_prob):
             raise WeightError(f"{visit.label}: the next-token distribution is not finite")
         return self._continuation(token), log_prob, None

@@ -7,7 +7,7 @@ drawn follows the warped and renormalised distribution, and its log-probability 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.language import checks
+
+Invert = Callable[[Tensor, NDArray[np.float64]], tuple[list[int], list[float]] | None]
+"""From logits `[B, V]` and uniforms `[B]` to tokens and their log-probabilities, or None where it
+does not serve."""
 
 # Probabilities that are drawn from at once on a CPU.
 _CPU_PART = 1 << 19
@@ -112,25 +116,31 @@ def draw(
     warps: Sequence[Warp],
     allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
+    invert: Invert | None = None,
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability under the row's warped distribution.
 
     Args:
         logits, warps, allowed: as in `warped_log_probs`.
         uniforms: `[B]` in (0, 1).
+        invert: a program for rows with nothing to reshape.
 
     Returns:
         Token ids and log-probabilities, one each per row; NaN where there is no distribution.
     """
     rows, size = logits.shape
+    if invert is not None and warps.count(_PLAIN) == rows:
+        drawn = invert(_keep_only(logits, allowed), uniforms)
+        if drawn is not None:
+            return drawn
     if logits.device.type == "cpu":
         # As many rows at once as its cache takes: fresh memory for the probabilities of all rows
         # would cost more, in page faults, than drawing from them.
         most = max(1, _CPU_PART // size)
         if rows > most:
             parts = [slice(at, at + most) for at in range(0, rows, most)]
-            drawn = [draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
-            return [t for some, _ in drawn for t in some], [p for _, some in drawn for p in some]
+            each = [draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
+            return [t for some, _ in each for t in some], [p for _, some in each for p in some]
         tokens, log_probs = _draw(logits, warps, allowed, uniforms)
         return tokens.tolist(), log_probs.tolist()
     # One transfer for both: float64 holds every token id exactly.

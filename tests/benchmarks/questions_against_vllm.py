@@ -4,12 +4,13 @@
     python tests/benchmarks/questions_against_vllm.py --vllm other/bin/python
 
 SmolLM2-135M-Instruct in bfloat16, plain sampling. `questions x rows x prompt` texts grow by `--new`
-tokens, those of a question from one prompt, which nobody has computed before. All sides are loaded
-first, each in a process of its own and on all cores, and asked in turns, so that what else runs on
-the machine meets them alike; a ratio is one of medians. "whole" counts new tokens over the time of
-all, prefill included; "prefill" is the tokens of all prompts over the time of one new token for
-each question. "bound" is the products with all weights alone, for the prompts one after the other,
-in the same turns. "kept" is what slots, segments and tree took at most.
+tokens, those of a question from one prompt, which nobody has computed before. The sides take turns:
+in each of `--repeats` rounds every side is loaded in a process of its own, has all cores to itself,
+is asked for all cases, and ends before the next begins (beside another one vLLM's engine ends). A
+ratio is one of medians over the rounds. "tok/s" counts new tokens over the time of all, prefill
+included; "prefill" is the tokens of all prompts over the time of one new token for each question.
+"bound" is the products with the weights of all layers alone, without the head, for the prompts one
+after the other. "kept" is what slots, segments and tree took at most.
 
 Without `--vllm` the rest is measured. `--plain` measures ppl without `compile=True`, too.
 """
@@ -81,7 +82,8 @@ def by_ppl(folder: str, compile: bool) -> Side:
     from ppl.lm.engine.linear import PackedLinear
 
     lm = ppl.load(folder, dtype=torch.bfloat16, device="cpu", compile=compile, kv_bytes=4 << 30)
-    layers = [m for m in lm.model.modules() if isinstance(m, PackedLinear)]
+    head = lm.model.get_output_embeddings()
+    layers = [m for m in lm.model.modules() if isinstance(m, PackedLinear) and m is not head]
     engine = lm.engine
 
     def products(asked: Texts) -> dict[str, float]:
@@ -149,7 +151,7 @@ class Worker:
         self._process.stdin.flush()
         return self._answer()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """No more questions."""
         self._process.stdin.close()  # type: ignore[union-attr]
         try:
@@ -168,24 +170,20 @@ def serve(side: str, folder: str) -> None:
         print("answer " + json.dumps(found), flush=True)
 
 
-def measured(workers: list[Worker], case: str, new: int, repeats: int) -> dict[str, float]:
-    """Medians, by side and kind."""
+def measured(worker: Worker, case: str, new: int, round_: int) -> dict[str, float]:
+    """Speeds of one side, by kind."""
     questions, rows, length = map(int, case.split("x"))
-    found: dict[str, list[float]] = {}
-    for repeat in range(repeats):
-        for worker in workers:
-            whole = worker.ask(questions, rows, length, new, 2 * repeat)
-            speed = whole["tokens"] / whole["seconds"]
-            found.setdefault(worker.name, []).append(speed)
-            found.setdefault(f"{worker.name} kept", []).append(whole.get("kept", 0))
-            prefill = worker.ask(questions, 1, length, 1, 2 * repeat + 1)
-            speed = questions * length / prefill["seconds"]
-            found.setdefault(f"{worker.name} prefill", []).append(speed)
-            if worker.name == "ppl":
-                bound = worker.ask(questions, 1, length, 0, 0)
-                speed = questions * length / bound["seconds"]
-                found.setdefault("bound", []).append(speed)
-    return {name: statistics.median(speeds) for name, speeds in found.items()}
+    whole = worker.ask(questions, rows, length, new, 2 * round_)
+    prefill = worker.ask(questions, 1, length, 1, 2 * round_ + 1)
+    found = {
+        worker.name: whole["tokens"] / whole["seconds"],
+        f"{worker.name} kept": whole.get("kept", 0),
+        f"{worker.name} prefill": questions * length / prefill["seconds"],
+    }
+    if worker.name == "ppl":
+        bound = worker.ask(questions, 1, length, 0, 0)
+        found["bound"] = questions * length / bound["seconds"]
+    return found
 
 
 def main() -> None:
@@ -211,38 +209,46 @@ def main() -> None:
     folder = converted()
     sides = [("ppl", sys.executable)] + [("plain", sys.executable)] * options.plain
     sides += [("vllm", options.vllm)] * bool(options.vllm)
-    with contextlib.ExitStack() as stack:
-        workers = [Worker(python, side, folder, env) for side, python in sides]
-        for worker in workers:
-            stack.callback(worker.end)
-        for worker in workers:
-            worker.ready()
-        compare(workers, options)
+    one = [f"{options.questions}x{options.rows}x{options.prompt}"] if options.questions else CASES
+    cases = options.cases or one
+    found: dict[str, dict[str, list[float]]] = {case: {} for case in cases}
+    for round_ in range(options.repeats):
+        for side, python in sides:
+            with contextlib.closing(Worker(python, side, folder, env)) as worker:
+                worker.ready()
+                worker.ask(2, 2, 80, 4, 999)
+                for case in cases:
+                    for name, value in measured(worker, case, options.new, round_).items():
+                        found[case].setdefault(name, []).append(value)
+                    speed = found[case][side][-1]
+                    print(f"{side}, {case}: {speed:.1f} tok/s", file=sys.stderr, flush=True)
+    medians = {
+        case: {name: statistics.median(values) for name, values in of_case.items()}
+        for case, of_case in found.items()
+    }
+    table(medians, [side for side, _ in sides], options)
 
 
-def compare(workers: list[Worker], options: argparse.Namespace) -> None:
-    """Prints the table."""
+def table(
+    medians: dict[str, dict[str, float]], sides: list[str], options: argparse.Namespace
+) -> None:
+    """Prints it."""
     from machine import machine
 
     print(machine())
     print(f"bfloat16, {options.new} new tokens a row, medians of {options.repeats}, in turns\n")
-    one = [f"{options.questions}x{options.rows}x{options.prompt}"] if options.questions else CASES
-    heads = [worker.name for worker in workers]
-    print("| case | " + " | ".join(f"{name}, tok/s" for name in heads), end="")
-    print(" | ppl / vllm | " + " | ".join(f"{name} prefill" for name in heads), end="")
-    print(" | bound | ppl / bound | ppl / vllm prefill | kept, MB | load |")
-    print("|---" * (2 * len(heads) + 7) + "|", flush=True)
-    for worker in workers:
-        worker.ask(2, 2, 80, 4, 999)
-    for case in options.cases or one:
-        found = measured(workers, case, options.new, options.repeats)
+    print("| case | " + " | ".join(f"{name}, tok/s" for name in sides), end="")
+    print(" | ppl / vllm | " + " | ".join(f"{name} prefill" for name in sides), end="")
+    print(" | bound | ppl / bound | ppl / vllm prefill | kept, MB |")
+    print("|---" * (2 * len(sides) + 6) + "|")
+    for case, found in medians.items():
         theirs, filled = found.get("vllm", 0.0), found.get("vllm prefill", 0.0)
-        cells = [case, *(f"{found[name]:.1f}" for name in heads)]
+        cells = [case, *(f"{found[name]:.1f}" for name in sides)]
         cells.append(f"{found['ppl'] / theirs:.2f}" if theirs else "-")
-        cells += [f"{found[f'{name} prefill']:.0f}" for name in heads]
+        cells += [f"{found[f'{name} prefill']:.0f}" for name in sides]
         cells += [f"{found['bound']:.0f}", f"{found['ppl prefill'] / found['bound']:.2f}"]
         cells.append(f"{found['ppl prefill'] / filled:.2f}" if filled else "-")
-        cells += [f"{found['ppl kept'] / 1e6:.0f}", f"{os.getloadavg()[0]:.1f}"]
+        cells.append(f"{found['ppl kept'] / 1e6:.0f}")
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

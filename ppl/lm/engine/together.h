@@ -39,10 +39,6 @@ static inline whole paired(vector one, vector other) {  // rounded
 }
 #endif
 
-static inline void prefetch(const number *from, int64_t count) {
-    for (int64_t at = 0; at < count; at += 64 / sizeof(number)) __builtin_prefetch(from + at);
-}
-
 // The same of several queries that look at the same keys: one in each place of `V` vectors. Where the
 // processor multiplies pairs of bfloat16, queries and weights lie in pairs.
 template <int V> struct Together {
@@ -149,10 +145,6 @@ template <int V> struct Together {
             const int part = count - start < MANY ? (int)(count - start) : MANY;
             if (from + start + part <= (int64_t)earliest) continue;
             vector scores[MANY][V], shrink[V];
-            if (start + 2 * MANY <= count) {  // the next ones, which lie in other pages
-                prefetch(keys + (start + MANY) * DIM, MANY * DIM);
-                prefetch(values + (start + MANY) * WIDE, MANY * WIDE);
-            }
             score(keys + start * DIM, part, scores);
             if (softcap > 0)
                 for (int t = 0; t < part; t++)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from compiler import needs_compiler
 from torch.nn.functional import scaled_dot_product_attention
 
+from ppl.lm.engine import building
 from ppl.lm.engine.attention import Span
 from ppl.lm.engine.native import attend
 from ppl.lm.engine.runs import Held, Part, Piece, Segment
@@ -142,6 +145,14 @@ def test_trunks_are_read_by_pointer(rows, heads, group, dim, window, softcap, si
         torch.testing.assert_close(
             out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
         )
+
+
+def test_what_is_included_is_part_of_a_program():
+    """Else a program that was built before it changed would be found again."""
+    source = Path(building.__file__).with_name("attention.cpp")
+    names = ("together.h", "vectors.h")
+    found = building._texts(source)
+    assert found == [source.read_bytes(), *(source.with_name(n).read_bytes() for n in names)]
 
 
 def test_what_is_not_finite_stays_so():

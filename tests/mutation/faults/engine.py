@@ -12,12 +12,21 @@ ENGINES = (
     "tests/test_engine.py tests/test_engine_work.py tests/test_graphs.py tests/test_compiled.py "
     "tests/test_attention.py"
 )
+INVERTED = "tests/test_inversion.py"
 MASKED, TEXT, ERRORS = "tests/test_masks.py", "tests/test_text.py", "tests/test_errors.py"
 SITES, SEARCHERS = "tests/test_sites.py", "tests/test_searchers.py"
 LAW = "tests/exact/test_one_law.py"
 
 FAULTS = [
     # From logits to tokens.
+    Fault(SAMPLING, "invert is not None and warps.count(_PLAIN) == rows", "invert", INVERTED),
+    Fault("ppl/lm/engine/draw.cpp", "block ? mass[block - 1] : 0", "0", INVERTED),
+    Fault(
+        "ppl/lm/engine/inversion.py",
+        "if _draws_alike(logits.dtype) else None",
+        "",
+        INVERTED,
+    ),
     Fault(
         SAMPLING, "logits / torch.as_tensor(divisor,", "logits * torch.as_tensor(divisor,", DRAWS
     ),

@@ -11,6 +11,7 @@ TRUNK, KEPT, REACH = (
     "ppl/lm/engine/reach.py",
 )
 
+FILLED = "tests/test_prefill.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
 ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
@@ -151,6 +152,40 @@ FAULTS = [
         "            slot.length = matches[text].length\n",
         "            slot.length = 0\n",
         f"{ENGINES} -k 'once or nothing'",
+    ),
+    # Many tokens of several texts in one pass.
+    Fault(RUNS, "size < whole and size <= length", "size <= length", f"{FILLED} -k waits"),
+    Fault(RUNS, "size < whole and size <= length", "size < whole", f"{FILLED} -k waits"),
+    Fault(PASSES, "done, done - base, piece.kv", "done, 0, piece.kv", f"{FILLED} -k siblings"),
+    Fault(
+        "ppl/lm/engine/prefill.py",
+        "runs.append(run_of(part.piece.kv, keys, values, part.start, count))",
+        "pass",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/prefill.cpp",
+        "return job.column + (start + n) / GROUP; };",
+        "return job.column + (start + n) / GROUP + 1; };",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/together.h",
+        "(first[v] > at) | (last[v] < at)",
+        "(first[v] > at)",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/together.h",
+        "const int steps = (part + 1) / 2;",
+        "const int steps = part / 2;",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/building.py",
+        "for name in names for part",
+        "for name in names[1:] for part",
+        "tests/test_native.py -k included",
     ),
     # One copy of a common beginning.
     Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),

@@ -248,6 +248,8 @@ class Row:
         self.new.append(token)
         self.log_prob += log_prob
         reason = self.stop.after(token)
+        if reason is None and log_prob == -math.inf:
+            reason = "length"  # nothing goes on from what cannot be drawn
         if reason is None and len(self.new) == self.limit:
             if self.request.spec.max_tokens is None:
                 raise StepNeverEndedError(
@@ -412,14 +414,19 @@ def _admit(rows: Sequence[Row]) -> set[Account]:
 def _draw_tokens(
     logits: Tensor, rows: Sequence[Row], keys: NDArray[np.uint64]
 ) -> tuple[list[int], list[float]]:
-    """A token for each row, and its log-probability."""
+    """A token for each row, and its log-probability; minus infinity where none of those that are
+    allowed has any probability: it cannot be drawn, and whoever came to want it is dead."""
     size = logits.shape[-1]
     allowed = [_allowed(row, row.request.spec, size) for row in rows]
     positions = np.array([len(row.new) for row in rows])
     warps = [row.request.spec.warp for row in rows]
     tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms(keys, positions))
-    for row, log_prob in zip(rows, log_probs, strict=True):
+    for i, (row, log_prob) in enumerate(zip(rows, log_probs, strict=True)):
         if not math.isfinite(log_prob):
+            mask = allowed[i]
+            if mask is not None and sampling.nothing_left(logits[i], mask):
+                tokens[i], log_probs[i] = int(mask.nonzero()[0]), -math.inf
+                continue
             raise WeightError(
                 f"{row.request.label}: the next-token distribution is not finite; check the "
                 "model's weights and dtype, and that allowed= admits a token of the vocabulary"

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
+from compressed import Rounding, compressed
 from engines import (
     DEVICE,
     FAMILIES,
@@ -40,36 +41,6 @@ from ppl.searchers import SMC, BestOfN
 
 PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
-
-
-class Rounding(tf.DynamicCache):
-    """Keys and values to eight bits, each head's of a token by their own largest."""
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        def eight_bits(x):
-            unit = x.abs().amax(-1, keepdim=True) / 127
-            return torch.where(unit > 0, (x / unit).round(), 0.0) * unit
-
-        return super().update(eight_bits(key_states), eight_bits(value_states), *args, **kwargs)
-
-
-@torch.inference_mode()
-def compressed(model, kv: str, text: tuple[int, ...]) -> torch.Tensor:
-    """Last hidden states `[n, hidden]` of a text by one pass of the compressed model, without any
-    cache of ours."""
-    keeps, n = KV.read(kv), len(text)
-    at = torch.arange(n)
-    seen = at <= at[:, None]
-    if keeps.window:
-        seen &= (at > at[:, None] - keeps.window) | (at < keeps.sinks)
-    mask = torch.zeros(1, 1, n, n).masked_fill_(~seen, torch.finfo(torch.float32).min)
-    cache = Rounding() if keeps.int8 else None
-    return model.base_model(
-        input_ids=torch.tensor([text], device=DEVICE),
-        attention_mask=mask.to(DEVICE),
-        past_key_values=cache,
-        use_cache=keeps.int8,
-    ).last_hidden_state[0]
 
 
 # -- how it is said ------------------------------------------------------------------------------

@@ -179,6 +179,17 @@ def test_who_needs_more_than_was_set_aside_goes_on_where_it_was(one, two):
     assert account.cost.prompt_tokens + account.cost.reused_tokens == len(text)  # booked once
 
 
+def test_copies_forget_what_they_computed(two):
+    text, paid = (*two.chat(QUESTIONS[2]).tokens, 77), []
+    for forgets in (True, False, True):
+        if forgets:
+            two.fresh()
+        account = Account()
+        two.sample_batch([request(two, text, max_tokens=2, ledger=account)])
+        paid.append(account.cost.prompt_tokens)
+    assert paid == [len(text), 0, len(text)]
+
+
 def test_what_nobody_waits_for_is_left_and_booked(two):
     account = Account()
     session = two.session()

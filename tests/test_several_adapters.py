@@ -397,6 +397,7 @@ def test_a_process_reward_model_beside_its_generator(judges, name):
     bare = prm_models_format(name)
     prm = PRM.load(judges / name, base=base, format=bare)
     assert prm.engine is base.engine
+    assert prm.name == f"PRM({f'{base.name}+{judges / name}'!r})"
     texts = texts_for(base)
     asked = [JudgeRequest(prm, text) for text in texts]
     drawn = writer.sample_batch([request(writer, texts[0].tokens[:9], i) for i in range(3)])

@@ -127,6 +127,10 @@ class LogitsModel(LanguageModel):
         """A text as the decoder of `together` knows it, where several models share it."""
         return text
 
+    def fresh(self) -> None:
+        """Forgets what was computed, where anything is kept of it: the next request pays for all
+        of its text."""
+
     def decoder(self) -> Decoder:
         """An empty batch."""
         return PlainDecoder(self)

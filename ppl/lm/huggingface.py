@@ -160,6 +160,10 @@ class HFModel(LogitsModel):
         with torch.inference_mode(), self.engine.runner.adapters.running(numbers):
             return self._head(hidden)
 
+    def fresh(self) -> None:
+        """See `LogitsModel`."""
+        self.engine.pool.clear()
+
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""
         return EngineDecoder(self.engine, self._head, self.marked if self.adapter else None)

@@ -203,6 +203,8 @@ class Copy:
                 scores.append(what)
             elif kind == "logits":
                 self._logits(what)
+            elif kind == "fresh":
+                self.model.fresh()
             elif self._drawing is not None:
                 self._done(self._drawing.leave(what))
         if scores:

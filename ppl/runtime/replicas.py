@@ -9,6 +9,7 @@ the next request.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -91,6 +92,12 @@ class _Link:
                 del self._pending[ticket]
                 future.set_exception(WorkerError(f"{error}; {_remedy()}"))
         return future
+
+    def fresh(self) -> None:
+        """Tells it to forget what it computed."""
+        with self._lock, contextlib.suppress(WorkerError):  # whoever listens says so
+            if self.alive:
+                self.process.tell(packed(("fresh", None)))
 
     def leave(self, tickets: Collection[int]) -> None:
         """Tells it that nobody waits for these: it answers with what it has."""
@@ -217,6 +224,13 @@ class Replicas(LogitsModel):
         self._held.clear()
         self._links = []
         self._starting, self._placing = threading.Lock(), threading.Lock()
+
+    def fresh(self) -> None:
+        """See `LogitsModel`."""
+        for number, link in enumerate(self._links):
+            with self._placing:
+                self._prefixes.forget(number)
+            link.fresh()
 
     def session(self) -> ReplicaSession:  # type: ignore[override]
         """A running batch of what the copies draw."""

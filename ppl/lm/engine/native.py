@@ -37,6 +37,8 @@ def attend(
     sinks: Tensor | None = None,
     before: tuple[Tensor, Tensor] | None = None,
     place: Place = ((0, 0), (0, 0)),
+    early: tuple[Tensor, int] | None = None,
+    holes: Tensor | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -52,6 +54,9 @@ def attend(
         before: what attention to other keys gave, `[B, H, G, D]` means and `[B, H, G]` logarithms
             of the sums of their weights, float32.
         place: where, in the trunks of the table, the layer's keys and values are.
+        early: `[B]` int64, and a number: of the first tokens of the text, so many, a row looks at
+            those from there on, too.
+        holes: `[B, 2]` int64: behind so many keys of its slot, so many tokens have none there.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -98,6 +103,8 @@ def attend(
         softcap,
         None if sinks is None else sinks.data_ptr(),
         *((None, None) if before is None else (t.data_ptr() for t in before)),
+        *((None, 0) if early is None else (early[0].data_ptr(), early[1])),
+        None if holes is None else holes.data_ptr(),
         out.data_ptr(),
     )
     return out
@@ -111,6 +118,6 @@ def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     ).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
     run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, _POINTER, _POINTER]
     run.restype = None
     return run

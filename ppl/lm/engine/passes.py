@@ -98,11 +98,6 @@ class Passes:
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
         self._keeps = slots.keeps
-        if compile and self._keeps.cuts(1 << 62):
-            raise UnsupportedModelError(
-                f"{name}: compiled steps read all that a layer looks at; load it with "
-                f"compile=False, or kv='full' or 'int8' instead of '{self._keeps}'"
-            )
         if plan.states and (graphs or compile):
             flag = "graphs" if graphs else "compile"
             raise UnsupportedModelError(
@@ -113,7 +108,7 @@ class Passes:
         self.stepwise = False
         self._rows: list[Slot | None] = []  # of the running pass
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
-        self.compiled = CompiledStep(base, config, plan, name) if compile else None
+        self.compiled = CompiledStep(base, config, plan, self._keeps, name) if compile else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
         if graphs:

@@ -38,6 +38,19 @@ FAULTS = [
     Fault(f"{SERVER}/endpoint.py", "max(asked, own)", "own", FLAKY),
     Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", f"{FLAKY} -k ctrl_c"),
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
+    # Windows of compiled steps.
+    Fault(
+        f"{ENGINE}/attention.cpp",
+        "at + t < few ? low[v]",
+        "at + t <= few ? low[v]",
+        "tests/test_native.py -k first_tokens",
+    ),
+    Fault(
+        f"{ENGINE}/compiled.py",
+        "torch.maximum(low, self.keeps.near(self.positions))",
+        "low",
+        "tests/test_kv.py -k 'both_kept'",
+    ),
     # Adapters beside the weights, and copies of a model.
     Fault(f"{ENGINE}/beside.py", "* kept[:, None]", "", f"{ADAPTERS} -k one_batch"),
     Fault(

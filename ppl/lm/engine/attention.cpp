@@ -2,79 +2,17 @@
 //
 // Each row writes its new key and value into its slot and attends to what it stands on and to what
 // the slot holds, from the first position that its layer looks at to its own, and to the first ones
-// of the text where these are kept beside a window: no mask, nothing read for longer neighbours. All query heads that share a key-value head pass over its keys together, a
-// part at a time, with a running maximum as in FlashAttention (Dao et al. 2022, arXiv:2205.14135).
+// of the text where these are kept beside a window: no mask, nothing read for longer neighbours. All
+// query heads that share a key-value head pass over its keys together, a part at a time, with a
+// running maximum as in FlashAttention (Dao et al. 2022, arXiv:2205.14135).
 // What rows have in common is found by pointer, through a table of runs (as in PagedAttention, Kwon
 // et al. 2023, arXiv:2309.06180), and read for several rows at a time (as in Hydragen, Juravsky et
 // al. 2024, arXiv:2402.05099): then the queries of all of them lie side by side in vectors, so that
 // a number that was read serves them all, and nothing is summed across a vector.
-//
-// Compiled for one model: HEADS key-value heads, GROUP query heads to each, DIM numbers a key,
-// WIDE numbers a value, HALF for bfloat16 (else float32). Sums are in float32.
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-#if HALF
-typedef uint16_t number;
-
-static inline float wide(number x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline number narrow(float x) {  // to the nearest, ties to even
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if (x != x) return 0x7fc0;
-    return (number)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-#else
-typedef float number;
-
-static inline float wide(number x) { return x; }
-static inline number narrow(float x) { return x; }
-#endif
-
-enum { PART = 16, LANES = 16, MOST = 3 };  // keys at a time; queries a vector, and vectors
-
-// e^x for x <= 0, to the precision of float32, in a form that compilers can vectorise: a power of
-// two times a polynomial (coefficients of Cephes, S. Moshier, expf).
-typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t whole __attribute__((vector_size(LANES * sizeof(float))));
-
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float n = std::rint(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    int32_t bits = ((int32_t)n + 127) * (1 << 23);
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return (p * r * r + r + 1.0f) * power;
-}
-
-static inline vector exponentials(vector x) {  // the same of so many at once
-    x = x < -87.0f ? vector{} - 87.0f : x;
-    const whole power = __builtin_convertvector(x * 1.44269504f - 0.5f, whole);
-    const vector n = __builtin_convertvector(power, vector);
-    vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    return (p * r * r + r + 1.0f) * (vector)((power + 127) << 23);
-}
+#include "together.h"
 
 // What one row has seen so far: of each of its heads the largest score, and the sums of weights and
 // of weighted values.
@@ -120,75 +58,6 @@ static void look(Seen &seen, const float (*q)[DIM], const number *keys, const nu
         }
     }
 }
-
-// The same of several rows that look at the same keys: a query in each place of `V` vectors.
-template <int V> struct Together {
-    vector q[DIM][V], sum[WIDE][V], most[V], mass[V], first[V], low[V];
-
-    // Over `count` keys and values, the first of which is at position `from`; see `few` at `Call`.
-    void look(const number *keys, const number *values, int64_t from, int64_t count,
-              float earliest, float latest, int64_t few, float softcap) {
-        enum { AT_ONCE = V == 1 ? 16 : 8 };
-        for (int64_t start = 0; start < count; start += PART) {
-            const int part = count - start < PART ? (int)(count - start) : PART;
-            const int64_t at = from + start;
-            if (at + part <= (int64_t)earliest && at >= few) continue;  // nobody looks so far back
-            alignas(64) float w[PART * (DIM > WIDE ? DIM : WIDE)];
-            vector scores[PART][V];
-            for (int i = 0; i < part * DIM; i++) w[i] = wide(keys[start * DIM + i]);
-            for (int i = part * DIM; i < PART * DIM; i++) w[i] = 0;
-            for (int t = 0; t < PART; t += AT_ONCE) {
-                vector some[AT_ONCE][V] = {};
-                for (int d = 0; d < DIM; d++)
-#pragma GCC unroll 16
-                    for (int j = 0; j < AT_ONCE; j++)
-#pragma GCC unroll 3
-                        for (int v = 0; v < V; v++) some[j][v] += q[d][v] * w[(t + j) * DIM + d];
-                memcpy(scores[t], some, sizeof some);
-            }
-            if (softcap > 0)
-                for (int t = 0; t < part; t++)
-                    for (int v = 0; v < V; v++)
-                        for (int i = 0; i < LANES; i++)
-                            scores[t][v][i] = softcap * std::tanh(scores[t][v][i] / softcap);
-            if ((float)at < latest)
-                for (int t = 0; t < part; t++)
-                    for (int v = 0; v < V; v++)
-                        scores[t][v] = (at + t < few ? low[v] : first[v]) > (float)(at + t)
-                                           ? vector{} - INFINITY
-                                           : scores[t][v];
-            for (int v = 0; v < V; v++) {
-                vector top = most[v], total = {};
-                for (int t = 0; t < part; t++) top = scores[t][v] > top ? scores[t][v] : top;
-                top = top < -1e30f ? vector{} - 1e30f : top;  // who has looked at nothing yet
-                for (int t = 0; t < part; t++) {
-                    scores[t][v] = exponentials(scores[t][v] - top);
-                    total += scores[t][v];
-                }
-                const vector shrink = exponentials(most[v] - top);
-                most[v] = top;
-                mass[v] = mass[v] * shrink + total;
-                for (int d = 0; d < WIDE; d++) sum[d][v] *= shrink;
-            }
-            for (int i = 0; i < part * WIDE; i++) w[i] = wide(values[start * WIDE + i]);
-            enum { NUMBERS = WIDE % 8 == 0 ? 8 : WIDE % 4 == 0 ? 4 : 1 };
-            for (int d = 0; d < WIDE; d += NUMBERS) {
-                vector some[NUMBERS][V];
-                memcpy(some, sum[d], sizeof some);
-                for (int t = 0; t < part; t++)
-#pragma GCC unroll 8
-                    for (int j = 0; j < NUMBERS; j++)
-#pragma GCC unroll 3
-                        for (int v = 0; v < V; v++) some[j][v] += scores[t][v] * w[t * WIDE + d + j];
-                memcpy(sum[d], some, sizeof some);
-            }
-        }
-    }
-};
-
-struct Run {  // so many keys and values: where, how far apart layers and heads are, which tokens
-    int64_t keys, key_layer, key_head, values, value_layer, value_head, start, count;
-};
 
 struct Rows {  // of the order of rows up to `stop`: they have the runs up to `runs` in common, and
                // the first `shared` keys of their slots, which are those of row `source`
@@ -271,19 +140,6 @@ static void finish(const Call &call, int64_t row, int64_t head, int64_t start, S
             answer[g * WIDE + d] = narrow(seen.sum[g][d] / seen.mass[g]);
 }
 
-// A run of keys and values, for a head.
-struct Place {
-    const number *keys, *values;
-    int64_t start, count;
-};
-
-static Place place_of(const Call &call, const Run &run, int64_t head) {
-    return {(const number *)run.keys + call.layer * run.key_layer + head * run.key_head,
-            (const number *)run.values + call.other_layer * run.value_layer +
-                head * run.value_head,
-            run.start, run.count};
-}
-
 // What rows of a group have in common in their slots, as a run.
 static Place beginning(const Call &call, const Rows &group, int64_t head) {
     return {call.keys + group.source * call.slot + head * call.head,
@@ -298,7 +154,8 @@ static void alone(const Call &call, const Rows &group, int64_t run, int64_t row,
     auto whole = [&](const Place &place) {
         over(call, row, seen, q, place.keys, place.values, place.start, place.count);
     };
-    for (; run < group.runs; run++) whole(place_of(call, call.runs[run], head));
+    for (; run < group.runs; run++)
+        whole(place_of(call.runs[run], call.layer, call.other_layer, head));
     if (group.shared) whole(beginning(call, group, head));
     finish(call, row, head, group.shared, seen, q);
 }
@@ -322,22 +179,26 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
             all.mass[v][i] = seen.mass[g];
             all.first[v][i] = first;
             all.low[v][i] = low;
-            for (int d = 0; d < DIM; d++) ((float *)&all.q[d][v])[i] = q[g][d];
+            all.last[v][i] = INFINITY;
+            all.ask(row * GROUP + g, call.query + ((rows[row] * HEADS + head) * GROUP + g) * DIM,
+                    call.scaling);
             for (int d = 0; d < WIDE; d++) ((float *)&all.sum[d][v])[i] = seen.sum[g][d];
         }
     }
     auto over = [&](const Place &place) {
         all.look(place.keys, place.values, place.start, place.count, earliest, latest, call.few,
-                 call.softcap);
+                 INFINITY, call.softcap);
     };
-    for (; run < group.runs; run++) over(place_of(call, call.runs[run], head));
+    for (; run < group.runs; run++)
+        over(place_of(call.runs[run], call.layer, call.other_layer, head));
     if (group.shared) over(beginning(call, group, head));
     for (int row = 0; row < count; row++) {
         for (int g = 0; g < GROUP; g++) {
             const int v = (row * GROUP + g) / LANES, i = (row * GROUP + g) % LANES;
             seen.most[g] = all.most[v][i];
             seen.mass[g] = all.mass[v][i];
-            for (int d = 0; d < DIM; d++) q[g][d] = ((float *)&all.q[d][v])[i];
+            const number *asked = call.query + ((rows[row] * HEADS + head) * GROUP + g) * DIM;
+            for (int d = 0; d < DIM; d++) q[g][d] = wide(asked[d]) * call.scaling;
             for (int d = 0; d < WIDE; d++) seen.sum[g][d] = ((float *)&all.sum[d][v])[i];
         }
         finish(call, rows[row], head, group.shared, seen, q);

@@ -1,7 +1,8 @@
 """The engine's own programs in C++, built for this processor once and kept.
 
-A program is one source beside this file. What was built is found again by all that it was built
-from: the source, its settings, the compiler, and what the processor can do.
+A program is one source beside this file, with what it includes from there. What was built is found
+again by all that it was built from: these, their settings, the compiler, and what the processor can
+do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -40,7 +42,9 @@ def built(source: str, **defines: int) -> ctypes.CDLL:
         )
     path = Path(__file__).with_name(source)
     command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in defines.items())]
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=10)
+    digest = hashlib.blake2b(digest_size=10)
+    for text in _texts(path):
+        digest.update(text)
     program = Path(found).resolve()
     of_compiler = program.stat()
     made_by = program, of_compiler.st_size, of_compiler.st_mtime_ns, *command[1:], _processor()
@@ -60,6 +64,13 @@ def built(source: str, **defines: int) -> ctypes.CDLL:
     except (subprocess.CalledProcessError, OSError) as refusal:
         said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
         raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+
+
+def _texts(path: Path) -> list[bytes]:
+    """A source, and what it includes from beside it."""
+    text = path.read_bytes()
+    names = re.findall(rb'^#include "(.+)"', text, re.MULTILINE)
+    return [text, *(part for name in names for part in _texts(path.with_name(name.decode())))]
 
 
 def _of_this_user(kept: Path) -> bool:

@@ -474,12 +474,12 @@ class Engine:
             apart: for these texts.
             first: as in `_found`.
         """
-        for text in sorted(apart, key=len):
-            match = self.pool.match(text, first.get(text))  # some may have been made just now
-            trunk = self._memory.trunk(match)
-            base = trunk[-1].stop if trunk else 0
-            piece = self.runner.segment(text, trunk, self._memory.beyond(match, base))
-            self.pool.found(text, self.pool.segment(piece, base, trunk=True))
+        left = sorted(apart, key=len)
+        while left:  # some stand on what is made just now
+            stems = self._memory.stems({t: self.pool.match(t, first.get(t)) for t in left})
+            for (text, *_), (start, piece) in zip(stems, self.runner.segments(stems), strict=True):
+                self.pool.found(text, self.pool.segment(piece, start, trunk=True))
+                left.remove(text)
         found = {t: self.pool.match(t, first.get(t)) if apart else m for t, m in matches.items()}
         return {t: m if t in apart else m.cut(matches[t].length) for t, m in found.items()}
 

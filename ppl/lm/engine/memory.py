@@ -11,7 +11,17 @@ import torch
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import MOST_PARTS, NO_HOLE, Match, Piece, Slot, Tokens, Trunk
+from ppl.lm.engine.runs import (
+    MOST_PARTS,
+    NO_HOLE,
+    Match,
+    Piece,
+    Slot,
+    Stem,
+    Tokens,
+    Trunk,
+    independent,
+)
 from ppl.lm.engine.slots import Slots, bucket
 
 # Tokens; slots that are longer than twice what is needed are kept up to here.
@@ -229,6 +239,14 @@ class Memory:
         for at, piece in self.pool.pieces(match):
             if at + len(piece.states) > base:
                 yield max(at, base), piece[max(base - at, 0) :]
+
+    def stems(self, matches: Mapping[Tokens, Match]) -> list[Stem]:
+        """Of texts that are to be one copy each, the shorter ones first, those that need not wait
+        for another of them."""
+        now = independent({text: match.length for text, match in matches.items()})
+        trunks = {text: self.trunk(matches[text]) for text in now}
+        ends = {text: trunk[-1].stop if trunk else 0 for text, trunk in trunks.items()}
+        return [Stem(t, trunks[t], self.beyond(matches[t], ends[t])) for t in now]
 
     def fork(self, slots: Sequence[Slot]) -> list[Slot]:
         """A new row for each of the given ones, which stands where that one stands.

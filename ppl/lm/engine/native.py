@@ -1,9 +1,11 @@
-"""Attention of decode steps on a CPU as a program of its own (`attention.cpp`).
+"""Attention on a CPU as programs of its own: of decode steps (`attention.cpp`), and of many tokens
+of some texts (`prefill.cpp`).
 
 The library's kernels for a few queries a row copy keys out of the slots or pad them to the longest
-row, and take four times as long as reading the memory does. What is left of a compiled step is
-little besides products; this makes attention little too. Built for one kind of model in a second,
-with the compiler that `torch.compile` uses.
+row, and take four times as long as reading the memory does; of many tokens a row, in bfloat16, they
+take four times as long as ours. What is left of a compiled step is little besides products;
+this makes attention little too. Built for one kind of model in a second, with the compiler that
+`torch.compile` uses.
 """
 
 from __future__ import annotations
@@ -110,12 +112,75 @@ def attend(
     return out
 
 
+def fill(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    jobs: Tensor,
+    runs: Tensor,
+    scaling: float,
+    softcap: float,
+    sinks: Tensor | None,
+    place: Place,
+) -> Tensor:
+    """Writes the keys and values of many tokens of some texts, and attends: each of `T` tokens to
+    all of its text before it, and to itself.
+
+    Args:
+        query: `[T, G * H, 1, D]`, float32 or bfloat16, on a CPU.
+        key, value: `[T, H, 1, D]`; values may have another `D`.
+        jobs: `[J, 5]` int64 for each text its first token of these and the one after its last, its
+            first run and the one after its last, and the column of its last run to which its first
+            token goes.
+        runs: `[P, 8]` int64, see `Table.runs`; what a text's last one points to is written.
+        softcap, sinks, place: as of `attend`.
+
+    Returns:
+        `[T, 1, G * H, D]`, as wide as values are.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses.
+    """
+    tokens, query_heads, _, dim = query.shape
+    heads, wide = key.shape[1], value.shape[3]
+    run = _filling(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    sinks = None if sinks is None else sinks.detach().float().contiguous()
+    out = query.new_empty(tokens, 1, query_heads, wide)
+    run(
+        torch.get_num_threads(),
+        jobs.data_ptr(),
+        len(jobs),
+        runs.data_ptr(),
+        place[0][1],
+        place[1][1],
+        *(t.data_ptr() for t in (query, key, value)),
+        scaling,
+        softcap,
+        None if sinks is None else sinks.data_ptr(),
+        out.data_ptr(),
+    )
+    return out
+
+
+def _program(source: str, heads: int, group: int, dim: int, wide: int, half: int) -> ctypes.CDLL:
+    return built(source, HEADS=heads, GROUP=group, DIM=dim, WIDE=wide, HALF=int(half))
+
+
 @lru_cache(maxsize=64)
-def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
-    """The function `attend` of the source, for one kind of model."""
-    run = built(
-        "attention.cpp", HEADS=heads, GROUP=group, DIM=dim, WIDE=wide, HALF=int(half)
-    ).attend
+def _filling(*kind: int) -> Any:
+    """The function `fill` of its source, for one kind of model."""
+    run = _program("prefill.cpp", *kind).fill
+    run.argtypes = [ctypes.c_int32, _POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, _POINTER, _POINTER]
+    run.restype = None
+    return run
+
+
+@lru_cache(maxsize=64)
+def _built(*kind: int) -> Any:
+    """The function `attend` of its source, for one kind of model."""
+    run = _program("attention.cpp", *kind).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
     run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
     run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, _POINTER, _POINTER]

@@ -31,7 +31,7 @@ from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Tokens, Trunk, common_prefix
+from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Stem, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 
@@ -175,12 +175,11 @@ class Passes:
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
         if self._packs and missing >= _PACKED * len(rows):
-            slots = self._slots
             jobs = []
             for text, slot in rows:
-                new, kv = text[slot.length :], tuple(group[:, slot.index] for group in slots.kv)
-                states = slots.states[slot.index]
-                jobs.append(Job(new, slot.length, slot.tail, kv, states, slot.trunk))
+                kv = tuple(group[:, slot.index] for group in self._slots.kv)
+                own = text[slot.length :], slot.length, slot.tail, kv
+                jobs.append(Job(*own, self._slots.states[slot.index], slot.trunk))
             self._pack(jobs)
             for text, slot in rows:
                 slot.length = len(text)
@@ -262,37 +261,47 @@ class Passes:
         for slot, size in zip(rows, sizes, strict=True):
             slot.length += size
 
-    def segment(self, text: Tokens, trunk: Trunk, known: Iterable[tuple[int, Piece]]) -> Piece:
-        """Computes what follows a trunk, not in a slot but in memory of its own, for several rows
-        to stand on: nothing is padded, and nothing copied afterwards.
+    def segments(self, stems: Sequence[Stem]) -> list[tuple[int, Piece]]:
+        """Computes what follows trunks, not in slots but in memory of its own: nothing is padded,
+        and nothing copied afterwards.
 
         Args:
-            text: up to where.
-            trunk: on which the new part stands.
-            known: what need not be computed, from the trunk on, each with its position.
+            stems: none of them needs another.
+
+        Returns:
+            For each where it begins, and the new part.
         """
-        base = trunk[-1].stop if trunk else 0
-        piece, done = self._slots.piece(len(text) - base), base
-        for at, some in known:
-            piece[at - base : at - base + len(some.states)].copy_(some)
-            done = at + len(some.states)
-        if done < len(text):
-            self._check(text[done:])
+        made, jobs = [], []
+        for text, trunk, known in stems:
+            done = base = trunk[-1].stop if trunk else 0
+            piece = self._slots.piece(len(text) - base)
+            for at, some in known:
+                piece[at - base : at - base + len(some.states)].copy_(some)
+                done = at + len(some.states)
+            if done < len(text):
+                self._check(text[done:])
+            made.append((base, piece))
+            jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
         if self._packs:
-            self._pack([Job(text[done:], done, done - base, piece.kv, piece.states, trunk)])
-            return piece
-        kv, states = tuple(group.unsqueeze(1) for group in piece.kv), piece.states[None]
-        for at in range(done, len(text), _PREFILL_TOKENS):
+            self._pack(jobs)
+        else:
+            for (text, *_), job in zip(stems, jobs, strict=True):
+                self._segment(text, job)
+        return made
+
+    def _segment(self, text: Tokens, job: Job) -> None:
+        """The job of a text as passes of its own."""
+        kv, states = tuple(group.unsqueeze(1) for group in job.kv), job.states[None]
+        base = job.start - job.column
+        for at in range(job.start, len(text), _PREFILL_TOKENS):
             to = min(at + _PREFILL_TOKENS, len(text))
             positions = torch.arange(at, to)
             self.adapters.seat([text], [0], 1)
             ids = torch.tensor(text[at:to]) & ID
             inputs = torch.stack([ids, positions, positions - base])[:, None]
-            columns = inputs[2].to(self.device)
-            window = Window(self._slots.layout, kv, states, columns, to - base)
+            window = Window(self._slots.layout, kv, states, inputs[2].to(self.device), to - base)
             filling = self._filling([(0, at - base, to - at)], to - at)
-            self._forward(inputs, window, to - at, None, self._standing_on([trunk]), filling)
-        return piece
+            self._forward(inputs, window, to - at, None, self._standing_on([job.trunk]), filling)
 
     @property
     def _packs(self) -> bool:

@@ -1,9 +1,10 @@
 """Attention of many tokens a row on a CPU, each row apart and no pair of tokens for nothing.
 
 A kernel that is given a mask computes what it hides, too: half of all pairs of a text's tokens,
-and all of padding. Here the new tokens of a row look at each other in the library's causal kernel,
-which leaves that half out, and at what the row has before them in another; the two means are joined
-as those of trunks are (`ppl.lm.engine.trunk`).
+and all of padding. Compiled, the tokens of several texts follow each other in one pass, and attend
+by a program of our own (`ppl.lm.engine.native.fill`). Else the new tokens of a row look at each
+other in the library's causal kernel, which leaves that half out, and at what the row has before
+them in another; the two means are joined as those of trunks are (`ppl.lm.engine.trunk`).
 
 Symbols: `B` rows, `H` key-value heads, `G` query heads to each, `Q` tokens of each row, `D` head
 size.
@@ -12,13 +13,15 @@ size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ppl.lm.engine import native
 from ppl.lm.engine.runs import Tokens, Trunk
 from ppl.lm.engine.slots import Place
+from ppl.lm.engine.table import numbers, run_of
 from ppl.lm.engine.trunk import Mean, attended
 
 # Fewer tokens a row are quicker all together, as so many queries with a mask.
@@ -77,6 +80,7 @@ class Packed:
     """
 
     jobs: Sequence[Job]
+    _tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def attend(
         self,
@@ -94,30 +98,39 @@ class Packed:
             query: `[T, G * H, 1, D]`.
             key, value: `[T, H, 1, D]`.
             place: where the layer's keys and values are.
+
+        Raises:
+            RuntimeError: the model attends to other keys and values than its cache holds; or see
+                `ppl.lm.engine.native.fill`.
         """
-        (first, at), (second, there) = place
-        query_heads, heads = query.shape[1], key.shape[1]
-        out = query.new_empty(len(query), 1, query_heads, value.shape[3])
-        done = 0
-        for job in self.jobs:
-            new = len(job.tokens)
-            rows, fresh = slice(done, done + new), slice(job.column, job.column + new)
-            keys, values = job.kv[first][at], job.kv[second][there]
-            keys[:, fresh] = key[rows, :, 0].transpose(0, 1)
-            values[:, fresh] = value[rows, :, 0].transpose(0, 1)
-            asked = query[rows, :, 0].transpose(0, 1)
-            mean = _causal(asked, keys[:, fresh], values[:, fresh], scaling, softcap, sinks)
-            before = [
-                (part.piece.kv[first][at], part.piece.kv[second][there]) for part in job.trunk
-            ]
-            if job.column:
-                before.append((keys[:, : job.column], values[:, : job.column]))
-            queries = asked.reshape(1, heads, -1, query.shape[3]) if before else asked
-            for some, others in before:
-                mean += attended(queries, some[None], others[None], None, scaling, softcap)
-            out[rows, 0] = mean.values.view(query_heads, new, -1).transpose(0, 1)
-            done += new
-        return out
+        for new, (group, _) in zip((key, value), place, strict=True):
+            kept = self.jobs[0].kv[group]
+            # From here on nobody looks at bounds.
+            if (new.shape[1], new.shape[3], new.dtype) != (*kept.shape[1::2], kept.dtype):
+                raise RuntimeError(
+                    f"keys and values are not of one kind with the cache: {new.dtype} "
+                    f"{tuple(new.shape)}, {kept.dtype} {tuple(kept.shape)}"
+                )
+        tables = self._table(place[0][0], place[1][0])
+        return native.fill(query, key, value, *tables, scaling, softcap or 0.0, sinks, place)
+
+    def _table(self, keys: int, values: int) -> tuple[Tensor, Tensor]:
+        """Jobs and runs as `native.fill` takes them, for groups of the layout."""
+        if (keys, values) not in self._tables:
+            jobs: list[list[int]] = []
+            runs: list[list[int]] = []
+            done = 0
+            for job in self.jobs:
+                new, first = len(job.tokens), len(runs)
+                for part in job.trunk:
+                    count = part.stop - part.start
+                    runs.append(run_of(part.piece.kv, keys, values, part.start, count))
+                known = job.column + new
+                runs.append(run_of(job.kv, keys, values, job.start - job.column, known))
+                jobs.append([done, done + new, first, len(runs), job.column])
+                done += new
+            self._tables[keys, values] = numbers(jobs), numbers(runs)
+        return self._tables[keys, values]
 
     def keep(self, states: Tensor) -> None:
         """Writes last hidden states `[T, 1, hidden]`."""
@@ -185,23 +198,12 @@ class Filling:
         return Mean(means.flatten(2, 3), mass.flatten(2, 3))
 
 
-def _causal(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-) -> Mean:
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Mean:
     """Attention of `[G * H, n, D]` queries to `[H, n, D]` keys, each to those up to its own: of
     `[1, H, G * n, D]`."""
     query_heads, new, dim = query.shape
     heads = len(key)
     group = query_heads // heads
-    if softcap is not None or sinks is not None or key.shape[-1] != value.shape[-1]:
-        later = torch.full((new, new), -torch.inf).triu_(1).repeat(group, 1)
-        queries = query.reshape(1, heads, group * new, dim)
-        return attended(queries, key[None], value[None], later, scaling, softcap, sinks)
     # A copy for each query head, of one row only: reading it is little beside what is saved.
     keys, values = (x.repeat_interleave(group, 0)[None] for x in (key, value))
     found, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

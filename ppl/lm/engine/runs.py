@@ -9,6 +9,7 @@ on the same segments, their trunk, and have only the rest in their slots. The tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -127,6 +128,20 @@ class Part(NamedTuple):
 
 Trunk = tuple[Part, ...]
 """Parts, one after the other, from position 0 on."""
+
+
+class Stem(NamedTuple):
+    """A text that will be a segment from the end of a trunk on, for several rows to stand on.
+
+    Attributes:
+        text: up to where.
+        trunk: on which the new part stands.
+        known: what need not be computed, from the trunk on, each with its position.
+    """
+
+    text: Tokens
+    trunk: Trunk
+    known: Iterable[tuple[int, Piece]]
 
 
 class Slot:
@@ -288,3 +303,18 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     if a[:size] == b[:size]:
         return size
     return next(i for i in range(size) if a[i] != b[i])
+
+
+def independent(known: Mapping[Tokens, int]) -> list[Tokens]:
+    """Texts, the shorter ones first, none of which needs what is computed for another of them: it
+    does not begin with that one, nor with more of it than is known.
+
+    Args:
+        known: of each text, from the shortest on, how many first tokens are.
+    """
+    chosen: list[Tokens] = []
+    for text, length in known.items():
+        shared = [(common_prefix(text, other), len(other)) for other in chosen]
+        if all(size < whole and size <= length for size, whole in shared):
+            chosen.append(text)
+    return chosen

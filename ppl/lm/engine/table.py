@@ -71,14 +71,9 @@ class Table:
             keys, values: of which groups of the layout.
         """
         if (keys, values) not in self._runs:
-            rows = []
-            for part in self.parts:
-                kv = part.piece.kv
-                of_kinds = [
-                    (t.data_ptr(), t.stride(0), t.stride(1)) for t in (kv[keys], kv[values])
-                ]
-                rows.append([*of_kinds[0], *of_kinds[1], part.start, part.stop - part.start])
-            self._runs[keys, values] = _numbers(rows).reshape(-1, 8)
+            kinds = keys, values
+            rows = [run_of(p.piece.kv, *kinds, p.start, p.stop - p.start) for p in self.parts]
+            self._runs[kinds] = numbers(rows).reshape(-1, 8)
         return self._runs[keys, values]
 
 
@@ -114,8 +109,15 @@ def table_of(
         if isinstance(trunk, tuple):
             parts += trunk
         ends.append((len(order), len(parts), max(source, 0), shared))
-    return Table(_numbers(order), _numbers(ends).reshape(-1, 4), bases, parts)
+    return Table(numbers(order), numbers(ends).reshape(-1, 4), bases, parts)
 
 
-def _numbers(numbers: Sequence[object]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+def run_of(kv: Sequence[Tensor], keys: int, values: int, start: int, count: int) -> list[int]:
+    """A row of `Table.runs`, of memory as of a `Piece`."""
+    kinds = [(t.data_ptr(), t.stride(0), t.stride(1)) for t in (kv[keys], kv[values])]
+    return [*kinds[0], *kinds[1], start, count]
+
+
+def numbers(rows: Sequence[object]) -> Tensor:
+    """Whole numbers as programs of ours read them, int64."""
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")

@@ -72,6 +72,13 @@ class Own:
                 return False
         return True
 
+    @property
+    def addresses(self) -> list[int]:
+        """As `ppl.lm.engine.linear.LaidOutLinear.addresses`."""
+        run = ctypes.cast(self._run, _POINTER).value or 0
+        sizes = [self.inputs, self.outputs, self._width, self._tile]
+        return [run, *sizes, self._where, 0, self._where_bias or 0]
+
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., inputs]` to `[..., outputs]`.
 

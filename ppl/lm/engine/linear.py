@@ -4,8 +4,8 @@ A decode step multiplies a few rows with every weight of the model. With weights
 oneDNN rearranges them in each call; laid out beforehand the same product takes half the time or
 less (`docs/performance.md`). The operators are those that `torch.compile` emits for frozen weights.
 They are not a public interface, so each kind of layer is compared with the plain product once, and
-left plain where the operators are missing or disagree. In bfloat16 they read at half the speed of the
-memory; where the processor can, a program of our own multiplies with what they have laid out
+left plain where the operators are missing or disagree. In bfloat16 they read at half the speed of
+the memory; where the processor can, a program of our own multiplies with what they have laid out
 (`ppl.lm.engine.bfloat16`).
 
 Layers that are given the same input (queries, keys and values; gate and up) are computed as one
@@ -69,6 +69,16 @@ class LaidOutLinear(nn.Module):
         """Where its weight lies."""
         raise NotImplementedError
 
+    @property
+    def own_rows(self) -> int:
+        """Up to how many rows in bfloat16 it is a product of our own; 0 for none."""
+        return 0
+
+    @property
+    def addresses(self) -> list[int]:
+        """What such a product is called with, see `struct Product` in `whole.cpp`."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """Sizes, as PyTorch prints them for a linear layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -121,11 +131,23 @@ class PackedLinear(LaidOutLinear):
 
     @property
     def memory(self) -> list[Range]:
+        """Where its weight lies, if that is said."""
         try:
             where, size = torch.ops.mkldnn.data_ptr, torch.ops.mkldnn._nbytes
-        except AttributeError:  # not said by this build
+        except AttributeError:
             return []
         return [Range(where(self._packed), size(self._packed))]
+
+    @property
+    def own_rows(self) -> int:
+        """See `LaidOutLinear`."""
+        return 0 if self.own is None else self.own.most
+
+    @property
+    def addresses(self) -> list[int]:
+        """See `LaidOutLinear`."""
+        assert self.own is not None
+        return self.own.addresses
 
 
 # By the shape of the weight, whether our own products agree with oneDNN's.
@@ -179,26 +201,26 @@ class JoinedPart(nn.Module):
 
     def __init__(self, joined: Joined, number: int) -> None:
         super().__init__()
-        self.joined, self._number = joined, number
+        self.joined, self.number = joined, number
         self.layer = joined.layer
         self.in_features = joined.layer.in_features
         self.out_features = joined.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`; not differentiable."""
-        return self.joined.part(self._number, x)
+        return self.joined.part(self.number, x)
 
     @property
     def weight(self) -> Tensor:
         """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
-        part: Tensor = self.joined.apart(self.layer.weight)[self._number]
+        part: Tensor = self.joined.apart(self.layer.weight)[self.number]
         return part
 
     @property
     def bias(self) -> Tensor | None:
         """`[out_features]`, or None."""
         bias = self.layer.bias
-        return None if bias is None else self.joined.apart(bias)[self._number]
+        return None if bias is None else self.joined.apart(bias)[self.number]
 
 
 def parameter_count(model: nn.Module) -> int:

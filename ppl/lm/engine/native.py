@@ -73,7 +73,7 @@ def attend(
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
         raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
-    run = _built(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
+    run = program(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     # Kept in names: a pointer alone keeps nothing alive.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
@@ -104,7 +104,7 @@ def attend(
 
 
 @lru_cache(maxsize=64)
-def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
+def program(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     """The function `attend` of the source, for one kind of model."""
     run = built(
         "attention.cpp", HEADS=heads, GROUP=group, DIM=dim, WIDE=wide, HALF=int(half)

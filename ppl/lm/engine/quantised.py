@@ -109,7 +109,20 @@ class Int8Linear(LaidOutLinear):
 
     @property
     def memory(self) -> list[Range]:
+        """Where its numbers and scales lie."""
         return [Range(t.data_ptr(), t.nbytes) for t in (self._numbers, self._scales)]
+
+    @property
+    def own_rows(self) -> int:
+        """See `LaidOutLinear`."""
+        return 1 << 62 if self._dtype == torch.bfloat16 else 0
+
+    @property
+    def addresses(self) -> list[int]:
+        """See `LaidOutLinear`."""
+        run = ctypes.cast(self._run, _POINTER).value or 0
+        sizes = [self.in_features, self.out_features, 0, 0]
+        return [run, *sizes, *self._where, self._where_bias or 0]
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:

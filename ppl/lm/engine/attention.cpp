@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "together.h"
+#include "attend.h"
 
 // What one row has seen so far: of each of its heads the largest score, and the sums of weights and
 // of weighted values.
@@ -266,3 +267,5 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
             side_by_side<1>(call, group, run, which, item.count, head);
     }
 }
+
+static Attend *const as_declared [[maybe_unused]] = attend;

@@ -80,7 +80,7 @@ def attend(
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
         raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
-    run = _built(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
+    run = program(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     # Kept in names: a pointer alone keeps nothing alive.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
@@ -178,7 +178,7 @@ def _filling(*kind: int) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _built(*kind: int) -> Any:
+def program(*kind: int) -> Any:
     """The function `attend` of its source, for one kind of model."""
     run = _program("attention.cpp", *kind).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]

@@ -28,12 +28,14 @@ from ppl.lm.engine.attention import (
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Stem, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
+from ppl.lm.engine.whole import WholeStep, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
@@ -75,7 +77,7 @@ class Passes:
         adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
         plan, how, windows: see `ppl.lm.engine.admission.Plan`.
-        graphs, compiled: how passes of one token a row run, None where plainly.
+        graphs, compiled, whole: how passes of one token a row run, None where plainly.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class Passes:
         self._rows: list[Slot | None] = []  # of the running pass
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
         self.compiled = CompiledStep(base, config, plan, self._keeps, name) if compile else None
+        plain = not graphs and self._keeps == KV() and not plan.states
+        self.whole: WholeStep | None = whole_step(base, config, plan) if plain else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
         if graphs:
@@ -420,8 +424,11 @@ class Passes:
         """Nothing here looks at a value, so that it can be captured, where no row stands on a
         trunk."""
         states: Tensor
-        if self.compiled is not None and ids.shape[1] == 1:
-            states = self.compiled(ids, positions, window, running_spans(), standing)
+        step: WholeStep | CompiledStep | None = self.compiled
+        if self.whole is not None and len(ids) <= self.whole.most and not self.adapters.there:
+            step = self.whole
+        if step is not None and ids.shape[1] == 1:
+            states = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states
         cache = window.cache()

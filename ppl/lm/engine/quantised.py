@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine.building import built
 from ppl.lm.engine.linear import LaidOutLinear, PackedLinear, pack_linears, parameter_count
+from ppl.lm.engine.pages import Range
 
 FORMATS = ("int8",)
 """What `weights=` may be; None for weights as they are."""
@@ -105,6 +106,23 @@ class Int8Linear(LaidOutLinear):
         scales = self._scales.transpose(1, 2).reshape(tiles * _TILE, groups, 1)
         whole = (numbers * scales).flatten(1)
         return whole[: self.out_features, : self.in_features]
+
+    @property
+    def memory(self) -> list[Range]:
+        """Where its numbers and scales lie."""
+        return [Range(t.data_ptr(), t.nbytes) for t in (self._numbers, self._scales)]
+
+    @property
+    def own_rows(self) -> int:
+        """See `LaidOutLinear`."""
+        return 1 << 62 if self._dtype == torch.bfloat16 else 0
+
+    @property
+    def addresses(self) -> list[int]:
+        """See `LaidOutLinear`."""
+        run = ctypes.cast(self._run, _POINTER).value or 0
+        sizes = [self.in_features, self.out_features, 0, 0]
+        return [run, *sizes, *self._where, self._where_bias or 0]
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -186,6 +186,7 @@ class PRM(Verifier):
                 kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
             )
             lm = base.with_adapter(source, name=name, token=token)
+            name = lm.name  # with what the base keeps
             return PRM(lm, lm.codec.tokenizer, name=name, context_length=context_length, **judges)
         try:
             model, tokenizer = format.head.load(

@@ -24,6 +24,7 @@ from ppl.errors import (
     ProgramError,
     PromptError,
     StepNeverEndedError,
+    UnsupportedModelError,
     WorkerError,
 )
 from ppl.language.cost import Account
@@ -74,6 +75,8 @@ def test_it_is_the_model_that_it_copies(one, two):
     assert [getattr(two, a) for a in about] == [getattr(one, a) for a in about]
     assert two.codec == one.codec
     assert two.origin.settings == {"replicas": 2}
+    with pytest.raises(UnsupportedModelError, match=r"adapter=folder, replicas="):
+        two.with_adapter("writer-lora")
 
 
 @pytest.mark.parametrize(

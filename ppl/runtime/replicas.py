@@ -21,12 +21,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
-from ppl.errors import PPLError, ProgramError, WorkerError
+from ppl.errors import PPLError, ProgramError, UnsupportedModelError, WorkerError
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import Drawn, ScoreRequest, Spec, Tokens
@@ -173,6 +173,14 @@ class Replicas(LogitsModel):
     def token_count(self) -> int:
         """How many logits it gives."""
         return self._token_count
+
+    def with_adapter(self, *_: Any, **__: Any) -> Never:
+        """Raises UnsupportedModelError: adapters stand beside the weights of a model in this
+        process."""
+        raise UnsupportedModelError(
+            f"{self.name}: replicas have no adapters beside their weights; put one into these, "
+            "ppl.load(model, adapter=folder, replicas=...), or load the model without replicas="
+        )
 
     def _first(self, number: int) -> Any:
         settings = {**self._settings, "device": self.devices[number]}

@@ -27,6 +27,7 @@ from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.origin import Origin
 from ppl.lm.tokenizer import HFCodec
 
@@ -71,8 +72,8 @@ class HFModel(LogitsModel):
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         model = without_wrapper(model, name)
-        name, self.kv = keeps.named(name), str(keeps)
-        self.name = name
+        self._bare, self.kv = name, str(keeps)
+        self.name = name = keeps.named(name)
         self.model = model.eval()
         make = partial(
             Engine,
@@ -109,7 +110,8 @@ class HFModel(LogitsModel):
 
         Args:
             adapter: a folder that peft wrote, or the name of one on the Hugging Face Hub.
-            name: shown in messages; None makes it of the names of model and adapter.
+            name: shown in messages; None makes it of the names of model and adapter. What the
+                model has of `weights=` and `kv=` is put behind it.
             token: for the Hub.
 
         Raises:
@@ -128,11 +130,13 @@ class HFModel(LogitsModel):
                 f"model without one, {self.together.name}"
             )
         found = Adapter.read(adapter, {"token": token})
-        name = f"{self.name}+{adapter}" if name is None else name
-        pairs = fitting(self.model, found)
+        weights = weights_of(self.model)
+        name = f"{self._bare}+{adapter}" if name is None else name_with(name, weights)
+        name = KV.read(self.kv).named(name)
+        pairs, heads = fitting(self.model, found), heads_of(self.model, found)
         number = add_adapter(self.engine, self.model, pairs, name)
         view = copy.copy(self)
-        view.name, view.adapter = name, Adapted(found.source, number, heads_of(self.model, found))
+        view.name, view.adapter = name, Adapted(found.source, number, heads)
         view._alone = self
         self.engine.runner.adapters.belongs(number, view)
         view.parameters = (self.parameters or 0) + sum(
@@ -140,7 +144,9 @@ class HFModel(LogitsModel):
         )
         origin = vars(self).get("origin")
         vars(view).pop("origin", None)
-        if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
+        # Put into weights that are rounded then, an adapter gives another model.
+        same = weights is None and isinstance(origin, Origin)
+        if same and origin.settings.get("adapter") is None:
             settings = {**origin.settings, "adapter": str(adapter)}
             vars(view)["origin"] = replace(origin, settings=settings)
         return view

@@ -210,7 +210,8 @@ def told(source: Any) -> dict[str, Any]:
     origin = getattr(source, "origin", None)
     if origin is not None:
         kept = {n: v if isinstance(v, _PLAIN) else str(v) for n, v in origin.settings.items()}
-        return {"load": origin.source, **kept}
+        beside = {"name": source.name} if "base" in origin.withheld else {}
+        return {"load": origin.source, **kept, **beside}
     size = getattr(source, "parameters", None)
     about = {"object": type(source).__qualname__, "name": getattr(source, "name", "")}
     return about if size is None else {**about, "parameters": size}

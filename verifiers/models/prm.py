@@ -200,6 +200,7 @@ class PRM(Verifier):
             )
             name = f"PRM({f'{base.name}+{source}'!r})"
             lm = base.with_adapter(source, name=name, token=token)
+            name = lm.name  # with what the base keeps
             return PRM(lm, lm.codec.tokenizer, name=name, context_length=context_length, **judges)
         try:
             model, tokenizer = format.head.load(

@@ -36,6 +36,11 @@ def name_with(name: str, weights: str | None) -> str:
     return name if weights is None else f"{name}@{weights}"
 
 
+def weights_of(model: nn.Module) -> str | None:
+    """What `weights=` was when a model was loaded."""
+    return "int8" if any(type(layer) is Int8Linear for layer in model.modules()) else None
+
+
 class Int8Linear(LaidOutLinear):
     """A linear layer with weights of eight bits and a scale to 64 of them.
 
@@ -149,9 +154,15 @@ def quantise_linears(
         name: shown in messages.
 
     Raises:
-        UnsupportedModelError: there is no compiler, or most of the model's weights are in no such
-            layers.
+        UnsupportedModelError: there is no compiler, or the model is of another dtype than the
+            layers, or most of its weights are in no such layers.
     """
+    dtype = next(model.parameters()).dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UnsupportedModelError(
+            f"{name}: weights={weights!r} is for models that compute in float32 or bfloat16, this "
+            f"one is loaded in {str(dtype).removeprefix('torch.')}; give dtype=torch.bfloat16"
+        )
     try:
         _program()
     except RuntimeError as refusal:

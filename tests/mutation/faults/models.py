@@ -66,6 +66,25 @@ FAULTS = [
     Fault(
         "ppl/lm/replica.py", "            self.stop.after(token)\n", "", f"{REPLICAS} -k half_way"
     ),
+    Fault("ppl/runtime/replicas.py", "self.kv = about.kv", "pass", f"{REPLICAS} -k it_copies"),
+    Fault(
+        "ppl/runtime/replicas.py",
+        "and row.ticket not in self._again:",
+        "and self._again:",
+        f"{REPLICAS} -k dies",
+    ),
+    Fault(
+        "ppl/lm/huggingface.py",
+        "same = weights is None and isinstance",
+        "same = isinstance",
+        f"{ADAPTERS} -k no_other_law",
+    ),
+    Fault(
+        "ppl/lm/huggingface.py",
+        "name = KV.read(self.kv).named(name)",
+        "pass",
+        f"{ADAPTERS} -k what_the_base_keeps",
+    ),
     # Scores that others compute.
     Fault(
         "ppl/runtime/batch.py",

@@ -19,6 +19,7 @@ from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import Tokens
+from ppl.lm.company import Company
 from ppl.lm.decode import LogitsModel
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
@@ -85,6 +86,8 @@ class HFModel(LogitsModel):
             keeps=keeps,
         )
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
+        self.company = Company(self.engine.lock)
+        self.engine.slots.give_way = self.company.give_way
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)

@@ -204,7 +204,7 @@ class Engine:
         busy = self.slots.busy
         weights = {**weights, **{t: 1 << 30 for t in texts if self._memory.crowded(len(t))}}
         longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
-        rows = max(1, self.batch_rows(longest) - len(busy))
+        rows = self._memory.free_rows(longest)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)

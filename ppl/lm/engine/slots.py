@@ -13,7 +13,7 @@ of one shape, over all layers (`ppl.lm.engine.layout`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ class Slots:
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
         clock: counts slots taken and left; of a busy slot, `used` says when it was taken.
+        give_way: called with how many slots too few there are for what is to be scored: rows of
+            running batches may leave theirs.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Slots:
         self.pool = pool
         self.swaps = self.generation = 0
         self.clock = 0
+        self.give_way: Callable[[int], None] = lambda rows: None
 
     @property
     def length(self) -> int:

@@ -165,6 +165,18 @@ def toy(aggregate: str = "prod") -> int:
     return difference(text)
 
 
+def unjudged() -> str:
+    """The toy without its verifier: its text."""
+    text = TOY.prompt("^")
+    for t in range(3):
+        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
+        text = text + step
+        ppl.twist(f"step_ends_{t}", 0.0)
+        if step.finished:
+            break
+    return text.text
+
+
 def toy_twisted(before: bool = True) -> int:
     """The same law as `toy()`, with arbitrary positive twists on the way."""
     text = TOY.prompt("^")

@@ -392,12 +392,18 @@ VERIFIER_CALLS = [
             {"model": reward_model()[0], "tokenizer": reward_model()[1], "name": "p"},
         ),
         free=("model", "tokenizer"),
-        bad={**FLOOR, "kv_bytes": COUNT},
+        bad={**FLOOR, "kv_bytes": COUNT, "kv": ("half", "")},
     ),
     Call(
         "PRM.load",
         of(verifiers.PRM.load, source="tiny"),
-        bad={**FLOOR, "kv_bytes": COUNT, "format": ("bogus",), "device": ("nope",)},
+        bad={
+            **FLOOR,
+            "kv_bytes": COUNT,
+            "kv": ("half",),
+            "format": ("bogus",),
+            "device": ("nope",),
+        },
     ),
     Call(
         "ConfidenceHead",
@@ -415,12 +421,12 @@ VERIFIER_CALLS = [
     Call(
         "RewardModel.load",
         of(verifiers.RewardModel.load, source="/nowhere"),
-        bad={"kv_bytes": COUNT},
+        bad={"kv_bytes": COUNT, "kv": ("half",)},
     ),
     Call(
         "OutcomeModel.load",
         of(verifiers.OutcomeModel.load, source="/nowhere"),
-        bad={**FLOOR, "kv_bytes": COUNT},
+        bad={**FLOOR, "kv_bytes": COUNT, "kv": ("half",)},
     ),
     Call(
         "Potential",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
@@ -147,12 +148,17 @@ def test_what_is_more_or_other_is_refused_with_the_remedy(base, tmp_path, weight
 
 def test_adapters_that_are_not_there(base, lora, tmp_path, monkeypatch):
     def nowhere(name, file, **hub):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
         raise OSError("offline")
 
     monkeypatch.setattr("ppl.lm.adapter.cached_file", nowhere)
+    heard = []
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handle", heard.append)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub.utils._http"), "handle", heard.append)
     for adapter in (tmp_path, "no-such/adapter"):
         with pytest.raises(ModelNotFoundError, match="has no adapter_config"):
             ppl.load(base, adapter=adapter)
+    assert not heard
     with pytest.raises(ValueError, match="adapter itself"):
         ppl.load(lora, adapter=lora)
     nameless = made(tmp_path / "x", {})

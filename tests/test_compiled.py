@@ -145,7 +145,7 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch, tmp_p
         ("g+++", r"no C\+\+ compiler 'g\+\+\+'.*CXX"),
         ("g++ -nothing", "nothing"),
     ):
-        native._built.cache_clear()
+        native.program.cache_clear()
         monkeypatch.setenv("CXX", compiler)
         with pytest.raises(UnsupportedModelError, match=said + r".*compile=False"):
             Engine(model, name="small", capacity=1 << 20, compile=True)
@@ -154,7 +154,7 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch, tmp_p
     def read_only():
         raise OSError("Read-only file system")
 
-    native._built.cache_clear()
+    native.program.cache_clear()
     with monkeypatch.context() as patch:
         patch.setenv("PPL_CACHE", str(tmp_path))  # where nothing is kept
         patch.setattr(building.tempfile, "TemporaryDirectory", read_only)
@@ -166,13 +166,13 @@ def test_steps_that_cannot_be_compiled_are_refused_at_loading(monkeypatch, tmp_p
 def test_steps_are_compiled_where_they_can_be(monkeypatch):
     assert make(compile="auto").engine.runner.compiled is not None
     assert make().engine.runner.compiled is None
-    native._built.cache_clear()
+    native.program.cache_clear()
     monkeypatch.setenv("CXX", "g+++")
     try:
         with pytest.warns(UserWarning, match=r"uncompiled: Llama.*no C\+\+ compiler 'g\+\+\+'"):
             lm = make(compile="auto")
     finally:
-        native._built.cache_clear()
+        native.program.cache_clear()
     assert lm.engine.runner.compiled is None
     text = some_texts()[0]
     (draw,) = lm.sample_batch([request(lm, text)])

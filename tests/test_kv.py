@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
+from compressed import Rounding, compressed
 from engines import (
     DEVICE,
     FAMILIES,
@@ -40,36 +41,6 @@ from ppl.searchers import SMC, BestOfN
 
 PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
-
-
-class Rounding(tf.DynamicCache):
-    """Keys and values to eight bits, each head's of a token by their own largest."""
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        def eight_bits(x):
-            unit = x.abs().amax(-1, keepdim=True) / 127
-            return torch.where(unit > 0, (x / unit).round(), 0.0) * unit
-
-        return super().update(eight_bits(key_states), eight_bits(value_states), *args, **kwargs)
-
-
-@torch.inference_mode()
-def compressed(model, kv: str, text: tuple[int, ...]) -> torch.Tensor:
-    """Last hidden states `[n, hidden]` of a text by one pass of the compressed model, without any
-    cache of ours."""
-    keeps, n = KV.read(kv), len(text)
-    at = torch.arange(n)
-    seen = at <= at[:, None]
-    if keeps.window:
-        seen &= (at > at[:, None] - keeps.window) | (at < keeps.sinks)
-    mask = torch.zeros(1, 1, n, n).masked_fill_(~seen, torch.finfo(torch.float32).min)
-    cache = Rounding() if keeps.int8 else None
-    return model.base_model(
-        input_ids=torch.tensor([text], device=DEVICE),
-        attention_mask=mask.to(DEVICE),
-        past_key_values=cache,
-        use_cache=keeps.int8,
-    ).last_hidden_state[0]
 
 
 # -- how it is said ------------------------------------------------------------------------------
@@ -180,7 +151,18 @@ WAYS = [
     ("window(6, 2)", "sliding standing", 1 << 26),
     ("window(5, 0)", "sliding standing", 1 << 26),
     ("int8+window(6, 2)", "sliding standing", 60_000),
-    pytest.param("int8", "compiled standing", 60_000, marks=needs_compiler),
+    *(
+        pytest.param(*way, marks=needs_compiler)
+        for way in [
+            ("int8", "compiled standing", 60_000),
+            ("window(6, 2)", "compiled", 1 << 26),
+            ("window(6, 2)", "compiled sliding", 60_000),
+            ("window(6, 2)", "compiled sliding standing", 60_000),
+            ("window(5, 0)", "compiled sliding standing", 1 << 26),
+            ("window(4, 9)", "compiled sliding standing", 1 << 26),
+            ("int8+window(6, 2)", "compiled sliding standing", 60_000),
+        ]
+    ),
 ]
 
 
@@ -248,13 +230,22 @@ def test_a_window_that_holds_all_of_a_text_changes_not_a_bit(family, shared):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_windows_of_the_model_and_of_ours_are_both_kept():
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize(("window", "sinks"), [(20, 3), (4, 3), (5, 0)])
+def test_windows_of_the_model_and_of_ours_are_both_kept(window, sinks, compile):
     model = random_model(tf.MistralConfig(**SMALL, sliding_window=9))
     text = tuple(range(5, 45))
-    lm = ppl.HFModel(model, Letters(), name="slider", kv="window(20, 3)")
+    kv = f"window({window}, {sinks})"
+    lm = ppl.HFModel(model, Letters(), name="slider", kv=kv, compile=compile)
+    rows = {text[:3]: lm.engine.open([text[:3]])[0][text[:3]]}
+    for n in range(4, len(text) + 1):
+        lm.engine.step(list(rows.values()), [text[:n]])
+    lm.engine.close(rows[text[:3]], text)
     (states,) = lm.engine.hidden([text], [0])
     at = torch.arange(len(text))
-    seen = (at <= at[:, None]) & (at > at[:, None] - 9)  # the shorter one; its sinks are not seen
+    # Sinks are seen as long as the model looks so far back.
+    seen = (at <= at[:, None]) & (at > at[:, None] - 9)
+    seen &= (at > at[:, None] - window) | (at < sinks)
     mask = torch.zeros(1, 1, 40, 40).masked_fill_(~seen, torch.finfo(torch.float32).min)
     with torch.inference_mode():
         plain = model.base_model(
@@ -287,8 +278,6 @@ def test_eight_bits_of_models_of_other_kinds(name):
 
 
 def test_windows_are_refused_where_they_do_not_reach(monkeypatch):
-    with pytest.raises(UnsupportedModelError, match=r"compile=False.*'int8'"):
-        make(kv="window(8)", compile=True)
     monkeypatch.setattr(tf.LlamaModel, "_supports_attention_backend", False)
     with pytest.raises(UnsupportedModelError, match=r"Llama kv=window.*way of its own.*'int8'"):
         make(kv="window(8)")
@@ -322,9 +311,10 @@ def test_eight_bits_take_a_byte_a_number_and_a_number_a_head():
         assert piece.nbytes == len(PROMPT) * kept[kv]
 
 
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
 @pytest.mark.parametrize("kv", ["window(16, 2)", "int8+window(16, 2)"])
-def test_rows_keep_no_more_than_their_window(kv):
-    lm = long(kv)
+def test_rows_keep_no_more_than_their_window(kv, compile):
+    lm = long(kv, compile=compile)
     assert lm.engine._memory.slides
     requests = [drawing(lm, PROMPT, i, 200) for i in range(4)]
     drawn = lm.sample_batch(requests)

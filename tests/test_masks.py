@@ -16,7 +16,7 @@ from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.masks import as_mask
 from ppl.lm.sampling import Warp, draw
-from ppl.searchers import SMC
+from ppl.searchers import SMC, BestOfN
 
 
 def told_every_way(ids: set[int], size: int) -> list:
@@ -199,3 +199,42 @@ def test_what_a_program_refills_was_what_it_was(make):
     for _ in range(2):
         node, _ = tree.expand([node], [2])
     assert node.result == "aba"
+
+
+@pytest.mark.parametrize("way", ["law", "next", "known", "cut"])
+def test_who_may_draw_nothing_of_what_there_is_is_dead_alone(way):
+    """After "b" nothing that is allowed has any probability: that share of the evidence is lost."""
+    after = {"a": {"c": 0.4, "$": 0.6}, "b": {"a": 1.0}, "c": {"$": 1.0}}
+    lm = ppl.TableLM(lambda text: after.get(text[-1], {"a": 0.4, "b": 0.6}), symbols="^abc$")
+    only = [lm.codec.encode("c")[0]]
+
+    def program():
+        text = lm.prompt("^")
+        text = text + pyro.sample("first", lm(text, max_tokens=1))
+        if way == "law":
+            law = lm(text, max_tokens=2, allowed=lambda new: None if new else only)
+        elif way == "cut":
+            law = lm(text, max_tokens=1, allowed=only, top_k=2, temperature=0.5)
+        else:
+            law = lm.next(text, allowed=only)
+        if way == "known":
+            mass = law.log_mass
+            assert mass == pytest.approx(np.log(0.4) if text.text[-1] == "a" else -np.inf)
+        text = text + pyro.sample("second", law)
+        return text.text
+
+    exact = ppl.enumerate_program(program)
+    assert exact.log_evidence == pytest.approx(np.log(0.4))
+    posterior = BestOfN(64).run(program, seed=3)
+    weights = {s.value: s.log_weight for s in posterior.samples if s.log_weight > -np.inf}
+    assert list(weights) == ["ac"]
+    alive = sum(s.log_weight > -np.inf for s in posterior.samples)
+    assert 14 < alive < 38
+    text = lm.prompt("^") + lm.continuation("b", finished=False)
+    law = lm(text, max_tokens=1, allowed=only)
+    assert law.log_prob(lm.continuation("c", finished=False)) == -np.inf
+    with pytest.raises(NoAllowedTokenError, match="has any probability"):
+        law.sample()
+    tree = ppl.Tree(program)
+    (node,) = tree.rollout([tree.root], greedy=True)
+    assert node.dead

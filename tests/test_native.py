@@ -150,9 +150,58 @@ def test_trunks_are_read_by_pointer(rows, heads, group, dim, window, softcap, si
 def test_what_is_included_is_part_of_a_program():
     """Else a program that was built before it changed would be found again."""
     source = Path(building.__file__).with_name("attention.cpp")
-    names = ("together.h", "vectors.h")
     found = building._texts(source)
-    assert found == [source.read_bytes(), *(source.with_name(n).read_bytes() for n in names)]
+    for name in ("attention.cpp", "together.h", "vectors.h"):
+        assert source.with_name(name).read_bytes() in found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "heads", "group", "dim"), [(1, 1, 1, 8), (23, 2, 2, 8)])
+@pytest.mark.parametrize(("window", "reach", "few"), [(6, 0, 3), (6, 12, 70), (30, 0, 40)])
+@pytest.mark.parametrize("standing", [False, True])
+def test_first_tokens_are_seen_besides_a_window(
+    rows, heads, group, dim, window, reach, few, standing, dtype
+):
+    """Of slots and of trunks, as far as the layer looks; and what a row has given up in between."""
+    torch.manual_seed(rows + few)
+    length, size = 60, 21 if standing else 0
+    kv = tuple(torch.randn(1, heads, size, dim).to(dtype) for _ in range(2))
+    part = Part(Segment(Piece(kv, torch.zeros(size, 1)), 0, Held()), 0, size)
+    trunks = [(part,) if standing and row % 3 else () for row in range(rows)]
+    bases = torch.tensor([size if trunk else 0 for trunk in trunks])
+    texts = torch.randn(2, rows, heads, length + size, dim).to(dtype)
+    for row, trunk in enumerate(trunks):
+        if trunk:
+            texts[:, row, :, :size] = torch.cat(kv)
+    columns = torch.randint(40, length - 1, (rows,))
+    positions = bases + columns
+    lows = (positions - reach + 1).clamp(min=0) if reach else torch.zeros_like(positions)
+    firsts = torch.maximum(lows, positions - window + 1)
+    # Every other row has none of what it does not look at, nor anything there.
+    starts = torch.minimum(few - bases, firsts - bases).clamp(min=0)
+    lost = (firsts - bases - starts) * (torch.arange(rows) % 2)
+    slots = torch.full((2, rows, heads, length + 1, dim), torch.nan).to(dtype)
+    for row in range(rows):
+        own = texts[:, row, :, int(bases[row]) : int(positions[row]) + 1]
+        at = int(starts[row])
+        kept = torch.cat([own[:, :, :at], own[:, :, at + int(lost[row]) :]], 2)
+        slots[:, row, :, : kept.shape[2]] = kept
+    columns = columns - lost
+    query = torch.randn(rows, heads * group, 1, dim).to(dtype)
+    new = [text[torch.arange(rows), :, positions][:, :, None] for text in texts]
+    out = attend(
+        query, *new, *slots, columns, firsts, positions, table_of(rows, [], trunks, bases),
+        0.3, place=((0, 0), (1, 0)), early=(lows, few), holes=torch.stack([starts, lost], 1),
+    )  # fmt: skip
+    for row in range(rows):
+        at = torch.arange(int(positions[row]) + 1)
+        seen = (at >= firsts[row]) | ((at >= lows[row]) & (at < few))
+        of_heads = texts[:, row, :, at[seen]].double().repeat_interleave(group, 1)
+        exact = weighed(query[row].double(), *of_heads, 0.3, 0, None)
+        tolerance = 5e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_what_is_not_finite_stays_so():

@@ -307,6 +307,13 @@ def test_what_there_is_not_is_refused(given, said):
         ppl.load("tiny", **given)
 
 
+@pytest.mark.parametrize("dtype", ["float16", torch.float64])
+def test_other_types_are_refused_by_name(dtype):
+    said = rf"weights='int8' is for .*float32 or bfloat16.*{str(dtype).removeprefix('torch.')}"
+    with pytest.raises(UnsupportedModelError, match=said):
+        ppl.load("tiny", weights="int8", dtype=dtype)
+
+
 def test_a_gpu_has_no_such_weights():
     with pytest.raises(ValueError, match=r"on a CPU, this one runs on cuda"):
         _check_weights("int8", torch.device("cuda"), pack=True)

@@ -8,25 +8,29 @@ import re
 import signal
 import sys
 import time
+import types
 from dataclasses import replace
 
 import pyro
 import pytest
 import torch
+from compiler import needs_compiler
 
 import ppl
 from ppl.errors import (
     ModelNotFoundError,
     NoAllowedTokenError,
+    ObservationError,
     ProgramError,
     PromptError,
     StepNeverEndedError,
+    UnsupportedModelError,
     WorkerError,
 )
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
-from ppl.lm.replica import Ask, Copy, packed, unpacked
+from ppl.lm.replica import Ask, Copy, addressed, opened
 from ppl.lm.sampling import Warp
 from ppl.runtime import replicas
 from ppl.runtime.replicas import Replicas
@@ -67,10 +71,12 @@ def request(lm, tokens, key=0, *, rule=None, max_tokens=8, ledger=None, **others
 def test_it_is_the_model_that_it_copies(one, two):
     assert isinstance(two, Replicas)
     assert two.devices == ("cpu", "cpu")
-    about = ("name", "context_length", "parameters", "token_count")
+    about = ("name", "context_length", "parameters", "token_count", "kv")
     assert [getattr(two, a) for a in about] == [getattr(one, a) for a in about]
     assert two.codec == one.codec
     assert two.origin.settings == {"replicas": 2}
+    with pytest.raises(UnsupportedModelError, match=r"adapter=folder, replicas="):
+        two.with_adapter("writer-lora")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +103,13 @@ def test_searches_give_what_they_give_over_one_model(one, two, settings):
         assert theirs.cost.models["tiny"].draws == ours.cost.models["tiny"].draws
         if not callable(settings.get("until")):  # then a copy may draw some tokens too many
             assert theirs.cost.lm_tokens == ours.cost.lm_tokens
+
+
+def test_what_is_drawn_with_other_keys_and_values_is_not_scored(one, two):
+    (drawn,) = two.sample_batch([request(two, two.chat(QUESTIONS[0]).tokens)])
+    other = ppl.load("tiny", kv="int8")
+    with pytest.raises(ObservationError, match="drawn with kv='full'"):
+        other(other.chat(QUESTIONS[0]), max_tokens=8).log_prob(drawn.value)
 
 
 def test_scores_laws_and_other_laws_are_those_of_one_model(one, two):
@@ -179,6 +192,17 @@ def test_who_needs_more_than_was_set_aside_goes_on_where_it_was(one, two):
     assert account.cost.prompt_tokens + account.cost.reused_tokens == len(text)  # booked once
 
 
+def test_copies_forget_what_they_computed(two):
+    text, paid = (*two.chat(QUESTIONS[2]).tokens, 77), []
+    for forgets in (True, False, True):
+        if forgets:
+            two.fresh()
+        account = Account()
+        two.sample_batch([request(two, text, max_tokens=2, ledger=account)])
+        paid.append(account.cost.prompt_tokens)
+    assert paid == [len(text), 0, len(text)]
+
+
 def test_what_nobody_waits_for_is_left_and_booked(two):
     account = Account()
     session = two.session()
@@ -223,24 +247,87 @@ def test_errors_of_a_request_are_its_own(two):
         list(two.logits_along([(10**6,)], [(5,)], [None]))
 
 
-def test_a_copy_that_dies_is_named_and_started_anew(two):
+def dying(model, number, asked, times):
+    """Answers to a request, whose copy is killed when it has something to do, so many times."""
+    session = model.session()
+    session.submit(asked)
+    answers = {}
+    while session.running:
+        answers |= session.step(0.0 if times else 0.1)
+        if times and session.in_flight and model._links[number].alive:
+            times -= 1
+            process = model.link(number).process.process
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    session.close()
+    return answers
+
+
+def test_what_a_copy_that_dies_was_asked_is_asked_again_once(two):
     text = two.chat(QUESTIONS[3]).tokens
-    (before,) = two.sample_batch([request(two, text, 1)])
     number = two.places([text], [0, 0])[0]
+    account = Account()
+    asked = request(two, text, 2, max_tokens=400, allowed=(40, 41, 42), ledger=account)
+    (whole,) = two.sample_batch([replace(asked, ledger=None)])
+    said = rf"replica {number + 1} of 2 of tiny died .*kv_bytes=.*asked again"
+    with pytest.warns(UserWarning, match=said):
+        (drawn,) = dying(two, number, asked, 1).values()
+    assert drawn.value == whole.value
+    assert drawn.log_prob == pytest.approx(whole.log_prob, abs=1e-5)
+    assert (account.cost.lm_tokens, account.reserved) == (400, 0)
+    with pytest.warns(UserWarning, match=said):
+        (error,) = dying(two, number, asked, 2).values()
+    assert isinstance(error, WorkerError)
+    assert "kv_bytes=" in str(error)
+    assert account.reserved == 0
+    (after,) = two.sample_batch([replace(asked, ledger=None)])
+    assert after.value == whole.value
+
+
+def test_a_copy_whose_start_is_interrupted_is_not_waited_for(two, monkeypatch):
+    text = two.chat(QUESTIONS[3]).tokens
+    number = two.places([text], [0, 0])[0]
+    (before,) = two.sample_batch([request(two, text, 1)])
+    process = two.link(number).process.process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    def interrupted(link):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(replicas._Link, "about", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            two.link(number)
     session = two.session()
-    session.submit(request(two, text, 2, max_tokens=900, allowed=(40,)))
-    session.step(0.0)
-    os.kill(two.link(number).process.process.pid, signal.SIGKILL)
+    session.submit(request(two, text, 1))
+    answers = {}
+    for _ in range(300):
+        if session.running:
+            answers |= session.step()
+    session.close()
+    (after,) = answers.values()
+    assert after.value == before.value
+
+
+def test_what_no_process_can_read_is_refused_by_itself(two, monkeypatch):
+    """A function of the script that runs is sent by its name, and is not found there."""
+    script = types.ModuleType("of_the_script_alone")
+    exec("def five(new):\n    return (5,)", vars(script))
+    monkeypatch.setitem(sys.modules, script.__name__, script)
+    text = two.chat(QUESTIONS[0]).tokens
+    good = request(two, text, 1)
+    bad = request(two, text, 2, allowed=vars(script)["five"], label="site 's0'")
+    session = two.session()
+    tickets = [session.submit(asked) for asked in (good, bad)]
     answers = {}
     while session.running:
         answers |= session.step()
     session.close()
-    (error,) = answers.values()
-    assert isinstance(error, WorkerError)
-    assert re.search(rf"replica {number + 1} of 2 of tiny died .*kv_bytes=", str(error))
-    (after,) = two.sample_batch([request(two, text, 1)])
-    assert after.value == before.value
-    assert after.log_prob == pytest.approx(before.log_prob, abs=1e-5)
+    said = r"site 's0': .*cannot read.*of_the_script_alone.*a module that can be imported"
+    assert isinstance(answers[tickets[1]], ProgramError)
+    assert re.search(said, str(answers[tickets[1]]))
+    assert answers[tickets[0]].value == two.sample_batch([good])[0].value
 
 
 # -- without processes -------------------------------------------------------------------------
@@ -356,9 +443,17 @@ def test_a_failing_row_is_found_and_the_others_draw_what_they_would_have_drawn(o
 
 
 def test_messages_are_lines():
-    line = packed(("draw", {"text": "a\nb", "pattern": re.compile("x\n")}))
+    line = addressed("draw", 1, "here", {"text": "a\nb", "pattern": re.compile("x\n")})
     assert "\n" not in line
-    assert unpacked(line)[1]["pattern"].pattern == "x\n"
+    assert opened(line)[1]["pattern"].pattern == "x\n"
+
+
+@needs_compiler
+def test_what_loading_warns_of_is_heard_here(monkeypatch):
+    monkeypatch.setenv("CXX", "g+++")
+    with pytest.warns(UserWarning, match=r"tiny: steps run uncompiled.*C\+\+ compiler"):
+        model = ppl.load("tiny", replicas=1, compile="auto")
+    model.stop()
 
 
 def test_what_loading_raises_is_raised_here_and_no_process_is_left():

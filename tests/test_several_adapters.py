@@ -26,6 +26,7 @@ from ppl.lm.engine.beside import number_of
 from ppl.lm.engine.linear import pack_linears
 from ppl.runtime.verdict import JudgeRequest
 from ppl.searchers import BestOfN
+from ppl.study.sources import told
 from ppl.verifiers import PRM, OutcomeModel, RewardModel
 
 RANKS = {"one": 3, "two": 5}
@@ -301,7 +302,12 @@ def test_other_misuse_is_named(tmp_path):
     base = ppl.HFModel(random_model(FAMILIES["Llama"]()), Letters(), name="base")
     with pytest.raises(ModelNotFoundError, match="no adapter_config"):
         base.with_adapter(tmp_path)
+    whole = {"base_model.model.model.norm.weight": torch.ones(32)}
     sizes = {"model.layers.0.mlp.up_proj": (48, 32)}
+    both = made(tmp_path / "whole", {**random_pairs(sizes, 2, 0), **whole})
+    with pytest.raises(UnsupportedModelError, match="trained whole"):
+        base.with_adapter(both)
+    assert not base.engine.runner.adapters.there  # nothing of what was refused is kept
     one = base.with_adapter(made(tmp_path / "x", random_pairs(sizes, 2, 0)))
     with pytest.raises(ValueError, match=r"call with_adapter of the model without one, base$"):
         one.with_adapter(tmp_path / "x")
@@ -397,6 +403,7 @@ def test_a_process_reward_model_beside_its_generator(judges, name):
     bare = prm_models_format(name)
     prm = PRM.load(judges / name, base=base, format=bare)
     assert prm.engine is base.engine
+    assert prm.name == f"PRM({f'{base.name}+{judges / name}'!r})"
     texts = texts_for(base)
     asked = [JudgeRequest(prm, text) for text in texts]
     drawn = writer.sample_batch([request(writer, texts[0].tokens[:9], i) for i in range(3)])
@@ -441,6 +448,39 @@ def test_outcome_models_beside_their_generator(judges, name, kind):
         out = states[-1] @ heads["score.weight"].T
         wanted = out[0] if name == "reward" else out.log_softmax(-1)[1]
         assert judge.judge([request])[0][0] == pytest.approx(float(wanted), abs=1e-4)
+
+
+@needs_compiler
+def test_what_the_base_keeps_is_named_with_its_adapters(judges):
+    folder, kept = judges / "base", {"weights": "int8", "kv": "int8"}
+    base = ppl.load(folder, **kept)
+    words = base.with_adapter(judges / "words")
+    assert words.name == f"{folder}@int8+{judges / 'words'} kv=int8"
+    assert base.with_adapter(judges / "words", name="writer").name == "writer@int8 kv=int8"
+    prm = PRM.load(judges / "classifier", base=base)
+    assert prm.name == f"PRM({str(judges / 'classifier')!r})@int8 kv=int8"
+    assert told(prm)["name"] == prm.name
+    judge = RewardModel.load(judges / "reward", base=base)
+    assert judge.name == f"RewardModel({str(judges / 'reward')!r})@int8 kv=int8"
+
+
+@needs_compiler
+def test_a_file_has_no_other_law_loaded_than_that_of_the_adapter_beside(judges):
+    folder = judges / "base"
+    for kept in ({}, {"kv": "int8"}, {"weights": "int8"}):
+        beside = ppl.load(folder, **kept).with_adapter(judges / "words")
+        within = ppl.load(folder, adapter=judges / "words", **kept)
+        text, value = beside.prompt("2 + 3 ="), beside.continuation("5")
+        ours = float(beside(text, max_tokens=1).log_prob(value))
+        theirs = float(within(text, max_tokens=1).log_prob(value))
+        same = abs(ours - theirs) < (1e-2 if kept else 1e-4)
+        if "weights" in kept:  # rounded alone, or with the adapter in them
+            assert not hasattr(beside, "origin")
+            assert beside.name != within.name
+        else:
+            assert same
+            assert beside.name == within.name
+            assert beside.origin.settings == {**kept, "adapter": str(judges / "words")}
 
 
 def test_reward_adapters_that_do_not_fit(judges):

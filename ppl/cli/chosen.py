@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from ppl.cli.loading import Loading
 from ppl.cli.settings import searcher as parsed
 
 NONE = "none"
@@ -52,7 +53,7 @@ def choose(
     searcher: str | None,
     task: Any,
     settings: dict[str, Any],
-    loading: dict[str, Any],
+    loading: Loading,
 ) -> Chosen:
     """Loads what is named; with a verifier SMC over steps is the default, without one a vote over
     whole answers.
@@ -63,7 +64,7 @@ def choose(
         searcher: as it prints.
         task: handed to programs that ask for it.
         settings: of the program.
-        loading: of the models, such as `device`.
+        loading: of the models.
 
     Raises:
         typer.BadParameter: the searcher or a setting of the program is unknown.
@@ -87,7 +88,14 @@ def choose(
                     f"the program {program} has no setting {name}; it has {', '.join(own)}"
                 )
     bound = {**settings, "task": task} if "task" in taken else settings
-    lm = model_of(model, Source(load=model, settings=loading))
-    prm = None if judge is None else verifier_of(judge, Source(load=judge, settings=loading))
-    names = {"model": model, "verifier": judge, "program": program, "searcher": searcher}
+    own = loading.of_model(model, judge is not None)
+    lm = model_of(model, Source(load=model, settings=own))
+    judging = Source(load=judge, settings=loading.of_judge)
+    prm = None if judge is None else verifier_of(judge, judging)
+    names = {
+        "model": loading.named(model),
+        "verifier": judge,
+        "program": program,
+        "searcher": searcher,
+    }
     return Chosen(lm, prm, partial(function, **bound), chosen, names)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ppl.cli import loading
 from ppl.cli.chosen import MODEL, verifier_name
 from ppl.cli.settings import searcher as parsed
 from ppl.cli.terminal import hint
@@ -39,23 +40,42 @@ def serve(
     queue: Annotated[
         int | None, typer.Option("--queue", min=0, help="Most requests that wait.")
     ] = None,
+    device: loading.Device = None,
+    dtype: loading.Dtype = None,
+    adapter: loading.AdapterOption = None,
+    weights: loading.Weights = None,
+    kv: loading.Kept = None,
+    kv_bytes: loading.KvBytes = None,
+    context_length: loading.ContextLength = None,
+    compile: loading.Compile = None,
+    replicas: loading.Replicas = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
     from ppl.serve import Limits, Offer
     from ppl.serve import serve as run
+    from ppl.study import Source
+    from ppl.study.sources import model_of, verifier_of
 
+    options = loading.Loading(
+        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+    )
     programs = [_program(text) for text in program or ()]
     limits = {"tokens": max_tokens, "waiting": queue}
     offers: dict[str, Offer] = {}
+    options.refuse_for_several(model or ())
+    hint(f"loading {', '.join(model or [MODEL])}")
     for given in model or [MODEL]:
         alias, equals, name = given.partition("=")
         name = name if equals else given
+        judge = verifier_name(name, verifier)
+        own, judging = options.of_model(name, judge is not None), options.of_judge
         offers[alias if equals else given] = Offer(
-            name,
-            verifier=verifier_name(name, verifier),
+            model_of(name, Source(load=name, settings=own)) if own else name,
+            verifier=verifier_of(judge, Source(load=judge, settings=judging))
+            if judge and judging
+            else judge,
             searcher=None if searcher is None else parsed(searcher),
         )
-    hint(f"loading {', '.join(offers)}")
     with contextlib.suppress(KeyboardInterrupt):  # it has let its searches end by then
         run(
             offers,

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ppl.cli import loading
 from ppl.cli.chosen import MODEL, choose
 from ppl.cli.settings import settings
 from ppl.cli.terminal import hint, print_json, stdout
@@ -60,8 +61,15 @@ def solve(
     problem: Annotated[
         str, typer.Option("--problem", help="Which of the task: its place, from 0, or its id.")
     ] = "0",
-    device: Annotated[str | None, typer.Option("--device", help="'cpu', 'cuda', ...")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="'float32', 'bfloat16', ...")] = None,
+    device: loading.Device = None,
+    dtype: loading.Dtype = None,
+    adapter: loading.AdapterOption = None,
+    weights: loading.Weights = None,
+    kv: loading.Kept = None,
+    kv_bytes: loading.KvBytes = None,
+    context_length: loading.ContextLength = None,
+    compile: loading.Compile = None,
+    replicas: loading.Replicas = None,
     show_tree: Annotated[bool, typer.Option("--show-tree", help="Draw the search.")] = False,
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep the search in a file for `ppl view`.")
@@ -71,6 +79,9 @@ def solve(
     """Answer one question by a search."""
     from ppl.language.cost import Budget
 
+    options = loading.Loading(
+        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+    )
     about, asked = _asked(question, task, problem)
     own = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
     chosen = choose(
@@ -80,7 +91,7 @@ def solve(
         searcher=searcher,
         task=about,
         settings={**{k: v for k, v in own.items() if v is not None}, **settings(given or [])},
-        loading={k: v for k, v in {"device": device, "dtype": dtype}.items() if v is not None},
+        loading=options,
     )
     posterior = chosen.searcher.run(
         chosen.program,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ppl.cli import loading
 from ppl.cli.chosen import MODEL, NONE, verifier_name
 from ppl.cli.settings import searcher as parsed
 from ppl.cli.terminal import Following, hint, print_json
@@ -64,6 +65,15 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out; so it is without this, too.")
     ] = False,
+    device: loading.Device = None,
+    dtype: loading.Dtype = None,
+    adapter: loading.AdapterOption = None,
+    weights: loading.Weights = None,
+    kv: loading.Kept = None,
+    kv_bytes: loading.KvBytes = None,
+    context_length: loading.ContextLength = None,
+    compile: loading.Compile = None,
+    replicas: loading.Replicas = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run and what it would cost.")
     ] = False,
@@ -76,10 +86,14 @@ def sweep(
         raise typer.BadParameter(f"there is no {out} to go on with", param_hint="--resume")
     for text in searcher or ():
         parsed(text)  # before anything is loaded
+    options = loading.Loading(
+        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+    )
+    models, verifiers = _loaded(options, study, model, verifier)
     flags: dict[str, Any] = {
         "tasks": task,
-        "models": model,
-        "verifiers": None if verifier is None else [v for v in verifier if v != NONE],
+        "models": models,
+        "verifiers": verifiers,
         "searchers": searcher,
         "programs": program,
         "budgets": None if budget is None else [{"tokens": tokens} for tokens in budget],
@@ -114,6 +128,35 @@ def sweep(
     if summary.failed:
         hint("questions that failed are lines with an error in results.jsonl; --retry runs them")
         raise typer.Exit(1)
+
+
+def _loaded(
+    options: loading.Loading,
+    study: Path | None,
+    model: list[str] | None,
+    verifier: list[str] | None,
+) -> tuple[Any, Any]:
+    """Models and verifiers with the options, called as they are loaded; None where the study says
+    which, or where they follow from the models."""
+    named = None if verifier is None else [v for v in verifier if v != NONE]
+    if not options.given:
+        return model, named
+    if study is not None and model is None:
+        raise typer.BadParameter(
+            f"{study} says how its models are loaded: give --model, too, or write settings into "
+            "the file, as in [models.small] load = 'tiny-lines', kv = 'int8'",
+            param_hint=", ".join(f"--{name.replace('_', '-')}" for name in options.given),
+        )
+    models = model or [MODEL]
+    options.refuse_for_several(models)
+    own = {m: verifier_name(m, None) for m in models}
+    judges = {options.named(m): v for m, v in own.items() if v is not None}
+    if named is not None:
+        judges = {v: v for v in named}
+    judging = {n: {"load": v, **options.of_judge} for n, v in judges.items()}
+    keeps = study is not None and named is None  # the study's own
+    found = {options.named(m): {"load": m, **options.of_model(m, bool(judges))} for m in models}
+    return found, None if keeps else judging
 
 
 def _planned(path: Path | None, flags: Mapping[str, Any]) -> Any:

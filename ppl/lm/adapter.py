@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
+from ppl.lm.quiet import quiet_transformers
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PAIR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
@@ -216,7 +217,8 @@ def _file(adapter: str | Path, name: str, hub: Mapping[str, Any]) -> Path:
         found: Any = folder / name if (folder / name).is_file() else None
     else:
         try:
-            found = cached_file(str(adapter), name, token=hub.get("token"))
+            with quiet_transformers():
+                found = cached_file(str(adapter), name, token=hub.get("token"))
         except (OSError, ValueError):
             found = None
     if found is None:

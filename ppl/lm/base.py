@@ -7,6 +7,7 @@ search needs: it draws (`session`) and scores (`score_batch`). A model whose log
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -292,6 +293,10 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
             [ContinueRequest(self.model, self.spec, (high << 32) | low)]
         )[0]
         assert drawn is not None  # without a ledger nothing runs out
+        if drawn.log_prob == -math.inf:  # in a search, whoever came here is dead
+            raise NoAllowedTokenError(
+                f"{self!r}: none of the tokens that allowed= admits has any probability"
+            )
         return drawn.value
 
     def log_prob(self, value: Continuation) -> Tensor:

@@ -3,9 +3,9 @@ by teacher forcing."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import abstractmethod
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from ppl.language.randomness import uniforms
 from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
+from ppl.lm.company import Company, Member, gives_back
 from ppl.lm.masks import Allowed
 from ppl.lm.next import NextToken
 from ppl.lm.sampling import warped_log_probs
@@ -69,14 +70,15 @@ class Decoder(Protocol):
 class LogitsModel(LanguageModel):
     """A language model that gives the logits after any prefix.
 
+    Attributes:
+        company: the running batches of what computes, of all models that share it; None where no
+            memory is divided among them.
+
     One of your own sets `name`, `codec` and `context_length` and implements `logits_along`. One
     that can keep what it has computed also has a `decoder` of its own.
-
-    Attributes:
-        invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
     """
 
-    invert: sampling.Invert | None = None
+    company: Company | None = None
 
     @abstractmethod
     def logits_along(
@@ -131,6 +133,10 @@ class LogitsModel(LanguageModel):
     def marked(self, text: Tokens) -> Tokens:
         """A text as the decoder of `together` knows it, where several models share it."""
         return text
+
+    def fresh(self) -> None:
+        """Forgets what was computed, where anything is kept of it: the next request pays for all
+        of its text."""
 
     def decoder(self) -> Decoder:
         """An empty batch."""
@@ -253,6 +259,8 @@ class Row:
         self.new.append(token)
         self.log_prob += log_prob
         reason = self.stop.after(token)
+        if reason is None and log_prob == -math.inf:
+            reason = "length"  # nothing goes on from what cannot be drawn
         if reason is None and len(self.new) == self.limit:
             if self.request.spec.max_tokens is None:
                 raise StepNeverEndedError(
@@ -277,7 +285,7 @@ class Row:
         return self.under if same_steps or could_be_drawn(model, asked) else -math.inf
 
 
-class Session:
+class Session(Member):
     """A running batch: requests join when there is room, and leave as soon as they are drawn.
 
     A row's draws depend on its own key and text only, so neither its company nor when it joins
@@ -299,6 +307,8 @@ class Session:
         self._keys = np.zeros(0, dtype=np.uint64)
         self._waiting: deque[Row] = deque()
         self._tickets = 0
+        self._company = self.model.company or Company(contextlib.nullcontext())
+        self._company.add(self)
 
     @property
     def running(self) -> bool:
@@ -317,6 +327,7 @@ class Session:
         for row in self._rows:
             row.unwanted = row.unwanted or row.ticket in tickets
 
+    @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
         """Draws one token for every row; answers those that are done, by ticket: with the error
         where a row's own rule raised."""
@@ -361,43 +372,31 @@ class Session:
         """Drops all rows but these; the youngest wait again where memory no longer holds all."""
         if not self._rows:
             return
-        lengths = [self._rows[j].length for j in keep]
-        most = self.model.batch_rows(max(lengths, default=0))
-        if len(keep) > most:
-            most = self.model.most_rows([self._rows[j].text for j in keep], lengths)
-        self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
-        keep = keep[:most]
-        self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
-        if len(keep) < len(self._rows):
-            self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+        with self._company.lock:
+            most = self._company.staying(self, self.model, [self._rows[j] for j in keep])
+            self._waiting.extendleft(self._rows[j] for j in reversed(keep[most:]))
+            keep = keep[:most]
+            self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
+            if len(keep) < len(self._rows):
+                self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+            self.held = self._rows
 
     def _join(self) -> None:
         """Lets waiting requests in, first come first served, as far as memory goes."""
-        joining = [self._waiting.popleft() for _ in range(self._room())]
-        if joining:
+        if not self._waiting:
+            return
+        with self._company.lock:
+            count = self._company.joining(self, self.model, self._waiting)
+            if not count:
+                return
+            joining = [self._waiting.popleft() for _ in range(count)]
             # A row that had to wait half-way has been booked already.
             ledgers = [None if row.new else row.request.ledger for row in joining]
             self._decoder.join([row.text for row in joining], ledgers)
-            self._rows = self._rows + joining
+            self._rows = self.held = self._rows + joining
             keys = np.array([row.request.key for row in joining], dtype=np.uint64)
             self._keys = np.concatenate([self._keys, keys])
             self.joined = max(self.joined, len(self._rows))
-
-    def _room(self) -> int:
-        """How many of the waiting requests may join; one always may if there is nothing else."""
-        if not self._waiting:
-            return 0
-        running, rows = len(self._rows), [*self._rows, *self._waiting]
-        texts, lengths = [row.text for row in rows], [row.expected_length for row in rows]
-
-        def exceeds(count: int) -> bool:
-            return count > self.model.most_rows(texts[:count], lengths[:count])
-
-        least = max(running, 1)
-        counts = range(least + 1, len(rows) + 1)
-        if not counts or not exceeds(len(rows)):
-            return len(self._waiting)
-        return least + bisect_left(counts, True, key=exceeds) - running
 
 
 def _admit(rows: Sequence[Row]) -> set[Account]:
@@ -417,16 +416,20 @@ def _admit(rows: Sequence[Row]) -> set[Account]:
 def _draw_tokens(
     logits: Tensor, rows: Sequence[Row], keys: NDArray[np.uint64]
 ) -> tuple[list[int], list[float]]:
-    """A token for each row, and its log-probability."""
+    """A token for each row, and its log-probability; minus infinity where none of those that are
+    allowed has any probability: it cannot be drawn, and whoever came to want it is dead."""
     size = logits.shape[-1]
     allowed = [_allowed(row, row.request.spec, size) for row in rows]
-    positions = np.array([len(row.new) for row in rows])
+    u = uniforms(keys, np.array([len(row.new) for row in rows]))
     warps = [row.request.spec.warp for row in rows]
     invert = getattr(rows[0].request.model, "invert", None)  # all rows are of one engine
-    u = uniforms(keys, positions)
     tokens, log_probs = sampling.draw(logits, warps, allowed, u, invert)
-    for row, log_prob in zip(rows, log_probs, strict=True):
+    for i, (row, log_prob) in enumerate(zip(rows, log_probs, strict=True)):
         if not math.isfinite(log_prob):
+            mask = allowed[i]
+            if mask is not None and sampling.nothing_left(logits[i], mask):
+                tokens[i], log_probs[i] = int(mask.nonzero()[0]), -math.inf
+                continue
             raise WeightError(
                 f"{row.request.label}: the next-token distribution is not finite; check the "
                 "model's weights and dtype, and that allowed= admits a token of the vocabulary"

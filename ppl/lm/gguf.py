@@ -66,10 +66,11 @@ def fetched(repository: str, part: str, *, revision: str | None, token: str | bo
     """
     hub: dict[str, Any] = {"revision": revision, "token": token}
     try:
-        files = [f for f in HfApi().list_repo_files(repository, **hub) if f.endswith(".gguf")]
-        fitting = [f for f in files if part.lower() in f.lower()]
-        if len(fitting) == 1:
-            return Path(hf_hub_download(repository, fitting[0], **hub))
+        with quiet_transformers():
+            files = [f for f in HfApi().list_repo_files(repository, **hub) if f.endswith(".gguf")]
+            fitting = [f for f in files if part.lower() in f.lower()]
+            if len(fitting) == 1:
+                return Path(hf_hub_download(repository, fitting[0], **hub))
     except Exception as error:  # of the Hub, of the net, of the disk
         raise ModelNotFoundError(f"{repository}: {_first_line(error)}") from error
     raise ModelNotFoundError(

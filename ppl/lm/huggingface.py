@@ -19,6 +19,7 @@ from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import Tokens
+from ppl.lm.company import Company
 from ppl.lm.decode import LogitsModel
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
@@ -28,7 +29,9 @@ from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
+from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.origin import Origin
+from ppl.lm.sampling import Invert
 from ppl.lm.tokenizer import HFCodec
 
 
@@ -50,6 +53,7 @@ class HFModel(LogitsModel):
 
     Attributes:
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
+        invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
         engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
@@ -72,8 +76,8 @@ class HFModel(LogitsModel):
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         model = without_wrapper(model, name)
-        name, self.kv = keeps.named(name), str(keeps)
-        self.name = name
+        self._bare, self.kv = name, str(keeps)
+        self.name = name = keeps.named(name)
         self.model = model.eval()
         make = partial(
             Engine,
@@ -86,7 +90,10 @@ class HFModel(LogitsModel):
         )
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         compiled = self.engine.runner.compiled
-        self.invert = invert if compiled is not None and compiled.native else None
+        native = compiled is not None and compiled.native
+        self.invert: Invert | None = invert if native else None
+        self.company = Company(self.engine.lock)
+        self.engine.slots.give_way = self.company.give_way
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
@@ -112,7 +119,8 @@ class HFModel(LogitsModel):
 
         Args:
             adapter: a folder that peft wrote, or the name of one on the Hugging Face Hub.
-            name: shown in messages; None makes it of the names of model and adapter.
+            name: shown in messages; None makes it of the names of model and adapter. What the
+                model has of `weights=` and `kv=` is put behind it.
             token: for the Hub.
 
         Raises:
@@ -131,11 +139,13 @@ class HFModel(LogitsModel):
                 f"model without one, {self.together.name}"
             )
         found = Adapter.read(adapter, {"token": token})
-        name = f"{self.name}+{adapter}" if name is None else name
-        pairs = fitting(self.model, found)
+        weights = weights_of(self.model)
+        name = f"{self._bare}+{adapter}" if name is None else name_with(name, weights)
+        name = KV.read(self.kv).named(name)
+        pairs, heads = fitting(self.model, found), heads_of(self.model, found)
         number = add_adapter(self.engine, self.model, pairs, name)
         view = copy.copy(self)
-        view.name, view.adapter = name, Adapted(found.source, number, heads_of(self.model, found))
+        view.name, view.adapter = name, Adapted(found.source, number, heads)
         view._alone = self
         self.engine.runner.adapters.belongs(number, view)
         view.parameters = (self.parameters or 0) + sum(
@@ -143,7 +153,9 @@ class HFModel(LogitsModel):
         )
         origin = vars(self).get("origin")
         vars(view).pop("origin", None)
-        if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
+        # Put into weights that are rounded then, an adapter gives another model.
+        same = weights is None and isinstance(origin, Origin)
+        if same and origin.settings.get("adapter") is None:
             settings = {**origin.settings, "adapter": str(adapter)}
             vars(view)["origin"] = replace(origin, settings=settings)
         return view
@@ -162,6 +174,10 @@ class HFModel(LogitsModel):
         numbers = [self.adapter.number] * len(hidden) if self.adapter else []
         with torch.inference_mode(), self.engine.runner.adapters.running(numbers):
             return self._head(hidden)
+
+    def fresh(self) -> None:
+        """See `LogitsModel`."""
+        self.engine.pool.clear()
 
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""

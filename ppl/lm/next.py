@@ -84,12 +84,15 @@ class NextToken(LMDistribution):
         if self.logits is None or visit.greedy or target is not None:
             return super().draw(visit, msg, key, target)
         number = np.array([key], dtype=np.uint64)
-        warp, allowed = [self.spec.warp], [self._allowed(self.logits.shape[-1])]
+        mask = self._allowed(self.logits.shape[-1])
         u = uniforms(number, np.array([0]))
         invert = getattr(self.model, "invert", None)
-        (token,), (log_prob,) = sampling.draw(self.logits[None], warp, allowed, u, invert)
+        warp = [self.spec.warp]
+        (token,), (log_prob,) = sampling.draw(self.logits[None], warp, [mask], u, invert)
         if not math.isfinite(log_prob):
-            raise WeightError(f"{visit.label}: the next-token distribution is not finite")
+            if mask is None or not sampling.nothing_left(self.logits, mask):
+                raise WeightError(f"{visit.label}: the next-token distribution is not finite")
+            token, log_prob = int(mask.nonzero()[0]), -math.inf
         return self._continuation(token), log_prob, None
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:

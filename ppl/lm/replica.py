@@ -14,6 +14,7 @@ import pickle
 import queue
 import sys
 import threading
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -40,20 +41,46 @@ def unpacked(line: str) -> Any:
     return pickle.loads(base64.b64decode(line))
 
 
+def addressed(kind: str, ticket: int, label: str, what: Any) -> str:
+    """A message for a copy, whose address can be read where what is in it cannot."""
+    return packed((kind, ticket, label, packed(what)))
+
+
+def opened(line: str) -> tuple[str, Any]:
+    """The kind of a message that `addressed` made, and what is in it; of one that cannot be read,
+    `"unread"` with its ticket and the reason."""
+    kind, ticket, label, inside = unpacked(line)
+    try:
+        return kind, unpacked(inside)
+    except Exception as error:  # what it names may be in no module that is found here
+        return "unread", (
+            ticket,
+            ProgramError(
+                f"{label}: a process of replicas cannot read what it is sent "
+                f"({type(error).__name__}: {error}); a function in allowed= has to be in a module "
+                "that can be imported, not in the script that runs, or load the model without "
+                "replicas="
+            ),
+        )
+
+
 @dataclass(frozen=True)
 class About:
     """What is told of a copy once it is loaded.
 
     Attributes:
-        name, codec, context_length, parameters: of the model.
+        name, codec, context_length, parameters, kv: of the model.
         token_count: how many logits it gives.
+        warned: what loading it warned of.
     """
 
     name: str
     codec: Any
     context_length: int
     parameters: int | None
+    kv: str | None
     token_count: int
+    warned: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -164,7 +191,8 @@ class Drawing(Session):
         answers: dict[int, Answer] = {}
         for ticket, drawn in self.step().items():
             row = self.rows.pop(ticket)
-            answers[ticket] = Answer(error=drawn) if isinstance(drawn, Exception) else row.answer()
+            failed = isinstance(drawn, Exception)
+            answers[ticket] = Answer(error=sendable(drawn)) if failed else row.answer()
         return answers
 
     def leave(self, tickets: Collection[int]) -> dict[int, Answer]:
@@ -203,6 +231,11 @@ class Copy:
                 scores.append(what)
             elif kind == "logits":
                 self._logits(what)
+            elif kind == "fresh":
+                self.model.fresh()
+            elif kind == "unread":
+                ticket, error = what
+                self._reply({ticket: Answer(error=error)})
             elif self._drawing is not None:
                 self._done(self._drawing.leave(what))
         if scores:
@@ -313,10 +346,20 @@ def main() -> None:
         os.sched_setaffinity(0, processors)
         torch.set_num_threads(threads)
     try:
-        model: Any = load(source, **settings)
-        count = int(getattr(model, "token_count", model.codec.size))
-        about = About(model.name, model.codec, model.context_length, model.parameters, count)
-        say(about)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("default")
+            model: Any = load(source, **settings)
+        say(
+            About(
+                model.name,
+                model.codec,
+                model.context_length,
+                model.parameters,
+                model.kv,
+                int(getattr(model, "token_count", model.codec.size)),
+                tuple(str(each.message) for each in heard if each.category is UserWarning),
+            )
+        )
     except Exception as error:
         say(sendable(error, (PPLError, TypeError, ValueError)))
         return
@@ -327,7 +370,7 @@ def main() -> None:
             lines.append(inbox.get())
         if None in lines:
             return
-        copy.told([unpacked(line) for line in lines if line is not None])
+        copy.told([opened(line) for line in lines if line is not None])
         if copy.busy:
             copy.work()
 

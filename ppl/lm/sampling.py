@@ -86,9 +86,14 @@ def warped_log_probs(
         allowed: per row a boolean mask `[V]` (CPU) of what may be drawn, or None for everything.
 
     Returns:
-        `[B, V]`; minus infinity where a token is excluded. A row that allows nothing is all NaN.
+        `[B, V]`; minus infinity where a token is excluded, and for all of a row that allows nothing
+        of what has any probability.
     """
     logits = _keep_only(logits.to(_at_least_float32(logits.dtype)), allowed)
+    masked = [mask is not None for mask in allowed]
+    empty = None
+    if any(masked):
+        empty = (logits == -torch.inf).all(-1) & torch.tensor(masked, device=logits.device)
     temperature = np.array([w.temperature for w in warps])
     if np.any(temperature != 1.0):
         # Greedy rows are divided by one and then reduced to their arg max.
@@ -108,7 +113,7 @@ def warped_log_probs(
     min_p = np.array([w.min_p for w in warps])
     if np.any(min_p > 0.0):
         log_probs = _min_p(log_probs, min_p)
-    return log_probs
+    return log_probs if empty is None else log_probs.masked_fill(empty[:, None], -torch.inf)
 
 
 def draw(
@@ -126,7 +131,8 @@ def draw(
         invert: a program for rows with nothing to reshape.
 
     Returns:
-        Token ids and log-probabilities, one each per row; NaN where there is no distribution.
+        Token ids and log-probabilities, one each per row; NaN where there is no distribution (what
+        is allowed may have no probability, see `nothing_left`).
     """
     rows, size = logits.shape
     if invert is not None and warps.count(_PLAIN) == rows:
@@ -147,6 +153,14 @@ def draw(
     both = torch.stack([each.double() for each in _draw(logits, warps, allowed, uniforms)])
     tokens_, log_probs_ = both.tolist()
     return [int(token) for token in tokens_], log_probs_
+
+
+def nothing_left(logits: Tensor, mask: Tensor | None) -> bool:
+    """Whether a mask `[V]` leaves nothing of what has any probability by the logits `[V]`: no
+    fault of the model's, but of who chose what led there. What is drawn then has none."""
+    if mask is None or bool(logits.isnan().any()):
+        return False
+    return bool((logits[mask.to(logits.device)] == -torch.inf).all())
 
 
 def _draw(

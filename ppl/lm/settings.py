@@ -78,6 +78,14 @@ REMEDIES: Mapping[str, str] = {
 }
 """What to do about a setting of another library, by its name."""
 
+NO_STEPS: Mapping[str, str] = {
+    "graphs": "leave it out: a judge reads whole texts, and makes no steps to be captured",
+    "compile": "leave it out: a judge reads whole texts, and makes no steps to be compiled",
+    "replicas": "leave it out: a judge is one model; weights='int8' or device= may be what helps",
+    "adapter": "use the adapter's folder as source, with base= the model that it stands beside",
+}
+"""What to do about settings of language models that judges do not have."""
+
 
 def own_names(loader: Callable[P, M]) -> Callable[P, M]:
     """Decorates a function `(source, **settings)`: it may be called with the names that settings
@@ -140,18 +148,24 @@ def _divided(placed: Any, said: str) -> ValueError:
     )
 
 
-def refuse_unknown_settings(call: str, given: Collection[str], known: Collection[str]) -> None:
+def refuse_unknown_settings(
+    call: str,
+    given: Collection[str],
+    known: Collection[str],
+    remedies: Mapping[str, str] = REMEDIES,
+) -> None:
     """Raises TypeError for settings that are not known, with what to do instead.
 
     Args:
         call: what was called.
         given: names of the settings.
         known: those that there are.
+        remedies: what to do about some of the others, besides `REMEDIES`.
     """
     for name in sorted(given):
         if name in known:
             continue
-        remedy = REMEDIES.get(name, "").format(name=name)
+        remedy = remedies.get(name, REMEDIES.get(name, "")).format(name=name)
         if not remedy:
             close = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {close[0]}=?" if close else f"there are {', '.join(known)}"

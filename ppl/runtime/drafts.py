@@ -11,6 +11,7 @@ follows the first token that is refused.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ def drafted(
         program: the model; its other choices are proposed as it has them.
         models: who drafts: one for all, or by the name of the model that is replaced; models that
             are not named draft for themselves. They need the tokenizer of the model they replace.
+            A run that asks none of those named warns.
     """
     by_name = dict(models) if isinstance(models, Mapping) else models
     return functools.partial(_drafting, program, by_name)
@@ -42,14 +44,27 @@ def _drafting(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    with _Drafts(models):
-        return program(*args, **kwargs)
+    with _Drafts(models) as drafts:
+        result = program(*args, **kwargs)
+    drafts.check_used()
+    return result
 
 
 class _Drafts(Messenger):  # type: ignore[misc]
     def __init__(self, models: LanguageModel | Mapping[str, LanguageModel]) -> None:
         super().__init__()
         self._models = models
+        self._met: set[str] = set()
+
+    def check_used(self) -> None:
+        """Warns if a whole run came to models, and to none of those that are to be replaced."""
+        names = set(self._models) if isinstance(self._models, Mapping) else set()
+        if names and self._met and names.isdisjoint(self._met):
+            warnings.warn(
+                f"models={sorted(names)}: a run of the program asked {sorted(self._met)} and none "
+                "of these, so nobody drafted; give the names of its models",
+                stacklevel=2,
+            )
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["infer"].get("_deterministic"):
@@ -61,6 +76,7 @@ class _Drafts(Messenger):  # type: ignore[misc]
         if not isinstance(fn, LMDistribution):
             return
         own = fn.model
+        self._met.add(own.name)
         small = self._models.get(own.name) if isinstance(self._models, Mapping) else self._models
         if small is None or small is own:
             return

@@ -3,16 +3,18 @@
 Draws are keyed, so which copy draws changes nothing but rounding: a search over replicas gives what
 it gives over one model. A row goes where most of its text is known already, as long as no copy has
 much more than its share of the rows; what is new goes, question by question, to the copy with the
-fewest. The processes end with this one (`ppl.runtime.process`); one that died is started anew for
-the next request.
+fewest. The processes end with this one (`ppl.runtime.process`); one that died is started anew, and
+asked again, once, what the other had not answered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -20,18 +22,18 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
-from ppl.errors import PPLError, ProgramError, WorkerError
+from ppl.errors import PPLError, ProgramError, UnsupportedModelError, WorkerError
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import Drawn, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import LogitsModel, Row
 from ppl.lm.load import runs_replicas
-from ppl.lm.replica import About, Answer, Ask, packed, unpacked
+from ppl.lm.replica import About, Answer, Ask, addressed, packed, unpacked
 from ppl.lm.server.flight import Scoring, ServerSession
 from ppl.lm.server.prefixes import Prefixes
 from ppl.runtime.process import forget_in_children
@@ -80,17 +82,23 @@ class _Link:
         """Whether it can be asked."""
         return self.process.alive
 
-    def ask(self, kind: str, ticket: int, what: Any) -> Future[Answer]:
-        """Sends a request; its answer is to come. Cancelling it tells the worker."""
+    def ask(self, kind: str, ticket: int, label: str, what: Any) -> Future[Answer]:
+        """Sends a request of somebody; its answer is to come."""
         future: Future[Answer] = Future()
         with self._lock:
             self._pending[ticket] = future
             try:
-                self.process.tell(packed((kind, what)))
+                self.process.tell(addressed(kind, ticket, label, what))
             except WorkerError as error:
                 del self._pending[ticket]
                 future.set_exception(WorkerError(f"{error}; {_remedy()}"))
         return future
+
+    def fresh(self) -> None:
+        """Tells it to forget what it computed."""
+        with self._lock, contextlib.suppress(WorkerError):  # whoever listens says so
+            if self.alive:
+                self.process.tell(packed(("fresh", None)))
 
     def leave(self, tickets: Collection[int]) -> None:
         """Tells it that nobody waits for these: it answers with what it has."""
@@ -98,7 +106,7 @@ class _Link:
             still = [ticket for ticket in tickets if ticket in self._pending]
             if still and self.alive:
                 try:
-                    self.process.tell(packed(("leave", still)))
+                    self.process.tell(addressed("leave", 0, "", still))
                 except WorkerError:
                     return  # whoever listens says so
 
@@ -165,12 +173,21 @@ class Replicas(LogitsModel):
         about = self._started()
         self.name, self.codec = about.name, about.codec
         self.context_length, self.parameters = about.context_length, about.parameters
+        self.kv = about.kv
         self._token_count = about.token_count
 
     @property
     def token_count(self) -> int:
         """How many logits it gives."""
         return self._token_count
+
+    def with_adapter(self, *_: Any, **__: Any) -> Never:
+        """Raises UnsupportedModelError: adapters stand beside the weights of a model in this
+        process."""
+        raise UnsupportedModelError(
+            f"{self.name}: replicas have no adapters beside their weights; put one into these, "
+            "ppl.load(model, adapter=folder, replicas=...), or load the model without replicas="
+        )
 
     def _first(self, number: int) -> Any:
         settings = {**self._settings, "device": self.devices[number]}
@@ -190,6 +207,8 @@ class Replicas(LogitsModel):
         except BaseException:
             self.stop()
             raise
+        for said in dict.fromkeys(said for about in abouts for said in about.warned):
+            warnings.warn(f"{self._source}: {said}", stacklevel=2)
         return abouts[0]
 
     def link(self, number: int) -> _Link:
@@ -198,13 +217,16 @@ class Replicas(LogitsModel):
             if not self._links:  # in a forked child, or after `stop`
                 self._started()
             if not self._links[number].alive:
-                name = self._links[number].name
                 with self._placing:
                     self._prefixes.forget(number)
-                fresh = _Link(name, self._first(number))
+                fresh = _Link(self._links[number].name, self._first(number))
                 self._held[number] = fresh.process
+                try:
+                    fresh.about()
+                except BaseException:  # interrupted: nobody would listen to it
+                    fresh.process.stop()
+                    raise
                 self._links[number] = fresh
-                fresh.about()
             return self._links[number]
 
     def stop(self) -> None:
@@ -217,6 +239,13 @@ class Replicas(LogitsModel):
         self._held.clear()
         self._links = []
         self._starting, self._placing = threading.Lock(), threading.Lock()
+
+    def fresh(self) -> None:
+        """See `LogitsModel`."""
+        for number, link in enumerate(self._links):
+            with self._placing:
+                self._prefixes.forget(number)
+            link.fresh()
 
     def session(self) -> ReplicaSession:  # type: ignore[override]
         """A running batch of what the copies draw."""
@@ -249,7 +278,8 @@ class Replicas(LogitsModel):
         asked = []
         for number, prefix, new in zip(where, prefixes, continuations, strict=True):
             ticket = next(self._tickets)
-            asked.append(self.link(number).ask("logits", ticket, (ticket, prefix, new)))
+            link, label = self.link(number), "logits_along"
+            asked.append(link.ask("logits", ticket, label, (ticket, prefix, new)))
         for future, ledger in zip(asked, ledgers, strict=True):
             answer = future.result()
             if ledger is not None:
@@ -260,7 +290,8 @@ class Replicas(LogitsModel):
     def ask(self, number: int, kind: str, ask: Ask) -> Future[Answer]:
         """Asks a copy; `ask` gets a ticket."""
         ticket = next(self._tickets)
-        future = self.link(number).ask(kind, ticket, replace(ask, ticket=ticket))
+        asked = replace(ask, ticket=ticket)
+        future = self.link(number).ask(kind, ticket, ask.label, asked)
         future.ticket = ticket  # type: ignore[attr-defined]
         return future
 
@@ -343,6 +374,7 @@ class ReplicaSession(ServerSession):
         self._where: dict[int, int] = {}  # where what is to be sent goes, by identity
         self._on: dict[Future[Any], int] = {}
         self._left: set[Future[Any]] = set()
+        self._again: set[int] = set()  # tickets of what was asked again
 
     def ask(self, kind: str, whose: Row | ScoreRequest, text: Tokens, ask: Ask) -> Future[Answer]:
         """Asks the copy that was chosen."""
@@ -419,6 +451,11 @@ class ReplicaSession(ServerSession):
             row.request.ledger.add(**answer.costs)
 
     def _taken(self, row: Row | Scoring, future: Future[Any]) -> Any:
+        died = future.exception()
+        if isinstance(died, WorkerError) and not row.unwanted and row.ticket not in self._again:
+            self._again.add(row.ticket)
+            warnings.warn(f"{died}; what it was asked is asked again", stacklevel=2)
+            return row
         if isinstance(row, Scoring):
             answer: Answer = future.result()
             if row.request.ledger is not None:

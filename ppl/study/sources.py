@@ -178,7 +178,8 @@ def task_of(name: str, source: Any, folder: str | None = None) -> Task:
 
 def model_of(name: str, source: Any) -> LanguageModel:
     """The language model of a source."""
-    found = _opened(source, load_model, f"models.{name}")
+    with _setting(f"models.{name}"):
+        found = _opened(source, load_model, f"models.{name}")
     return _checked(f"models.{name}", found, LanguageModel)
 
 
@@ -194,7 +195,8 @@ def verifier_of(name: str, source: Any) -> Any:
                 f"verifiers.{name}: kind={kind!r}: one of {', '.join(with_load)}; or make = an "
                 "import path 'module:function'"
             )
-        return loader(source.load, **settings)
+        with _setting(f"verifiers.{name}"):
+            return loader(source.load, **settings)
     return _checked(f"verifiers.{name}", _opened(source, None, f"verifiers.{name}"), Scorer)
 
 
@@ -208,7 +210,8 @@ def told(source: Any) -> dict[str, Any]:
     origin = getattr(source, "origin", None)
     if origin is not None:
         kept = {n: v if isinstance(v, _PLAIN) else str(v) for n, v in origin.settings.items()}
-        return {"load": origin.source, **kept}
+        beside = {"name": source.name} if "base" in origin.withheld else {}
+        return {"load": origin.source, **kept, **beside}
     size = getattr(source, "parameters", None)
     about = {"object": type(source).__qualname__, "name": getattr(source, "name", "")}
     return about if size is None else {**about, "parameters": size}
@@ -254,6 +257,17 @@ def _opened(source: Any, loader: Callable[..., Any] | None, what: str) -> Any:
         return loader(source.load, **source.settings)
     made = _imported(str(source.make), what)
     return made(**source.settings) if callable(made) and not isinstance(made, Scorer) else made
+
+
+@contextlib.contextmanager
+def _setting(what: str) -> Iterator[None]:
+    """Settings that are refused, with the name of what they are of."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(error, PPLError):
+            raise
+        raise StudyError(f"{what}: {error}") from error
 
 
 def _imported(path: str, what: str) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ppl.language.cost import Budget, Cost
 from ppl.language.text import Continuation
+from ppl.lm.decode import LogitsModel
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.runtime.loop import SHARED
 from ppl.searchers.parse import parse
@@ -109,6 +110,8 @@ class Bench:
             pool = getattr(getattr(model, "engine", None), "pool", None)
             if pool is not None:
                 pool.clear()
+            elif isinstance(model, LogitsModel):
+                model.fresh()
 
     def _program(self, group: Group, task: Task) -> tuple[Callable[..., Any], tuple[Any, Any]]:
         study, use = self.study, self.study.named("programs")[group.program]

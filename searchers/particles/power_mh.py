@@ -19,6 +19,7 @@ model.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -107,6 +108,13 @@ class _Metropolis(Searcher[Walks]):
     def result(self, tree: Tree, state: Walks) -> Result:
         """All states of the chains, of equal weight; those that are no whole text have none."""
         weights = [0.0 if node.finished and not node.dead else -math.inf for node in state.visited]
+        if state.over and all(node.open for node in state.visited):
+            warnings.warn(
+                f"no run of the program ended within horizon={self.horizon} steps, so that none "
+                f"counts and there is no result of {type(self).__name__}'s law; give horizon= the "
+                "most steps that a run takes",
+                stacklevel=2,
+            )
         return Result(list(state.visited), weights)
 
 

@@ -1,12 +1,14 @@
 """What adapters beside the weights cost: one model, two adapters, rows in one batch.
 
     PYTHONPATH=tests python tests/benchmarks/adapters.py [folder] [--rows 8 32] [--compile]
+        [--scoring]
 
 Tokens per second, prompts included, of rows that go on by 32 tokens each, all in one run on one
 thread: the model alone, an adapter in its weights, one beside them, and half of the rows with each
 of two. Seconds are of processor time, so that others on the machine do not count. The adapters are
 random, of rank 16, on queries, values, and the way up and down; without a folder the model is a
-random one of 60 million parameters.
+random one of 60 million parameters. With `--scoring`, instead: how long as many texts of each of
+the two take in a batch of their own, as their scores do, beside one batch of both.
 """
 
 from __future__ import annotations
@@ -76,11 +78,30 @@ def seconds(models: list[ppl.HFModel], rows: int, text: tuple[int, ...]) -> floa
     return best
 
 
+def apart_and_together(one: ppl.HFModel, two: ppl.HFModel, rows: int, length: int) -> list[float]:
+    """Seconds for `rows` new texts of each of two models: a batch each, and one batch; the best of
+    eight, in turns."""
+    engine = one.engine
+    texts = [tuple(torch.randint(5, 90, (length,)).tolist()) for _ in range(2 * rows)]
+    asked = [one.marked(text) for text in texts[:rows]]
+    asked += [two.marked(text) for text in texts[rows:]]
+    best = [float("inf")] * 2
+    for _ in range(8):
+        for way, batches in enumerate(([asked[:rows], asked[rows:]], [asked])):
+            engine.pool.clear()
+            started = time.process_time()
+            for batch in batches:
+                engine.hidden(batch, [0] * len(batch))
+            best[way] = min(best[way], time.process_time() - started)
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--scoring", action="store_true")
     asked = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -91,8 +112,17 @@ def main() -> None:
         merged = ppl.load(folder, adapter=adapters[0], compile=asked.compile)
         text = base.prompt("What is 2 + 3? " * 8).tokens
         ways = {"model alone": [base], "in the weights": [merged]}
-        alone = {rows: {n: seconds(m, rows, text) for n, m in ways.items()} for rows in asked.rows}
+        alone = {
+            rows: {n: seconds(m, rows, text) for n, m in ways.items()}
+            for rows in asked.rows * (not asked.scoring)
+        }
         one, two = (base.with_adapter(adapter) for adapter in adapters)
+        if asked.scoring:
+            for rows in asked.rows:
+                for length in (8, 32, 128):
+                    apart, both = apart_and_together(one, two, rows, length)
+                    print(f"{rows} + {rows} texts of {length}: {apart / both:.2f} times together")
+            return
         beside = {
             "model alone, beside two": [base],
             "one beside": [one],

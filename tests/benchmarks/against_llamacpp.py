@@ -80,20 +80,26 @@ class Llama:
 
     def __call__(self, rows: int, seed: int) -> float:
         """Tokens per second."""
-        llama = self._llama
+        tokens, seconds = self.grow([self._prompt], rows, NEW_TOKENS, seed)
+        return tokens / seconds
+
+    def grow(self, prompts: list[list[int]], rows: int, new: int, seed: int) -> tuple[int, float]:
+        """So many rows to each prompt, none of them known; new tokens, and the seconds of all."""
+        llama, count = self._llama, len(prompts) * rows
         settings = llama.llama_context_default_params()
-        settings.n_seq_max, settings.n_batch, settings.n_ubatch = rows, 512, 512
-        length = -(-(len(self._prompt) + NEW_TOKENS) // 32) * 32
-        settings.n_ctx, settings.kv_unified = length * rows, self._unified
+        settings.n_seq_max, settings.n_batch, settings.n_ubatch = count, 512, 512
+        longest = max(map(len, prompts)) + new
+        cells = sum(map(len, prompts)) + count * new if self._unified else longest * count
+        settings.n_ctx, settings.kv_unified = -(-cells // (32 * count)) * 32 * count, self._unified
         settings.n_threads = settings.n_threads_batch = self._threads
         context = llama.llama_init_from_model(self._model, settings)
         if not context:
-            raise RuntimeError(f"llama.cpp makes no context for {rows} rows")
+            raise RuntimeError(f"llama.cpp makes no context for {count} rows")
         memory = llama.llama_get_memory(context)
         samplers = []
-        for row in range(rows):
+        for row in range(count):
             samplers.append(llama.llama_sampler_init_dist((seed << 16) + row))
-        batch = llama.llama_batch_init(max(rows, len(self._prompt)), 0, 1)
+        batch = llama.llama_batch_init(max(count, 512), 0, 1)
 
         def decode(tokens: list[int], places: list[int], sequences: list[int], last: bool) -> None:
             batch.n_tokens = len(tokens)
@@ -106,30 +112,39 @@ class Llama:
             if llama.llama_decode(context, batch):
                 raise RuntimeError("llama.cpp does not decode")
 
-        started = time.perf_counter()
-        count = len(self._prompt)
-        decode(self._prompt, list(range(count)), [0] * count, True)
-        for row in range(1, rows):
-            llama.llama_memory_seq_cp(memory, 0, row, -1, -1)
-        running, asked, total = list(range(rows)), [-1] * rows, 0
-        for step in range(NEW_TOKENS):
+        def draw(sequences: list[int], asked: list[int]) -> dict[int, int]:
+            """The next token of rows that go on."""
             drawn = {
                 row: llama.llama_sampler_sample(samplers[row], context, at)
-                for row, at in zip(running, asked, strict=True)
+                for row, at in zip(sequences, asked, strict=True)
             }
-            total += len(drawn)
+            draws.append(len(drawn))
             ended = llama.llama_vocab_is_eog
-            running = [row for row in running if not ended(self._vocabulary, drawn[row])]
-            if not running or step == NEW_TOKENS - 1:
+            return {r: t for r, t in drawn.items() if not ended(self._vocabulary, t)}
+
+        started = time.perf_counter()
+        draws: list[int] = []
+        running: dict[int, int] = {}
+        for which, prompt in enumerate(prompts):
+            first = which * rows
+            for at in range(0, len(prompt), 512):
+                part = prompt[at : at + 512]
+                decode(part, list(range(at, at + len(part))), [first] * len(part), True)
+            for row in range(first + 1, first + rows):
+                llama.llama_memory_seq_cp(memory, first, row, -1, -1)
+            running |= draw(list(range(first, first + rows)), [-1] * rows)
+        for step in range(new - 1):
+            if not running:
                 break
-            decode([drawn[r] for r in running], [count + step] * len(running), running, False)
-            asked = list(range(len(running)))
+            places = [len(prompts[row // rows]) + step for row in running]
+            decode(list(running.values()), places, list(running), False)
+            running = draw(list(running), list(range(len(running))))
         seconds = time.perf_counter() - started
         llama.llama_batch_free(batch)
         for sampler in samplers:
             llama.llama_sampler_free(sampler)
         llama.llama_free(context)
-        return total / seconds
+        return sum(draws), seconds
 
 
 # -- ours ----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from ppl.searchers.trees.arms import Floats, draw_mixed
 
 sys.path.append(str(Path(__file__).parents[1]))
 from peers import GROUPS, PACKAGES, PROBABILITIES, first_two, more_a
-from programs import TOY, VERIFIERS, toy
+from programs import TOY, VERIFIERS, toy, unjudged
 
 SIDES: dict[str, Searcher] = {
     "SMC(4)": SMC(4, 0.5, "multinomial"),
@@ -140,18 +140,6 @@ def control(pythons: Sequence[str], runs: int) -> None:
             line += f"{share(values):>20}{error:>12.1f}"
         print(line)
     print()
-
-
-def unjudged() -> str:
-    """The toy without its verifier."""
-    text = TOY.prompt("^")
-    for t in range(3):
-        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
-        text = text + step
-        ppl.twist(f"step_ends_{t}", 0.0)
-        if step.finished:
-            break
-    return text.text
 
 
 def squared() -> None:

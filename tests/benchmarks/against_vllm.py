@@ -87,6 +87,11 @@ def by_vllm(folder: str, prompt: list[int], most_rows: int) -> Run:
 
 def by_server(url: str, prompt: list[int]) -> Run:
     """Runs anywhere: vLLM's server does the work."""
+    return driven(prompt, asking(url))
+
+
+def asking(url: str) -> Callable[[list[list[int]], int, int], Answers]:
+    """Asks a server to continue texts, in one request."""
 
     def complete(texts: list[list[int]], step: int, seed: int) -> Answers:
         asked = {"prompt": texts, "max_tokens": step, "seed": seed, "temperature": 1.0}
@@ -94,7 +99,7 @@ def by_server(url: str, prompt: list[int]) -> Run:
         choices.sort(key=lambda choice: choice["index"])
         return [(c["token_ids"], c["finish_reason"] == "length") for c in choices]
 
-    return driven(prompt, complete)
+    return complete
 
 
 def _post(url: str, asked: dict[str, Any]) -> Any:
@@ -112,7 +117,7 @@ def server(python: str, folder: str, most_rows: int, env: dict[str, str]) -> Ite
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     settings = ["--model", folder, "--dtype", "bfloat16", "--block-size", "32"]
-    settings += ["--enable-prefix-caching", "--max-model-len", "1024"]
+    settings += ["--enable-prefix-caching", "--max-model-len", "2304"]
     settings += ["--max-num-seqs", str(most_rows), "--host", "127.0.0.1", "--port", str(port)]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", *settings]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

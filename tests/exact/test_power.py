@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import pyro
 import pytest
-from programs import TOY, VERIFIERS, toy
+from programs import TOY, VERIFIERS, toy, unjudged
 from scipy import stats
 
 import ppl
@@ -29,14 +29,8 @@ LAW_2 = {
 
 def plain() -> str:
     """The toy, nothing observed; a text is its symbols, `$` among them."""
-    text = TOY.prompt("^")
-    for t in range(3):
-        step = pyro.sample(f"step_{t}", TOY(text, max_tokens=1))
-        text = text + step
-        ppl.twist(f"here_{t}", 0.0)
-        if step.finished:
-            break
-    return text.text + "$" * text.finished
+    text = unjudged()
+    return text + "$" * (len(text) < 3)
 
 
 def lead(text: str) -> int:
@@ -342,6 +336,22 @@ def test_runs_beyond_the_horizon_do_not_count():
     posterior = PowerMH(60, 2, alpha=2.0, chains=10).run(plain, seed=0)
     alive = [s.value for s in posterior.samples if s.log_weight > -math.inf]
     assert set(alive) == {"$", "a$", "b$"}
+
+
+def test_a_horizon_that_no_run_meets_is_warned_of():
+    ab = ppl.TableLM({"a": 0.5, "b": 0.5}, symbols="^ab$")
+
+    def three() -> str:
+        text = ab.prompt("^")
+        for t in range(3):
+            text = text + pyro.sample(f"s_{t}", ab(text, max_tokens=1))
+            ppl.twist(f"here_{t}", 0.0)
+        return text.text
+
+    for short in (PowerMH(4, 2), PowerTempering(4, 2)):
+        with pytest.warns(UserWarning, match="no run of the program ended within horizon=2"):
+            short.run(three, seed=0)
+    PowerMH(4, 3).run(three, seed=0)  # warnings are errors here
 
 
 def test_an_exchange_needs_the_cached_probabilities_only():

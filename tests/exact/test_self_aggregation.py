@@ -105,6 +105,14 @@ def test_a_model_that_drafts_for_itself_has_equal_weights():
     assert [s.log_weight for s in posterior.samples] == pytest.approx([0.0] * 6)
 
 
+def test_a_name_that_no_model_has_is_warned_of():
+    guide = ppl.drafted(written, {"tpy": PROPOSER})
+    with pytest.warns(UserWarning, match=r"models=\['tpy'\].*asked \['toy'\] and none of these"):
+        SMC(4).run(written, seed=0, guide=guide)
+    one_of_two = ppl.drafted(written, {"toy": PROPOSER, "of another branch": PROPOSER})
+    SMC(4).run(written, seed=0, guide=one_of_two)  # warnings are errors here
+
+
 def test_weights_are_target_over_draft_and_a_block_is_scored_at_once():
     calls = TOY.calls
     search = SMC(5, 0.0).begin(written, seed=1, guide=ppl.drafted(written, PROPOSER))

@@ -114,7 +114,8 @@ class ConfidenceHead(Verifier):
 def hidden_states(lm: LanguageModel, requests: Sequence[JudgeRequest]) -> Floats:
     """`[n, hidden]` last hidden states at the ends of texts, paid for as a verifier's tokens."""
     engine = _engine(lm)
-    texts = [request.text.tokens for request in requests]
+    local: Any = lm  # of several adapters beside one model, each has texts of its own
+    texts = [local.marked(request.text.tokens) for request in requests]
     payers = [
         None if r.ledger is None else (r.ledger.of(lm), "verifier_tokens", "verifier_reused_tokens")
         for r in requests

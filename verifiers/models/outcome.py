@@ -23,12 +23,13 @@ from ppl.errors import PRMFormatError, PromptError
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
-from ppl.lm.settings import own_names, refuse_unknown_settings
+from ppl.lm.settings import NO_STEPS, own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
 from ppl.verifiers.models.formats import escaped
@@ -38,10 +39,20 @@ _SETTINGS = tuple(inspect.signature(load_pretrained).parameters)[2:]
 
 
 def _beside(
-    base: HFModel, source: str | Path, name: str, kv_bytes: int, options: dict[str, Any]
+    base: HFModel,
+    source: str | Path,
+    kind: str,
+    kv_bytes: int,
+    kv: str,
+    options: dict[str, Any],
 ) -> HFModel:
     own = {n: v for n, v in options.items() if n != "token"}
-    refuse_own(**own, kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes)
+    refuse_own(
+        **own,
+        kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
+        kv=kv if KV.read(kv) else None,
+    )
+    name = f"{kind}({f'{base.name}+{source}'!r})"
     return base.with_adapter(source, name=name, token=options.get("token"))
 
 
@@ -53,14 +64,17 @@ class _WholeText:
     as the assistant's. A special token that the text itself spells out is broken by a space.
 
     Attributes:
+        name: with what is kept of keys and values.
         labels: the outputs of the head, by the names that they have.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int) -> None:
-        self.name = name
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int, kv: str) -> None:
         checks.count(kv_bytes=kv_bytes)
+        keeps = KV.read(kv)
+        self.name = name = keeps.named(name)
         self._lm: HFModel | None = model if isinstance(model, HFModel) else None
         if self._lm is not None:
+            refuse_own(kv=kv if keeps else None)
             self.model, self.engine = self._lm.model, self._lm.engine
             self._head: Any = linear_beside(self._lm, "score", name)
             self.parameters = self._lm.parameters
@@ -70,7 +84,7 @@ class _WholeText:
             if self._head is None:
                 kind = type(model).__name__
                 raise PRMFormatError(f"{name} is a {kind} without a head called score")
-            self.engine = Engine(model, name=name, capacity=kv_bytes)
+            self.engine = Engine(model, name=name, capacity=kv_bytes, keeps=keeps)
             self.parameters = parameter_count(model)
             self.labels = {str(label): int(i) for i, label in model.config.id2label.items()}
         self.codec = HFCodec(tokenizer, frozenset(), name)
@@ -125,12 +139,21 @@ class RewardModel(Ranker):
         tokenizer: its tokenizer, with a chat template.
         name: shown in messages.
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
     """
 
     @checked
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int = 2 << 30) -> None:
-        self.name = name
-        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        kv_bytes: int = 2 << 30,
+        kv: str = "full",
+    ) -> None:
+        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
+        self.name = self._model.name
         if len(self._model.labels) != 1:
             raise PRMFormatError(
                 f"{name} has {len(self._model.labels)} outputs; a reward model has one, for a "
@@ -145,6 +168,7 @@ class RewardModel(Ranker):
         source: str | Path,
         *,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         base: HFModel | None = None,
         **options: Any,
     ) -> RewardModel:
@@ -154,13 +178,15 @@ class RewardModel(Ranker):
             base: as in `PRM.load`.
         """
         checks.count(kv_bytes=kv_bytes)
-        refuse_unknown_settings("RewardModel.load", options, ("kv_bytes", "base", *_SETTINGS))
+        KV.read(kv)
+        known = ("kv_bytes", "kv", "base", *_SETTINGS)
+        refuse_unknown_settings("RewardModel.load", options, known, NO_STEPS)
         if base is not None:
-            lm = _beside(base, source, f"RewardModel({str(source)!r})", kv_bytes, options)
+            lm = _beside(base, source, "RewardModel", kv_bytes, kv, options)
             return RewardModel(lm, lm.codec.tokenizer, name=lm.name)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"RewardModel({name_with(str(source), options.get('weights'))!r})"
-        return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes)
+        return RewardModel(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """One reward per text, on the model's own scale."""
@@ -208,6 +234,7 @@ class OutcomeModel(Verifier):
         good: the label that means "correct", as the model's configuration calls it.
         floor: probabilities are clipped to [floor, 1 - floor].
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
 
     Raises:
         PRMFormatError: the model has no such label.
@@ -225,15 +252,16 @@ class OutcomeModel(Verifier):
         good: str,
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
     ) -> None:
         checks.floor(floor=floor)
-        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes)
+        self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
         labels = self._model.labels
         if good not in labels or len(labels) < 2:
             raise PRMFormatError(
                 f"{name} has the labels {sorted(labels)}, not {good!r}: pass good="
             )
-        self.name, self.floor, self._good = name, floor, labels[good]
+        self.name, self.floor, self._good = self._model.name, floor, labels[good]
 
     @staticmethod
     @own_names
@@ -245,6 +273,7 @@ class OutcomeModel(Verifier):
         good: str = "LABEL_1",
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         base: HFModel | None = None,
         **options: Any,
     ) -> OutcomeModel:
@@ -255,14 +284,17 @@ class OutcomeModel(Verifier):
         """
         checks.floor(floor=floor)
         checks.count(kv_bytes=kv_bytes)
-        known = ("good", "floor", "kv_bytes", "base", *_SETTINGS)
-        refuse_unknown_settings("OutcomeModel.load", options, known)
+        KV.read(kv)
+        known = ("good", "floor", "kv_bytes", "kv", "base", *_SETTINGS)
+        refuse_unknown_settings("OutcomeModel.load", options, known, NO_STEPS)
         if base is not None:
-            lm = _beside(base, source, f"OutcomeModel({str(source)!r})", kv_bytes, options)
+            lm = _beside(base, source, "OutcomeModel", kv_bytes, kv, options)
             return OutcomeModel(lm, lm.codec.tokenizer, name=lm.name, good=good, floor=floor)
         model, tokenizer = load_pretrained(AutoModelForSequenceClassification, source, **options)
         name = f"OutcomeModel({name_with(str(source), options.get('weights'))!r})"
-        return OutcomeModel(model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes)
+        return OutcomeModel(
+            model, tokenizer, name=name, good=good, floor=floor, kv_bytes=kv_bytes, kv=kv
+        )
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Sequence[float]]:
         """Log-probability of the good class, one per text."""

@@ -22,12 +22,13 @@ from ppl.language.arguments import checked
 from ppl.language.codec import Codec
 from ppl.language.text import Text
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
-from ppl.lm.settings import own_names, refuse_unknown_settings
+from ppl.lm.settings import NO_STEPS, own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.verifiers.models.formats import (
@@ -64,6 +65,7 @@ class PRM(Verifier):
         good, bad: names of the two labels of a token-classification model.
         floor: scores are clipped to [floor, 1 - floor].
         kv_bytes: memory for cached keys and values.
+        kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
         context_length: most tokens of a text; None takes it from the model's configuration.
 
     Attributes:
@@ -88,8 +90,11 @@ class PRM(Verifier):
         bad: str | None = None,
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         context_length: int | None = None,
     ) -> None:
+        keeps = KV.read(kv)
+        name = keeps.named(name)
         self.name, self.floor = name, floor
         self.meaning = meaning or format.meaning
         natural: Aggregate = "prod" if self.meaning == "step" else "last"
@@ -104,12 +109,17 @@ class PRM(Verifier):
         if self._lm is not None:
             if context_length is not None:
                 raise ValueError(f"{name}: context_length={context_length} is that of the base")
+            refuse_own(kv=kv if keeps else None)
             self.log_odds, self.engine = beside(self.format.head, self._lm, name), self._lm.engine
             self.parameters = self._lm.parameters
         else:
             self.log_odds = self.format.head.log_odds(model, tokenizer, name)
             self.engine = Engine(
-                model.eval(), name=name, capacity=kv_bytes, context_length=context_length
+                model.eval(),
+                name=name,
+                capacity=kv_bytes,
+                context_length=context_length,
+                keeps=keeps,
             )
             self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
@@ -135,6 +145,7 @@ class PRM(Verifier):
         token: str | bool | None = None,
         weights: str | None = None,
         kv_bytes: int = 2 << 30,
+        kv: str = "full",
         context_length: int | None = None,
         base: HFModel | None = None,
         **unknown: Any,
@@ -145,9 +156,9 @@ class PRM(Verifier):
             format: a format, or its name in `FORMATS`; None goes by the model's name and
                 configuration, see `format_of`. Other arguments as in the class and `ppl.load`.
             base: a loaded model of which `source` is a LoRA adapter: the reward model stands
-                beside its weights, in its engine and memory. A head that was trained with the
-                adapter (`modules_to_save`) is the adapter's own; a token classifier's two outputs
-                are (bad, good).
+                beside its weights, in its engine and memory, and keeps what that keeps. A head that
+                was trained with the adapter (`modules_to_save`) is the adapter's own; a token
+                classifier's two outputs are (bad, good).
             unknown: nothing; a name that another library uses is answered with what to do.
 
         Raises:
@@ -161,7 +172,7 @@ class PRM(Verifier):
                 f"format=, one of {', '.join(FORMATS)} or a PRMFormat"
             )
         others = unknown.keys() - {"trust_remote_code"}
-        refuse_unknown_settings("PRM.load", others, _SETTINGS)
+        refuse_unknown_settings("PRM.load", others, _SETTINGS, NO_STEPS)
         if isinstance(format, str):
             if format not in FORMATS:
                 raise PRMFormatError(f"no format {format!r}: known are {', '.join(FORMATS)}")
@@ -176,6 +187,7 @@ class PRM(Verifier):
             "bad": bad,
             "floor": floor,
         }
+        KV.read(kv)
         name = f"PRM({name_with(str(source), weights)!r})"
         if base is not None:
             refuse_own(
@@ -184,8 +196,11 @@ class PRM(Verifier):
                 revision=revision,
                 weights=weights,
                 kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
+                kv=kv if KV.read(kv) else None,
             )
+            name = f"PRM({f'{base.name}+{source}'!r})"
             lm = base.with_adapter(source, name=name, token=token)
+            name = lm.name  # with what the base keeps
             return PRM(lm, lm.codec.tokenizer, name=name, context_length=context_length, **judges)
         try:
             model, tokenizer = format.head.load(
@@ -209,6 +224,7 @@ class PRM(Verifier):
             tokenizer,
             name=name,
             kv_bytes=kv_bytes,
+            kv=kv,
             context_length=context_length,
             **judges,
         )

@@ -1,9 +1,10 @@
 // Attention of one new token a row, over keys and values in place.
 //
 // Each row writes its new key and value into its slot and attends to what it stands on and to what
-// the slot holds, from the first position that its layer looks at to its own: no mask, nothing read
-// for longer neighbours. All query heads that share a key-value head pass over its keys together, a
-// part at a time, with a running maximum as in FlashAttention (Dao et al. 2022, arXiv:2205.14135).
+// the slot holds, from the first position that its layer looks at to its own, and to the first ones
+// of the text where these are kept beside a window: no mask, nothing read for longer neighbours. All
+// query heads that share a key-value head pass over its keys together, a part at a time, with a
+// running maximum as in FlashAttention (Dao et al. 2022, arXiv:2205.14135).
 // What rows have in common is found by pointer, through a table of runs (as in PagedAttention, Kwon
 // et al. 2023, arXiv:2309.06180), and read for several rows at a time (as in Hydragen, Juravsky et
 // al. 2024, arXiv:2402.05099): then the queries of all of them lie side by side in vectors, so that
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "together.h"
+#include "attend.h"
 
 // What one row has seen so far: of each of its heads the largest score, and the sums of weights and
 // of weighted values.
@@ -74,6 +76,7 @@ struct Call {
     int64_t slot, head, value_slot, value_head;
     float scaling, softcap;
     const float *sinks, *means, *masses;
+    const int64_t *lows, few, *holes;
     number *out;
 };
 
@@ -102,15 +105,36 @@ static void begin(const Call &call, int64_t row, int64_t head, Seen &seen, float
     }
 }
 
+// Of `count` keys and values from a position on, those at which the row looks.
+static void over(const Call &call, int64_t row, Seen &seen, const float (*q)[DIM],
+                 const number *keys, const number *values, int64_t from, int64_t count) {
+    auto between = [&](int64_t start, int64_t stop) {
+        start = start < from ? from : start;
+        stop = stop > from + count ? from + count : stop;
+        if (start < stop)
+            look(seen, q, keys + (start - from) * DIM, values + (start - from) * WIDE,
+                 stop - start, call.softcap);
+    };
+    const int64_t first = call.firsts[row];
+    if (call.lows) between(call.lows[row], call.few < first ? call.few : first);
+    between(first, from + count);
+}
+
 // The rest: its own slot, from own position `start` on.
 static void finish(const Call &call, int64_t row, int64_t head, int64_t start, Seen &seen,
                    const float (*q)[DIM]) {
     const int64_t base = call.bases ? call.bases[row] : 0;
-    const int64_t first = call.firsts[row] - base, count = call.positions[row] - base + 1;
-    if (first > start) start = first;
-    look(seen, q, call.keys + row * call.slot + head * call.head + start * DIM,
-         call.values + row * call.value_slot + head * call.value_head + start * WIDE,
-         count - start, call.softcap);
+    const number *keys = call.keys + row * call.slot + head * call.head;
+    const number *values = call.values + row * call.value_slot + head * call.value_head;
+    int64_t stop = call.positions[row] - base + 1;
+    if (call.holes && call.holes[2 * row + 1]) {
+        const int64_t at = call.holes[2 * row], lost = call.holes[2 * row + 1];
+        const int64_t behind = start > at ? start : at;
+        over(call, row, seen, q, keys + behind * DIM, values + behind * WIDE, base + behind + lost,
+             stop - lost - behind);
+        stop = at < stop ? at : stop;
+    }
+    over(call, row, seen, q, keys + start * DIM, values + start * WIDE, base + start, stop - start);
     number *answer = call.out + (row * HEADS + head) * GROUP * WIDE;
     for (int g = 0; g < GROUP; g++)
         for (int d = 0; d < WIDE; d++)
@@ -128,14 +152,12 @@ static void alone(const Call &call, const Rows &group, int64_t run, int64_t row,
     Seen seen;
     float q[GROUP][DIM];
     begin(call, row, head, seen, q);
-    auto over = [&](const Place &place) {
-        int64_t skip = call.firsts[row] - place.start;
-        skip = skip < 0 ? 0 : skip > place.count ? place.count : skip;
-        look(seen, q, place.keys + skip * DIM, place.values + skip * WIDE, place.count - skip,
-             call.softcap);
+    auto whole = [&](const Place &place) {
+        over(call, row, seen, q, place.keys, place.values, place.start, place.count);
     };
-    for (; run < group.runs; run++) over(place_of(call.runs[run], call.layer, call.other_layer, head));
-    if (group.shared) over(beginning(call, group, head));
+    for (; run < group.runs; run++)
+        whole(place_of(call.runs[run], call.layer, call.other_layer, head));
+    if (group.shared) whole(beginning(call, group, head));
     finish(call, row, head, group.shared, seen, q);
 }
 
@@ -149,6 +171,7 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
     for (int row = 0; row < count; row++) {
         begin(call, rows[row], head, seen, q);
         const float first = (float)call.firsts[rows[row]];
+        const float low = call.lows ? (float)call.lows[rows[row]] : first;
         earliest = first < earliest ? first : earliest;
         latest = first > latest ? first : latest;
         for (int g = 0; g < GROUP; g++) {
@@ -156,6 +179,7 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
             all.most[v][i] = seen.most[g];
             all.mass[v][i] = seen.mass[g];
             all.first[v][i] = first;
+            all.low[v][i] = low;
             all.last[v][i] = INFINITY;
             all.ask(row * GROUP + g, call.query + ((rows[row] * HEADS + head) * GROUP + g) * DIM,
                     call.scaling);
@@ -163,10 +187,11 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
         }
     }
     auto over = [&](const Place &place) {
-        all.look(place.keys, place.values, place.start, place.count, earliest, latest, INFINITY,
-                 call.softcap);
+        all.look(place.keys, place.values, place.start, place.count, earliest, latest, call.few,
+                 INFINITY, call.softcap);
     };
-    for (; run < group.runs; run++) over(place_of(call.runs[run], call.layer, call.other_layer, head));
+    for (; run < group.runs; run++)
+        over(place_of(call.runs[run], call.layer, call.other_layer, head));
     if (group.shared) over(beginning(call, group, head));
     for (int row = 0; row < count; row++) {
         for (int g = 0; g < GROUP; g++) {
@@ -190,7 +215,10 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
 // softcap: scores s become softcap * tanh(s / softcap), if it is not 0. sinks: for each query head
 // the score of a key without a value, or null. means [rows, HEADS * GROUP, WIDE] and masses
 // [rows, HEADS * GROUP]: what attention to other keys gave, and the logarithms of the sums of their
-// weights (minus infinity for none), or null. out: [rows, HEADS * GROUP, WIDE].
+// weights (minus infinity for none), or null. lows: the first position that each row looks at of the
+// `few` first ones, which it sees besides those from `firsts` on, or null where it sees none besides.
+// holes [rows, 2]: behind so many keys of its slot, so many tokens have none; or null. out: [rows,
+// HEADS * GROUP, WIDE].
 extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const int64_t *firsts, const int64_t *positions, const int64_t *bases,
                        const int64_t *order, const Rows *groups, int64_t count, const Run *runs,
@@ -198,11 +226,11 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const number *value, number *keys, number *values, int64_t slot,
                        int64_t head, int64_t value_slot, int64_t value_head, float scaling,
                        float softcap, const float *sinks, const float *means, const float *masses,
-                       number *out) {
+                       const int64_t *lows, int64_t few, const int64_t *holes, number *out) {
     const Call call = {rows,   layer,  other_layer, columns, firsts, positions, bases,
                        order,  groups, count,       runs,    query,  key,       value,
                        keys,   values, slot,        head,    value_slot, value_head, scaling,
-                       softcap, sinks, means, masses, out};
+                       softcap, sinks, means, masses, lows, few, holes, out};
     // As many rows side by side as fill vectors, but fewer where threads would have nothing to do.
     struct Item {
         int64_t group, start;
@@ -239,3 +267,5 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
             side_by_side<1>(call, group, run, which, item.count, head);
     }
 }
+
+static Attend *const as_declared [[maybe_unused]] = attend;

@@ -29,7 +29,7 @@ from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.attention import NAME as ATTENDED
 from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
-from ppl.lm.engine.kv import as_kept
+from ppl.lm.engine.kv import KV, as_kept
 from ppl.lm.engine.prefill import Packed
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Place, Window
@@ -39,6 +39,29 @@ from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
 NAME = "ppl_compiled"
 _MODELS = itertools.count()
 _ALL = Reach()
+
+
+@dataclass(slots=True)
+class _Looking:
+    """How far the rows of a pass look.
+
+    Attributes:
+        first: `[B, 1]` the first position from which on they look at all.
+        low, few: besides, of the first ones, so many, at those from there on.
+        mask: where attention is not our own, `[B, 1, 1, L]` what they look at.
+    """
+
+    first: Tensor
+    low: Tensor
+    few: int
+    mask: Tensor | None = None
+
+    def at(self, keys: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Which of keys at positions `[L]` some rows (None: all) look at, were they no later than
+        themselves: `[B, 1, 1, L]`."""
+        some = slice(None) if rows is None else rows
+        first, low = (at[some][:, None, None] for at in (self.first, self.low))
+        return (keys >= first) | ((keys >= low) & (keys < self.few))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +74,8 @@ class _Running:
         table: which of them have what in common.
         reaches: how far each layer looks.
         native: whether attention is our own.
-        firsts: for each reach, `[B, 1]` the first position that each row looks at; or, where
-            attention is not our own, `[B, 1, 1, L]` masks.
+        keeps: what is kept of keys.
+        looks: for each reach, how far the rows look.
         standing: which rows stand on a trunk; only where attention is our own.
     """
 
@@ -61,22 +84,22 @@ class _Running:
     table: Table
     reaches: Mapping[int, Reach]
     native: bool
-    firsts: dict[Reach, Tensor]
+    keeps: KV
+    looks: dict[Reach, _Looking]
     standing: Standing | None
 
-    def seen(self, layer: int) -> Tensor:
-        """What rows look at in a layer; made once for all layers alike."""
+    def looking(self, layer: int) -> _Looking:
+        """How far rows look in a layer; made once for all layers alike."""
         reach = self.reaches.get(layer, _ALL)
-        if reach not in self.firsts:
-            first = reach.first(self.positions)
+        if reach not in self.looks:
+            low = reach.first(self.positions)
+            first = torch.maximum(low, self.keeps.near(self.positions))
+            looking = _Looking(first, low, self.keeps.sinks if self.keeps.window else 0)
             if not self.native:
-                keys = torch.arange(self.window.visible, device=self.positions.device)
-                keys = keys[None, None, None]
-                first = (keys <= self.positions[:, None, :, None]) & (
-                    keys >= first[:, None, :, None]
-                )
-            self.firsts[reach] = first
-        return self.firsts[reach]
+                keys = torch.arange(self.window.visible, device=low.device)
+                looking.mask = looking.at(keys) & (keys <= self.positions[:, None, :, None])
+            self.looks[reach] = looking
+        return self.looks[reach]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +132,12 @@ def _attend(
     if isinstance(running, _Packing):
         place, scale = running.place(layer), scaling or query.shape[3] ** -0.5
         return running.packed.attend(query, key, value, place, scale, softcap, sinks)
-    window, seen = running.window, running.seen(layer)
+    window, looking = running.window, running.looking(layer)
     if running.native:
         keys, values = window.layer(layer)
         positions, before = running.positions, None
         if running.standing is not None and window.int8:
-            before = _before(running, running.standing, query, layer, seen, scaling, softcap)
+            before = _before(running, running.standing, query, layer, looking, scaling, softcap)
         columns = window.columns
         if window.int8:
             keys, values = window.write(layer, key, value)
@@ -123,12 +146,14 @@ def _attend(
             columns = columns.clamp(max=window.visible - 1)
         new, memory, place = (query, key, value), (keys, values), window.place(layer)
         table, cap = running.table, softcap or 0.0
+        early = (looking.low, looking.few) if looking.few else None
         return native.attend(
-            *new, *memory, columns, seen, positions, table, scaling, cap, sinks, before, place
-        )
+            *new, *memory, columns, looking.first, positions, table, scaling, cap, sinks, before,
+            place, early, window.holes,
+        )  # fmt: skip
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(
-        None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks
+        None, query, keys, values, looking.mask, scaling=scaling, softcap=softcap, s_aux=sinks
     )
     return attended.contiguous()
 
@@ -138,7 +163,7 @@ def _before(
     standing: Standing,
     query: Tensor,
     layer: int,
-    firsts: Tensor,
+    looking: _Looking,
     scaling: float | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
@@ -149,14 +174,13 @@ def _before(
     group = query_heads // heads
     none = query.new_zeros(batch, heads, group, wide, dtype=torch.float32)
     nothing = Mean(none, torch.full_like(none[..., 0], -torch.inf))
-    moves = running.reaches.get(layer, _ALL) != _ALL
+    moves = running.reaches.get(layer, _ALL) != _ALL or running.keeps.window
 
     def biases(some: Group) -> list[Tensor | None]:
         if not moves:
             return [None] * len(some.trunk)
-        first = firsts if some.rows is None else firsts[some.rows]
         keys = [torch.arange(part.start, part.stop) for part in some.trunk]
-        return [as_bias((at >= first)[:, None, None], group) for at in keys]
+        return [as_bias(looking.at(at, some.rows), group) for at in keys]
 
     scale = dim**-0.5 if scaling is None else scaling
     queries = query.reshape(batch, heads, group, dim)
@@ -239,6 +263,7 @@ class CompiledStep:
             replaced by our own (`ppl.lm.engine.native`).
         config: its configuration.
         plan: how it attends.
+        keeps: what is kept of keys and values.
 
     Attributes:
         native: whether its attention is.
@@ -248,7 +273,7 @@ class CompiledStep:
             its layers look.
     """
 
-    def __init__(self, base: nn.Module, config: Any, plan: Plan, name: str) -> None:
+    def __init__(self, base: nn.Module, config: Any, plan: Plan, keeps: KV, name: str) -> None:
         if plan.how != ATTENDED:
             raise UnsupportedModelError(
                 f"{name}: compile=True needs a model with attn_implementation='sdpa' and no "
@@ -296,7 +321,7 @@ class CompiledStep:
             options={"guard_filter_fn": _of_the_process},
             **({"recompile_limit": 1 << 20} if many else {}),
         )
-        self._config = config
+        self._config, self._keeps = config, keeps
         weight = next(base.parameters())
         kinds = torch.float32, torch.bfloat16
         self.native = weight.device.type == "cpu" and weight.dtype in kinds
@@ -346,7 +371,8 @@ class CompiledStep:
     ) -> _Running:
         trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
         table = table_of(len(positions), spans, trunks, bases, not window.int8)
-        return _Running(window, positions, table, self._reaches, self.native, {}, standing)
+        kept = self._reaches, self.native, self._keeps
+        return _Running(window, positions, table, *kept, {}, standing)
 
 
 def _of_the_process(guards: Any) -> list[bool]:

@@ -153,6 +153,13 @@ class EngineDecoder:
         else:
             self._logits = before[[same[i] for i in range(len(stems))]]
 
+    def park(self, first: int) -> None:
+        """Gives up the slots of all rows but so many first ones, as far as none of these runs in
+        them; rows take others when they go on."""
+        with self._engine.lock, torch.inference_mode():
+            for number in {*self._stem_of[first:]} - {*self._stem_of[:first]}:
+                self._close(self._stems[number])
+
     @property
     def _texts(self) -> list[Tokens]:
         return [stem.text for stem in self._stems]

@@ -182,11 +182,10 @@ class Engine:
                 outside += apart
                 parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
             longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
-            longest = self._memory.bounded(longest)
             trunks = outside * self._memory.bytes_per_token + sum(parts.values())
             if trunks > self.capacity // 2:
                 return self.batch_rows(max(lengths))
-            return self.batch_rows(longest)
+            return self.batch_rows(self._memory.bounded(longest))
 
     @alone
     def hidden(
@@ -205,7 +204,7 @@ class Engine:
         busy = self.slots.busy
         weights = {**weights, **{t: 1 << 30 for t in texts if self._memory.crowded(len(t))}}
         longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
-        rows = max(1, self.batch_rows(longest) - len(busy))
+        rows = self._memory.free_rows(longest)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)
@@ -328,9 +327,6 @@ class Engine:
         for text, start in zip(texts, first, strict=True):
             wanted[text] = min(start, wanted.get(text, start))
         matches, apart = self._found(unique, weights, wanted)
-        for text, match in matches.items():
-            if match.length < len(text):
-                matches[text] = match.cut(self._resumed(text, match)[0])
         self._book(texts, matches, payers)
         missing = [text for text, match in matches.items() if match.length < len(text)]
         matches = self._founded(matches, apart, wanted)
@@ -357,9 +353,8 @@ class Engine:
             # Runs end where the texts leave them, so that matches can be placed.
             for text in texts:
                 self.pool.cut(text)
-            matches = {text: self.pool.match(text, (first or {}).get(text)) for text in texts}
-            going = [t for t, m in matches.items() if self._resumed(t, m)[0] < len(t)]
-            placed = matches if first is None else {t: matches[t] for t in going}
+            matches = {text: self._match(text, (first or {}).get(text)) for text in texts}
+            placed = {t: m for t, m in matches.items() if first is None or m.length < len(t)}
             apart, outside, needed = set(), 0, 0
             for text in sorted(matches, key=len):
                 own, rest = self._memory.rest(text, matches[text], weights)
@@ -373,6 +368,11 @@ class Engine:
             elif self._memory.room(placed, outside, apart) or attempt >= _TRIES:
                 return matches, apart
         raise AssertionError
+
+    def _match(self, text: Tokens, first: int | None) -> Match:
+        """What is known of a text, as far as it can go on from there."""
+        match = self.pool.match(text, first)
+        return match if match.length == len(text) else match.cut(self._resumed(text, match)[0])
 
     def _reserve(
         self, texts: Sequence[Tokens], weights: Mapping[Tokens, int], shared: Mapping[Tokens, int]

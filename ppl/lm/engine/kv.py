@@ -86,6 +86,10 @@ class KV:
         """How many of the tokens before it a token looks at, besides sinks."""
         return self.window - 1
 
+    def near(self, positions: Tensor) -> Tensor:
+        """The first of the last tokens that are kept, at each of the given positions."""
+        return (positions - self.reach).clamp(min=0) if self.window else torch.zeros_like(positions)
+
     def sees(self, positions: Tensor, keys: Tensor) -> Tensor:
         """Which keys are near or first, by positions that fit together."""
         return (keys > positions - self.window) | (keys < self.sinks)

@@ -4,7 +4,9 @@ A decode step multiplies a few rows with every weight of the model. With weights
 oneDNN rearranges them in each call; laid out beforehand the same product takes half the time or
 less (`docs/performance.md`). The operators are those that `torch.compile` emits for frozen weights.
 They are not a public interface, so each kind of layer is compared with the plain product once, and
-left plain where the operators are missing or disagree.
+left plain where the operators are missing or disagree. In bfloat16 they read at half the speed of
+the memory; where the processor can, a program of our own multiplies with what they have laid out
+(`ppl.lm.engine.bfloat16`).
 
 Layers that are given the same input (queries, keys and values; gate and up) are computed as one
 product: of few rows the small ones cost more than their weights.
@@ -20,6 +22,9 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+
+from ppl.lm.engine.bfloat16 import Own
+from ppl.lm.engine.pages import Range, enlarge
 
 # Rows that the layout is chosen for; measured to serve 1 to 64 rows well.
 _ROWS = 16
@@ -59,6 +64,21 @@ class LaidOutLinear(nn.Module):
         """`[out_features, in_features]`: the weight it multiplies with, laid out back; slow."""
         raise NotImplementedError
 
+    @property
+    def memory(self) -> list[Range]:
+        """Where its weight lies."""
+        raise NotImplementedError
+
+    @property
+    def own_rows(self) -> int:
+        """Up to how many rows in bfloat16 it is a product of our own; 0 for none."""
+        return 0
+
+    @property
+    def addresses(self) -> list[int]:
+        """What such a product is called with, see `struct Product` in `whole.cpp`."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """Sizes, as PyTorch prints them for a linear layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -69,15 +89,36 @@ class PackedLinear(LaidOutLinear):
 
     Args:
         linear: the layer; its weight is not kept.
+
+    Attributes:
+        own: our own products, of up to `own.most` rows; None for none.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         weight = linear.weight.detach()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        self.own = self._own_products(weight)
+
+    def _own_products(self, weight: Tensor) -> Own | None:
+        try:
+            own = Own(self._packed, weight, self.bias)
+        except (AttributeError, RuntimeError):  # oneDNN does not say where, or it is not for us
+            return None
+        if weight.shape not in _trusted:
+            x = torch.randn(3, self.in_features, generator=torch.Generator().manual_seed(0))
+            x = x.bfloat16()
+            _trusted[weight.shape] = _alike(own(x), self.by_library(x))
+        return own if _trusted[weight.shape] else None
 
     def product(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`."""
+        if self.own is not None and x.numel() <= self.own.most * self.in_features:
+            return self.own(x)
+        return self.by_library(x)
+
+    def by_library(self, x: Tensor) -> Tensor:
+        """The same, by oneDNN."""
         y: Tensor
         y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
@@ -88,6 +129,29 @@ class PackedLinear(LaidOutLinear):
         plain: Tensor = self._packed.to_dense()
         return plain
 
+    @property
+    def memory(self) -> list[Range]:
+        """Where its weight lies, if that is said."""
+        try:
+            where, size = torch.ops.mkldnn.data_ptr, torch.ops.mkldnn._nbytes
+        except AttributeError:
+            return []
+        return [Range(where(self._packed), size(self._packed))]
+
+    @property
+    def own_rows(self) -> int:
+        """See `LaidOutLinear`."""
+        return 0 if self.own is None else self.own.most
+
+    @property
+    def addresses(self) -> list[int]:
+        """See `LaidOutLinear`."""
+        assert self.own is not None
+        return self.own.addresses
+
+
+# By the shape of the weight, whether our own products agree with oneDNN's.
+_trusted: dict[torch.Size, bool] = {}
 
 _numbers = itertools.count()
 _layers: WeakValueDictionary[int, LaidOutLinear] = WeakValueDictionary()
@@ -137,26 +201,26 @@ class JoinedPart(nn.Module):
 
     def __init__(self, joined: Joined, number: int) -> None:
         super().__init__()
-        self.joined, self._number = joined, number
+        self.joined, self.number = joined, number
         self.layer = joined.layer
         self.in_features = joined.layer.in_features
         self.out_features = joined.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`; not differentiable."""
-        return self.joined.part(self._number, x)
+        return self.joined.part(self.number, x)
 
     @property
     def weight(self) -> Tensor:
         """`[out_features, in_features]`: the plain weight, laid out back; slow, but right."""
-        part: Tensor = self.joined.apart(self.layer.weight)[self._number]
+        part: Tensor = self.joined.apart(self.layer.weight)[self.number]
         return part
 
     @property
     def bias(self) -> Tensor | None:
         """`[out_features]`, or None."""
         bias = self.layer.bias
-        return None if bias is None else self.joined.apart(bias)[self._number]
+        return None if bias is None else self.joined.apart(bias)[self.number]
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -173,7 +237,8 @@ def pack_linears(
     """Replaces the linear layers of a model on a CPU by laid out ones; how many were replaced.
 
     The model can then no longer be trained, saved, moved or cast. Layers that cannot be packed
-    exactly stay as they are, and so do those whose weights the model reads by itself.
+    exactly stay as they are, and so do those whose weights the model reads by itself. What was laid
+    out is moved to large pages.
 
     Args:
         probe: runs the model once, to see which layers are given the same input.
@@ -206,6 +271,7 @@ def pack_linears(
             if (alone := packed(layer)) is not None:
                 setattr(parent, name, alone)
                 count += 1
+    enlarge(part for m in model.modules() if isinstance(m, LaidOutLinear) for part in m.memory)
     return count
 
 
@@ -298,5 +364,8 @@ def _computes_alike(layer: nn.Linear, laid_out: Callable[[nn.Linear], LaidOutLin
     else:  # a weight of its own
         bias = None if layer.bias is None else layer.bias.float()
         plain = nn.functional.linear(x.float(), ours.weight.float(), bias)
-    tolerance = 1e-4 if weight.dtype == torch.float32 else 2e-2
+    return _alike(found, plain, 1e-4 if weight.dtype == torch.float32 else 2e-2)
+
+
+def _alike(found: Tensor, plain: Tensor, tolerance: float = 2e-2) -> bool:
     return bool((found - plain).abs().max() <= tolerance * plain.abs().max().clamp(min=1.0))

@@ -94,6 +94,14 @@ class Memory:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return max(1, self.capacity // 2 // self._slot_nbytes(length))
 
+    def free_rows(self, length: int) -> int:
+        """Most rows of `length` tokens that fit beside those that run; one at least, for which
+        others give way if they can."""
+        rows = self.batch_rows(length) - len(self.slots.busy)
+        if rows < 1:
+            self.slots.give_way(1 - rows)
+        return max(1, rows)
+
     def pays(self, rows: int, tokens: int) -> bool:
         """Whether so many tokens with which so many rows begin should be one copy."""
         sharing = self.sharing

@@ -39,6 +39,8 @@ def attend(
     sinks: Tensor | None = None,
     before: tuple[Tensor, Tensor] | None = None,
     place: Place = ((0, 0), (0, 0)),
+    early: tuple[Tensor, int] | None = None,
+    holes: Tensor | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -54,6 +56,9 @@ def attend(
         before: what attention to other keys gave, `[B, H, G, D]` means and `[B, H, G]` logarithms
             of the sums of their weights, float32.
         place: where, in the trunks of the table, the layer's keys and values are.
+        early: `[B]` int64, and a number: of the first tokens of the text, so many, a row looks at
+            those from there on, too.
+        holes: `[B, 2]` int64: behind so many keys of its slot, so many tokens have none there.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -75,7 +80,7 @@ def attend(
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
         raise RuntimeError(f"queries, keys and values are not of one kind with the cache: {found}")
-    run = _built(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
+    run = program(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     # Kept in names: a pointer alone keeps nothing alive.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
@@ -100,6 +105,8 @@ def attend(
         softcap,
         None if sinks is None else sinks.data_ptr(),
         *((None, None) if before is None else (t.data_ptr() for t in before)),
+        *((None, 0) if early is None else (early[0].data_ptr(), early[1])),
+        None if holes is None else holes.data_ptr(),
         out.data_ptr(),
     )
     return out
@@ -171,11 +178,11 @@ def _filling(*kind: int) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _built(*kind: int) -> Any:
+def program(*kind: int) -> Any:
     """The function `attend` of its source, for one kind of model."""
     run = _program("attention.cpp", *kind).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
     run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, _POINTER, _POINTER]
     run.restype = None
     return run

@@ -28,12 +28,14 @@ from ppl.lm.engine.attention import (
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Stem, Tokens, Trunk, common_prefix
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
+from ppl.lm.engine.whole import WholeStep, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
 _PREFILL_TOKENS = 4096
@@ -75,7 +77,7 @@ class Passes:
         adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
         plan, how, windows: see `ppl.lm.engine.admission.Plan`.
-        graphs, compiled: how passes of one token a row run, None where plainly.
+        graphs, compiled, whole: how passes of one token a row run, None where plainly.
     """
 
     def __init__(
@@ -98,11 +100,6 @@ class Passes:
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
         self._keeps = slots.keeps
-        if compile and self._keeps.cuts(1 << 62):
-            raise UnsupportedModelError(
-                f"{name}: compiled steps read all that a layer looks at; load it with "
-                f"compile=False, or kv='full' or 'int8' instead of '{self._keeps}'"
-            )
         if plan.states and (graphs or compile):
             flag = "graphs" if graphs else "compile"
             raise UnsupportedModelError(
@@ -113,7 +110,9 @@ class Passes:
         self.stepwise = False
         self._rows: list[Slot | None] = []  # of the running pass
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
-        self.compiled = CompiledStep(base, config, plan, name) if compile else None
+        self.compiled = CompiledStep(base, config, plan, self._keeps, name) if compile else None
+        plain = not graphs and self._keeps == KV() and not plan.states
+        self.whole: WholeStep | None = whole_step(base, config, plan) if plain else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
         if graphs:
@@ -267,8 +266,7 @@ class Passes:
             slot.length += size
 
     def segments(self, stems: Sequence[Stem]) -> list[tuple[int, Piece]]:
-        """Computes what follows trunks, not in slots but in memory of its own: nothing is padded,
-        and nothing copied afterwards.
+        """Computes what follows trunks, in memory of its own: nothing is copied afterwards.
 
         Args:
             stems: none of them needs another.
@@ -300,10 +298,9 @@ class Passes:
         base = job.start - job.column
         for at in range(job.start, len(text), _PREFILL_TOKENS):
             to = min(at + _PREFILL_TOKENS, len(text))
-            positions = torch.arange(at, to)
+            where = torch.arange(at, to)
             self.adapters.seat([text], [0], 1)
-            ids = torch.tensor(text[at:to]) & ID
-            inputs = torch.stack([ids, positions, positions - base])[:, None]
+            inputs = torch.stack([torch.tensor(text[at:to]) & ID, where, where - base])[:, None]
             window = Window(self._slots.layout, kv, states, inputs[2].to(self.device), to - base)
             filling = self._filling([(0, at - base, to - at)], to - at)
             self._forward(inputs, window, to - at, None, self._standing_on([job.trunk]), filling)
@@ -425,8 +422,11 @@ class Passes:
         """Nothing here looks at a value, so that it can be captured, where no row stands on a
         trunk."""
         states: Tensor
-        if self.compiled is not None and ids.shape[1] == 1:
-            states = self.compiled(ids, positions, window, running_spans(), standing)
+        step: WholeStep | CompiledStep | None = self.compiled
+        if self.whole is not None and len(ids) <= self.whole.most and not self.adapters.there:
+            step = self.whole
+        if step is not None and ids.shape[1] == 1:
+            states = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states
         cache = window.cache()

@@ -44,7 +44,7 @@ static void causal(const Filling &call, const Job &job, int64_t start, int count
         const bool last = run == job.runs - 1;
         const Place keys = place_of(call.runs[run], call.layer, call.other_layer, head);
         all.look(keys.keys, keys.values, keys.start, last ? column(count - 1) + 1 : keys.count, 0, 0,
-                 last ? (float)(own.start + column(0)) : INFINITY, call.softcap);
+                 0, last ? (float)(own.start + column(0)) : INFINITY, call.softcap);
     }
     for (int n = 0; n < count; n++)
         for (int d = 0; d < WIDE; d++)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine.building import built
 from ppl.lm.engine.linear import LaidOutLinear, PackedLinear, pack_linears, parameter_count
+from ppl.lm.engine.pages import Range
 
 FORMATS = ("int8",)
 """What `weights=` may be; None for weights as they are."""
@@ -33,6 +34,11 @@ _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 def name_with(name: str, weights: str | None) -> str:
     """The name of a model with such weights."""
     return name if weights is None else f"{name}@{weights}"
+
+
+def weights_of(model: nn.Module) -> str | None:
+    """What `weights=` was when a model was loaded."""
+    return "int8" if any(type(layer) is Int8Linear for layer in model.modules()) else None
 
 
 class Int8Linear(LaidOutLinear):
@@ -106,6 +112,23 @@ class Int8Linear(LaidOutLinear):
         whole = (numbers * scales).flatten(1)
         return whole[: self.out_features, : self.in_features]
 
+    @property
+    def memory(self) -> list[Range]:
+        """Where its numbers and scales lie."""
+        return [Range(t.data_ptr(), t.nbytes) for t in (self._numbers, self._scales)]
+
+    @property
+    def own_rows(self) -> int:
+        """See `LaidOutLinear`."""
+        return 1 << 62 if self._dtype == torch.bfloat16 else 0
+
+    @property
+    def addresses(self) -> list[int]:
+        """See `LaidOutLinear`."""
+        run = ctypes.cast(self._run, _POINTER).value or 0
+        sizes = [self.in_features, self.out_features, 0, 0]
+        return [run, *sizes, *self._where, self._where_bias or 0]
+
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Whole numbers `[n, m]` from -127 to 127, scales `[n, m / 64]`, of a float32 weight `[n, m]`.
@@ -131,9 +154,15 @@ def quantise_linears(
         name: shown in messages.
 
     Raises:
-        UnsupportedModelError: there is no compiler, or most of the model's weights are in no such
-            layers.
+        UnsupportedModelError: there is no compiler, or the model is of another dtype than the
+            layers, or most of its weights are in no such layers.
     """
+    dtype = next(model.parameters()).dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UnsupportedModelError(
+            f"{name}: weights={weights!r} is for models that compute in float32 or bfloat16, this "
+            f"one is loaded in {str(dtype).removeprefix('torch.')}; give dtype=torch.bfloat16"
+        )
     try:
         _program()
     except RuntimeError as refusal:

@@ -57,6 +57,11 @@ def checked(engine: Checked) -> None:
     try:
         _compare(engine)
     except UnsupportedModelError:
+        if engine.runner.whole is not None:
+            engine.runner.whole = None
+            _forget(engine)
+            checked(engine)
+            return
         if not engine.resumes:
             raise
         # Some read several tokens as if nothing were before them: then one at a time.
@@ -82,7 +87,7 @@ def _compare(engine: Checked) -> None:
         raise
     except Exception as refusal:
         admission.refuse_batches(engine.base, engine.name, refusal)
-    if runner.graphs is not None or runner.compiled is not None:
+    if any(steps is not None for steps in (runner.graphs, runner.compiled, runner.whole)):
         try:
             stepped = _stepped(engine, texts, [len(text) - 1 for text in texts])
         except torch.OutOfMemoryError:

@@ -13,7 +13,7 @@ of one shape, over all layers (`ppl.lm.engine.layout`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ class Slots:
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
         clock: counts slots taken and left; of a busy slot, `used` says when it was taken.
+        give_way: called with how many slots too few there are for what is to be scored: rows of
+            running batches may leave theirs.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Slots:
         self.pool = pool
         self.swaps = self.generation = 0
         self.clock = 0
+        self.give_way: Callable[[int], None] = lambda rows: None
 
     @property
     def length(self) -> int:
@@ -265,7 +268,7 @@ class Window:
         holes: `[B, 2]` where, in places, each row's hole is, and how long.
 
     Attributes:
-        columns, visible, holes: as given.
+        kv, columns, visible, holes: as given.
         int8: whether keys and values are in eight bits, and handed out as copies.
     """
 
@@ -278,7 +281,7 @@ class Window:
         visible: int,
         holes: Tensor | None = None,
     ) -> None:
-        self._kv, self._states, self._places = kv, states, layout.places
+        self.kv, self._states, self._places = kv, states, layout.places
         self._rows = torch.arange(len(columns), device=columns.device)[:, None]
         self.columns = columns
         self.visible = visible
@@ -294,7 +297,7 @@ class Window:
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, L + 1, D]` of all positions of a layer, as they lie."""
         (group, at), (other, there) = self.place(number)
-        return self._kv[group][at], self._kv[other][there]
+        return self.kv[group][at], self.kv[other][there]
 
     def place(self, number: int) -> Place:
         """Where a layer's keys and values are, see `ppl.lm.engine.layout`."""
@@ -308,7 +311,7 @@ class Window:
         address, shape = tensor.data_ptr(), (tensor.shape[1], tensor.shape[3])
         if address in self._handed:
             return self._handed[address]
-        for number, group in enumerate(self._kv):
+        for number, group in enumerate(self.kv):
             step = group.stride(0) * group.element_size()
             at, beside = divmod(address - group.data_ptr(), step)
             if not beside and at in range(len(group)) and group.shape[2::2] == shape:
@@ -325,10 +328,10 @@ class Window:
         group, at = place
         parts = rounded(new) if self.int8 else (new,)
         for i, part in enumerate(parts):
-            own = self._kv[group + i * (len(self._kv) // 2)][at]
+            own = self.kv[group + i * (len(self.kv) // 2)][at]
             # Advanced indices around a slice put the row and position axes first: [B, Q, H, D].
             own[self._rows, :, self.columns] = part.transpose(1, 2)
-        numbers = stored(self._kv, group, at, slice(self.visible))
+        numbers = stored(self.kv, group, at, slice(self.visible))
         if self.int8:  # the address of a copy that is gone may be that of another by now
             self._handed[numbers.data_ptr()] = place
         return numbers

@@ -48,7 +48,7 @@ template <int V> struct Together {
 #else
     vector q[DIM][V];
 #endif
-    vector sum[WIDE][V], most[V], mass[V], first[V], last[V];
+    vector sum[WIDE][V], most[V], mass[V], first[V], low[V], last[V];
     enum { AT_ONCE = V == 1 ? 16 : 8, NUMBERS = WIDE % 8 == 0 ? 8 : WIDE % 4 == 0 ? 4 : 1 };
 
     // Scores of `part` keys; behind them, minus infinity.
@@ -138,12 +138,14 @@ template <int V> struct Together {
     }
 
     // Over `count` keys and values, the first of which is at position `from`. Nobody looks at what
-    // is before `earliest`, all at what is between `latest` and `soonest`.
+    // is before `earliest`, all at what is between `latest` and `soonest`; but of the `few` first
+    // tokens of a text a query looks at those from its `low` on, not from its `first`.
     void look(const number *keys, const number *values, int64_t from, int64_t count,
-              float earliest, float latest, float soonest, float softcap) {
+              float earliest, float latest, int64_t few, float soonest, float softcap) {
         for (int64_t start = 0; start < count; start += MANY) {
             const int part = count - start < MANY ? (int)(count - start) : MANY;
-            if (from + start + part <= (int64_t)earliest) continue;
+            const int64_t place = from + start;
+            if (place + part <= (int64_t)earliest && place >= few) continue;
             vector scores[MANY][V], shrink[V];
             score(keys + start * DIM, part, scores);
             if (softcap > 0)
@@ -151,11 +153,12 @@ template <int V> struct Together {
                     for (int v = 0; v < V; v++)
                         for (int i = 0; i < LANES; i++)
                             scores[t][v][i] = softcap * std::tanh(scores[t][v][i] / softcap);
-            if ((float)(from + start) < latest || (float)(from + start + part - 1) > soonest)
+            if ((float)place < latest || (float)(place + part - 1) > soonest)
                 for (int t = 0; t < part; t++)
                     for (int v = 0; v < V; v++) {
-                        const vector at = vector{} + (float)(from + start + t);
-                        const whole unseen = (first[v] > at) | (last[v] < at);
+                        const vector at = vector{} + (float)(place + t);
+                        const vector from_there = place + t < few ? low[v] : first[v];
+                        const whole unseen = (from_there > at) | (last[v] < at);
                         scores[t][v] = unseen ? vector{} - INFINITY : scores[t][v];
                     }
             for (int v = 0; v < V; v++) {

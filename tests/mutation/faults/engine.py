@@ -30,6 +30,12 @@ FAULTS = [
     Fault(
         SAMPLING, "logits / torch.as_tensor(divisor,", "logits * torch.as_tensor(divisor,", DRAWS
     ),
+    Fault(
+        SAMPLING,
+        "log_probs.masked_fill(empty[:, None], -torch.inf)",
+        "log_probs",
+        "tests/test_masks.py -k dead_alone",
+    ),
     Fault(SAMPLING, "np.where(temperature == 0, 1, top_k)", "top_k", DRAWS),
     Fault(SAMPLING, "rank[None, :] >= torch.as_tensor", "rank[None, :] > torch.as_tensor", DRAWS),
     Fault(SAMPLING, "before = probs.cumsum(-1) - probs", "before = probs.cumsum(-1)", DRAWS),

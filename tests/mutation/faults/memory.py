@@ -12,12 +12,33 @@ TRUNK, KEPT, REACH = (
 )
 
 FILLED = "tests/test_prefill.py"
+COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
 ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
 STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
 
 FAULTS = [
+    # Running batches beside each other.
+    Fault(
+        COMPANY,
+        "            self.give_way(count - model.most_rows(texts[:count], lengths[:count]), member)\n",
+        "            pass\n",
+        f"{TOGETHER} -k middle",
+    ),
+    Fault(
+        COMPANY,
+        "if any(other._waiting for other in working):",
+        "if False:",
+        f"{TOGETHER} -k share",
+    ),
+    Fault(MEMORY, "self.slots.give_way(1 - rows)", "pass", f"{TOGETHER} -k middle"),
+    Fault(
+        COMPANY,
+        "others = [row for other in working for row in other.held]",
+        "others: list[Held] = []",
+        f"{TOGETHER} -k to_and_fro",
+    ),
     # The prefix tree.
     Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
     Fault(
@@ -171,8 +192,8 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/engine/together.h",
-        "(first[v] > at) | (last[v] < at)",
-        "(first[v] > at)",
+        "(from_there > at) | (last[v] < at)",
+        "from_there > at",
         f"{FILLED} -k before_them",
     ),
     Fault(
@@ -184,7 +205,7 @@ FAULTS = [
     Fault(
         "ppl/lm/engine/building.py",
         "for name in names for part",
-        "for name in names[1:] for part",
+        "for name in names[:0] for part",
         "tests/test_native.py -k included",
     ),
     # One copy of a common beginning.

@@ -38,6 +38,19 @@ FAULTS = [
     Fault(f"{SERVER}/endpoint.py", "max(asked, own)", "own", FLAKY),
     Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", f"{FLAKY} -k ctrl_c"),
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
+    # Windows of compiled steps.
+    Fault(
+        f"{ENGINE}/together.h",
+        "place + t < few ? low[v]",
+        "place + t <= few ? low[v]",
+        "tests/test_native.py -k first_tokens",
+    ),
+    Fault(
+        f"{ENGINE}/compiled.py",
+        "torch.maximum(low, self.keeps.near(self.positions))",
+        "low",
+        "tests/test_kv.py -k 'both_kept'",
+    ),
     # Adapters beside the weights, and copies of a model.
     Fault(f"{ENGINE}/beside.py", "* kept[:, None]", "", f"{ADAPTERS} -k one_batch"),
     Fault(
@@ -52,6 +65,25 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/replica.py", "            self.stop.after(token)\n", "", f"{REPLICAS} -k half_way"
+    ),
+    Fault("ppl/runtime/replicas.py", "self.kv = about.kv", "pass", f"{REPLICAS} -k it_copies"),
+    Fault(
+        "ppl/runtime/replicas.py",
+        "and row.ticket not in self._again:",
+        "and self._again:",
+        f"{REPLICAS} -k dies",
+    ),
+    Fault(
+        "ppl/lm/huggingface.py",
+        "same = weights is None and isinstance",
+        "same = isinstance",
+        f"{ADAPTERS} -k no_other_law",
+    ),
+    Fault(
+        "ppl/lm/huggingface.py",
+        "name = KV.read(self.kv).named(name)",
+        "pass",
+        f"{ADAPTERS} -k what_the_base_keeps",
     ),
     # Scores that others compute.
     Fault(

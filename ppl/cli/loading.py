@@ -1,0 +1,130 @@
+"""The options with which models are loaded: the same for every command that loads any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+import typer
+
+_PANEL = "How models are loaded"
+_SERVERS = ("http://", "https://")
+# What is of judges, too.
+_BOTH = ("device", "dtype")
+_COMPILE = {"auto": "auto", "on": True, "off": False}
+
+
+def _option(flag: str, said: str, **more: Any) -> Any:
+    return typer.Option(flag, help=said, rich_help_panel=_PANEL, **more)
+
+
+Device = Annotated[str | None, _option("--device", "'cpu', 'cuda', 'cuda:1', ...")]
+Dtype = Annotated[str | None, _option("--dtype", "'float32', 'bfloat16', ... or 'auto'.")]
+AdapterOption = Annotated[str | None, _option("--adapter", "A LoRA adapter: folder or Hub id.")]
+Weights = Annotated[str | None, _option("--weights", "'int8': in eight bits, on a CPU.")]
+Kept = Annotated[
+    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)'.")
+]
+KvBytes = Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)]
+ContextLength = Annotated[int | None, _option("--context-length", "Tokens of a text.", min=2)]
+Compile = Annotated[str | None, _option("--compile", "'auto', 'on' or 'off': decode steps.")]
+Replicas = Annotated[int | None, _option("--replicas", "Copies, in so many processes.", min=1)]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What the options say; None where one is not given.
+
+    Raises:
+        typer.BadParameter: a value is none that there is; it names the flag.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    adapter: str | None = None
+    weights: str | None = None
+    kv: str | None = None
+    kv_bytes: int | None = None
+    context_length: int | None = None
+    compile: str | None = None
+    replicas: int | None = None
+
+    def __post_init__(self) -> None:
+        from ppl.lm.engine.kv import KV
+        from ppl.lm.pretrained import _check_weights, _dtype, device_here
+
+        def weights(said: str) -> None:
+            _check_weights(said, device_here(self.device), True)
+
+        checks: dict[str, Callable[[str], object]] = {
+            "device": device_here,
+            "dtype": _dtype,
+            "weights": weights,
+            "kv": KV.read,
+        }
+        for name, check in checks.items():
+            said = getattr(self, name)
+            try:
+                if said is not None:
+                    check(said)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint=_flag(name)) from error
+        if self.compile is not None and self.compile not in _COMPILE:
+            raise typer.BadParameter(
+                f"{self.compile!r}: one of {', '.join(_COMPILE)}", param_hint="--compile"
+            )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, as `ppl.load` takes them."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: value for name, value in found.items() if value is not None}
+        if "compile" in given:
+            given["compile"] = _COMPILE[given["compile"]]
+        return given
+
+    def of_model(self, name: str, judged: bool = False) -> dict[str, Any]:
+        """Those for a language model.
+
+        Args:
+            judged: whether there is a judge, for which some may be meant.
+
+        Raises:
+            typer.BadParameter: it runs behind a server, which has settings of its own.
+        """
+        if not name.startswith(_SERVERS):
+            return self.given
+        own = self.given.keys() - {"context_length"} - set(_BOTH if judged else ())
+        if own:
+            flags = ", ".join(map(_flag, sorted(own)))
+            raise typer.BadParameter(
+                f"{name}: how a model behind a server runs is the server's affair; leave it out",
+                param_hint=flags,
+            )
+        return {n: v for n, v in self.given.items() if n == "context_length"}
+
+    @property
+    def of_judge(self) -> dict[str, Any]:
+        """Those for a reward model."""
+        return {name: value for name, value in self.given.items() if name in _BOTH}
+
+    def named(self, name: str) -> str:
+        """What a model is called that is loaded so."""
+        from ppl.lm.engine.kv import KV
+        from ppl.lm.engine.quantised import name_with
+
+        name = name if self.adapter is None else f"{name}+{self.adapter}"
+        return KV.read(self.kv or "full").named(name_with(name, self.weights))
+
+    def refuse_for_several(self, models: Sequence[str]) -> None:
+        """Raises typer.BadParameter for an adapter and several models, of which it fits one."""
+        if self.adapter is not None and len(models) > 1:
+            raise typer.BadParameter(
+                f"it is of one model, and here are {len(models)}: give one --model",
+                param_hint="--adapter",
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,125 @@
+"""Products with bfloat16 weights by a program of our own (`bfloat16.cpp`), on a CPU that has
+instructions for them.
+
+The weights stay where oneDNN has put them, in its layout: there is one copy, which both can read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl.lm.engine.building import built
+
+# Outputs of a tile, most likely first; inputs are filled up to a multiple of so many.
+_WIDTHS, _FILLED = (64, 48, 32, 16), 32
+_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+
+class Own:
+    """Our own products with a weight that oneDNN has laid out.
+
+    A row's result does not depend on the rows beside it, nor on the number of threads.
+
+    Args:
+        packed: the weight as it is laid out.
+        weight: `[outputs, inputs]`, what was laid out; not kept.
+        bias: `[outputs]`, or None.
+
+    Raises:
+        RuntimeError: there is no compiler, or the processor has no such instructions, or the weight
+            is not in bfloat16 or lies otherwise.
+
+    Attributes:
+        most: up to so many rows it is quicker than oneDNN.
+    """
+
+    def __init__(self, packed: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self.outputs, self.inputs = weight.shape
+        program = _program()
+        self.most = int(program.most())
+        if self.most < 1 or weight.dtype != torch.bfloat16 or self.inputs % 2:
+            raise RuntimeError("no products of our own")
+        self._run, self._packed, self._where = program.multiply, packed, _where(packed)
+        # Which it is depends on sizes and threads.
+        self._width = next((w for w in _WIDTHS if self._lies(w, weight)), 0)
+        if not self._width:
+            raise RuntimeError("oneDNN has laid the weight out in another way")
+        self._tile = self._tiles(self._width)[0].numel()
+        self._bias = None if bias is None else bias.detach().float().contiguous()
+        self._where_bias = None if self._bias is None else self._bias.data_ptr()
+
+    def _tiles(self, width: int) -> Tensor:
+        """The weight as bits, `[tiles, pairs, width, 2]` if it lies so."""
+        kept = (ctypes.c_int16 * (_nbytes(self._packed) // 2)).from_address(self._where)
+        pairs = -(-self.inputs // _FILLED) * _FILLED // 2
+        return torch.frombuffer(kept, dtype=torch.int16).view(-1, pairs, width, 2)
+
+    def _lies(self, width: int, weight: Tensor) -> bool:
+        """Whether it lies so, by the first and the last outputs: they are few bytes to look at."""
+        size = -(-self.inputs // _FILLED) * _FILLED * width * 2
+        if _nbytes(self._packed) % size or _nbytes(self._packed) // size * width < self.outputs:
+            return False
+        tiles, last = self._tiles(width), (self.outputs - 1) // width
+        for tile in {0, last}:
+            found = tiles[tile].transpose(0, 1).flatten(1)  # [width, inputs]
+            some = weight[tile * width : (tile + 1) * width].contiguous().view(torch.int16)
+            if not torch.equal(found[: len(some), : self.inputs], some):
+                return False
+        return True
+
+    @property
+    def addresses(self) -> list[int]:
+        """As `ppl.lm.engine.linear.LaidOutLinear.addresses`."""
+        run = ctypes.cast(self._run, _POINTER).value or 0
+        sizes = [self.inputs, self.outputs, self._width, self._tile]
+        return [run, *sizes, self._where, 0, self._where_bias or 0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[..., inputs]` to `[..., outputs]`.
+
+        Raises:
+            RuntimeError: `x` is of another type than the weight, or another size.
+        """
+        # From here on nobody looks at bounds.
+        if x.dtype != torch.bfloat16 or x.shape[-1] != self.inputs:
+            raise RuntimeError(
+                f"a layer of [{self.outputs}, {self.inputs}] in bfloat16 was given "
+                f"{tuple(x.shape)} in {x.dtype}"
+            )
+        x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], self.outputs))
+        self._run(
+            x.numel() // self.inputs,
+            self.inputs,
+            self.outputs,
+            self._width,
+            self._tile,
+            torch.get_num_threads(),
+            x.data_ptr(),
+            self._where,
+            self._where_bias,
+            y.data_ptr(),
+        )
+        return y
+
+
+def _where(packed: Tensor) -> int:
+    return int(torch.ops.mkldnn.data_ptr(packed))
+
+
+def _nbytes(packed: Tensor) -> int:
+    return int(torch.ops.mkldnn._nbytes(packed))
+
+
+@cache
+def _program() -> Any:
+    program = built("bfloat16.cpp")
+    program.multiply.argtypes = [*[_INT64] * 5, _INT32, *[_POINTER] * 4]
+    program.multiply.restype = None
+    program.most.restype = _INT64
+    return program

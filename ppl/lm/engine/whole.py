@@ -1,0 +1,227 @@
+"""Decode steps of models of the Llama kind as one program of our own (`whole.cpp`).
+
+A step of one row is bound by what lies between its products: small operations, and the Python that
+calls them. Where all layers are of a kind that is known by name, in bfloat16 on a CPU, with
+products of our own, one call makes the step. It is compared with the model's own pass when the
+engine is made, and left out where they disagree.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl.lm.engine import native
+from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.attention import Span
+from ppl.lm.engine.building import built
+from ppl.lm.engine.linear import JoinedPart, LaidOutLinear
+from ppl.lm.engine.reach import Reach
+from ppl.lm.engine.slots import Window
+from ppl.lm.engine.table import table_of
+from ppl.lm.engine.trunk import Standing
+
+# Their layers are the same operations; Qwen3 also norms the heads of queries and keys.
+_KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
+_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+
+class WholeStep:
+    """Passes of one token a row of one model.
+
+    Args:
+        base: the decoder without its head.
+        config: its configuration.
+        plan: how it attends.
+
+    Raises:
+        RuntimeError: it is not of a kind that is known, or its layers are not laid out for products
+            of our own, or there is no compiler.
+
+    Attributes:
+        most: up to how many rows it is quicker than the library's products.
+    """
+
+    def __init__(self, base: nn.Module, config: Any, plan: Plan) -> None:
+        blocks = _blocks(base, config)
+        self._base, self._places = base, [_whole(place) for place in plan.layout.places]
+        first = blocks[0].self_attn
+        self._dim, self._scaling = int(first.head_dim), float(first.scaling)
+        queries, heads = (
+            int(layer.out_features) // self._dim for layer in (first.q_proj, first.k_proj)
+        )
+        self._heads, self._wide = heads, queries * self._dim
+        self._reaches = [_whole(plan.looks[i].reach) for i in range(len(blocks))]
+        shapes = set(plan.layout.layers)
+        if shapes != {((heads, self._dim), (heads, self._dim))} or not plan.keeps_what_is_read:
+            raise RuntimeError("its layers keep other keys and values than they attend to")
+        self._hidden, inner = int(config.hidden_size), int(config.intermediate_size)
+        self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
+        # Kept: the program has only addresses.
+        self._products: list[LaidOutLinear] = []
+        self._norms = [m.weight for m in base.modules() if hasattr(m, "variance_epsilon")]
+        rows = [_row(block, self._products) for block in blocks]
+        self.most = min(layer.own_rows for layer in self._products)
+        self._layers = np.array(rows, dtype=np.int64)
+        attend = native.program(heads, queries // heads, self._dim, self._dim, True)
+        model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
+        addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny)]
+        self._model = np.array(
+            [*model, *addresses, ctypes.cast(attend, _POINTER).value], dtype=np.int64
+        )
+        self._run = _program()
+
+    def __call__(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        window: Window,
+        spans: Sequence[Span],
+        standing: Standing | None = None,
+    ) -> Tensor:
+        """Last hidden states `[B, 1, hidden]` of one pass, see `CompiledStep`."""
+        rows = len(ids)
+        x = self._base.embed_tokens(ids)  # type: ignore[operator]
+        cosines, sines = (
+            part.contiguous()
+            for part in self._base.rotary_emb(x, positions)  # type: ignore[operator]
+        )
+        trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
+        table = table_of(rows, spans, trunks, bases)
+        firsts: dict[Reach, Tensor] = {}
+        for reach in self._reaches:
+            if reach not in firsts:
+                firsts[reach] = reach.first(positions).contiguous()
+        kept = []
+        for place, reach in zip(self._places, self._reaches, strict=True):
+            (group, at), (other, there) = place
+            keys, values = window.kv[group], window.kv[other]
+            runs = table.runs(group, other)
+            where = keys.data_ptr() + at * keys.stride(0) * 2
+            also = values.data_ptr() + there * values.stride(0) * 2
+            kept.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
+        of_layers = np.array(kept, dtype=np.int64)
+        # From here on nobody looks at bounds.
+        fits = x.dtype == keys.dtype == cosines.dtype == sines.dtype == torch.bfloat16
+        fits &= cosines.numel() == sines.numel() == rows * self._dim
+        fits &= x.is_contiguous() and x.numel() == rows * self._hidden
+        shape = self._heads, self._dim, self._dim
+        fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
+        if not fits or keys.shape[1] != rows or window.columns.numel() != rows:
+            raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
+        columns, positions = window.columns.contiguous(), positions.contiguous()
+        out = torch.empty_like(x)
+        self._run(
+            self._model.ctypes.data,
+            self._tiny,
+            self._scaling,
+            rows,
+            torch.get_num_threads(),
+            columns.data_ptr(),
+            positions.data_ptr(),
+            None if bases is None else bases.data_ptr(),
+            table.order.data_ptr(),
+            table.groups.data_ptr(),
+            len(table.groups),
+            of_layers.ctypes.data,
+            keys.stride(1),
+            keys.stride(2),
+            values.stride(1),
+            values.stride(2),
+            cosines.data_ptr(),
+            sines.data_ptr(),
+            x.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
+
+
+def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
+    """The program of a model, if it can have one."""
+    weight = next(base.parameters())
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return None
+    try:
+        return WholeStep(base, config, plan)
+    except (AttributeError, KeyError, RuntimeError):  # of another kind, in one way or another
+        return None
+
+
+def _whole(part: Any) -> Any:
+    if part is None:
+        raise RuntimeError("a layer keeps nothing, or it is not known how far it looks")
+    return part
+
+
+def _blocks(base: nn.Module, config: Any) -> list[Any]:
+    """The layers of a model of a kind that is known.
+
+    Raises:
+        RuntimeError: it is of none, or something else is to be run with it.
+    """
+    kind = type(base).__name__.removesuffix("Model")
+    blocks = list(getattr(base, "layers", []))
+    of_library = all(type(m).__module__.startswith("transformers.models.") for m in (base, *blocks))
+    named = {f"{kind}DecoderLayer"} == {type(block).__name__ for block in blocks}
+    if kind not in _KINDS or not of_library or not named or config.hidden_act != "silu":
+        raise RuntimeError("it is of no kind that is known")
+    if len(blocks) != config.num_hidden_layers:
+        raise RuntimeError("it runs less than all of its layers")
+    for module in base.modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            raise RuntimeError("something is done whenever one of its layers runs")
+    return blocks
+
+
+def _row(block: Any, products: list[LaidOutLinear]) -> list[int]:
+    """What the program has to know of a layer, `struct Layer`."""
+    attention, mlp, tiny = block.self_attn, block.mlp, block.input_layernorm.variance_epsilon
+
+    def together(*parts: Any) -> list[int]:
+        joined = {id(part.joined) for part in parts if type(part) is JoinedPart}
+        of_all = sum(part.out_features for part in parts)
+        if len(joined) != 1 or parts[0].layer.out_features != of_all:
+            raise RuntimeError("layers that are given the same input are not one product")
+        if [part.number for part in parts] != list(range(len(parts))):
+            raise RuntimeError("layers are joined in another order")
+        return alone(parts[0].layer)
+
+    def alone(layer: Any) -> list[int]:
+        if not isinstance(layer, LaidOutLinear) or not layer.own_rows:
+            raise RuntimeError("a layer has no products of our own")
+        products.append(layer)
+        return layer.addresses
+
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    return [
+        _norm(block.input_layernorm, tiny),
+        *(0 if norm is None else _norm(norm, tiny) for norm in norms),
+        *together(attention.q_proj, attention.k_proj, attention.v_proj),
+        *alone(attention.o_proj),
+        _norm(block.post_attention_layernorm, tiny),
+        *together(mlp.gate_proj, mlp.up_proj),
+        *alone(mlp.down_proj),
+    ]
+
+
+def _norm(norm: Any, tiny: float) -> int:
+    """The address of its weight."""
+    weight, alike = norm.weight, norm.variance_epsilon == tiny
+    if not alike or weight.dtype != torch.bfloat16 or not weight.is_contiguous():
+        raise RuntimeError("norms are not all alike")
+    return int(weight.data_ptr())
+
+
+@cache
+def _program() -> Any:
+    run = built("whole.cpp").step
+    run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
+    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    run.restype = None
+    return run

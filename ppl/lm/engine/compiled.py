@@ -124,8 +124,9 @@ def _attend(
         new, memory, place = (query, key, value), (keys, values), window.place(layer)
         table, cap = running.table, softcap or 0.0
         return native.attend(
-            *new, *memory, columns, seen, positions, table, scaling, cap, sinks, before, place
-        )
+            *new, *memory, columns, seen, positions, table, scaling, cap, sinks, before, place,
+            window.slots,
+        )  # fmt: skip
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(
         None, query, keys, values, seen, scaling=scaling, softcap=softcap, s_aux=sinks

@@ -37,6 +37,7 @@ def attend(
     sinks: Tensor | None = None,
     before: tuple[Tensor, Tensor] | None = None,
     place: Place = ((0, 0), (0, 0)),
+    slots: Tensor | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -52,6 +53,8 @@ def attend(
         before: what attention to other keys gave, `[B, H, G, D]` means and `[B, H, G]` logarithms
             of the sums of their weights, float32.
         place: where, in the trunks of the table, the layer's keys and values are.
+        slots: `[B]` int64 in which of the memory's rows each is, where several rows may be in one,
+            at positions of their own, those behind it unseen; None where each has its own.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -69,6 +72,7 @@ def attend(
     sizes = batch * query_heads * wide, batch * query_heads
     bases, runs = table.bases, table.runs(place[0][0], place[1][0])
     fits &= len(table.order) == batch and table.shaped(place) in (None, (heads, dim, wide))
+    fits &= slots is None or len(slots) == batch
     fits &= before is None or (before[0].numel(), before[1].numel()) == sizes
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
@@ -98,6 +102,7 @@ def attend(
         softcap,
         None if sinks is None else sinks.data_ptr(),
         *((None, None) if before is None else (t.data_ptr() for t in before)),
+        None if slots is None else slots.data_ptr(),
         out.data_ptr(),
     )
     return out
@@ -111,6 +116,6 @@ def _built(heads: int, group: int, dim: int, wide: int, half: bool) -> Any:
     ).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
     run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 5]
     run.restype = None
     return run

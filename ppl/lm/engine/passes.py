@@ -26,12 +26,13 @@ from ppl.lm.engine.attention import (
     split,
 )
 from ppl.lm.engine.beside import ID, Adapters
+from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Tokens, Trunk, common_prefix
+from ppl.lm.engine.runs import Piece, Slot, Tokens, Trunk, common_keys
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 
@@ -39,6 +40,8 @@ from ppl.lm.engine.trunk import Standing, groups_of
 _PREFILL_TOKENS = 4096
 # Fewer tokens a row attend more quickly all together than each row apart.
 _PACKED = 8
+# So many tokens of all rows together are given to the program of a step, each as a row.
+_BLOCKS = 512
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
 # Tokens a row up to which rows read a common beginning together.
@@ -199,6 +202,21 @@ class Passes:
             del todo[-len(group) :]
             for at in range(0, width, _PREFILL_TOKENS):
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
+
+    def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        """As `fill`, of a few tokens a row: compiled, if steps are."""
+        most = sum(len(text) - slot.length for text, slot in rows)
+        native = self.compiled is not None and self.compiled.native
+        if not native or self._keeps or most > _BLOCKS:
+            self.fill(rows)
+            return
+        for text, slot in rows:
+            self._check(text[slot.length :])
+        run = blocks_of(self._slots, rows)
+        self.adapters.seat(run.texts, range(most), most)
+        self._forward(run.inputs, run.window, most, run.spans, self._standing_on(run.trunks))
+        for text, slot in rows:
+            slot.length = len(text)
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
@@ -363,7 +381,7 @@ class Passes:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
             self._common = [
-                _common(slots[i], texts[i], slots[j], texts[j])
+                common_keys(slots[i], texts[i], slots[j], texts[j])
                 for i, j in itertools.pairwise(order)
             ]
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
@@ -480,12 +498,3 @@ def _kept(place: Place | None) -> Place:
     if place is None:
         raise RuntimeError("a layer attends that kept nothing before")
     return place
-
-
-def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
-    """How many first keys two slots have in common."""
-    if a.trunk != b.trunk:
-        return 0
-    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
-        return 0
-    return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

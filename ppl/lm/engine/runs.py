@@ -288,3 +288,12 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     if a[:size] == b[:size]:
         return size
     return next(i for i in range(size) if a[i] != b[i])
+
+
+def common_keys(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
+    """How many first keys two slots have in common, of whose texts they hold the beginnings."""
+    if a.trunk != b.trunk:
+        return 0
+    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
+        return 0
+    return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

@@ -40,8 +40,6 @@ from ppl.lm.engine.trunk import Standing, groups_of
 _PREFILL_TOKENS = 4096
 # Fewer tokens a row attend more quickly all together than each row apart.
 _PACKED = 8
-# So many tokens of all rows together are given to the program of a step, each as a row.
-_BLOCKS = 512
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
 # Tokens a row up to which rows read a common beginning together.
@@ -74,6 +72,7 @@ class Passes:
         price: keys that have to be saved, over all rows, for one product more to pay.
         shares: whether rows can stand on trunks: attention is ours, on keys and values as the cache
             has them; recurrent layers and captured steps have each row's beginning with the row.
+        blocks: whether several tokens a row go through the program of a step.
         snapshots: these states.
         adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
@@ -124,6 +123,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
+        self.blocks = self.compiled is not None and self.compiled.native and not self._keeps
         self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._common: list[int] = []
         self.forget()
@@ -206,8 +206,7 @@ class Passes:
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, of a few tokens a row: compiled, if steps are."""
         most = sum(len(text) - slot.length for text, slot in rows)
-        native = self.compiled is not None and self.compiled.native
-        if not native or self._keeps or most > _BLOCKS:
+        if not self.blocks or most > _MOST_TOGETHER * len(rows):
             self.fill(rows)
             return
         for text, slot in rows:

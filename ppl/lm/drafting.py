@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,15 @@ from ppl.lm.base import Drawn
 from ppl.lm.decode import LogitsModel, Row, Session, _add_log_probs_under, _admit, _allowed
 from ppl.lm.drafts import HOPELESS, Drafts, Switch
 from ppl.lm.engine.drafts import DraftDecoder
-from ppl.lm.ngrams import Guess, Ngrams, leading, share_of
-from ppl.lm.sampling import _PLAIN
+from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
+from ppl.lm.sampling import _PLAIN, Warp
 
 # Kinds of guesses of a model: how likely it found them, in tenths.
 _TENTHS = 11
+# A row that is so many tokens ahead of the last guesses no more.
+_FAR = 4
+# After so many passes without a guess that was worth it, it is looked into every so many passes.
+_LONG, _SELDOM = 32, 8
 # A small model is asked again after so many passes for which it was not worth it.
 _AGAIN = 64
 
@@ -42,16 +47,17 @@ class Drafting:
         settings: as given.
         tokens_drafted: guessed tokens that passes computed.
         tokens_accepted: those of them that were drawn next; the others were computed for nothing.
-        passes: passes after which anything was drawn.
+        row_passes: rows of passes: so many tokens would be drawn without guesses.
     """
 
     def __init__(self, settings: Drafts) -> None:
         self.settings = settings
-        self.tokens_drafted = self.tokens_accepted = self.passes = 0
+        self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
         self.store = Ngrams(settings.ngram)
         self.small = None if isinstance(settings.source, str) else settings.source
         kinds = self.store.kinds if self.small is None else _TENTHS
         self.switch = Switch(kinds, settings.switch == "always")
+        self._passes = self._quiet = 0  # passes, and those since any guess was computed
         self._asked, self._seconds = 0, 0.0  # of the small model: passes since, seconds a token
 
     @property
@@ -64,26 +70,51 @@ class Drafting:
 
     def forget(self) -> None:
         """Counts from zero, and knows no text; what passes cost is kept."""
-        self.tokens_drafted = self.tokens_accepted = self.passes = 0
+        self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
         self.store = Ngrams(self.settings.ngram)
 
-    def guesses(self, rows: Sequence[Row], aheads: Sequence[Ahead], padded: bool) -> None:
-        """Sets for each row what it guesses, and how much of this to compute."""
-        depths = [min(self.settings.depth, row.limit - len(row.new) - 1) for row in rows]
-        if self.small is None:
-            for row, ahead, depth in zip(rows, aheads, depths, strict=True):
-                ahead.proposed = self._from_store(row, ahead, depth)
-        else:
-            self._from_model(self.small, rows, aheads, depths, padded)
-        chains = []
+    def guesses(
+        self, rows: Sequence[Row], aheads: Sequence[Ahead], padded: bool, waiting: bool
+    ) -> None:
+        """Sets for each row what it guesses, and how much of this to compute.
+
+        Rows show their tokens together, so one that is far ahead of another gains nothing by being
+        further, unless others wait for its place.
+        """
+        always = self.settings.switch == "always"
+        limit = math.inf if always or waiting else min(a.lead for a in aheads) + _FAR
+        near = [i for i, ahead in enumerate(aheads) if ahead.lead < limit]
+        self._passes += 1
+        self._quiet += 1
         for ahead in aheads:
+            ahead.proposed, ahead.depth = [], 0
+        if self.quiet and self._passes % _SELDOM:
+            return
+        rooms = [min(self.settings.depth, row.limit - len(row.new) - 1) for row in rows]
+        if self.small is None:
+            for i in near:
+                aheads[i].proposed = self._from_store(rows[i], aheads[i], rooms[i])
+        else:
+            some = [rows[i] for i in near if rooms[i] > 0]
+            theirs = [aheads[i] for i in near if rooms[i] > 0]
+            self._from_model(self.small, some, theirs, [r for r in rooms if r > 0], len(rows))
+        chains = []
+        for i in near:
             chain, chance = [], 1.0
-            for _, kind in ahead.proposed:
-                chance *= min(0.98, self.switch.rate(kind) * ahead.trust)
+            for _, kind in aheads[i].proposed:
+                chance *= min(0.98, self.switch.rate(kind) * aheads[i].trust)
                 chain.append(chance)
             chains.append(chain)
-        for ahead, depth in zip(aheads, self.switch.depths(chains, padded), strict=True):
-            ahead.depth = depth
+        depths = self.switch.depths(chains, len(rows), padded)
+        if any(depths):
+            self._quiet = 0
+        for i, depth in zip(near, depths, strict=True):
+            aheads[i].depth = depth
+
+    @property
+    def quiet(self) -> bool:
+        """Whether guessing has not been worth it for long: then little is done about it."""
+        return self._quiet > _LONG
 
     def _from_store(self, row: Row, ahead: Ahead, depth: int) -> list[Guess]:
         proposed: list[Guess] = []
@@ -111,15 +142,13 @@ class Drafting:
         rows: Sequence[Row],
         aheads: Sequence[Ahead],
         depths: Sequence[int],
-        padded: bool,
+        beside: int,
     ) -> None:
         """A smaller model draws on, with each row's numbers, masks and settings."""
-        for ahead in aheads:
-            ahead.proposed = []
-        most = self._worth(len(rows), aheads, max(depths))
-        going = [i for i, depth in enumerate(depths) if depth > 0]
-        if not most or not going:
+        most = self._worth(beside, aheads, max(depths, default=0))
+        if not most:
             return
+        going = list(range(len(rows)))
         started = time.perf_counter()
         decoder = small.decoder()
         try:
@@ -161,24 +190,25 @@ class Drafting:
             decoder.advance([], [])
         self._seconds = (time.perf_counter() - started) / (step + 1)
 
-    def _worth(self, rows: int, aheads: Sequence[Ahead], depth: int) -> int:
-        """How many guesses of each row a small model should be asked for."""
-        base = self.switch.cost(rows)
-        if self.settings.switch == "always" or not self._seconds:
+    def _worth(self, beside: int, aheads: Sequence[Ahead], depth: int) -> int:
+        """How many guesses of each row a small model should be asked for, in a pass of so many
+        rows."""
+        base = self.switch.cost(beside)
+        if self.settings.switch == "always" or not self._seconds or base is None or not depth:
             return depth
         self._asked += 1
-        rate = self.switch.mean * sum(ahead.trust for ahead in aheads) / rows
-        best, most, gained, chance = 0, 1 / base if base else 0.0, 1.0, 1.0
+        rate = self.switch.mean * sum(ahead.trust for ahead in aheads) / len(aheads)
+        best, most, gained, chance = 0, 1 / base, 1.0, 1.0
         for guesses in range(1, depth + 1):
             chance *= min(0.98, rate)
             gained += chance
-            cost = (self.switch.cost(rows * (1 + guesses)) or 0.0) + guesses * self._seconds
-            if cost and gained / cost > most:
-                best, most = guesses, gained / cost
+            tokens = beside + guesses * len(aheads)
+            speed = gained / ((self.switch.cost(tokens) or base) + guesses * self._seconds)
+            if speed > most:
+                best, most = guesses, speed
         if best or self._asked > _AGAIN:
             self._asked = 0
-            return best or 1
-        return 0
+        return best or int(self._asked == 0)
 
     def told(self, ahead: Ahead, drawn: Sequence[int]) -> None:
         """What came after a pass of what was guessed."""
@@ -202,19 +232,25 @@ class Drafting:
         """From which laws what was drawn; the tokens are not yet behind the rows' texts."""
         if self.small is not None:
             return
-        plain = [
+        contexts = [last(row, self.settings.ngram) for row in rows]
+        # What the store says anyway need not be told again.
+        told = [self.store.guess(*each) for each in zip(contexts, numbers.tolist(), strict=True)]
+        new = [i for i, guess in enumerate(told) if guess is None or guess.token != tokens[i]]
+        whole = [
             i
-            for i, row in enumerate(rows)
-            if row.request.spec.warp is _PLAIN and allowed[i] is None
+            for i in new
+            if allowed[i] is None and not self.quiet and _is_whole(rows[i].request.spec.warp)
         ]
-        laws: dict[int, Any] = {}
-        if plain:
-            some = logits if len(plain) == len(rows) else logits[plain]
-            probs = torch.softmax(some, -1, dtype=torch.float32)
-            laws = dict(zip(plain, leading(probs), strict=True))
-        for i, (row, token, log_prob) in enumerate(zip(rows, tokens, log_probs, strict=True)):
-            law = laws.get(i) or [share_of(token, log_prob, float(numbers[i]))]
-            self.store.note(last(row, self.settings.ngram), law)
+        laws: dict[int, list[Share]] = {}
+        if whole:
+            some = (logits if len(whole) == len(rows) else logits[whole]).float()
+            heat = [rows[i].request.spec.warp.temperature for i in whole]
+            if any(each != 1 for each in heat):
+                some = some / torch.tensor(heat, device=some.device)[:, None]
+            laws = dict(zip(whole, leading(torch.softmax(some, -1)), strict=True))
+        for i in new:
+            law = laws.get(i) or [share_of(tokens[i], log_probs[i], float(numbers[i]))]
+            self.store.note(contexts[i], law)
 
 
 class Ahead:
@@ -343,7 +379,7 @@ class DraftSession(Session):
         started = time.perf_counter()
         aheads = [self._aheads[row.ticket] for row in rows]
         padded = not self._decoder.packed
-        drafting.guesses(rows, aheads, padded)
+        drafting.guesses(rows, aheads, padded, bool(self._waiting))
         guesses = [tuple(guess.token for guess in a.proposed[: a.depth]) for a in aheads]
         asked = time.perf_counter()
         longest = max(row.length + len(guess) for row, guess in zip(rows, guesses, strict=True))
@@ -359,7 +395,7 @@ class DraftSession(Session):
         logits, used = self._decoder.ahead(
             list(range(len(rows))), [row.new[-1] for row in rows], guesses
         )
-        drafting.passes += 1
+        drafting.row_passes += len(rows)
         before = [len(row.new) for row in rows]
         self._draw(rows, logits, used)
         for row, ahead, start in zip(rows, aheads, before, strict=True):
@@ -425,6 +461,11 @@ class DraftSession(Session):
             if ahead.outcome is None:
                 going.append((at, tokens[i]))
         return going
+
+
+def _is_whole(warp: Warp) -> bool:
+    """Whether all tokens can be drawn."""
+    return warp.temperature > 0 and replace(warp, temperature=1.0) == _PLAIN
 
 
 def last(row: Row, count: int) -> list[int]:

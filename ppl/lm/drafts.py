@@ -132,26 +132,25 @@ class Switch:
                 most = max(most or 0.0, median(seconds))
         return most
 
-    def depths(self, chains: Sequence[Sequence[float]], padded: bool) -> list[int]:
-        """How many guesses of each row to compute.
+    def depths(self, chains: Sequence[Sequence[float]], rows: int, padded: bool) -> list[int]:
+        """How many guesses of some rows to compute.
 
         Args:
-            chains: for each row the chance of each guess that it and all before it are right.
+            chains: for each of them the chance of each guess that it and all before it are right.
+            rows: of the pass, with those that guess nothing.
             padded: whether all rows of a pass compute as many tokens as the one that has most.
         """
         if self._always:
             return [len(chain) for chain in chains]
         best = [0] * len(chains)
-        base = self.cost(len(chains))
+        base = self.cost(rows)
         if base is None:
             return best
         most = len(chains) / base
         chances = sorted({round(chance, 2) for chance in itertools.chain(*chains)}, reverse=True)
         for least in chances[:: max(1, len(chances) // 12)]:
             depths = [sum(round(chance, 2) >= least for chance in chain) for chain in chains]
-            tokens = len(chains) + sum(depths)
-            if padded:
-                tokens = len(chains) * (1 + max(depths))
+            tokens = rows * (1 + max(depths)) if padded else rows + sum(depths)
             gained = sum(sum(chain[:d]) for chain, d in zip(chains, depths, strict=True))
             speed = (len(chains) + gained) / (self.cost(tokens) or base)
             if speed > most:

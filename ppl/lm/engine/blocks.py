@@ -58,8 +58,9 @@ def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]]) -> Blocks:
         where += [slot.index - low] * new
         texts += [text] * new
         trunks += [slot.trunk] * new
-        # They look at each other's keys, too, but those before all of them are common to them.
-        common = slot.tail if new > 1 else 0
+        # What is before them is read for all of them at once: the longer of trunk, which they have
+        # in common with other rows, too, and slot.
+        common = slot.tail if new > 1 and slot.tail > slot.base else 0
         spans.append(Span(start, start + new, slot.tail + new, common, start))
     table = np.array([ids, positions, columns], dtype=np.int64)
     table[0] &= ID

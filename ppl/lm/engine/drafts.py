@@ -114,9 +114,10 @@ class DraftDecoder(EngineDecoder):
             longest[stem] = max(longest[stem], length)
         for stem, length, guessed in zip(old, longest, self._guessed, strict=True):
             self._counts.tokens_accepted += max(0, length - (len(stem.text) - guessed))
-            stem.text = stem.text[:length]
-            if stem.slot is not None:
-                stem.slot.shorten(length)
+            if length < len(stem.text):
+                stem.text = stem.text[:length]
+                if stem.slot is not None:
+                    stem.slot.shorten(length)
         kept = [(was[row], lengths[row]) for row in keep]
         numbers = {part: i for i, part in enumerate(dict.fromkeys(kept))}
         self._stem_of = [numbers[part] for part in kept]

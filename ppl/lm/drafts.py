@@ -8,6 +8,7 @@ without guesses; a guess that is right has its states already, one that is wrong
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from ppl.lm.decode import LogitsModel
 
 # As if so many guesses of a kind had been made, of which this part was right.
-_BEFORE, _RIGHT = 4.0, 0.5
+_BEFORE, _RIGHT = 4.0, 0.3
 # Counts are halved when there are so many, so that what was long ago counts for less.
 _MANY = 256.0
 # Seconds of so many passes of a size are kept, and for so many passes in all.
 _TIMES, _AGE = 7, 400
+# By so much a pass with guesses has to be better: what is chosen is what was estimated too well.
+_WORTH = 1.05
 # Guesses that are less likely right than this, with all before them, are not considered.
 HOPELESS = 0.05
 
@@ -98,6 +101,7 @@ class Switch:
         self._seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES))
         self._last: dict[int, int] = {}
         self._passes = 0
+        self._curve: list[tuple[int, float]] | None = None
 
     def rate(self, kind: int) -> float:
         """How often guesses of a kind are right."""
@@ -119,18 +123,30 @@ class Switch:
     def timed(self, tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
         self._passes += 1
+        self._curve = None
         size = _size(tokens)
         self._seconds[size].append(seconds)
         self._last[size] = self._passes
 
     def cost(self, tokens: int) -> float | None:
-        """Seconds of a pass of so many tokens. One that has not been tried for long is taken to
-        cost no more than the next smaller one, so it is tried. None if nothing is known."""
-        most, size = None, _size(tokens)
-        for each, seconds in self._seconds.items():
-            if each <= size and self._passes - self._last[each] <= _AGE:
-                most = max(most or 0.0, median(seconds))
-        return most
+        """Seconds of a pass of so many tokens, None if nothing is known: between sizes that were
+        measured a straight line, beyond the largest a guess that lets it be tried where much is to
+        be gained."""
+        if self._curve is None:
+            self._curve = self._measured()
+        below, least = 0, 0.0
+        for size, seconds in self._curve:
+            if tokens <= size:
+                part = (tokens - below) / (size - below)
+                return least + part * (seconds - least) if below else seconds
+            below, least = size, seconds
+        return least * math.sqrt(tokens / below) if below else None
+
+    def _measured(self) -> list[tuple[int, float]]:
+        """Seconds by size; noise aside, more tokens take no less."""
+        known = sorted(s for s, last in self._last.items() if self._passes - last <= _AGE)
+        seconds = itertools.accumulate((median(self._seconds[size]) for size in known), max)
+        return list(zip(known, seconds, strict=True))
 
     def depths(self, chains: Sequence[Sequence[float]], rows: int, padded: bool) -> list[int]:
         """How many guesses of some rows to compute.
@@ -146,7 +162,7 @@ class Switch:
         base = self.cost(rows)
         if base is None:
             return best
-        most = len(chains) / base
+        most = _WORTH * len(chains) / base
         chances = sorted({round(chance, 2) for chance in itertools.chain(*chains)}, reverse=True)
         for least in chances[:: max(1, len(chances) // 12)]:
             depths = [sum(round(chance, 2) >= least for chance in chain) for chain in chains]

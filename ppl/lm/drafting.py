@@ -350,10 +350,8 @@ class DraftSession(Session):
     def close(self) -> None:
         """Ends the batch."""
         self._waiting.clear()
-        self._over = []
-        for row in self._rows:
-            row.unwanted = True
-        self._settle()
+        self._rows, self._over, self._aheads = [], [], {}
+        self._decoder.advance([], [])
 
     def _settle(self) -> None:
         """Drops rows that draw no more, and what they and the others have guessed wrongly."""

@@ -10,6 +10,7 @@ without guesses.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,6 +58,7 @@ class Drafting:
         self.small = None if isinstance(settings.source, str) else settings.source
         kinds = self.store.kinds if self.small is None else _TENTHS
         self.switch = Switch(kinds, settings.switch == "always")
+        self._lock = threading.Lock()  # sessions of several threads write to the store
         self._passes = self._quiet = 0  # passes, and those since any guess was computed
         self._asked, self._seconds = 0, 0.0  # of the small model: passes since, seconds a token
 
@@ -210,6 +212,12 @@ class Drafting:
             self._asked = 0
         return best or int(self._asked == 0)
 
+    def read(self, row: Row) -> None:
+        """What a row that joins goes on from."""
+        if self.small is None and row.limit > 1:
+            with self._lock:
+                self.store.read(row.request.spec.tokens)
+
     def told(self, ahead: Ahead, drawn: Sequence[int]) -> None:
         """What came after a pass of what was guessed."""
         for guess, token in zip(ahead.proposed, drawn, strict=False):
@@ -230,7 +238,7 @@ class Drafting:
         log_probs: Sequence[float],
     ) -> None:
         """From which laws what was drawn; the tokens are not yet behind the rows' texts."""
-        if self.small is not None:
+        if self.small is not None or all(row.limit == 1 for row in rows):
             return
         contexts = [last(row, self.settings.ngram) for row in rows]
         # What the store says anyway need not be told again.
@@ -250,7 +258,8 @@ class Drafting:
             laws = dict(zip(whole, leading(torch.softmax(some, -1)), strict=True))
         for i in new:
             law = laws.get(i) or [share_of(tokens[i], log_probs[i], float(numbers[i]))]
-            self.store.note(contexts[i], law)
+            with self._lock:
+                self.store.note(contexts[i], law)
 
 
 class Ahead:
@@ -325,8 +334,7 @@ class DraftSession(Session):
             for row in new:
                 if row.ticket not in self._aheads:
                     self._aheads[row.ticket] = Ahead(row.request.key)
-                    if self._drafting.small is None and not row.new:
-                        self._drafting.store.read(row.request.spec.tokens)
+                    self._drafting.read(row)
             wanted = [i for i, row in enumerate(new) if not row.unwanted]
             logits = self._decoder.fresh
             self._draw([new[i] for i in wanted], logits[wanted][:, None], [()] * len(wanted))

@@ -113,7 +113,8 @@ class WholeStep:
         fits &= x.is_contiguous() and x.numel() == rows * self._hidden
         shape = self._heads, self._dim, self._dim
         fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        if not fits or keys.shape[1] != rows or window.columns.numel() != rows:
+        fits &= window.columns.numel() == rows
+        if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
             raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
         out = torch.empty_like(x)
@@ -134,6 +135,7 @@ class WholeStep:
             keys.stride(2),
             values.stride(1),
             values.stride(2),
+            None if window.slots is None else window.slots.data_ptr(),
             cosines.data_ptr(),
             sines.data_ptr(),
             x.data_ptr(),
@@ -222,6 +224,6 @@ def _norm(norm: Any, tiny: float) -> int:
 def _program() -> Any:
     run = built("whole.cpp").step
     run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
     run.restype = None
     return run

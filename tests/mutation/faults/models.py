@@ -40,9 +40,9 @@ FAULTS = [
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
     # Windows of compiled steps.
     Fault(
-        f"{ENGINE}/attention.cpp",
-        "at + t < few ? low[v]",
-        "at + t <= few ? low[v]",
+        f"{ENGINE}/together.h",
+        "place + t < few ? low[v]",
+        "place + t <= few ? low[v]",
         "tests/test_native.py -k first_tokens",
     ),
     Fault(

@@ -154,11 +154,10 @@ class HFModel(LogitsModel):
         view.parameters = (self.parameters or 0) + sum(
             a.numel() + b.numel() for a, b in pairs.values()
         )
-        origin = vars(self).get("origin")
-        vars(view).pop("origin", None)
         # Put into weights that are rounded then, an adapter gives another model.
-        same = weights is None and isinstance(origin, Origin)
-        if same and origin.settings.get("adapter") is None:
+        origin = vars(self).get("origin") if weights is None else None
+        vars(view).pop("origin", None)
+        if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
             settings = {**origin.settings, "adapter": str(adapter)}
             vars(view)["origin"] = replace(origin, settings=settings)
         return view

@@ -5,9 +5,9 @@
 SmolLM2-135M-Instruct. Products: those with all of its weights, one step's worth, on one thread, in
 milliseconds of processor time (so that other work on the machine counts little), the least of some
 turns that the kinds take. Kinds: bfloat16 as `ppl.load` lays it out, in large pages, and the same
-by oneDNN; int8 as `weights="int8"` does, in large pages; and what torch has: `_weight_int8pack_mm`, `_weight_int4pack_mm_for_cpu` (32 to a scale; random
-weights) and dynamic quantisation by oneDNN. Errors: against a float32 forward on a
-text of 143 tokens.
+by oneDNN; int8 as `weights="int8"` does, in large pages; and what torch has: `_weight_int8pack_mm`,
+`_weight_int4pack_mm_for_cpu` (32 to a scale; random weights) and dynamic quantisation by oneDNN.
+Errors: against a float32 forward on a text of 143 tokens.
 """
 
 from __future__ import annotations

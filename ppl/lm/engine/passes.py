@@ -442,7 +442,7 @@ class Passes:
         trunk."""
         states: Tensor
         step: WholeStep | CompiledStep | None = self.compiled
-        if self.whole is not None and len(ids) <= self.whole.most and not self.adapters.there:
+        if self.whole is not None and self.whole.takes(len(ids)) and not self.adapters.there:
             step = self.whole
         if step is not None and ids.shape[1] == 1:
             states = step(ids, positions, window, running_spans(), standing)

@@ -15,7 +15,7 @@ from ppl.errors import NoAllowedTokenError
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.masks import as_mask
-from ppl.lm.sampling import Warp, draw
+from ppl.lm.sampling import Warp, draw, nothing_left, warped_log_probs
 from ppl.searchers import SMC, BestOfN
 
 
@@ -199,6 +199,19 @@ def test_what_a_program_refills_was_what_it_was(make):
     for _ in range(2):
         node, _ = tree.expand([node], [2])
     assert node.result == "aba"
+
+
+def test_only_a_law_can_leave_nothing():
+    """What a broken model gives is no distribution, whatever is allowed of it."""
+    mask = torch.tensor([True, False, False])
+    rows = {"law": [-np.inf, 0.0, 1.0], "none": [-np.inf] * 3, "nan": [-np.inf, np.nan, 1.0]}
+    for name, row in rows.items():
+        logits = torch.tensor([row, [0.0, 1.0, 2.0]])
+        log_probs = warped_log_probs(logits, [Warp()] * 2, [mask, None])
+        assert nothing_left(logits[0], mask) is (name == "law")
+        assert log_probs[0].isnan().all() == (name != "law")
+        torch.testing.assert_close(log_probs[1], logits[1].log_softmax(-1))
+    assert (warped_log_probs(torch.tensor([rows["law"]]), [Warp()], [mask]) == -np.inf).all()
 
 
 @pytest.mark.parametrize("way", ["law", "next", "known", "cut"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import re
@@ -446,6 +447,14 @@ def test_messages_are_lines():
     line = addressed("draw", 1, "here", {"text": "a\nb", "pattern": re.compile("x\n")})
     assert "\n" not in line
     assert opened(line)[1]["pattern"].pattern == "x\n"
+
+
+def test_a_tokenizer_that_cannot_be_sent_is_named():
+    link = object.__new__(replicas._Link)
+    link.name, link.process = "replica 1 of 1 of own", types.SimpleNamespace()
+    link.process.hear = lambda limit, doing: base64.b64encode(b"cnowhere_at_all\nTokenizer\n.")
+    with pytest.raises(UnsupportedModelError, match=r"of own .*nowhere_at_all.*without replicas="):
+        link.about()
 
 
 @needs_compiler

@@ -347,7 +347,9 @@ class Session(Member):
             # Rows given up stay in the decoder until it advances; they draw nothing.
             logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
             drawing = [rows[j] for j in keep]
-            tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
+            masks = [_allowed(row, row.request.spec, logits.shape[-1]) for row in drawing]
+            numbers = uniforms(self._keys[keep], np.array([len(row.new) for row in drawing]))
+            tokens, log_probs = _draw_tokens(logits, drawing, masks, numbers)
             for i, (j, token, log_prob) in enumerate(zip(keep, tokens, log_probs, strict=True)):
                 if rows[j].request.law and not rows[j].new:
                     rows[j].law = logits[i].clone()  # the decoder may write there again
@@ -414,16 +416,16 @@ def _admit(rows: Sequence[Row]) -> set[Account]:
 
 
 def _draw_tokens(
-    logits: Tensor, rows: Sequence[Row], keys: NDArray[np.uint64]
+    logits: Tensor,
+    rows: Sequence[Row],
+    allowed: Sequence[Tensor | None],
+    uniforms: NDArray[np.float64],
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability; minus infinity where none of those that are
     allowed has any probability: it cannot be drawn, and whoever came to want it is dead."""
-    size = logits.shape[-1]
-    allowed = [_allowed(row, row.request.spec, size) for row in rows]
-    u = uniforms(keys, np.array([len(row.new) for row in rows]))
     warps = [row.request.spec.warp for row in rows]
-    invert = getattr(rows[0].request.model, "invert", None)  # all rows are of one engine
-    tokens, log_probs = sampling.draw(logits, warps, allowed, u, invert)
+    own = getattr(rows[0].request.model, "invert", None)  # all rows are of one engine
+    tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms, own)
     for i, (row, log_prob) in enumerate(zip(rows, log_probs, strict=True)):
         if not math.isfinite(log_prob):
             mask = allowed[i]

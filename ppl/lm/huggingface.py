@@ -18,13 +18,16 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.cost import Account
 from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
-from ppl.lm.base import Tokens
+from ppl.lm.base import LanguageModel, Tokens
 from ppl.lm.company import Company
-from ppl.lm.decode import LogitsModel
+from ppl.lm.decode import LogitsModel, Session
+from ppl.lm.drafting import Drafting, DraftSession
+from ppl.lm.drafts import Drafts, drafts_of
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
+from ppl.lm.engine.drafts import DraftDecoder, refuse_drafts
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
@@ -49,9 +52,10 @@ class HFModel(LogitsModel):
         context_length: most tokens of a text; None takes it from the configuration.
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
         kv: as in `ppl.load`; what is not "full" is put behind the name.
-        graphs, compile: as in `ppl.load`.
+        graphs, compile, drafts: as in `ppl.load`.
 
     Attributes:
+        drafts: what was guessed and how much of it was right; None without `drafts`.
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
         invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
         engine: what computes; of several adapters it is one, which takes each text as `marked`.
@@ -72,6 +76,7 @@ class HFModel(LogitsModel):
         kv: str = "full",
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
+        drafts: str | LanguageModel | Drafts | None = None,
     ) -> None:
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
@@ -100,6 +105,10 @@ class HFModel(LogitsModel):
         self._head = _checked_head(model, name)
         self.adapter: Adapted | None = None
         self._alone: HFModel | None = None
+        self.drafts: Drafting | None = None
+        if drafts is not None:
+            refuse_drafts(self.engine, graphs)
+            self.drafts = Drafting(drafts_of(drafts, self))
 
     @checked
     def with_adapter(
@@ -151,11 +160,10 @@ class HFModel(LogitsModel):
         view.parameters = (self.parameters or 0) + sum(
             a.numel() + b.numel() for a, b in pairs.values()
         )
-        origin = vars(self).get("origin")
-        vars(view).pop("origin", None)
         # Put into weights that are rounded then, an adapter gives another model.
-        same = weights is None and isinstance(origin, Origin)
-        if same and origin.settings.get("adapter") is None:
+        origin = vars(self).get("origin") if weights is None else None
+        vars(view).pop("origin", None)
+        if isinstance(origin, Origin) and origin.settings.get("adapter") is None:
             settings = {**origin.settings, "adapter": str(adapter)}
             vars(view)["origin"] = replace(origin, settings=settings)
         return view
@@ -182,6 +190,14 @@ class HFModel(LogitsModel):
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""
         return EngineDecoder(self.engine, self._head, self.marked if self.adapter else None)
+
+    def session(self) -> Session:
+        """A running batch that requests join and leave."""
+        model = self.together
+        if model.drafts is None:
+            return super().session()
+        decoder = DraftDecoder(model.drafts, model.engine, model._head)
+        return DraftSession(model, model.drafts, decoder)
 
     def logits_along(
         self,

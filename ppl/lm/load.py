@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.lm.base import LanguageModel
+from ppl.lm.drafts import Drafts
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.huggingface import HFModel
@@ -84,6 +85,7 @@ def load(
     weights: str | None = None,
     graphs: bool = False,
     compile: bool | Literal["auto"] = False,
+    drafts: str | LanguageModel | Drafts | None = None,
     replicas: int | Sequence[str] | None = None,
     **others: Any,
 ) -> LanguageModel:
@@ -119,6 +121,12 @@ def load(
             model, a minute once and some seconds at each later load (torch keeps its work where
             `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles
             on a CPU if it can be done, and else warns and runs without.
+        drafts: guess what rows draw next, and compute the guesses along with what they have drawn:
+            `"siblings"` from what followed the same tokens before, in any text; or a smaller model
+            with the same tokenizer, which draws guesses. Laws, and draws for a seed, are those
+            without, up to rounding. Guesses are made as long as it is measured that they pay, which
+            is for few rows of texts that repeat themselves or each other; `ppl.lm.drafts.Drafts`
+            has more settings. Not for recurrent layers, `graphs`, `replicas` or a window of `kv`.
         replicas: so many copies of the model, each in a process of its own, behind one model: on as
             many GPUs, or each on its share of the processors, NUMA node by NUMA node; or the
             devices of the copies, such as `["cuda:0", "cuda:2"]`. `kv_bytes` is that of each.
@@ -152,6 +160,7 @@ def load(
         "weights": weights,
         "graphs": graphs,
         "compile": compile,
+        "drafts": drafts,
         "replicas": replicas,
     }
     if isinstance(source, list | tuple):
@@ -179,6 +188,8 @@ def load(
         names = ", ".join(f"{name}=" for name in sorted(others))
         raise TypeError(f"{call}: {names} are settings of servers")
     if replicas is not None:
+        if settings.pop("drafts") is not None:
+            raise ValueError("replicas= and drafts=: copies draw without guesses; give one of them")
         devices = _devices_of(replicas, settings.pop("device"))
         del settings["replicas"]
         return _RUN_REPLICAS[0](source, devices, **settings)
@@ -200,6 +211,7 @@ def _check_settings(
     weights: str | None,
     graphs: bool,
     compile: bool | Literal["auto"],
+    drafts: str | LanguageModel | Drafts | None,
     replicas: int | Sequence[str] | None,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
@@ -252,6 +264,7 @@ def _local(
     kv: str,
     graphs: bool,
     compile: bool | Literal["auto"],
+    drafts: str | LanguageModel | Drafts | None,
     replicas: None,
     **files: Any,
 ) -> HFModel:
@@ -267,6 +280,7 @@ def _local(
         kv=kv,
         graphs=graphs,
         compile=compile,
+        drafts=drafts,
     )
 
 

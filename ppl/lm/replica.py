@@ -191,8 +191,10 @@ class Drawing(Session):
         answers: dict[int, Answer] = {}
         for ticket, drawn in self.step().items():
             row = self.rows.pop(ticket)
-            failed = isinstance(drawn, Exception)
-            answers[ticket] = Answer(error=sendable(drawn)) if failed else row.answer()
+            if isinstance(drawn, Exception):
+                answers[ticket] = Answer(error=sendable(drawn))
+            else:
+                answers[ticket] = row.answer()
         return answers
 
     def leave(self, tickets: Collection[int]) -> dict[int, Answer]:

@@ -89,11 +89,10 @@ def warped_log_probs(
         `[B, V]`; minus infinity where a token is excluded, and for all of a row that allows nothing
         of what has any probability.
     """
-    logits = _keep_only(logits.to(_at_least_float32(logits.dtype)), allowed)
-    masked = [mask is not None for mask in allowed]
-    empty = None
-    if any(masked):
-        empty = (logits == -torch.inf).all(-1) & torch.tensor(masked, device=logits.device)
+    given = logits.to(_at_least_float32(logits.dtype))
+    logits, empty = _keep_only(given, allowed), None
+    if logits is not given:
+        empty = (logits.amax(-1) == -torch.inf) & (given.amax(-1) > -torch.inf)  # nothing is NaN
     temperature = np.array([w.temperature for w in warps])
     if np.any(temperature != 1.0):
         # Greedy rows are divided by one and then reduced to their arg max.
@@ -158,9 +157,9 @@ def draw(
 def nothing_left(logits: Tensor, mask: Tensor | None) -> bool:
     """Whether a mask `[V]` leaves nothing of what has any probability by the logits `[V]`: no
     fault of the model's, but of who chose what led there. What is drawn then has none."""
-    if mask is None or bool(logits.isnan().any()):
+    if mask is None or not bool(logits.amax() > -torch.inf):  # a NaN is no number of a model's law
         return False
-    return bool((logits[mask.to(logits.device)] == -torch.inf).all())
+    return bool(logits[mask.to(logits.device)].amax() == -torch.inf)
 
 
 def _draw(

@@ -68,6 +68,11 @@ class _Link:
             said = unpacked(self.process.hear(_LOADING, "loading"))
         except WorkerError as error:
             raise WorkerError(f"{error}; {_remedy()}") from error
+        except Exception as error:  # tokenizers may have code of their own
+            raise UnsupportedModelError(
+                f"{self.name} tells of itself what cannot be read here ({type(error).__name__}: "
+                f"{error}); load the model without replicas="
+            ) from error
         if isinstance(said, Exception):
             self.process.stop()
             raise said

@@ -4,10 +4,10 @@
 
 SmolLM2-135M-Instruct. Products: those with all of its weights, one step's worth, on one thread, in
 milliseconds of processor time (so that other work on the machine counts little), the least of some
-turns that the kinds take. Kinds: bfloat16 as `ppl.load` lays it out; int8 as `weights="int8"` does;
-and what torch has: `_weight_int8pack_mm`, `_weight_int4pack_mm_for_cpu` (32 to a scale; random
-weights) and dynamic quantisation by oneDNN. Errors: against a float32 forward on a
-text of 143 tokens.
+turns that the kinds take. Kinds: bfloat16 as `ppl.load` lays it out, in large pages, and the same
+by oneDNN; int8 as `weights="int8"` does, in large pages; and what torch has: `_weight_int8pack_mm`,
+`_weight_int4pack_mm_for_cpu` (32 to a scale; random weights) and dynamic quantisation by oneDNN.
+Errors: against a float32 forward on a text of 143 tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from machine import machine
 from torch import Tensor, nn
 
 import ppl
-from ppl.lm.engine.linear import PackedLinear
+from ppl.lm.engine.linear import LaidOutLinear, PackedLinear
+from ppl.lm.engine.pages import enlarge
 from ppl.lm.engine.quantised import Int8Linear
 
 TEXT = (
@@ -70,7 +71,8 @@ def kinds(layer: nn.Linear) -> dict[str, Product]:
     quantised = torch.quantize_per_channel(weight, scale.double(), none, 0, torch.qint8)
     dynamic = torch.ops.quantized.linear_prepack(quantised, None)
     return {
-        "bfloat16": PackedLinear(layer),
+        "bfloat16": (packed := PackedLinear(layer)),
+        "oneDNN": packed.by_library,
         "int8": Int8Linear(layer),
         "int8pack_mm": lambda x: torch._weight_int8pack_mm(x, whole, half),
         "int4pack_mm": lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x, four, 32, pairs),
@@ -83,6 +85,8 @@ def products(model: Any, rows: list[int], repeats: int) -> None:
     torch.backends.quantized.engine = "onednn"
     layers = joined(model)
     sides = [kinds(layer) for layer in layers]
+    ours = [side[kind] for side in sides for kind in ("bfloat16", "int8")]
+    enlarge(part for layer in ours if isinstance(layer, LaidOutLinear) for part in layer.memory)
     print(f"{'rows':>4}" + "".join(f"{kind:>13}" for kind in sides[0]), flush=True)
     for count in rows:
         xs = [torch.randn(count, layer.in_features).bfloat16() for layer in layers]

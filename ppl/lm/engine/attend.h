@@ -12,4 +12,5 @@ typedef void Attend(int64_t rows, int32_t threads, const int64_t *columns, const
                     const number *value, number *keys, number *values, int64_t slot, int64_t head,
                     int64_t value_slot, int64_t value_head, float scaling, float softcap,
                     const float *sinks, const float *means, const float *masses,
-                    const int64_t *lows, int64_t few, const int64_t *holes, number *out);
+                    const int64_t *lows, int64_t few, const int64_t *holes, const int64_t *slots,
+                    number *out);

@@ -76,17 +76,32 @@ struct Call {
     int64_t slot, head, value_slot, value_head;
     float scaling, softcap;
     const float *sinks, *means, *masses;
-    const int64_t *lows, few, *holes;
+    const int64_t *lows, few, *holes, *slots;
     number *out;
 };
+
+// The keys, or values, that a row's slot has of a head.
+static number *own_keys(const Call &call, int64_t row, int64_t head) {
+    return call.keys + (call.slots ? call.slots[row] : row) * call.slot + head * call.head;
+}
+
+static number *own_values(const Call &call, int64_t row, int64_t head) {
+    return call.values + (call.slots ? call.slots[row] : row) * call.value_slot +
+           head * call.value_head;
+}
+
+// The new key and value of a row goes to its slot.
+static void write(const Call &call, int64_t row, int64_t head) {
+    const int64_t at = row * HEADS + head, column = call.columns[row];
+    memcpy(own_keys(call, row, head) + column * DIM, call.key + at * DIM, DIM * sizeof(number));
+    memcpy(own_values(call, row, head) + column * WIDE, call.value + at * WIDE,
+           WIDE * sizeof(number));
+}
 
 // What a row of a head has seen before it looks at any key of the table or its slot.
 static void begin(const Call &call, int64_t row, int64_t head, Seen &seen, float (*q)[DIM]) {
     const int64_t at = row * HEADS + head;
-    memcpy(call.keys + row * call.slot + head * call.head + call.columns[row] * DIM,
-           call.key + at * DIM, DIM * sizeof(number));
-    memcpy(call.values + row * call.value_slot + head * call.value_head + call.columns[row] * WIDE,
-           call.value + at * WIDE, WIDE * sizeof(number));
+    if (!call.slots) write(call, row, head);
     for (int g = 0; g < GROUP; g++) {
         seen.most[g] = call.sinks ? call.sinks[head * GROUP + g] : -INFINITY;
         seen.mass[g] = call.sinks ? 1.0f : 0.0f;
@@ -124,8 +139,8 @@ static void over(const Call &call, int64_t row, Seen &seen, const float (*q)[DIM
 static void finish(const Call &call, int64_t row, int64_t head, int64_t start, Seen &seen,
                    const float (*q)[DIM]) {
     const int64_t base = call.bases ? call.bases[row] : 0;
-    const number *keys = call.keys + row * call.slot + head * call.head;
-    const number *values = call.values + row * call.value_slot + head * call.value_head;
+    const number *keys = own_keys(call, row, head);
+    const number *values = own_values(call, row, head);
     int64_t stop = call.positions[row] - base + 1;
     if (call.holes && call.holes[2 * row + 1]) {
         const int64_t at = call.holes[2 * row], lost = call.holes[2 * row + 1];
@@ -143,8 +158,7 @@ static void finish(const Call &call, int64_t row, int64_t head, int64_t start, S
 
 // What rows of a group have in common in their slots, as a run.
 static Place beginning(const Call &call, const Rows &group, int64_t head) {
-    return {call.keys + group.source * call.slot + head * call.head,
-            call.values + group.source * call.value_slot + head * call.value_head,
+    return {own_keys(call, group.source, head), own_values(call, group.source, head),
             call.bases ? call.bases[group.source] : 0, group.shared};
 }
 
@@ -217,8 +231,9 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
 // [rows, HEADS * GROUP]: what attention to other keys gave, and the logarithms of the sums of their
 // weights (minus infinity for none), or null. lows: the first position that each row looks at of the
 // `few` first ones, which it sees besides those from `firsts` on, or null where it sees none besides.
-// holes [rows, 2]: behind so many keys of its slot, so many tokens have none; or null. out: [rows,
-// HEADS * GROUP, WIDE].
+// holes [rows, 2]: behind so many keys of its slot, so many tokens have none; or null. slots: in which
+// slot each row is, where several may be in one, at neighbouring positions; or null where each has
+// its own. out: [rows, HEADS * GROUP, WIDE].
 extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const int64_t *firsts, const int64_t *positions, const int64_t *bases,
                        const int64_t *order, const Rows *groups, int64_t count, const Run *runs,
@@ -226,11 +241,15 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const number *value, number *keys, number *values, int64_t slot,
                        int64_t head, int64_t value_slot, int64_t value_head, float scaling,
                        float softcap, const float *sinks, const float *means, const float *masses,
-                       const int64_t *lows, int64_t few, const int64_t *holes, number *out) {
+                       const int64_t *lows, int64_t few, const int64_t *holes,
+                       const int64_t *slots, number *out) {
     const Call call = {rows,   layer,  other_layer, columns, firsts, positions, bases,
                        order,  groups, count,       runs,    query,  key,       value,
                        keys,   values, slot,        head,    value_slot, value_head, scaling,
-                       softcap, sinks, means, masses, lows, few, holes, out};
+                       softcap, sinks, means, masses, lows, few, holes, slots, out};
+    // Rows of one slot look at each other's keys: all are there before any is read.
+    for (int64_t row = 0; slots && row < rows; row++)
+        for (int64_t head = 0; head < HEADS; head++) write(call, row, head);
     // As many rows side by side as fill vectors, but fewer where threads would have nothing to do.
     struct Item {
         int64_t group, start;

@@ -195,7 +195,7 @@ class Adapters:
             layer, at = model.get_submodule(place), 0
             if isinstance(layer, JoinedPart):
                 sizes = layer.joined.sizes
-                at, layer = sum(sizes[: layer._number]), layer.layer
+                at, layer = sum(sizes[: layer.number]), layer.layer
             hosts.setdefault(layer, []).append((place, pair, at))
         self._last += 1
         for host, entries in hosts.items():

@@ -149,7 +149,7 @@ def _attend(
         early = (looking.low, looking.few) if looking.few else None
         return native.attend(
             *new, *memory, columns, looking.first, positions, table, scaling, cap, sinks, before,
-            place, early, window.holes,
+            place, early, window.holes, window.slots,
         )  # fmt: skip
     keys, values = window.write(layer, key, value)
     attended, _ = grouped_attention(

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 @dataclass(slots=True)
-class _Stem:
+class Stem:
     """Rows that have the same text so far, and are computed as one.
 
     Attributes:
@@ -33,7 +33,7 @@ class _Stem:
     slot: Slot | None
 
 
-def _whole(
+def whole(
     method: Callable[Concatenate[EngineDecoder, P], R],
 ) -> Callable[Concatenate[EngineDecoder, P], R]:
     """One thread at a time; and if the method raises, no row is left and every slot is free."""
@@ -74,7 +74,7 @@ class EngineDecoder:
         known_as: Callable[[Tokens], Tokens] | None = None,
     ) -> None:
         self._engine, self._head_of_all, self._known_as = engine, head, known_as
-        self._stems: list[_Stem] = []
+        self._stems: list[Stem] = []
         self._stem_of: list[int] = []  # per active row
         self._logits = torch.zeros(0)  # [stems, V]
 
@@ -84,7 +84,7 @@ class EngineDecoder:
         single = len(self._stems) == len(self._stem_of)  # then rows and stems are in one order
         return self._logits if single else self._logits[self._stem_of]
 
-    @_whole
+    @whole
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
         """See `Decoder`."""
         if self._known_as is not None:
@@ -93,18 +93,18 @@ class EngineDecoder:
         first = len(self._stems)
         states = dict(zip(prefixes, hidden, strict=True))
         where = {text: first + i for i, text in enumerate(states)}
-        self._stems = [*self._stems, *(_Stem(text, slots.get(text)) for text in states)]
+        self._stems = [*self._stems, *(Stem(text, slots.get(text)) for text in states)]
         self._stem_of += [where[text] for text in prefixes]
         logits = self._head(torch.stack(list(states.values())), states)
         self._logits = torch.cat([self._logits, logits]) if first else logits
 
-    @_whole
+    @whole
     def advance(self, keep: Sequence[int], tokens: Sequence[int]) -> None:
         """See `Decoder`."""
         states = self._grow(keep, [(token,) for token in tokens])
         self._logits = self._logits[:0] if states is None else self._head(states, self._texts)
 
-    @_whole
+    @whole
     def extend(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor]:
         """See `Decoder`."""
         states = self._grow(keep, blocks)
@@ -119,21 +119,21 @@ class EngineDecoder:
         self._logits = torch.stack([rows[-1] for rows in logits])
         return [logits[stem] for stem in self._stem_of]
 
-    @_whole
+    @whole
     def rewind(self, counts: Sequence[int]) -> None:
         """See `Decoder`."""
         old, was, before = self._stems, self._stem_of, self._logits
         for number in {stem for stem, count in zip(was, counts, strict=True) if count}:
             self._close(old[number])  # remembered, so that all its beginnings are known
         numbers: dict[Tokens, int] = {}
-        stems: list[_Stem] = []
+        stems: list[Stem] = []
         same: dict[int, int] = {}  # new stem -> the old one whose logits it has
         self._stem_of = []
         for stem, count in zip(was, counts, strict=True):
             text = old[stem].text[: len(old[stem].text) - count]
             number = numbers.setdefault(text, len(stems))
             if number == len(stems):
-                stems.append(_Stem(text, None))
+                stems.append(Stem(text, None))
             if not count:
                 same[number] = stem
                 stems[number].slot = stems[number].slot or old[stem].slot
@@ -170,7 +170,7 @@ class EngineDecoder:
         with adapters.running([number_of(text) for text in texts] if adapters.there else []):
             return self._head_of_all(states)
 
-    def _close(self, stem: _Stem) -> None:
+    def _close(self, stem: Stem) -> None:
         if stem.slot is not None:
             self._engine.close(stem.slot, stem.text)
             stem.slot = None
@@ -185,7 +185,7 @@ class EngineDecoder:
             branches.setdefault((was[row], block), len(branches))
             for row, block in zip(keep, blocks, strict=True)
         ]
-        self._stems = [_Stem(old[stem].text + block, None) for stem, block in branches]
+        self._stems = [Stem(old[stem].text + block, None) for stem, block in branches]
         states = [
             engine.known_from(new.text, len(old[stem].text)) if old[stem].slot is None else None
             for (stem, _), new in zip(branches, self._stems, strict=True)

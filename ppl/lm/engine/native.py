@@ -41,6 +41,7 @@ def attend(
     place: Place = ((0, 0), (0, 0)),
     early: tuple[Tensor, int] | None = None,
     holes: Tensor | None = None,
+    slots: Tensor | None = None,
 ) -> Tensor:
     """Writes the keys and values of one new token a row, and attends.
 
@@ -59,6 +60,8 @@ def attend(
         early: `[B]` int64, and a number: of the first tokens of the text, so many, a row looks at
             those from there on, too.
         holes: `[B, 2]` int64: behind so many keys of its slot, so many tokens have none there.
+        slots: `[B]` int64 in which of the memory's rows each is, where several rows may be in one,
+            at positions of their own, those behind it unseen; None where each has its own.
 
     Returns:
         `[B, 1, G * H, D]`, as wide as values are.
@@ -76,6 +79,7 @@ def attend(
     sizes = batch * query_heads * wide, batch * query_heads
     bases, runs = table.bases, table.runs(place[0][0], place[1][0])
     fits &= len(table.order) == batch and table.shaped(place) in (None, (heads, dim, wide))
+    fits &= slots is None or len(slots) == batch
     fits &= before is None or (before[0].numel(), before[1].numel()) == sizes
     if not (fits and query.dtype == key.dtype == value.dtype == keys.dtype == values.dtype):
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value, keys))
@@ -107,6 +111,7 @@ def attend(
         *((None, None) if before is None else (t.data_ptr() for t in before)),
         *((None, 0) if early is None else (early[0].data_ptr(), early[1])),
         None if holes is None else holes.data_ptr(),
+        None if slots is None else slots.data_ptr(),
         out.data_ptr(),
     )
     return out
@@ -183,6 +188,6 @@ def program(*kind: int) -> Any:
     run = _program("attention.cpp", *kind).attend
     run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
     run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, _POINTER, _POINTER]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, *[_POINTER] * 3]
     run.restype = None
     return run

@@ -40,18 +40,23 @@ def enlarge(ranges: Iterable[Range]) -> int:
     page = _page()
     if page is None or sum(some.nbytes for some in ranges) < _LEAST:
         return 0
-    used: Counter[int] = Counter()  # bytes of each page
-    for start, nbytes in ranges:
-        for at in range(start - start % page, start + nbytes, page):
-            used[at] += min(at + page, start + nbytes) - max(at, start)
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     moved = 0
-    for at, nbytes in used.items():
-        # A page that is mostly something else, or nothing yet, would take memory for it.
-        if 2 * nbytes >= page and advise(at, page, _SOME_TIME) == 0:
+    for at in mostly(ranges, page):
+        if advise(at, page, _SOME_TIME) == 0:
             moved += page * (advise(at, page, _NOW) == 0)
     return moved
+
+
+def mostly(ranges: Iterable[Range], page: int) -> list[int]:
+    """Where those pages of so many bytes begin that are mostly in the ranges: others would take
+    memory for what is something else, or nothing yet."""
+    used: Counter[int] = Counter()
+    for start, nbytes in ranges:
+        for at in range(start - start % page, start + nbytes, page):
+            used[at] += min(at + page, start + nbytes) - max(at, start)
+    return [at for at, nbytes in used.items() if 2 * nbytes >= page]
 
 
 def _page() -> int | None:

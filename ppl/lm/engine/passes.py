@@ -26,13 +26,14 @@ from ppl.lm.engine.attention import (
     split,
 )
 from ppl.lm.engine.beside import ID, Adapters
+from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import NO_HOLE, Piece, Slot, Stem, Tokens, Trunk, common_prefix
+from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 from ppl.lm.engine.whole import WholeStep, whole_step
@@ -73,6 +74,7 @@ class Passes:
         price: keys that have to be saved, over all rows, for one product more to pay.
         shares: whether rows can stand on trunks: attention is ours, on keys and values as the cache
             has them; recurrent layers and captured steps have each row's beginning with the row.
+        blocks: whether several tokens a row go through the program of a step.
         snapshots: these states.
         adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
@@ -120,6 +122,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
+        self.blocks = self.compiled is not None and self.compiled.native and not self._keeps
         self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._common: list[int] = []
         self.forget()
@@ -197,6 +200,20 @@ class Passes:
             del todo[-len(group) :]
             for at in range(0, width, _PREFILL_TOKENS):
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
+
+    def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        """As `fill`, of a few tokens a row: compiled, if steps are."""
+        most = sum(len(text) - slot.length for text, slot in rows)
+        if not self.blocks or most > _MOST_TOGETHER * len(rows):
+            self.fill(rows)
+            return
+        for text, slot in rows:
+            self._check(text[slot.length :])
+        run = blocks_of(self._slots, rows)
+        self.adapters.seat(run.texts, range(most), most)
+        self._forward(run.inputs, run.window, most, run.spans, self._standing_on(run.trunks))
+        for text, slot in rows:
+            slot.length = len(text)
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
@@ -369,7 +386,7 @@ class Passes:
             # Rows that go on keep what they have in common: known until others run.
             self._running = running
             self._common = [
-                _common(slots[i], texts[i], slots[j], texts[j])
+                common_keys(slots[i], texts[i], slots[j], texts[j])
                 for i, j in itertools.pairwise(order)
             ]
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
@@ -423,7 +440,7 @@ class Passes:
         trunk."""
         states: Tensor
         step: WholeStep | CompiledStep | None = self.compiled
-        if self.whole is not None and len(ids) <= self.whole.most and not self.adapters.there:
+        if self.whole is not None and self.whole.takes(len(ids)) and not self.adapters.there:
             step = self.whole
         if step is not None and ids.shape[1] == 1:
             states = step(ids, positions, window, running_spans(), standing)
@@ -489,12 +506,3 @@ def _kept(place: Place | None) -> Place:
     if place is None:
         raise RuntimeError("a layer attends that kept nothing before")
     return place
-
-
-def _common(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
-    """How many first keys two slots have in common."""
-    if a.trunk != b.trunk:
-        return 0
-    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
-        return 0
-    return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

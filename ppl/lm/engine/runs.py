@@ -318,3 +318,12 @@ def independent(known: Mapping[Tokens, int]) -> list[Tokens]:
         if all(size < whole and size <= length for size, whole in shared):
             chosen.append(text)
     return chosen
+
+
+def common_keys(a: Slot, text: Tokens, b: Slot, other: Tokens) -> int:
+    """How many first keys two slots have in common, of whose texts they hold the beginnings."""
+    if a.trunk != b.trunk:
+        return 0
+    if (a.hole, b.hole) != (NO_HOLE, NO_HOLE):  # what lies at one place is of several positions
+        return 0
+    return max(0, common_prefix(text[: a.length], other[: b.length]) - a.base)

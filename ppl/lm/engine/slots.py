@@ -266,9 +266,11 @@ class Window:
         columns: `[B, Q]` places, in this memory, to which the pass writes.
         visible: places that its queries may look at.
         holes: `[B, 2]` where, in places, each row's hole is, and how long.
+        slots: `[B]` in which of the memory's rows each row of the pass is, where several may be in
+            one; None where each has its own.
 
     Attributes:
-        kv, columns, visible, holes: as given.
+        kv, columns, visible, holes, slots: as given.
         int8: whether keys and values are in eight bits, and handed out as copies.
     """
 
@@ -280,10 +282,12 @@ class Window:
         columns: Tensor,
         visible: int,
         holes: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> None:
         self.kv, self._states, self._places = kv, states, layout.places
-        self._rows = torch.arange(len(columns), device=columns.device)[:, None]
-        self.columns = columns
+        rows = torch.arange(len(columns), device=columns.device) if slots is None else slots
+        self._rows = rows[:, None]
+        self.columns, self.slots = columns, slots
         self.visible = visible
         self.holes = holes
         self.int8 = bool(kv) and kv[0].dtype == torch.int8

@@ -99,7 +99,7 @@ def table_of(
     groups: dict[tuple[Trunk | int, int, int], list[int]] = {}
     for row, (source, shared) in enumerate(alike):
         stands = trunks[row] if trunks and pointed else ()
-        key = (stands or row, source if shared else -1, shared)
+        key = (stands or (-1 if shared else row), source if shared else -1, shared)
         groups.setdefault(key, []).append(row)
     order: list[int] = []
     ends: list[tuple[int, int, int, int]] = []

@@ -126,7 +126,8 @@ extern "C" void step(const Model *model, float tiny, float scaling, int64_t rows
                      const int64_t *columns, const int64_t *positions, const int64_t *bases,
                      const int64_t *order, const Rows *groups, int64_t count, const Kept *kept,
                      int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
-                     const number *cosines, const number *sines, number *x, number *out) {
+                     const int64_t *slots, const number *cosines, const number *sines,
+                     number *x, number *out) {
     const int64_t hidden = model->hidden, dim = model->dim, inner = model->inner;
     const int64_t heads = model->heads, queries = heads * model->group;
     const int64_t all = (queries + 2 * heads) * dim;
@@ -161,7 +162,7 @@ extern "C" void step(const Model *model, float tiny, float scaling, int64_t rows
         model->attend(rows, threads, columns, own.firsts, positions, bases, order, groups, count,
                       own.runs, own.layer, own.other_layer, query, key, value, own.keys, own.values,
                       slot, head, value_slot, value_head, scaling, 0, nullptr, nullptr, nullptr,
-                      nullptr, 0, nullptr, seen);
+                      nullptr, 0, nullptr, slots, seen);
         layer.attended(rows, threads, seen, some);
 #pragma omp parallel for num_threads(threads) if (many)
         for (int64_t row = 0; row < rows; row++) {

@@ -44,8 +44,6 @@ class WholeStep:
         RuntimeError: it is not of a kind that is known, or its layers are not laid out for products
             of our own, or there is no compiler.
 
-    Attributes:
-        most: up to how many rows it is quicker than the library's products.
     """
 
     def __init__(self, base: nn.Module, config: Any, plan: Plan) -> None:
@@ -67,7 +65,8 @@ class WholeStep:
         self._products: list[LaidOutLinear] = []
         self._norms = [m.weight for m in base.modules() if hasattr(m, "variance_epsilon")]
         rows = [_row(block, self._products) for block in blocks]
-        self.most = min(layer.own_rows for layer in self._products)
+        self._most = min(layer.own_rows for layer in self._products)
+        self._hooks = [h for m in base.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._layers = np.array(rows, dtype=np.int64)
         attend = native.program(heads, queries // heads, self._dim, self._dim, True)
         model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
@@ -76,6 +75,11 @@ class WholeStep:
             [*model, *addresses, ctypes.cast(attend, _POINTER).value], dtype=np.int64
         )
         self._run = _program()
+
+    def takes(self, rows: int) -> bool:
+        """Whether it makes the step of so many rows: for more the library's products are quicker,
+        and where something is to be done whenever a layer runs, the layer has to run."""
+        return rows <= self._most and not any(self._hooks)
 
     def __call__(
         self,
@@ -113,7 +117,8 @@ class WholeStep:
         fits &= x.is_contiguous() and x.numel() == rows * self._hidden
         shape = self._heads, self._dim, self._dim
         fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        if not fits or keys.shape[1] != rows or window.columns.numel() != rows:
+        fits &= window.columns.numel() == rows
+        if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
             raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
         out = torch.empty_like(x)
@@ -134,6 +139,7 @@ class WholeStep:
             keys.stride(2),
             values.stride(1),
             values.stride(2),
+            None if window.slots is None else window.slots.data_ptr(),
             cosines.data_ptr(),
             sines.data_ptr(),
             x.data_ptr(),
@@ -173,9 +179,8 @@ def _blocks(base: nn.Module, config: Any) -> list[Any]:
         raise RuntimeError("it is of no kind that is known")
     if len(blocks) != config.num_hidden_layers:
         raise RuntimeError("it runs less than all of its layers")
-    for module in base.modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            raise RuntimeError("something is done whenever one of its layers runs")
+    if any("forward" in vars(module) for module in base.modules()):
+        raise RuntimeError("a layer of it does something else")
     return blocks
 
 
@@ -222,6 +227,6 @@ def _norm(norm: Any, tiny: float) -> int:
 def _program() -> Any:
     run = built("whole.cpp").step
     run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
     run.restype = None
     return run

@@ -16,6 +16,8 @@ INVERTED = "tests/test_inversion.py"
 MASKED, TEXT, ERRORS = "tests/test_masks.py", "tests/test_text.py", "tests/test_errors.py"
 SITES, SEARCHERS = "tests/test_sites.py", "tests/test_searchers.py"
 LAW = "tests/exact/test_one_law.py"
+DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
+DRAFTS = "tests/test_engine_drafts.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -130,20 +132,20 @@ FAULTS = [
     ),
     Fault(
         DECODE,
-        "np.array([len(row.new) for row in rows])",
-        "np.array([0 for row in rows])",
+        "np.array([len(row.new) for row in drawing])",
+        "np.array([0 for row in drawing])",
         f"{DECODERS} -k independent_draws",
     ),
     Fault(
         DECODE,
-        "np.array([len(row.new) for row in rows])",
-        "np.array([row.length for row in rows])",
+        "np.array([len(row.new) for row in drawing])",
+        "np.array([row.length for row in drawing])",
         "tests/test_golden.py",
     ),
     Fault(
         DECODE,
-        "_draw_tokens(logits, drawing, self._keys[keep])",
-        "_draw_tokens(logits, drawing, self._keys[: len(keep)])",
+        "uniforms(self._keys[keep],",
+        "uniforms(self._keys[: len(keep)],",
         f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
     ),
     Fault(
@@ -368,5 +370,39 @@ FAULTS = [
         "self.elapsed >= limit",
         "False",
         "tests/test_accounts.py -k where_it_was",
+    ),
+    # Guesses of next tokens.
+    Fault(
+        DRAFTING,
+        "used[alive[at]][depth] == token",
+        "used[alive[at]][depth] == used[alive[at]][depth]",
+        f"{DRAFTS} -k 'order'",
+    ),
+    Fault(
+        DRAFTING,
+        "uniforms(keys, np.array([len(row.new) for row in some]))",
+        "uniforms(keys, np.array([0 for row in some]))",
+        f"{DRAFTS} -k 'bills and False'",
+    ),
+    Fault(
+        DRAFTING,
+        "if ahead.lead == 0 and ahead.outcome is not None:",
+        "if ahead.outcome is not None:",
+        f"{DRAFTS} -k 'order or budgets'",
+    ),
+    Fault(
+        GUESSING,
+        "stem.slot.shorten(length)",
+        "stem.slot.shorten(length + 1)",
+        f"{DRAFTS} -k 'wrongly and False'",
+    ),
+    Fault(
+        GUESSING, "return () if known else guess", "return guess", f"{DRAFTS} -k 'bills and False'"
+    ),
+    Fault(
+        "ppl/lm/ngrams.py",
+        "if low <= uniform < high:",
+        "if low <= 1 - uniform < high:",
+        f"{DRAFTS} -k 'context'",
     ),
 ]

@@ -225,7 +225,7 @@ FAULTS = [
         "torch.maximum(self.mass, other.mass)",
         STANDING,
     ),
-    Fault(PASSES, "if a.trunk != b.trunk:", "if False:", STANDING),
+    Fault(RUNS, "if a.trunk != b.trunk:", "if False:", STANDING),
     # What is kept of keys and values.
     Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),
     Fault(KEPT, "(keys < self.sinks)", "(keys <= self.sinks)", KV),

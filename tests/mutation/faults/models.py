@@ -6,6 +6,7 @@ from fault import Fault
 
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
+PRODUCTS, WHOLE = "tests/test_bfloat16.py", "tests/test_whole.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 
 FAULTS = [
@@ -22,6 +23,15 @@ FAULTS = [
     Fault(f"{ENGINE}/passes.py", "ids.min() < 0 or ", "", DECODERS),
     Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
+    # Products and steps of our own.
+    Fault(f"{ENGINE}/bfloat16.cpp", "each * 2 * LANES", "each * LANES", PRODUCTS),
+    Fault(f"{ENGINE}/bfloat16.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
+    Fault(
+        f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
+    ),
+    Fault(f"{ENGINE}/whole.cpp", "d])) - rounded(b", "d])) + rounded(b", WHOLE),
+    Fault(f"{ENGINE}/whole.py", "and not any(self._hooks)", "", WHOLE),
+    Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault(
@@ -75,8 +85,8 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/huggingface.py",
-        "same = weights is None and isinstance",
-        "same = isinstance",
+        'vars(self).get("origin") if weights is None else None',
+        'vars(self).get("origin")',
         f"{ADAPTERS} -k no_other_law",
     ),
     Fault(

@@ -1,0 +1,515 @@
+"""Guesses of next tokens change no draw: what rows draw, what it costs, and what is forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import replace
+
+import families
+import numpy as np
+import pyro
+import pytest
+import torch
+from compiler import needs_compiler
+from engines import (
+    DEVICE,
+    FAMILIES,
+    Letters,
+    assert_close,
+    make,
+    plain_log_probs,
+    random_model,
+    request,
+    some_texts,
+)
+from scipy.stats import chisquare
+
+import ppl
+from ppl.errors import ProgramError, UnsupportedModelError
+from ppl.language.cost import Account, Budget
+from ppl.language.steps import StepRule
+from ppl.lm.base import ContinueRequest, Spec
+from ppl.lm.drafting import Drafting
+from ppl.lm.drafts import Drafts, Switch
+from ppl.lm.ngrams import Guess, Ngrams, leading, share_of
+from ppl.lm.sampling import Warp, inverse_cdf
+from ppl.searchers import SMC
+
+ALWAYS = Drafts(switch="always")
+COMPILED = [False, pytest.param(True, marks=needs_compiler)]
+
+
+def odd_then_even(new: tuple[int, ...]) -> set[int]:
+    """A mask that depends on what was drawn."""
+    return set(range(3 + len(new) % 2, 97, 2))
+
+
+KINDS = [
+    (Warp(), None),
+    (Warp(0.4), None),
+    (Warp(0.0), None),
+    (Warp(top_k=3), None),
+    (Warp(0.7, top_p=0.8), frozenset(range(3, 30))),
+    (Warp(), odd_then_even),
+]
+RULES = [StepRule(), StepRule((chr(0x4E00 + 20), chr(0x4E00 + 31))), StepRule((chr(0x4E00 + 50),))]
+
+
+def mixed(lm: ppl.HFModel, seed: int = 0, ledger: Account | None = None) -> list[ContinueRequest]:
+    """Rows of all kinds: warped, masked, with another law beside, of every length, twins."""
+    made = []
+    for i, (text, (warp, allowed)) in enumerate(itertools.product(some_texts()[:4], KINDS * 2)):
+        spec = Spec(text, RULES[i % 3], 1 + 4 * (i % 5), warp, allowed)
+        under = replace(spec, warp=Warp(), allowed=None) if i % 4 == 0 else None
+        key = 99 + 7919 * seed + i // 2
+        made.append(ContinueRequest(lm, spec, key, "", ledger, under, i % 5 == 0))
+    return made
+
+
+def poisoned(monkeypatch, truth: dict, seed: int = 0) -> None:
+    """Guesses are what comes, with random errors: any token, those of no probability too."""
+    rng = np.random.default_rng(seed)
+
+    def guesses(self, row, ahead, depth):
+        if depth <= 0:
+            return []
+        key = row.request.key, row.request.spec
+        comes = truth[key][len(row.new) :][: rng.integers(0, depth + 1)]
+        return [Guess(int(t if rng.random() < 0.8 else rng.integers(0, 97)), 0) for t in comes]
+
+    monkeypatch.setattr(Drafting, "_from_store", guesses)
+
+
+def drawn_by(lm: ppl.HFModel, requests) -> dict:
+    draws = lm.sample_batch(requests)
+    return {(r.key, r.spec): d.value.tokens for r, d in zip(requests, draws, strict=True)}
+
+
+def assert_same(draws, others) -> None:
+    for a, b in zip(draws, others, strict=True):
+        assert a.value.tokens == b.value.tokens
+        assert a.value == b.value
+        assert a.log_prob == pytest.approx(b.log_prob, abs=1e-4)
+        assert (a.log_prob_under is None) == (b.log_prob_under is None)
+        if a.log_prob_under is not None:
+            assert a.log_prob_under == pytest.approx(b.log_prob_under, abs=1e-4)
+        assert (a.logits is None) == (b.logits is None)
+        if a.logits is not None:
+            assert_close(a.logits, b.logits)
+
+
+@pytest.mark.parametrize("compile", COMPILED)
+def test_draws_and_bills_are_those_without_guesses(compile, monkeypatch):
+    plain, lm = make(), make(compile=compile, drafts=ALWAYS)
+    for seed in range(2):
+        bills = Account(), Account()
+        usual = plain.sample_batch(mixed(plain, seed, bills[0]))
+        truth = {
+            (r.key, r.spec): d.value.tokens for r, d in zip(mixed(plain, seed), usual, strict=True)
+        }
+        poisoned(monkeypatch, truth, seed)
+        assert_same(usual, lm.sample_batch(mixed(lm, seed, bills[1])))
+        assert bills[0].cost.lm_tokens == bills[1].cost.lm_tokens
+        assert bills[0].cost.prompt_tokens == bills[1].cost.prompt_tokens
+        assert bills[0].cost.reused_tokens == bills[1].cost.reused_tokens
+        found = lm.drafts
+        assert 0.3 < found.acceptance < 0.95
+        wasted = found.tokens_drafted - found.tokens_accepted
+        assert lm.engine.tokens_computed - wasted == plain.engine.tokens_computed
+        assert lm.engine.passes < plain.engine.passes
+    assert not lm.engine.slots.busy
+
+
+@pytest.mark.parametrize(
+    ("family", "stands", "compile"),
+    [
+        ("Llama", False, False),
+        ("Llama", True, False),
+        ("GPT2", True, False),
+        pytest.param("Llama", True, True, marks=needs_compiler),
+    ],
+)
+def test_what_was_guessed_wrongly_is_forgotten(family, stands, compile, monkeypatch):
+    """Of texts, of later forks of them, and of every beginning, against a forward from nothing."""
+    lm = make(family, compile=compile, drafts=ALWAYS)
+    engine = lm.engine
+    if stands:
+        engine.sharing.price, engine.sharing.block = -1, 4
+    texts = some_texts() * 2
+    for turn in range(3):
+        requests = [
+            request(lm, text, 31 * turn + i // 2, max_tokens=5 + i) for i, text in enumerate(texts)
+        ]
+        truth = drawn_by(make(family), requests)
+        poisoned(monkeypatch, truth, turn)
+        for text, draw in zip(texts, lm.sample_batch(requests), strict=True):
+            exact = plain_log_probs(lm.model, text, draw.value.tokens)
+            assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+        grown = [t + truth[r.key, r.spec] for t, r in zip(texts, requests, strict=True)]
+        with torch.inference_mode():
+            for text in grown[:6]:
+                for size in range(1, len(text) + 1, 3):
+                    if (state := engine.known(text[:size])) is not None:
+                        ids = torch.tensor([text[:size]], device=DEVICE)
+                        exact = engine.base(ids, use_cache=False).last_hidden_state[0, -1]
+                        assert_close(state, exact)
+        # On from where they are, from within, and from where they were.
+        texts = [text[: len(text) - i % 3] for i, text in enumerate(grown) if len(text) < 60]
+    assert lm.drafts.tokens_accepted > 20
+    assert not engine.slots.busy
+
+
+def test_siblings_are_guessed_from_what_they_drew():
+    plain, lm = make(), make(drafts=ALWAYS)
+    for model in (plain, lm):
+        model.model.lm_head.weight.data *= 30  # surer of itself
+    for turn in range(3):
+        usual = [request(plain, some_texts()[1], 10 * turn + i, max_tokens=30) for i in range(6)]
+        lm.drafts.tokens_drafted = lm.drafts.tokens_accepted = 0
+        before = plain.engine.passes, lm.engine.passes
+        draws = lm.sample_batch([replace(each, model=lm) for each in usual])
+        assert_same(plain.sample_batch(usual), draws)
+    passes = plain.engine.passes - before[0], lm.engine.passes - before[1]
+    assert lm.drafts.acceptance > 0.35
+    assert passes[1] < 0.6 * passes[0]
+
+
+def test_answers_come_in_the_order_in_which_they_come_without(monkeypatch):
+    orders = []
+    for drafts in (None, ALWAYS):
+        lm = make(drafts=drafts)
+        truth = drawn_by(make(), mixed(lm))
+        if drafts:
+            poisoned(monkeypatch, truth)
+        session, order = lm.session(), []
+        waiting = mixed(lm)
+        while waiting or session.running:
+            for one in waiting[:7]:  # some come later
+                session.submit(one)
+            del waiting[:7]
+            order.append(sorted(session.step()))
+        session.close()
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert lm.drafts.tokens_accepted > 20
+
+
+@pytest.mark.parametrize("tokens", [0, 50, 111])
+def test_budgets_end_rows_as_they_do_without(tokens, monkeypatch):
+    found = []
+    for drafts in (None, ALWAYS):
+        lm = make(drafts=drafts)
+        if drafts:
+            poisoned(monkeypatch, drawn_by(make(), mixed(lm)))
+        ledger = Account(Budget(tokens=tokens))
+        draws = lm.sample_batch(mixed(lm, ledger=ledger))
+        found.append(([d and d.value.tokens for d in draws], ledger.cost.lm_tokens))
+        assert not lm.engine.slots.busy
+    assert found[0] == found[1]
+    assert None in found[0][0]
+
+
+def test_cancelled_rows_leave_nothing(monkeypatch):
+    lm = make(drafts=ALWAYS)
+    requests = [request(lm, text, i, max_tokens=20) for i, text in enumerate(some_texts())]
+    truth = drawn_by(make(), requests)
+    poisoned(monkeypatch, truth)
+    session = lm.session()
+    tickets = [session.submit(each) for each in requests]
+    done = dict(session.step()) | dict(session.step())
+    session.cancel(tickets[1::2])
+    while session.running:
+        done |= session.step()
+    session.close()
+    assert sorted(done) == tickets[::2]
+    for number, each in zip(tickets, requests, strict=True):
+        assert number not in done or done[number].value.tokens == truth[each.key, each.spec]
+    assert not lm.engine.slots.busy
+
+
+@pytest.mark.parametrize("kv_bytes", [200_000, 40_000, 1])
+def test_memory_is_no_more_than_without(kv_bytes, monkeypatch):
+    plain, lm = make(kv_bytes=kv_bytes), make(kv_bytes=kv_bytes, drafts=ALWAYS)
+    usual = [request(plain, t, i, max_tokens=40) for i, t in enumerate(some_texts(3))]
+    truth = drawn_by(plain, usual)
+    poisoned(monkeypatch, truth)
+    found = drawn_by(lm, [replace(each, model=lm) for each in usual])
+    assert list(found.values()) == list(truth.values())
+    assert lm.engine.pool.nbytes <= kv_bytes
+    if kv_bytes > 1:
+        assert lm.engine.peak_nbytes <= max(kv_bytes, plain.engine.peak_nbytes)
+
+
+def test_the_law_is_the_models(monkeypatch):
+    """Draws with guesses from earlier draws against enumeration."""
+    lm = make(drafts=ALWAYS)
+    lm.model.lm_head.weight.data *= 6
+    text, letters = some_texts()[0], (3, 40, 77)
+    spec = Spec(text, StepRule(), 3, Warp(0.8), frozenset(letters))
+    counts: Counter = Counter()
+    for seed in range(200):
+        requests = [ContinueRequest(lm, spec, 1 + 7907 * (6 * seed + i)) for i in range(6)]
+        lm.engine.pool.clear()  # else all texts there are would be known
+        counts.update(d.value.tokens for d in lm.sample_batch(requests))
+    law = {}
+    with torch.inference_mode():
+        for new in itertools.product(letters, repeat=3):
+            ids = torch.tensor([text + new], device=DEVICE)
+            logits = (
+                lm.model(ids, use_cache=False).logits[0, len(text) - 1 : -1, letters].double() / 0.8
+            )
+            picked = torch.log_softmax(logits, -1)[range(3), [letters.index(t) for t in new]]
+            law[new] = float(picked.sum().exp())
+    assert sum(law.values()) == pytest.approx(1)
+    assert lm.drafts.tokens_accepted > 100
+    expected = [1200 * law[new] for new in law]
+    assert chisquare([counts[new] for new in law], expected).pvalue > 1e-3
+
+
+def test_errors_of_rows_come_when_they_would_without(monkeypatch):
+    """A row that is ahead meets an error before it shows the tokens in front of it."""
+
+    def fails(new):
+        if len(new) == 6:
+            raise RuntimeError("no more")
+
+    usual = make()
+    text = some_texts()[0]
+    truth = drawn_by(usual, [request(usual, text, max_tokens=6)])
+    lm = make(drafts=ALWAYS)
+    spec = Spec(text, StepRule(), 9, Warp(), fails)
+    (tokens,) = truth.values()
+    row = ContinueRequest(lm, spec, request(lm, text).key)
+    poisoned(monkeypatch, {(row.key, spec): tokens}, 5)
+    with pytest.raises(ProgramError, match=r"no more.*after 6 new tokens"):
+        lm.sample_batch([row])
+    assert lm.sample_batch([replace(row, ledger=Account(Budget(tokens=6)))]) == [None]
+    session = lm.session()
+    session.submit(row)
+    for _ in range(6):
+        assert session.step() == {}
+    with pytest.raises(ProgramError):
+        session.step()
+    session.close()
+    assert not lm.engine.slots.busy
+
+
+def test_failing_passes_leave_no_slot(monkeypatch):
+    lm = make(drafts=ALWAYS)
+    requests = [request(lm, text, i, max_tokens=9) for i, text in enumerate(some_texts())]
+    poisoned(monkeypatch, drawn_by(make(), requests))
+    monkeypatch.setattr(lm.engine.runner, "extend", lambda rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lm.sample_batch(requests)
+    monkeypatch.undo()
+    assert not lm.engine.slots.busy
+    assert len(lm.sample_batch(requests)) == len(requests)
+
+
+# -- a smaller model that guesses -----------------------------------------------------------------
+
+
+def test_a_smaller_model_guesses_with_the_rows_own_numbers():
+    plain = make()
+    for small, least, most in ((make(), 0.9, 1.0), (make("GPT2"), 0.0, 0.6)):
+        lm = make(drafts=Drafts(small, depth=3, switch="always"))
+        for seed in range(2):
+            assert_same(plain.sample_batch(mixed(plain, seed)), lm.sample_batch(mixed(lm, seed)))
+        assert least <= lm.drafts.acceptance <= most
+        assert not small.engine.slots.busy
+    lm = make(drafts=make())  # as it is measured to pay
+    assert_same(plain.sample_batch(mixed(plain, 5)), lm.sample_batch(mixed(lm, 5)))
+
+
+def test_measured_switches_change_no_draw():
+    plain, lm = make(), make(drafts="siblings")
+    for seed in (0, 1, 0):  # what has been drawn before is guessed, if that pays
+        assert_same(plain.sample_batch(mixed(plain, seed)), lm.sample_batch(mixed(lm, seed)))
+    lm.drafts.forget()
+    assert lm.drafts.tokens_drafted == len(lm.drafts.store) == 0
+
+
+# -- what is remembered ---------------------------------------------------------------------------
+
+
+def test_shares_are_where_numbers_draw():
+    rng = np.random.default_rng(0)
+    for size in (5, 300, 3000):
+        logits = torch.tensor(3 * rng.standard_normal((4, size)), dtype=torch.float32)
+        probs = torch.softmax(logits, -1)
+        for row, law in enumerate(leading(probs)):
+            assert law
+            likely = sorted(probs[row].tolist(), reverse=True)[:4]
+            assert len(law) == sum(p >= 0.02 for p in likely)
+            for token, low, high in law:
+                inside = np.array([low + (high - low) * part for part in (0.01, 0.5, 0.99)])
+                drawn, _ = inverse_cdf(probs[row].expand(3, -1), inside)
+                assert drawn.tolist() == [token] * 3
+                assert high - low == pytest.approx(float(probs[row, token]), rel=1e-4)
+
+
+def test_the_longest_context_that_says_something_counts():
+    store = Ngrams(3)
+    store.note([1, 2, 3], [(7, 0.0, 0.6)])
+    store.note([9, 2, 3], [(8, 0.2, 1.0)])
+    assert store.guess([5, 1, 2, 3], 0.3).token == 7
+    assert store.guess([5, 9, 2, 3], 0.3).token == 8
+    assert store.guess([0, 2, 3], 0.3).token == 8  # the last of those that fit
+    assert store.guess([1, 2, 3], 0.8).token == 8  # of less text, as it is not the other
+    assert store.guess([3, 4], 0.5) is None
+    kinds = [
+        store.guess(*each).kind for each in (([1, 2, 3], 0.3), ([1, 2, 3], 0.8), ([0, 2, 3], 0.3))
+    ]
+    assert len(set(kinds)) == 3
+    assert max(kinds) < store.kinds
+
+
+def test_texts_that_nobody_drew_are_guessed_and_yield_to_laws():
+    store = Ngrams(2)
+    store.read([1, 2, 3, 4, 1, 2, 5])
+    assert store.guess([3, 4], 0.99).token == 1
+    assert store.guess([2, 3], 0.01).token == 4
+    size = len(store)
+    store.read([1, 2, 3, 4, 1, 2, 5])
+    assert len(store) == size
+    store.note([3, 4], [(6, 0.0, 0.5)])
+    store.read([3, 4, 1])
+    assert store.guess([3, 4], 0.2).token == 6
+
+
+def test_no_more_contexts_are_kept_than_asked_for():
+    store = Ngrams(3, most=50)
+    rng = np.random.default_rng(0)
+    for i in range(500):
+        store.note(rng.integers(0, 9, 3).tolist(), [(i, 0.0, 1.0)])
+    assert len(store) == 50
+    assert all(at < 50 for where in store._where for at in where.values())
+    assert sum(map(len, store._where)) <= 150
+    # What is there is of the context it is told for.
+    for where, size in zip(store._where, (1, 2, 3), strict=True):
+        for key, at in where.items():
+            assert store._keys[at][size - 1] == key
+
+
+def test_a_share_that_is_not_known_exactly_has_its_number_in_it():
+    for log_prob, number in itertools.product((-3.0, -0.1, 0.0), (1e-9, 0.3, 1 - 1e-9)):
+        token, low, high = share_of(5, log_prob, number)
+        assert token == 5
+        assert 0 <= low <= number <= high + 1e-12
+        assert high <= 1 + 1e-12
+        assert high - low == pytest.approx(math.exp(log_prob))
+
+
+# -- when it is worth it --------------------------------------------------------------------------
+
+
+def switch_with(costs: dict[int, float]) -> Switch:
+    switch = Switch(4, always=False)
+    for tokens, seconds in costs.items():
+        for _ in range(3):
+            switch.timed(tokens, seconds)
+    return switch
+
+
+def test_guesses_are_made_as_far_as_they_pay():
+    chains = [[0.9, 0.8, 0.7], [0.5, 0.2]]
+    free = switch_with({2: 1.0, 3: 1.0, 4: 1.0, 8: 1.0})
+    assert free.depths(chains, 2, False) == [3, 2]
+    dear = switch_with({2: 1.0, 3: 1.5, 4: 2.0, 5: 2.5, 6: 3.0, 7: 3.5})  # as much as a token alone
+    assert dear.depths(chains, 2, False) == [0, 0]
+    some = switch_with({2: 1.0, 3: 1.3, 4: 1.6, 5: 1.9, 6: 2.2, 7: 2.5})
+    assert some.depths(chains, 2, False) == [3, 0]
+    # Padded, the second row would pay for what the first one guesses.
+    assert some.depths(chains, 2, True) == [0, 0]
+    assert Switch(4, always=False).depths(chains, 2, False) == [0, 0]  # nothing known yet
+    assert Switch(4, always=True).depths(chains, 2, False) == [3, 2]
+
+
+def test_sizes_that_were_not_tried_for_long_are_tried_again():
+    switch = switch_with({1: 1.0, 4: 50.0})
+    assert switch.cost(4) == 50
+    assert switch.cost(2) == pytest.approx(1 + 49 / 3)
+    assert switch.depths([[0.9, 0.8, 0.7]], 1, False) == [0]
+    for _ in range(500):
+        switch.timed(1, 1.0)
+    assert switch.cost(4) == 2
+    assert switch.depths([[0.9, 0.8, 0.7]], 1, False) == [3]
+    assert [switch.cost(tokens) for tokens in (1, 2)] == [1, pytest.approx(math.sqrt(2))]
+
+
+def test_rates_follow_what_comes():
+    switch = Switch(2, always=False)
+    assert switch.rate(0) == switch.rate(1) < 0.5
+    for _ in range(2000):
+        switch.tell(0, True)
+    assert switch.rate(0) > 0.98
+    for _ in range(1000):
+        switch.tell(0, False)
+    assert switch.rate(0) < 0.1
+    assert switch.rate(1) == Switch(2, always=False).rate(1)
+
+
+# -- what cannot be -------------------------------------------------------------------------------
+
+
+def test_what_cannot_go_back_is_refused_by_name():
+    lfm2 = families.random_model(families.config_of("lfm2"))
+    with pytest.raises(UnsupportedModelError, match="lfm2: no drafts: its recurrent layers"):
+        ppl.HFModel(lfm2, Letters(), name="lfm2", drafts="siblings")
+    with pytest.raises(UnsupportedModelError, match=r"no drafts: with kv='window\(16, 4\)'"):
+        make(kv="window(16)", drafts="siblings")
+    with pytest.raises(ValueError, match="'siblings', or a language model"):
+        make(drafts="cousins")
+    with pytest.raises(ValueError, match="switch='maybe'"):
+        Drafts(switch="maybe")
+    with pytest.raises(ValueError, match="depth"):
+        Drafts(depth=0)
+    with pytest.raises(ValueError, match="replicas= and drafts="):
+        ppl.load("tiny", replicas=2, drafts="siblings")
+    with pytest.raises(UnsupportedModelError, match="another tokenizer than Llama"):
+        make(drafts=ppl.load("tiny"))
+
+
+def test_windows_of_the_models_own_are_no_hindrance(monkeypatch):
+    config = FAMILIES["Mistral"]()
+    config.sliding_window = 8
+    plain = ppl.HFModel(random_model(config), Letters(), name="windows")
+    lm = ppl.HFModel(random_model(config), Letters(), name="windows", drafts=ALWAYS)
+    truth = drawn_by(plain, mixed(plain))
+    poisoned(monkeypatch, truth)
+    assert list(drawn_by(lm, mixed(lm)).values()) == list(truth.values())
+    assert lm.drafts.tokens_accepted > 20
+
+
+def test_eight_bit_keys_are_no_hindrance(monkeypatch):
+    plain, lm = make(kv="int8"), make(kv="int8", drafts=ALWAYS)
+    truth = drawn_by(plain, mixed(plain))
+    poisoned(monkeypatch, truth)
+    assert list(drawn_by(lm, mixed(lm)).values()) == list(truth.values())
+
+
+def test_searches_give_what_they_give_without():
+    """Steps, weights, forks, and another question after another."""
+    results = []
+    for drafts in (None, ALWAYS):
+        lm = ppl.load("tiny", drafts=drafts)
+
+        def program(question, lm=lm):
+            text = lm.chat(question)
+            for t in range(2):
+                text = text + pyro.sample(f"step_{t}", lm(text, max_tokens=9))
+                ppl.twist(f"short_{t}", -0.1 * len(text.tokens))
+                if text.finished:
+                    break
+            return text.text
+
+        found = [
+            SMC(8).run(program, f"Calculate 4 - {number} + 6.", seed=number) for number in range(6)
+        ]
+        results.append([(sorted(s.value for s in f.samples), f.log_evidence) for f in found])
+    assert lm.drafts.tokens_accepted > 5
+    for (texts, evidence), (others, other) in zip(*results, strict=True):
+        assert texts == others
+        assert evidence == pytest.approx(other, abs=1e-4)

@@ -1,0 +1,156 @@
+"""Steps of Llama-like models as one program of our own are the model's steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as tf
+from compiler import needs_compiler
+from engines import SMALL, random_model, some_texts
+
+from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.linear import PackedLinear, pack_linears
+from ppl.lm.engine.quantised import quantise_linears
+from ppl.lm.engine.whole import WholeStep
+
+KINDS = {
+    "Llama": lambda: tf.LlamaConfig(**SMALL),
+    "biased": lambda: tf.LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
+    "Mistral": lambda: tf.MistralConfig(**SMALL, sliding_window=6),
+    "Qwen2": lambda: tf.Qwen2Config(**SMALL),
+    "Qwen3": lambda: tf.Qwen3Config(**SMALL, head_dim=8),
+}
+
+
+def small(config, pack=True, dtype=torch.bfloat16, weights=None):
+    model = random_model(config).to(dtype)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():  # ones and zeros would hide much
+        if "norm" in name or "bias" in name:
+            parameter.data.copy_(torch.rand_like(parameter) + 0.5 * ("norm" in name))
+        elif "layers" in name:
+            parameter.data.mul_(6)
+    few = torch.tensor([[1, 2]])
+    if weights:
+        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), "small")
+    elif pack:
+        pack_linears(model, lambda: model(input_ids=few, use_cache=False))
+    return model
+
+
+def has_own() -> bool:
+    linear = torch.nn.Linear(32, 32).bfloat16().requires_grad_(False)
+    return PackedLinear(linear).own is not None
+
+
+needs_own = pytest.mark.skipif(not has_own(), reason="needs a processor with AVX512-BF16")
+pytestmark = needs_compiler
+
+
+def stepped(engine: Engine) -> list[torch.Tensor]:
+    """Last hidden states of ragged texts with a fork, token by token, all rows side by side."""
+    engine.pool.clear()
+    texts = [text[:9] + text for text in some_texts()[:5]]
+    starts = [text[:4] for text in texts]
+    opened, _ = engine.open(list(dict.fromkeys(starts)))
+    slots = [opened.pop(s) if s in opened else engine.seat([s])[0] for s in starts]
+    states: list[list[torch.Tensor]] = [[] for _ in texts]
+    for t in range(4, max(map(len, texts))):
+        rows = [i for i, text in enumerate(texts) if t < len(text)]
+        found = engine.step([slots[i] for i in rows], [texts[i][: t + 1] for i in rows])
+        for i, state in zip(rows, found, strict=True):
+            states[i].append(state.float())
+    for slot, text in zip(slots, texts, strict=True):
+        engine.close(slot, text)
+    return [torch.stack(row) for row in states]
+
+
+def off(states: list[torch.Tensor], model) -> float:
+    """The largest error against float32, as a part of the state."""
+    exact = tf.AutoModelForCausalLM.from_config(model.config).eval().float()
+    plain = {name: value.float() for name, value in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if hasattr(module, "in_features"):
+            plain[f"{name}.weight"] = module.weight.float()
+            if module.bias is not None:
+                plain[f"{name}.bias"] = module.bias.float()
+    kept = exact.state_dict()
+    exact.load_state_dict({name: plain[name] for name in kept})
+    worst = 0.0
+    for row, text in zip(states, some_texts()[:5], strict=True):
+        ids = torch.tensor([text[:9] + text])
+        with torch.inference_mode():
+            whole = exact.model(input_ids=ids, use_cache=False).last_hidden_state[0, 4:]
+        worst = max(worst, float(((row - whole).norm(dim=1) / whole.norm(dim=1)).max()))
+    return worst
+
+
+@needs_own
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_as_close_to_float32_as_the_models_own(kind):
+    model = small(KINDS[kind]())
+    engine = Engine(model, name="small", capacity=1 << 22)
+    step = engine.runner.whole
+    assert step is not None
+    assert engine.sharing.able  # on trunks, too
+    with torch.inference_mode():
+        ours = stepped(engine)
+        engine.runner.whole = None
+        plain = stepped(engine)
+    assert any(not torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert off(ours, model) < 1.3 * off(plain, model) + 2e-3
+    assert off(plain, model) < 0.05
+
+
+@torch.inference_mode()
+def test_weights_of_eight_bits_make_whole_steps_everywhere():
+    model = small(tf.LlamaConfig(**{**SMALL, "head_dim": 16}), weights="int8")
+    engine = Engine(model, name="small@int8", capacity=1 << 22)
+    assert engine.runner.whole is not None
+    assert off(stepped(engine), model) < 0.05
+
+
+@needs_own
+@torch.inference_mode()
+def test_many_rows_and_layers_with_hooks_run_as_they_are(monkeypatch):
+    model = small(KINDS["Llama"]())
+    engine = Engine(model, name="small", capacity=1 << 22)
+    step, called = engine.runner.whole, []
+    assert step is not None
+    monkeypatch.setattr(step, "_most", 2)
+    assert (step.takes(2), step.takes(3)) == (True, False)
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
+    assert not step.takes(1)
+    text = some_texts()[0]
+    slot = engine.seat([text[:4]])[0]
+    engine.step([slot], [text[:5]])
+    assert called
+    hook.remove()
+    called.clear()
+    engine.step([slot], [text[:6]])
+    assert step.takes(1)
+    assert not called
+
+
+@needs_own
+@torch.inference_mode()
+def test_a_program_that_disagrees_is_left_out(monkeypatch):
+    run = WholeStep.__call__
+    monkeypatch.setattr(WholeStep, "__call__", lambda self, *given: 1.5 * run(self, *given))
+    model = small(KINDS["Llama"]())
+    engine = Engine(model, name="small", capacity=1 << 22)
+    assert engine.runner.whole is None
+    assert off(stepped(engine), model) < 0.05
+
+
+def test_only_what_is_known_has_a_program():
+    changed = small(KINDS["Llama"]())
+    changed.model.layers[0].mlp.forward = changed.model.layers[0].mlp.forward
+    for model in (
+        small(KINDS["Llama"](), pack=False),
+        small(KINDS["Llama"](), dtype=torch.float32),
+        small(tf.LlamaConfig(**SMALL, hidden_act="gelu")),
+        small(tf.GraniteConfig(**SMALL)),
+        changed,
+    ):
+        assert Engine(model, name="small", capacity=1 << 20).runner.whole is None

@@ -25,6 +25,7 @@ from engines import (
     some_texts,
 )
 from scipy.stats import chisquare
+from test_several_adapters import Trio
 
 import ppl
 from ppl.errors import ProgramError, UnsupportedModelError
@@ -488,6 +489,20 @@ def test_eight_bit_keys_are_no_hindrance(monkeypatch):
     truth = drawn_by(plain, mixed(plain))
     poisoned(monkeypatch, truth)
     assert list(drawn_by(lm, mixed(lm)).values()) == list(truth.values())
+
+
+def test_rows_with_adapters_beside_the_weights_guess_for_themselves(tmp_path, monkeypatch):
+    trio = Trio(random_model(FAMILIES["Llama"]()), tmp_path, drafts=ALWAYS)
+    asked = [(which, text) for which in ("one", "alone", "two") for text in some_texts()[:3]]
+    requests = [request(trio.models[w], t, i, max_tokens=12) for i, (w, t) in enumerate(asked)]
+    base = trio.models["alone"]
+    truth = drawn_by(base, requests)
+    base.engine.pool.clear()
+    poisoned(monkeypatch, truth)
+    for (which, text), draw in zip(asked, base.sample_batch(requests), strict=True):
+        exact = trio.exact(which, text, draw.value.tokens)
+        assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    assert base.drafts.tokens_accepted > 20
 
 
 def test_searches_give_what_they_give_without():

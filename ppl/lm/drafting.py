@@ -414,14 +414,19 @@ class DraftSession(Session):
         drafting.switch.timed(size, time.perf_counter() - (asked if small else started))
 
     def _draw(
-        self, rows: Sequence[Row], logits: Sequence[Tensor], used: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[Row],
+        logits: Sequence[Tensor] | Tensor,
+        used: Sequence[Sequence[int]],
     ) -> None:
         """Draws for each row from its logits `[T, V]` as long as its guesses `[T - 1]` are what was
         drawn."""
         depth, alive = 0, list(range(len(rows)))
         while alive:
-            whole = isinstance(logits, Tensor) and len(alive) == len(rows)
-            some = logits[:, depth] if whole else torch.stack([logits[i][depth] for i in alive])  # type: ignore[call-overload]
+            if isinstance(logits, Tensor) and len(alive) == len(rows):
+                some = logits[:, depth]
+            else:
+                some = torch.stack([logits[i][depth] for i in alive])
             alive = [
                 alive[at]
                 for at, token in self._draw_one([rows[i] for i in alive], some)

@@ -18,6 +18,7 @@ from ppl.lm.engine.runs import Slot, Tokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D", bound="EngineDecoder")
 
 
 @dataclass(slots=True)
@@ -34,12 +35,12 @@ class Stem:
 
 
 def whole(
-    method: Callable[Concatenate[EngineDecoder, P], R],
-) -> Callable[Concatenate[EngineDecoder, P], R]:
+    method: Callable[Concatenate[D, P], R],
+) -> Callable[Concatenate[D, P], R]:
     """One thread at a time; and if the method raises, no row is left and every slot is free."""
 
     @functools.wraps(method)
-    def run(self: EngineDecoder, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before = self._stems
         with self._engine.lock, torch.inference_mode():
             try:

@@ -69,7 +69,7 @@ class DraftDecoder(EngineDecoder):
     @whole
     def ahead(
         self, keep: Sequence[int], tokens: Sequence[int], guesses: Sequence[Tokens]
-    ) -> tuple[Sequence[Tensor], list[Tokens]]:
+    ) -> tuple[Sequence[Tensor] | Tensor, list[Tokens]]:
         """Drops all active rows but `keep`, appends to each its token and, behind it, guesses, in
         one pass. `settle` has to follow.
 
@@ -86,13 +86,13 @@ class DraftDecoder(EngineDecoder):
                 blocks[stem, token] = (token, *self._worth(self._stems[stem], token, guess))
         used = [blocks[self._stem_of[r], t] for r, t in zip(keep, tokens, strict=True)]
         if any(len(block) > 1 for block in used):
-            logits: Sequence[Tensor] = self.extend(keep, used)
+            logits: Sequence[Tensor] | Tensor = self.extend(keep, used)
         else:
             self.advance(keep, tokens)
             logits = self.logits[:, None]
         self._guessed = [0] * len(self._stems)
-        for stem, block in zip(self._stem_of, used, strict=True):
-            self._guessed[stem] = len(block) - 1
+        for number, block in zip(self._stem_of, used, strict=True):
+            self._guessed[number] = len(block) - 1
         self._counts.tokens_drafted += sum(self._guessed)
         return logits, [block[1:] for block in used]
 
@@ -110,8 +110,8 @@ class DraftDecoder(EngineDecoder):
         """
         old, was, pool = self._stems, self._stem_of, self._engine.pool
         longest = [0] * len(old)
-        for stem, length in zip(was, lengths, strict=True):
-            longest[stem] = max(longest[stem], length)
+        for number, length in zip(was, lengths, strict=True):
+            longest[number] = max(longest[number], length)
         for stem, length, guessed in zip(old, longest, self._guessed, strict=True):
             self._counts.tokens_accepted += max(0, length - (len(stem.text) - guessed))
             if length < len(stem.text):
@@ -131,7 +131,7 @@ class DraftDecoder(EngineDecoder):
                     pool.insert(stem.text, stem.slot)
                 self._stems.append(Stem(stem.text[:length], None))
         for stem in old:
-            if all(stem is not other for other in self._stems):
+            if all(stem is not kept_one for kept_one in self._stems):
                 self._close(stem)
         self._guessed = [0] * len(self._stems)
         self._logits = self._logits[:0]

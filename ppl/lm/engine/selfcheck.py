@@ -54,14 +54,11 @@ def checked(engine: Checked) -> None:
     Raises:
         UnsupportedModelError: in no way that is exact.
     """
+    # Without steps that are one program first: those of many rows run so, and compiled ones.
+    whole, engine.runner.whole = engine.runner.whole, None
     try:
         _compare(engine)
     except UnsupportedModelError:
-        if engine.runner.whole is not None:
-            engine.runner.whole = None
-            _forget(engine)
-            checked(engine)
-            return
         if not engine.resumes:
             raise
         # Some read several tokens as if nothing were before them: then one at a time.
@@ -70,6 +67,22 @@ def checked(engine: Checked) -> None:
         _compare(engine)
     if engine.sharing.able:
         engine.sharing.able = _stands(engine)
+    if whole is not None:
+        _forget(engine)
+        engine.runner.whole = whole
+        if not _runs_whole(engine):
+            engine.runner.whole = None
+            _forget(engine)
+
+
+def _runs_whole(engine: Checked) -> bool:
+    """Whether steps that are one program give what the model gives. Where they do not, they are
+    made as others are."""
+    try:
+        _compare(engine)
+    except UnsupportedModelError:
+        return False
+    return _stands(engine) if engine.sharing.able else True
 
 
 def _compare(engine: Checked) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_NEXT, refuse_unknown
-from ppl.language.randomness import uniforms
+from ppl.language.randomness import Uniforms
 from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
@@ -291,7 +291,7 @@ class Session:
         self.joined = 0
         self._decoder = self.model.decoder()
         self._rows: list[Row] = []  # in the decoder's order
-        self._keys = np.zeros(0, dtype=np.uint64)
+        self._uniforms = Uniforms([], [])  # of the rows' next tokens
         self._waiting: deque[Row] = deque()
         self._tickets = 0
 
@@ -331,7 +331,7 @@ class Session:
             # Rows given up stay in the decoder until it advances; they draw nothing.
             logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
             drawing = [rows[j] for j in keep]
-            tokens, log_probs = _draw_tokens(logits, drawing, self._keys[keep])
+            tokens, log_probs = _draw_tokens(logits, drawing, self._uniforms.next()[keep])
             for i, (j, token, log_prob) in enumerate(zip(keep, tokens, log_probs, strict=True)):
                 if rows[j].request.law and not rows[j].new:
                     rows[j].law = logits[i].clone()  # the decoder may write there again
@@ -364,7 +364,8 @@ class Session:
         keep = keep[:most]
         self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
         if len(keep) < len(self._rows):
-            self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+            self._rows = [self._rows[j] for j in keep]
+            self._uniforms.keep(keep)
 
     def _join(self) -> None:
         """Lets waiting requests in, first come first served, as far as memory goes."""
@@ -374,8 +375,8 @@ class Session:
             ledgers = [None if row.new else row.request.ledger for row in joining]
             self._decoder.join([row.text for row in joining], ledgers)
             self._rows = self._rows + joining
-            keys = np.array([row.request.key for row in joining], dtype=np.uint64)
-            self._keys = np.concatenate([self._keys, keys])
+            keys, drawn = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
+            self._uniforms = Uniforms(keys, drawn)
             self.joined = max(self.joined, len(self._rows))
 
     def _room(self) -> int:
@@ -410,14 +411,13 @@ def _admit(rows: Sequence[Row]) -> set[Account]:
 
 
 def _draw_tokens(
-    logits: Tensor, rows: Sequence[Row], keys: NDArray[np.uint64]
+    logits: Tensor, rows: Sequence[Row], uniforms: NDArray[np.float64]
 ) -> tuple[list[int], list[float]]:
     """A token for each row, and its log-probability."""
     size = logits.shape[-1]
     allowed = [_allowed(row, row.request.spec, size) for row in rows]
-    positions = np.array([len(row.new) for row in rows])
     warps = [row.request.spec.warp for row in rows]
-    tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms(keys, positions))
+    tokens, log_probs = sampling.draw(logits, warps, allowed, uniforms)
     for row, log_prob in zip(rows, log_probs, strict=True):
         if not math.isfinite(log_prob):
             raise WeightError(

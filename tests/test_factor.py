@@ -53,7 +53,10 @@ def test_a_factor_is_the_unit_that_pyro_would_make(number):
     for sampled in (made.sample((3,)), made.rsample((3,))):
         assert sampled.shape == plain["fn"].sample((3,)).shape
         assert made.log_prob(sampled).tolist() == plain["fn"].log_prob(sampled).tolist()
-    assert made.expand((2,)).log_prob(torch.empty(2, 0)).tolist() == [float(torch.as_tensor(number))] * 2
+    assert (
+        made.expand((2,)).log_prob(torch.empty(2, 0)).tolist()
+        == [float(torch.as_tensor(number))] * 2
+    )
 
 
 def test_only_numbers_in_particles_are_made_light():

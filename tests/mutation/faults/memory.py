@@ -18,7 +18,7 @@ STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
 
 FAULTS = [
     # The prefix tree.
-    Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
+    Fault(RUNS, "!= b[: i + 1])", "!= b[: i + 1]) + 1", ANY),
     Fault(
         PREFIX,
         "states[max(start - edge.start, 0) :]",

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ppl.language.randomness import generator, key, uniforms
+from ppl.language.randomness import Uniforms, generator, key, uniforms
 from ppl.lm.masks import as_mask
 from ppl.lm.sampling import Warp, draw, inverse_cdf, warped_log_probs
 
@@ -225,6 +225,23 @@ def test_uniforms_are_splitmix64():
     zero = np.zeros(1, dtype=np.uint64)
     for position, output in enumerate(outputs):
         assert uniforms(zero, position)[0] == ((output >> 12) + 0.5) * 2.0**-52
+
+
+def test_rows_side_by_side_get_the_uniforms_of_their_own_positions():
+    keys, begun = [7, 2**64 - 1, 123456789, 5], [0, 3, 100, 0]
+    running = Uniforms(keys, begun)
+    rows = [0, 1, 2, 3]
+    for step in range(21):  # past what is made at once, twice
+        if step in (5, 13):
+            running.keep([0, 2] if step == 5 else [1])
+            rows = [rows[0], rows[2]] if step == 5 else [rows[1]]
+        expected = [
+            float(uniforms(np.array([keys[row]], dtype=np.uint64), begun[row] + step)[0])
+            for row in rows
+        ]
+        assert running.next().tolist() == expected
+    running.keep([])
+    assert running.next().shape == (0,)
 
 
 def test_uniforms_are_uniform_reproducible_and_distinct():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 
 from ppl.language.cost import Account
-from ppl.language.text import Text
+from ppl.language.text import Continuation, Text
 
 Kind = Literal["choice", "observed", "twist", "deterministic"]
 """A choice is replayed; an observation's weight is; a deterministic value is neither."""
@@ -57,6 +57,10 @@ class Visit(Protocol):
         """A key of `parts` that all have who set out together from one checkpoint, and the place of
         this one among them, from 0: for draws that share out what there is. Where draws have to be
         independent, everybody is alone."""
+        ...
+
+    def wrote(self, text: Text, value: Continuation) -> None:
+        """`text` is now `text + value`: a language model has extended it."""
         ...
 
     def ask(self, request: Any) -> Any:

@@ -274,10 +274,12 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     has_rsample = False
     keeps = False  # whether the law of the first token is wanted with every draw
     logits: Tensor | None = None
+    # All that torch's constructor would set of every object, for as long as all else takes here.
+    _batch_shape = _event_shape = torch.Size()
+    _validate_args = False
 
     def __init__(self, model: LanguageModel, text: Text, spec: Spec) -> None:
         self.model, self.text, self.spec = model, text, spec
-        super().__init__(validate_args=False)
 
     def respecified(self, spec: Spec) -> LMDistribution:
         """The same law with other settings."""
@@ -354,7 +356,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
 
     def passed(self, visit: Visit, entry: Entry) -> None:
         """The visitor's text is now this one with the value at its end."""
-        visit.text = self.text + entry.value
+        visit.wrote(self.text, entry.value)
 
     def support(self) -> list[tuple[Any, float]]:
         """Every continuation with its log-probability; only a `TableLM` can."""

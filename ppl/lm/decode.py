@@ -18,7 +18,7 @@ from torch import Tensor
 from ppl.errors import PPLError, StepNeverEndedError, WeightError
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_NEXT, refuse_unknown
-from ppl.language.randomness import uniforms
+from ppl.language.randomness import Uniforms
 from ppl.language.text import Continuation, Text
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
@@ -304,7 +304,7 @@ class Session(Member):
         self.joined = 0
         self._decoder = self.model.decoder()
         self._rows: list[Row] = []  # in the decoder's order
-        self._keys = np.zeros(0, dtype=np.uint64)
+        self._uniforms = Uniforms([], [])  # of the rows' next tokens
         self._waiting: deque[Row] = deque()
         self._tickets = 0
         self._company = self.model.company or Company(contextlib.nullcontext())
@@ -348,7 +348,7 @@ class Session(Member):
             logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
             drawing = [rows[j] for j in keep]
             masks = [_allowed(row, row.request.spec, logits.shape[-1]) for row in drawing]
-            numbers = uniforms(self._keys[keep], np.array([len(row.new) for row in drawing]))
+            numbers = self._uniforms.next()[keep]
             tokens, log_probs = _draw_tokens(logits, drawing, masks, numbers)
             for i, (j, token, log_prob) in enumerate(zip(keep, tokens, log_probs, strict=True)):
                 if rows[j].request.law and not rows[j].new:
@@ -380,7 +380,8 @@ class Session(Member):
             keep = keep[:most]
             self._decoder.advance(keep, [self._rows[j].new[-1] for j in keep])
             if len(keep) < len(self._rows):
-                self._rows, self._keys = [self._rows[j] for j in keep], self._keys[keep]
+                self._rows = [self._rows[j] for j in keep]
+                self._uniforms.keep(keep)
             self.held = self._rows
 
     def _join(self) -> None:
@@ -396,8 +397,8 @@ class Session(Member):
             ledgers = [None if row.new else row.request.ledger for row in joining]
             self._decoder.join([row.text for row in joining], ledgers)
             self._rows = self.held = self._rows + joining
-            keys = np.array([row.request.key for row in joining], dtype=np.uint64)
-            self._keys = np.concatenate([self._keys, keys])
+            keys, drawn = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
+            self._uniforms = Uniforms(keys, drawn)
             self.joined = max(self.joined, len(self._rows))
 
 

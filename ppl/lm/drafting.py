@@ -379,7 +379,7 @@ class DraftSession(Session):
             if not goes and not row.unwanted
         ]
         if len(keep) < len(self._rows):
-            self._rows, self._keys = [self._rows[i] for i in keep], self._keys[keep]
+            self._rows = [self._rows[i] for i in keep]
             with self._company.lock:
                 kept = set(self._rows)
                 self.held = [row for row in self.held if row in kept]
@@ -398,7 +398,7 @@ class DraftSession(Session):
             if not self._company.fits(self, self.model, len(rows), longest):
                 most = self._company.staying(self, self.model, rows)
                 self._waiting.extendleft(reversed(rows[most:]))
-                self._rows, self._keys = rows[:most], self._keys[:most]
+                self._rows = rows[:most]
                 rows, aheads, guesses = self._rows, aheads[:most], [()] * most
             last_ones = [row.new[-1] for row in rows]
             logits, used = self._decoder.ahead(list(range(len(rows))), last_ones, guesses)

@@ -27,7 +27,7 @@ from ppl.errors import PPLError, ProgramError, VerifierError
 from ppl.language.cost import Account, share_seconds
 from ppl.language.errand import Errand
 from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest
-from ppl.lm.running import RunningBatch
+from ppl.lm.running import Drawn, RunningBatch
 from ppl.runtime.branches import Several
 from ppl.runtime.turns import Seat
 from ppl.runtime.verdict import JudgeRequest, Scorer
@@ -151,18 +151,17 @@ class Batches:
         if any(isinstance(w[2], Several) or isinstance(w[1], tuple) for w in asked):
             asked = [part for waiting in asked for part in _parts(waiting)]
         _stop_the_broke([w for w in asked if _runs(w[2])])
-        for group, index, request in asked:
+        going = [(g, i, _billed(request)) for g, i, request in asked if g.failure is None]
+        _book_calls([request for _, _, request in going if _runs(request)])
+        for group, index, request in going:
             if group.failure is not None:
                 continue
-            if not _runs(request):
-                if isinstance(request, Errand):
-                    self._send((group, index, request))
-                    continue
-                self._held.append((group, index, _billed(request)))
-                continue
-            request = _billed(request)
-            _book_call(request)
-            self._submit(group, index, request)
+            if _runs(request):
+                self._submit(group, index, request)
+            elif isinstance(request, Errand):
+                self._send((group, index, request))
+            else:
+                self._held.append((group, index, request))
 
     def _send(self, waiting: Waiting) -> None:
         """Begins an errand."""
@@ -238,11 +237,14 @@ class Batches:
         started = time.perf_counter()
         session, payers = running.session, [r.ledger for _, _, r in running.rows.values()]
         remote = hasattr(session, "in_flight")
+        ended: list[Account | None] = []
         try:
             answers = session.step(0.0) if remote else session.step()  # type: ignore[call-arg]
             for ticket, drawn in answers.items():
                 waiting = running.rows.get(ticket)
                 if waiting is not None:  # else it was given up in this very step
+                    if isinstance(drawn, Drawn):
+                        ended.append(waiting[2].ledger)
                     self._deliver(key[0], waiting, drawn)
                     del running.rows[ticket]
         except BaseException as error:
@@ -251,18 +253,17 @@ class Batches:
                 raise
             return True
         finally:
+            _book(ended, "draws")
             share_seconds(time.perf_counter() - started, payers)
         return bool(answers) or not remote
 
     def _deliver(self, model: LanguageModel, waiting: Waiting, drawn: Any) -> None:
-        group, index, request = waiting
+        group, index, _ = waiting
         if drawn is None:
             group.fail(BudgetExhausted())
         elif isinstance(drawn, Exception):
             group.fail(_error_of(model, [waiting], drawn))
         else:
-            if request.ledger is not None and isinstance(request, ContinueRequest):
-                request.ledger.add(draws=1)
             group.reply(index, drawn)
 
     def _broken(self, key: _Key, error: BaseException) -> None:
@@ -296,8 +297,7 @@ class Batches:
         try:
             for (model, kind, own), entries in batches.items():
                 if own is not None and own is entries[0][0]:
-                    for _, _, request in entries:
-                        _book_call(request)
+                    _book_calls([request for _, _, request in entries])
                     self._judge(model, entries[0][0], entries)
                 else:
                     self._batch(model, kind, entries)
@@ -331,9 +331,9 @@ class Batches:
             for group, _, _ in entries:
                 group.fail(error)
             return
-        for (group, index, request), answer in zip(entries, answers, strict=True):
-            _book_call(request)
+        for (group, index, _), answer in zip(entries, answers, strict=True):
             group.reply(index, answer)
+        _book_calls(requests)
         share_seconds(time.perf_counter() - started, (r.ledger for r in requests))
 
     def bill_waiting(self, seconds: float) -> None:
@@ -461,8 +461,10 @@ def _owner(request: ContinueRequest | ScoreRequest | JudgeRequest) -> Any:
 def _billed(request: Any) -> Any:
     """The request with its account open at the page of who answers."""
     account: Account | None = request.ledger
+    if account is None or isinstance(request, Errand):
+        return request
     model = _owner(request)
-    if account is None or account.model is model:
+    if account.model is model:
         return request
     if type(request) is ContinueRequest:  # the frequent kind; `replace` takes a few microseconds
         r = request
@@ -470,9 +472,14 @@ def _billed(request: Any) -> Any:
     return replace(request, ledger=account.of(model))
 
 
-def _book_call(request: Request) -> None:
-    if request.ledger is not None:
-        if isinstance(request, JudgeRequest):
-            request.ledger.add(verifier_calls=1)
-        else:
-            request.ledger.add(lm_calls=1)
+def _book_calls(requests: Sequence[Request]) -> None:
+    """Books a call for each of some requests, which are all judgements or none is."""
+    judgements = bool(requests) and isinstance(requests[0], JudgeRequest)
+    _book([r.ledger for r in requests], "verifier_calls" if judgements else "lm_calls")
+
+
+def _book(ledgers: Sequence[Account | None], what: str) -> None:
+    """Books one of something to each of the accounts, as often as it is named."""
+    for ledger, count in Counter(ledgers).items():
+        if ledger is not None:
+            ledger.add(**{what: count})

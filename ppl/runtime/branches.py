@@ -33,7 +33,7 @@ _OWN = (
     "records",
     "at_checkpoint",
     "site",
-    "text",
+    "_written",
     "provisional",
 )
 
@@ -62,12 +62,12 @@ class _Branch:
     """One branch: a coroutine, and what of the particle's state is its own."""
 
     def __init__(self, particle: Any, prefix: str, function: Callable[[], Any]) -> None:
+        self.text, self.said = particle.text, particle.provisional
         self.state = {name: getattr(particle, name) for name in _OWN}
         start = particle.prefix + prefix
         mine = [r for r in particle._replay[particle._position :] if r.name.startswith(start)]
         self.state |= {"_replay": mine, "_position": 0, "_numbers": {}, "records": []}
         self.state["prefix"] = start
-        self.text, self.said = particle.text, particle.provisional
         self.waits = self.over = False
         self.dead_at: str | None = None
         self.result: Any = None
@@ -167,8 +167,8 @@ class _Branches:
             state = branch.state
             particle.records += state["records"]
             state["records"] = []
-            if state["text"] is not branch.text:
-                branch.text = particle.text = state["text"]
+            if state["_written"] is not branch.text:
+                branch.text = particle._written = state["_written"]
             if state["provisional"] is not branch.said:
                 branch.said = particle.provisional = state["provisional"]
             particle.at_checkpoint = particle.at_checkpoint or state["at_checkpoint"]

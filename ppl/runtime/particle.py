@@ -20,6 +20,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from pyro.distributions.distribution import COERCIONS
 from pyro.poutine.messenger import Messenger
 
 from ppl.errors import (
@@ -35,10 +36,11 @@ from ppl.language.errand import Errand
 from ppl.language.primitives import in_order
 from ppl.language.randomness import key
 from ppl.language.site import Draw, Site
-from ppl.language.text import Text
+from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, LMDistribution, ScoreRequest
 from ppl.runtime.branches import Several, run_branches
 from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
+from ppl.runtime.factor import light
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
 from ppl.runtime.record import Record, decides, fingerprint, site_log_prob
@@ -73,6 +75,8 @@ class Segment:
 
 DRAWN = Segment()
 
+COERCIONS.append(light)  # Pyro asks it before it makes a distribution
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -98,6 +102,8 @@ class Particle(Messenger):  # type: ignore[misc]
         first: `identity` of the first of those who set out together from one node.
     """
 
+    light_factors = True  # see `ppl.runtime.factor`
+
     def __init__(
         self,
         task: Task,
@@ -118,7 +124,7 @@ class Particle(Messenger):  # type: ignore[misc]
         self._values: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self.prefix = ""  # of sites, in the branch that runs
-        self.text: Text | None = None
+        self._written: Text | tuple[Text, Continuation] | None = None
         self.provisional: tuple[Any, ...] = ()  # what `ppl.answer` said last, if anything
         self._model = Coroutine(self._run, self)
         self._guide: Guide | None = None
@@ -191,6 +197,23 @@ class Particle(Messenger):  # type: ignore[misc]
     def label(self) -> str:
         """Who and where, for messages."""
         return f"{self.site} of particle {self.identity}"
+
+    @property
+    def text(self) -> Text | None:
+        """What a language model last extended; put together when somebody looks at it, as most of
+        what is written, and all of what is replayed, is soon extended again."""
+        if isinstance(self._written, tuple):
+            text, value = self._written
+            self._written = text + value
+        return self._written
+
+    @text.setter
+    def text(self, text: Text | None) -> None:
+        self._written = text
+
+    def wrote(self, text: Text, value: Continuation) -> None:
+        """See `ppl.language.site.Visit`."""
+        self._written = text, value
 
     @property
     def greedy(self) -> bool:

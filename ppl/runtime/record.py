@@ -108,7 +108,7 @@ def fingerprint(distribution: Any) -> tuple[object, ...]:
     for name in _held(kind, tuple(getattr(distribution, "arg_constraints", ()))):
         value = distribution.__dict__.get(name)
         if isinstance(value, torch.Tensor):
-            parts.append((name, tuple(value.shape), _content(value)))
+            parts.append((name, tuple(value.shape), content(value)))
     base = getattr(distribution, "base_dist", None)
     if base is not None:
         parts.append(fingerprint(base))
@@ -123,7 +123,8 @@ def _held(kind: type, parameters: tuple[str, ...]) -> tuple[str, ...]:
     return (*sorted(plain), "_param")
 
 
-def _content(value: torch.Tensor) -> bytes:
+def content(value: torch.Tensor) -> bytes:
+    """The bytes of a tensor's numbers."""
     try:
         return bytes(value.numpy(force=True).tobytes())
     except TypeError:  # numpy has no such type: bfloat16, float8
@@ -149,5 +150,5 @@ def site_log_prob(
         return float(factor.sum() if factor.ndim else factor)
     log_prob = fn.log_prob(value, *args, **(kwargs or {}))
     if plain:
-        return float(log_prob.sum())
+        return float(log_prob.sum() if log_prob.ndim else log_prob)
     return float(scale_and_mask(log_prob, scale, mask).sum())

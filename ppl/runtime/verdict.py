@@ -298,6 +298,9 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
     has_rsample = False
+    # All that torch's constructor would set of every object.
+    _batch_shape = _event_shape = torch.Size()
+    _validate_args = False
 
     def __init__(self, verifier: Verifier, text: Text) -> None:
         self.verifier, self.text = verifier, text
@@ -309,7 +312,6 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         self._drawn = False
         self._run = _run.get()
         self._along(text).append(self)
-        super().__init__(validate_args=False)
 
     def request(self, label: str, ledger: Account | None, key: int = 0) -> JudgeRequest:
         """What has to be asked to know this verdict.

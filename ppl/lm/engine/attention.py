@@ -18,6 +18,7 @@ import contextlib
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -32,6 +33,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ppl.lm.engine.layout import Heads
 from ppl.lm.engine.prefill import Filling
 from ppl.lm.engine.reach import Reach, fitted, ragged_bias, ragged_mask, reaching
+from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.trunk import Mean, Standing, attended, together
 
 NAME = "ppl_grouped"
@@ -428,14 +430,13 @@ AttentionInterface.register(OWN, own_attention)
 AttentionMaskInterface.register(OWN, ragged_bias)
 
 
-@contextlib.contextmanager
 def grouped(
-    config: Any,
+    attention: Attention,
     spans: list[Span] | None,
     how: str | None = NAME,
     standing: Standing | None = None,
     filling: Filling | None = None,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Lets a model attend in a form of ours, and only meanwhile.
 
     Args:
@@ -444,22 +445,19 @@ def grouped(
         filling: which rows get how many tokens.
     """
     if how is None:
-        yield
-        return
-    running = _Pass(spans, config._attn_implementation, standing=standing, filling=filling)
-    with _attending(config, how, running):
-        yield
+        return contextlib.nullcontext()
+    running = _Pass(spans, attention.name, standing=standing, filling=filling)
+    return _attending(attention, how, running)
 
 
 @contextlib.contextmanager
-def _attending(config: Any, how: str, running: _Pass) -> Iterator[None]:
-    config._attn_implementation = how
+def _attending(attention: Attention, how: str, running: _Pass) -> Iterator[None]:
     token = _running.set(running)
     try:
-        yield
+        with attention.named(how):
+            yield
     finally:
         _running.reset(token)
-        config._attn_implementation = running.before
 
 
 def watched(base: nn.Module, config: Any, ids: Tensor, most: int) -> tuple[str | None, Looks]:
@@ -481,7 +479,7 @@ def watched(base: nn.Module, config: Any, ids: Tensor, most: int) -> tuple[str |
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     running = _Pass(None, before=before, seen={})
     try:
-        with _attending(config, how, running), reaching(positions) as asked:
+        with _attending(Attention(config), how, running), reaching(positions) as asked:
             base(input_ids=ids, position_ids=positions, use_cache=False)
     except torch.OutOfMemoryError:
         raise

@@ -18,6 +18,7 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -241,25 +242,26 @@ class Adapters:
             for row in idle:  # they compute for nobody: as the others, if these are alike
                 self._rows[row] = self._rows[where[0]]
 
-    @contextlib.contextmanager
-    def seated(self, width: int) -> Iterator[None]:
+    def seated(self, width: int) -> AbstractContextManager[None]:
         """Around the pass of the rows that were seated."""
         numbers, self._rows = self._rows, None
-        with self.running(numbers or [], width):
-            yield
+        return self.running(numbers or [], width)
 
-    @contextlib.contextmanager
-    def running(self, numbers: Sequence[int], width: int = 1) -> Iterator[None]:
+    def running(self, numbers: Sequence[int], width: int = 1) -> AbstractContextManager[None]:
         """Around what is computed for rows with these adapters."""
         alone = numbers[0] if numbers and len(set(numbers)) == 1 else None
         if alone == 0 or not numbers:
-            yield
-            return
-        token = _running.set(_Running(numbers, width, alone))
-        try:
-            yield
-        finally:
-            _running.reset(token)
+            return contextlib.nullcontext()
+        return _while(_Running(numbers, width, alone))
+
+
+@contextlib.contextmanager
+def _while(running: _Running) -> Iterator[None]:
+    token = _running.set(running)
+    try:
+        yield
+    finally:
+        _running.reset(token)
 
 
 def _sizes(layer: Any) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
 from ppl.lm.engine.kv import KV, as_kept
 from ppl.lm.engine.prefill import Packed
 from ppl.lm.engine.reach import Reach
+from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Place, Window
 from ppl.lm.engine.table import Table, table_of
 from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
@@ -321,7 +322,7 @@ class CompiledStep:
             options={"guard_filter_fn": _of_the_process},
             **({"recompile_limit": 1 << 20} if many else {}),
         )
-        self._config, self._keeps = config, keeps
+        self._attention, self._keeps = Attention(config), keeps
         weight = next(base.parameters())
         kinds = torch.float32, torch.bfloat16
         self.native = weight.device.type == "cpu" and weight.dtype in kinds
@@ -356,14 +357,12 @@ class CompiledStep:
         given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases
         for tensor in given:
             mark_unbacked(tensor, 0)  # any number of rows, one included
-        before = self._config._attn_implementation
-        self._config._attn_implementation = NAME
         token = _running.set(running)
         try:
-            states: Tensor = self._step(*given)
+            with self._attention.named(NAME):
+                states: Tensor = self._step(*given)
         finally:
             _running.reset(token)
-            self._config._attn_implementation = before
         return states
 
     def _about(

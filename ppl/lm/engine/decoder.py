@@ -15,6 +15,7 @@ from ppl.language.cost import Account
 from ppl.lm.engine.beside import number_of
 from ppl.lm.engine.engine import Engine, Payer
 from ppl.lm.engine.runs import Slot, Tokens
+from ppl.lm.engine.setting import inferring
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +43,7 @@ def whole(
     @functools.wraps(method)
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before = self._stems
-        with self._engine.lock, torch.inference_mode():
+        with self._engine.lock, inferring():
             try:
                 return method(self, *args, **kwargs)
             except BaseException:

@@ -25,6 +25,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
+from ppl.lm.engine.setting import inferring
 
 # Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
@@ -46,7 +47,7 @@ def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[E
 
     @functools.wraps(method)
     def run(self: Engine, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self.lock, torch.inference_mode():
+        with self.lock, inferring():
             before = self.slots.clock
             try:
                 return method(self, *args, **kwargs)
@@ -141,8 +142,7 @@ class Engine:
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
-        kept = self.sharing.able and keeps.cuts(self.context_length)
-        self._memory.slides = kept and not self.resumes
+        self._memory.slides = self.sharing.able and not self.resumes and keeps.cuts(most)
 
     @property
     def passes(self) -> int:

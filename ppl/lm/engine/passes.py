@@ -34,6 +34,7 @@ from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
+from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Place, Slots, Window
 from ppl.lm.engine.trunk import Standing, groups_of
 from ppl.lm.engine.whole import WholeStep, whole_step
@@ -98,6 +99,7 @@ class Passes:
         self._base, self._config, self._slots = base, config, slots
         self._vocabulary, self._name = vocabulary, name
         self.device, self.dtype = slots.device, slots.dtype
+        self._attention = Attention(config)
         self._bool_mask = config._attn_implementation in ("sdpa", "flex_attention")
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
@@ -419,7 +421,7 @@ class Passes:
         if standing is not None:
             standing.window = window
         beside = self.adapters.seated(inputs.shape[2])
-        with grouped(self._config, spans, self.how, standing, filling), beside:
+        with grouped(self._attention, spans, self.how, standing, filling), beside:
             return self._pass(ids, positions, window, standing)
 
     def _count(self, inputs: Tensor, real: int) -> None:
@@ -430,7 +432,7 @@ class Passes:
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""
         ids, positions, columns = inputs
-        with grouped(self._config, None, self.how):
+        with grouped(self._attention, None, self.how):
             return self._pass(ids, positions, self._slots.window(low, columns, visible), None)
 
     def _pass(
@@ -488,7 +490,7 @@ class Passes:
             states = self._base(**asked).last_hidden_state
             return states
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        with grouped(self._config, None, self.how), reaching(positions, keeps=self._keeps):
+        with grouped(self._attention, None, self.how), reaching(positions, keeps=self._keeps):
             states = self._base(position_ids=positions, **asked).last_hidden_state
         return states
 

@@ -9,6 +9,7 @@ on the same segments, their trunk, and have only the rest in their slots. The tr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -302,7 +303,7 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     size = min(len(a), len(b))
     if a[:size] == b[:size]:
         return size
-    return next(i for i in range(size) if a[i] != b[i])
+    return bisect_left(range(size), True, key=lambda i: a[: i + 1] != b[: i + 1])
 
 
 def independent(known: Mapping[Tokens, int]) -> list[Tokens]:

@@ -40,7 +40,7 @@ FAULTS = [
         f"{TOGETHER} -k to_and_fro",
     ),
     # The prefix tree.
-    Fault(RUNS, "if a[i] != b[i])", "if a[i] != b[i]) + 1", ANY),
+    Fault(RUNS, "!= b[: i + 1])", "!= b[: i + 1]) + 1", ANY),
     Fault(
         PREFIX,
         "states[max(start - edge.start, 0) :]",

@@ -122,7 +122,7 @@ FAULTS = [
     Fault(PARTICLE, "        site.repeat(self, record)\n", "", f"{LAW} -k forks"),
     Fault(
         RECORD,
-        "parts.append((name, tuple(value.shape), _content(value)))",
+        "parts.append((name, tuple(value.shape), content(value)))",
         "parts.append((name, tuple(value.shape)))",
         f"{ERRORS} -k change_on_replay",
     ),

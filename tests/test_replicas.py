@@ -34,6 +34,7 @@ from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.replica import Ask, Copy, addressed, opened
 from ppl.lm.sampling import Warp
 from ppl.runtime import replicas
+from ppl.runtime.link import Link
 from ppl.runtime.replicas import Replicas
 from ppl.searchers import SMC, BestOfN
 
@@ -297,7 +298,7 @@ def test_a_copy_whose_start_is_interrupted_is_not_waited_for(two, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(replicas._Link, "about", interrupted)
+        stopped.setattr(Link, "about", interrupted)
         with pytest.raises(KeyboardInterrupt):
             two.link(number)
     session = two.session()
@@ -450,7 +451,7 @@ def test_messages_are_lines():
 
 
 def test_a_tokenizer_that_cannot_be_sent_is_named():
-    link = object.__new__(replicas._Link)
+    link = object.__new__(Link)
     link.name, link.process = "replica 1 of 1 of own", types.SimpleNamespace()
     link.process.hear = lambda limit, doing: base64.b64encode(b"cnowhere_at_all\nTokenizer\n.")
     with pytest.raises(UnsupportedModelError, match=r"of own .*nowhere_at_all.*without replicas="):

@@ -16,7 +16,7 @@ from transformers import LlamaForTokenClassification
 import ppl
 from ppl.language.codec import Reader
 from ppl.lm.base import ContinueRequest, ScoreRequest
-from ppl.lm.decode import could_be_drawn
+from ppl.lm.row import could_be_drawn
 from ppl.lm.stopping import Stop
 from ppl.lm.tokenizer import HFCodec, without
 from ppl.verifiers import PRM, Grammar, Regex

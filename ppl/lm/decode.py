@@ -15,21 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import PPLError, StepNeverEndedError, WeightError
+from ppl.errors import PPLError, WeightError
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_NEXT, refuse_unknown
 from ppl.language.randomness import Uniforms
-from ppl.language.text import Continuation, Text
+from ppl.language.text import Text
 from ppl.lm import sampling
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec, Tokens
 from ppl.lm.company import Company, Member, gives_back
 from ppl.lm.masks import Allowed
 from ppl.lm.next import NextToken
+from ppl.lm.row import Row, could_be_drawn
 from ppl.lm.sampling import warped_log_probs
-from ppl.lm.stopping import Stop, misfit
-
-# Tokens that a step without max_tokens is planned with.
-_USUAL_STEP = 256
 
 _OF_ONE_TOKEN = ("temperature", "top_p", "top_k", "min_p", "allowed")
 
@@ -203,86 +200,6 @@ class PlainDecoder:
             return []
         # The last token of a continuation is not read: any will do.
         return list(self._model.logits_along(texts, [(*block, 0) for block in new], ledgers))
-
-
-class Row:
-    """One request on its way."""
-
-    __slots__ = (
-        "law",
-        "limit",
-        "log_prob",
-        "new",
-        "request",
-        "stop",
-        "ticket",
-        "under",
-        "unwanted",
-    )
-
-    def __init__(self, model: LanguageModel, request: ContinueRequest, ticket: int) -> None:
-        spec = request.spec
-        room = model.context_length - len(spec.tokens)
-        self.request, self.ticket = request, ticket
-        self.limit = room if spec.max_tokens is None else min(spec.max_tokens, room)
-        self.new: list[int] = []
-        self.log_prob = self.under = 0.0
-        self.unwanted = False
-        self.law: Tensor | None = None
-        self.stop = Stop(model.codec, spec.rule, spec.tokens, request.label)
-
-    @property
-    def tokens(self) -> Tokens:
-        """Prefix and what was drawn so far."""
-        return self.request.spec.tokens + tuple(self.new)
-
-    @property
-    def text(self) -> Tokens:
-        """These tokens as the decoder knows them."""
-        model: Any = self.request.model
-        text: Tokens = model.marked(self.tokens)
-        return text
-
-    @property
-    def length(self) -> int:
-        """Tokens of prefix and what was drawn so far."""
-        return len(self.request.spec.tokens) + len(self.new)
-
-    @property
-    def expected_length(self) -> int:
-        """Tokens that the row is expected to hold in the end; a guess where nothing limits it."""
-        new = self.limit if self.request.spec.max_tokens is not None else _USUAL_STEP
-        return len(self.request.spec.tokens) + max(min(new, self.limit), len(self.new) + 1)
-
-    def push(self, model: LanguageModel, token: int, log_prob: float) -> Drawn | None:
-        """Appends a token; returns the finished draw if the continuation ends here."""
-        self.new.append(token)
-        self.log_prob += log_prob
-        reason = self.stop.after(token)
-        if reason is None and log_prob == -math.inf:
-            reason = "length"  # nothing goes on from what cannot be drawn
-        if reason is None and len(self.new) == self.limit:
-            if self.request.spec.max_tokens is None:
-                raise StepNeverEndedError(
-                    f"{self.request.label}: the step did not end (until {self.request.spec.rule}) "
-                    f"before the context of {model.name} was full after {len(self.new)} new "
-                    "tokens; pass max_tokens= or another until="
-                )
-            reason = "length"
-        if reason is None:
-            return None
-        tokens = tuple(self.new)
-        said = model.codec.decode_after(tokens, self.request.spec.tokens)
-        value = Continuation(tokens, said, reason, model.codec.identity, model.kv)
-        return Drawn(value, self.log_prob, self._log_prob_under(model, value), self.law)
-
-    def _log_prob_under(self, model: LanguageModel, value: Continuation) -> float | None:
-        spec, other = self.request.spec, self.request.under
-        if other is None:
-            return None
-        same_steps = (spec.rule, spec.max_tokens) == (other.rule, other.max_tokens)
-        asked = ScoreRequest(model, other, value, self.request.label)
-        return self.under if same_steps or could_be_drawn(model, asked) else -math.inf
 
 
 class Session(Member):
@@ -494,10 +411,3 @@ def _log_prob(request: ScoreRequest, logits: Tensor) -> float:
     if math.isnan(total):
         raise WeightError(f"{request.label}: {request.value.text!r} has log-probability NaN")
     return total
-
-
-def could_be_drawn(model: LanguageModel, request: ScoreRequest) -> bool:
-    """True if a draw that chose these tokens would have stopped at the last and not before; or, for
-    the beginning of a step, not before the last."""
-    spec, value = request.spec, request.value
-    return misfit(model.codec, spec, model.context_length, value, request.label) is None

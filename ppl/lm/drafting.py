@@ -26,10 +26,11 @@ from ppl.language.randomness import uniforms
 from ppl.lm import sampling
 from ppl.lm.base import Drawn
 from ppl.lm.company import gives_back
-from ppl.lm.decode import LogitsModel, Row, Session, _admit, _allowed, _draw_tokens
+from ppl.lm.decode import LogitsModel, Session, _admit, _allowed, _draw_tokens
 from ppl.lm.drafts import HOPELESS, Drafts, Switch
 from ppl.lm.engine.drafts import DraftDecoder
 from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
+from ppl.lm.row import Row
 from ppl.lm.sampling import _PLAIN, Warp
 
 # Kinds of guesses of a model: how likely it found them, in tenths.

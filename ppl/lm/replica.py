@@ -25,8 +25,9 @@ from ppl.errors import PPLError, ProgramError
 from ppl.language.cost import Account
 from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec, Tokens
-from ppl.lm.decode import LogitsModel, Row, Session
+from ppl.lm.decode import LogitsModel, Session
 from ppl.lm.load import load
+from ppl.lm.row import Row
 
 _BOOKED = ("prompt_tokens", "reused_tokens", "lm_tokens", "scored_tokens")
 

@@ -9,10 +9,8 @@ asked again, once, what the other had not answered.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -31,119 +29,20 @@ from ppl.errors import PPLError, ProgramError, UnsupportedModelError, WorkerErro
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import Drawn, ScoreRequest, Spec, Tokens
-from ppl.lm.decode import LogitsModel, Row
+from ppl.lm.decode import LogitsModel
 from ppl.lm.load import runs_replicas
-from ppl.lm.replica import About, Answer, Ask, addressed, packed, unpacked
+from ppl.lm.replica import About, Answer, Ask, packed
+from ppl.lm.row import Row
 from ppl.lm.server.flight import Scoring, ServerSession
 from ppl.lm.server.prefixes import Prefixes
+from ppl.runtime.link import Link
 from ppl.runtime.process import forget_in_children
 from ppl.runtime.worker import Process, stop_all
 
-# Seconds that loading a model may take, and that is waited for anything else.
-_LOADING, _EVER = 1800.0, 1e9
 # Tokens of a block of what is known.
 _BLOCK = 16
 # A copy may have so much more than its share of the rows.
 _SLACK = 9 / 8
-
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from ppl.lm.replica import main; main()"
-
-
-class _Link:
-    """One worker process and what it was asked."""
-
-    def __init__(self, name: str, first: Any) -> None:
-        self.name = name
-        program = _PROGRAM.format(path=sys.path)
-        command = [sys.executable, "-P", "-W", "ignore", "-c", program]
-        self.process = Process(command, name, in_turn=False)
-        self.held = [self.process]
-        self._pending: dict[int, Future[Answer]] = {}
-        self._lock = threading.Lock()
-        self.process.tell(packed(first))
-
-    def about(self) -> About:
-        """What it says once its model is loaded. Raises what loading it raised."""
-        try:
-            said = unpacked(self.process.hear(_LOADING, "loading"))
-        except WorkerError as error:
-            raise WorkerError(f"{error}; {_remedy()}") from error
-        except Exception as error:  # tokenizers may have code of their own
-            raise UnsupportedModelError(
-                f"{self.name} tells of itself what cannot be read here ({type(error).__name__}: "
-                f"{error}); load the model without replicas="
-            ) from error
-        if isinstance(said, Exception):
-            self.process.stop()
-            raise said
-        assert isinstance(said, About)
-        threading.Thread(
-            target=_listen, args=(self.process, self._pending, self._lock), daemon=True
-        ).start()
-        return said
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return self.process.alive
-
-    def ask(self, kind: str, ticket: int, label: str, what: Any) -> Future[Answer]:
-        """Sends a request of somebody; its answer is to come."""
-        future: Future[Answer] = Future()
-        with self._lock:
-            self._pending[ticket] = future
-            try:
-                self.process.tell(addressed(kind, ticket, label, what))
-            except WorkerError as error:
-                del self._pending[ticket]
-                future.set_exception(WorkerError(f"{error}; {_remedy()}"))
-        return future
-
-    def fresh(self) -> None:
-        """Tells it to forget what it computed."""
-        with self._lock, contextlib.suppress(WorkerError):  # whoever listens says so
-            if self.alive:
-                self.process.tell(packed(("fresh", None)))
-
-    def leave(self, tickets: Collection[int]) -> None:
-        """Tells it that nobody waits for these: it answers with what it has."""
-        with self._lock:
-            still = [ticket for ticket in tickets if ticket in self._pending]
-            if still and self.alive:
-                try:
-                    self.process.tell(addressed("leave", 0, "", still))
-                except WorkerError:
-                    return  # whoever listens says so
-
-
-def _listen(process: Process, pending: dict[int, Future[Answer]], lock: threading.Lock) -> None:
-    """Hands answers out until the process ends; then all that it was asked fails."""
-    while True:
-        try:
-            answers = unpacked(process.hear(_EVER, "drawing"))
-        except WorkerError as error:
-            with lock:
-                lost = list(pending.values())
-                pending.clear()
-            for future in lost:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(WorkerError(f"{error}; {_remedy()}"))
-            return
-        with lock:
-            arrived = [(pending.pop(t), answer) for t, answer in answers.items() if t in pending]
-        for future, answer in arrived:
-            if future.set_running_or_notify_cancel():
-                if answer.error is None:
-                    future.set_result(answer)
-                else:
-                    future.set_exception(answer.error)
-
-
-def _remedy() -> str:
-    return (
-        "each replica holds the whole model and kv_bytes of its own: is there memory for all of "
-        "them? Load fewer replicas, or with a smaller kv_bytes=; the next request starts it anew"
-    )
 
 
 class Replicas(LogitsModel):
@@ -168,7 +67,7 @@ class Replicas(LogitsModel):
     def __init__(self, source: str | Path, devices: Sequence[str], **settings: Any) -> None:
         self._source, self._settings, self.devices = str(source), settings, tuple(devices)
         self._processors = _divided(self.devices)
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
         self._held: list[Process] = []
         self._starting, self._placing = threading.Lock(), threading.Lock()
         self._tickets = count(1)
@@ -205,7 +104,7 @@ class Replicas(LogitsModel):
         names = [f"replica {i + 1} of {len(self.devices)}" for i in range(len(self.devices))]
         try:
             for number, name in enumerate(names):
-                link = _Link(f"{name} of {self._source}", self._first(number))
+                link = Link(f"{name} of {self._source}", self._first(number))
                 self._links.append(link)
                 self._held.append(link.process)
             abouts = [link.about() for link in self._links]  # all of them, side by side
@@ -216,7 +115,7 @@ class Replicas(LogitsModel):
             warnings.warn(f"{self._source}: {said}", stacklevel=2)
         return abouts[0]
 
-    def link(self, number: int) -> _Link:
+    def link(self, number: int) -> Link:
         """The worker of a copy; a new one where it died."""
         with self._starting:
             if not self._links:  # in a forked child, or after `stop`
@@ -224,7 +123,7 @@ class Replicas(LogitsModel):
             if not self._links[number].alive:
                 with self._placing:
                     self._prefixes.forget(number)
-                fresh = _Link(self._links[number].name, self._first(number))
+                fresh = Link(self._links[number].name, self._first(number))
                 self._held[number] = fresh.process
                 try:
                     fresh.about()

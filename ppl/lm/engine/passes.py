@@ -30,13 +30,13 @@ from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
-from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
+from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, kept, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
 from ppl.lm.engine.setting import Attention
-from ppl.lm.engine.slots import Place, Slots, Window
-from ppl.lm.engine.trunk import Standing, groups_of
+from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.trunk import Standing, standing_on
 from ppl.lm.engine.whole import WholeStep, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations.
@@ -213,7 +213,7 @@ class Passes:
             self._check(text[slot.length :])
         run = blocks_of(self._slots, rows)
         self.adapters.seat(run.texts, range(most), most)
-        self._forward(run.inputs, run.window, most, run.spans, self._standing_on(run.trunks))
+        self._forward(run.inputs, run.window, most, run.spans, standing_on(run.trunks, self.device))
         for text, slot in rows:
             slot.length = len(text)
 
@@ -322,7 +322,8 @@ class Passes:
             inputs = torch.stack([torch.tensor(text[at:to]) & ID, where, where - base])[:, None]
             window = Window(self._slots.layout, kv, states, inputs[2].to(self.device), to - base)
             filling = self._filling([(0, at - base, to - at)], to - at)
-            self._forward(inputs, window, to - at, None, self._standing_on([job.trunk]), filling)
+            standing = standing_on([job.trunk], self.device)
+            self._forward(inputs, window, to - at, None, standing, filling)
 
     @property
     def _packs(self) -> bool:
@@ -339,7 +340,7 @@ class Passes:
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            run.keep(self.compiled.fill(run, lambda layer: _kept(places[layer])))
+            run.keep(self.compiled.fill(run, lambda layer: kept(places[layer])))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""
@@ -353,14 +354,7 @@ class Passes:
         trunks: list[Trunk] = [()] * rows
         for row, slot in zip(where, slots, strict=True):
             trunks[row] = slot.trunk
-        return self._standing_on(trunks)
-
-    def _standing_on(self, trunks: Sequence[Trunk]) -> Standing | None:
-        if not any(trunks):
-            return None
-        ends = [trunk[-1].stop if trunk else 0 for trunk in trunks]
-        bases = torch.tensor(ends, device=self.device)
-        return Standing(groups_of(trunks, self.device), bases, trunks)
+        return standing_on(trunks, self.device)
 
     def _spans(
         self,
@@ -502,9 +496,3 @@ class Passes:
             return mask
         floor = torch.finfo(self.dtype).min
         return torch.where(mask, 0.0, floor).to(self.dtype)
-
-
-def _kept(place: Place | None) -> Place:
-    if place is None:
-        raise RuntimeError("a layer attends that kept nothing before")
-    return place

@@ -211,3 +211,10 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Mean:
     )
     found = found.float().reshape(1, heads, group * new, dim)
     return Mean(found, mass.reshape(1, heads, group * new))
+
+
+def kept(place: Place | None) -> Place:
+    """Where a layer that attends has kept its keys and values."""
+    if place is None:
+        raise RuntimeError("a layer attends that kept nothing before")
+    return place

@@ -241,3 +241,11 @@ def trunk_means(
         keys, values = (stored(part.piece.kv, *where) for where in place)
         means.append(together(queries, keys, values, bias, scaling, softcap))
     return sum(means[1:], means[0])
+
+
+def standing_on(trunks: Sequence[Trunk], device: torch.device) -> Standing | None:
+    """On what rows with these trunks stand; None if all have none."""
+    if not any(trunks):
+        return None
+    ends = [trunk[-1].stop if trunk else 0 for trunk in trunks]
+    return Standing(groups_of(trunks, device), torch.tensor(ends, device=device), trunks)

@@ -12,7 +12,7 @@ from ppl.errors import ServerError
 from ppl.language.codec import Codec
 from ppl.language.randomness import key
 from ppl.lm.base import ScoreRequest, Spec, Tokens
-from ppl.lm.decode import Row
+from ppl.lm.row import Row
 from ppl.lm.sampling import Warp
 from ppl.lm.server.answer import Answer
 from ppl.lm.server.endpoint import Endpoint

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ppl.errors import PPLError
 from ppl.lm.base import ContinueRequest, Drawn, LanguageModel, ScoreRequest, Spec
-from ppl.lm.decode import Row, could_be_drawn
+from ppl.lm.row import Row, could_be_drawn
 from ppl.lm.server.answer import Answer
 from ppl.lm.server.client import Client
 

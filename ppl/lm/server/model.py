@@ -15,8 +15,8 @@ from ppl.errors import ServerError
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.lm.base import LanguageModel, ScoreRequest
-from ppl.lm.decode import could_be_drawn
 from ppl.lm.quiet import quiet_transformers
+from ppl.lm.row import could_be_drawn
 from ppl.lm.server.client import Client
 from ppl.lm.server.endpoint import Endpoint
 from ppl.lm.server.flight import ServerSession

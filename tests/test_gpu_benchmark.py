@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -98,7 +100,9 @@ def test_the_script_prints_a_line_for_every_side(capsys):
     lines = [line for line in printed.splitlines() if line.startswith(("shared ", "separate "))]
     assert len(lines) == 2 * len(gpu.SIDES)
     for line in lines:
-        if "graphs" in line or "compiled" in line:
+        if " vllm " in line and not importlib.util.find_spec("vllm"):
+            assert "refused: vllm is not installed here" in line
+        elif "graphs" in line or "compiled" in line:
             assert "refused: graphs=True: CUDA graphs need a GPU" in line
         else:
             first, whole = map(float, line[31:].split()[:2])
@@ -106,6 +110,18 @@ def test_the_script_prints_a_line_for_every_side(capsys):
             assert whole > 0
     assert printed.count("a step: ") == 2  # the others are refused
     assert "aten::addmm" in printed
+
+
+def test_the_script_names_tests_that_there_are():
+    script = (Path(gpu.__file__).parent / "gpu.sh").read_text()
+    words = re.search(r"exact='([^']*)'", script)[1].split(" or ")
+    (files,) = re.findall(r"tests=\(tests/test_\{(.*)\}\.py\)", script)
+    there = [Path(__file__).parent / f"test_{name}.py" for name in files.split(",")]
+    names = [name for file in there for name in re.findall(r"def (test_\w+)", file.read_text())]
+    assert {word for word in map(str.strip, words) if not any(word in n for n in names)} == set()
+    for seconds in re.findall(r"_SECONDS:-(\d+)", script):
+        assert int(seconds) > 100
+    assert sum(map(int, re.findall(r"_SECONDS:-(\d+)", script))) < 480
 
 
 def test_what_cannot_be_timed_is_an_error(capsys):

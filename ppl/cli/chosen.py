@@ -88,8 +88,8 @@ def choose(
                     f"the program {program} has no setting {name}; it has {', '.join(own)}"
                 )
     bound = {**settings, "task": task} if "task" in taken else settings
-    own = loading.of_model(model, judge is not None)
-    lm = model_of(model, Source(load=model, settings=own))
+    how = loading.of_model(model, judge is not None)
+    lm = model_of(model, Source(load=model, settings=how))
     judging = Source(load=judge, settings=loading.of_judge)
     prm = None if judge is None else verifier_of(judge, judging)
     names = {

@@ -8,8 +8,10 @@ Models have the published shapes and random weights, made on the device in bfloa
 downloaded, and no row ends early, because the stand-in tokenizer's end token is outside of the
 vocabulary. All sides draw the same number of tokens by plain sampling, `shared` from one prompt or
 `separate` from a prompt a row: `generate()` with its own cache, continuous batching (with flash
-attention where transformers finds it, and never), and ours: plain, with CUDA graphs, and with
-graphs of compiled steps. Every run has new prompts, so that no side remembers one.
+attention where transformers finds it, and never), and ours: plain, with CUDA graphs, with graphs of
+compiled steps, and with graphs and keys and values in eight bits. vLLM runs in this process, last,
+where it is installed, with random weights of its own. Every run has new prompts, so that no side
+remembers one.
 
 Each is timed with one new token and with `--new-tokens` more. The first is the prompt's time; the
 difference is decoding, whose bound is the memory: a step reads all weights once, and the keys and
@@ -23,13 +25,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
+import importlib.util
 import math
+import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -214,9 +221,49 @@ def by_batching(model: Any, setting: Setting, flash: bool) -> Iterator[Run]:
         model.set_attn_implementation("sdpa")  # left otherwise where its warm-up fails
 
 
+@functools.lru_cache(maxsize=1)
+def _vllm(folder: str, rows: int, length: int) -> Any:
+    """An engine of a model of this configuration, for so many rows; it starts in a minute."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import LLM
+
+    return LLM(
+        model=folder,
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        dtype="bfloat16",
+        enable_prefix_caching=True,
+        max_model_len=length,
+        max_num_seqs=rows,
+        gpu_memory_utilization=0.4,
+        disable_log_stats=True,
+    )
+
+
 @contextlib.contextmanager
-def by_ppl(model: Any, setting: Setting, graphs: bool, compile: bool = False) -> Iterator[Run]:
-    lm = _language_model(model, setting, graphs, compile)
+def by_vllm(model: Any, setting: Setting) -> Iterator[Run]:
+    if importlib.util.find_spec("vllm") is None:
+        raise RuntimeError("vllm is not installed here")
+    from vllm import SamplingParams
+
+    folder = Path(tempfile.gettempdir()) / f"gpu-benchmark-{model.config.hidden_size}"
+    model.config.save_pretrained(folder)
+    engine = _vllm(str(folder), 256, setting.context + setting.new + 8)
+
+    def run(prompts: Prompts, new: int) -> list[int]:
+        wanted = SamplingParams(max_tokens=new, ignore_eos=True, detokenize=False)
+        asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        answers = engine.generate(asked, wanted, use_tqdm=False)
+        return [len(answer.outputs[0].token_ids) for answer in answers]
+
+    yield run
+
+
+@contextlib.contextmanager
+def by_ppl(
+    model: Any, setting: Setting, graphs: bool, compile: bool = False, kv: str = "full"
+) -> Iterator[Run]:
+    lm = _language_model(model, setting, graphs, compile, kv)
 
     def run(prompts: Prompts, new: int) -> list[int]:
         lm.engine.pool.clear()
@@ -226,8 +273,13 @@ def by_ppl(model: Any, setting: Setting, graphs: bool, compile: bool = False) ->
     yield run
 
 
-# Whether steps are captured, and compiled.
-OURS = {"ppl": (False, False), "ppl-graphs": (True, False), "ppl-compiled": (True, True)}
+# Whether steps are captured, and compiled, and what is kept of keys and values.
+OURS = {
+    "ppl": (False, False, "full"),
+    "ppl-graphs": (True, False, "full"),
+    "ppl-compiled": (True, True, "full"),
+    "graphs-kv-int8": (True, False, "int8"),
+}
 SIDES: dict[str, Callable[[Any, Setting], contextlib.AbstractContextManager[Run]]] = {
     "generate": by_generate,
     "batching": lambda model, setting: by_batching(model, setting, flash=True),
@@ -235,6 +287,8 @@ SIDES: dict[str, Callable[[Any, Setting], contextlib.AbstractContextManager[Run]
     "ppl": lambda model, setting: by_ppl(model, setting, *OURS["ppl"]),
     "ppl-graphs": lambda model, setting: by_ppl(model, setting, *OURS["ppl-graphs"]),
     "ppl-compiled": lambda model, setting: by_ppl(model, setting, *OURS["ppl-compiled"]),
+    "graphs-kv-int8": lambda model, setting: by_ppl(model, setting, *OURS["graphs-kv-int8"]),
+    "vllm": by_vllm,
 }
 
 
@@ -250,7 +304,7 @@ def _sampling(new: int) -> GenerationConfig:
 
 
 def _language_model(
-    model: Any, setting: Setting, graphs: bool, compile: bool = False
+    model: Any, setting: Setting, graphs: bool, compile: bool = False, kv: str = "full"
 ) -> ppl.HFModel:
     return ppl.HFModel(
         model,
@@ -259,6 +313,7 @@ def _language_model(
         kv_bytes=budget(model, setting),
         graphs=graphs,
         compile=compile,
+        kv=kv,
     )
 
 
@@ -340,12 +395,12 @@ def measure(model: Any, side: str, setting: Setting, repeats: int) -> Measured |
     return Measured(first, whole, peak)
 
 
-def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool) -> None:
+def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool, kv: str) -> None:
     """Prints where the time of one decode step goes, and how long the device waits."""
     device = model.device
     free(device)
     try:
-        lm = _language_model(model, setting, graphs, compile)
+        lm = _language_model(model, setting, graphs, compile, kv)
     except Exception as refusal:
         print(f"refused: {' '.join(str(refusal).split())[:90]}")
         return
@@ -393,7 +448,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--profile", action="store_true", help="one decode step of ours, by part")
+    parser.add_argument(
+        "--profile", action="store_true", help="one decode step of ours with most rows, by part"
+    )
     options = parser.parse_args(arguments)
     if options.new_tokens < 8:
         parser.error("--new-tokens: fewer than 8 are too few to time")
@@ -428,29 +485,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{'prompts':<9}{'rows':>5}  {'side':<15}{'first s':>9}{'tokens/s':>10}"
         f"{'decode/s':>10}{'bound/s':>10}{'share':>7}{'peak GB':>9}{'/ budget':>9}"
     )
-    for setting in settings:
-        bound = setting.rows * bandwidth / step_bytes(model, setting)
-        for side in options.sides:
-            start = f"{'shared' if setting.shared else 'separate':<9}{setting.rows:>5}  {side:<15}"
-            got = measure(model, side, setting, options.repeats)
-            if isinstance(got, str):
-                print(start + got, flush=True)
-                continue
-            decoding = got.whole - got.first
-            speed = setting.rows * setting.new / decoding if decoding > 0 else math.nan
-            print(
-                f"{start}{got.first:>9.3f}{setting.rows * (1 + setting.new) / got.whole:>10.1f}"
-                f"{speed:>10.1f}{bound:>10.1f}{speed / bound:>7.1%}{got.peak / 1e9:>9.2f}"
-                f"{got.peak / (weights + budget(model, setting)):>9.2f}",
-                flush=True,
-            )
-    if options.profile:
+
+    def table(sides: Sequence[str]) -> None:
         for setting in settings:
-            for side in options.sides:
-                if side in OURS:
-                    how = "shared" if setting.shared else "separate"
-                    print(f"\none decode step, {setting.rows} rows, {how}, {side}")
-                    profile_step(model, setting, *OURS[side])
+            bound = setting.rows * bandwidth / step_bytes(model, setting)
+            for side in sides:
+                how = "shared" if setting.shared else "separate"
+                start = f"{how:<9}{setting.rows:>5}  {side:<15}"
+                got = measure(model, side, setting, options.repeats)
+                if isinstance(got, str):
+                    print(start + got, flush=True)
+                    continue
+                decoding = got.whole - got.first
+                speed = setting.rows * setting.new / decoding if decoding > 0 else math.nan
+                print(
+                    f"{start}{got.first:>9.3f}{setting.rows * (1 + setting.new) / got.whole:>10.1f}"
+                    f"{speed:>10.1f}{bound:>10.1f}{speed / bound:>7.1%}{got.peak / 1e9:>9.2f}"
+                    f"{got.peak / (weights + budget(model, setting)):>9.2f}",
+                    flush=True,
+                )
+
+    table([side for side in options.sides if side != "vllm"])
+    for setting in settings if options.profile else ():
+        for side in options.sides if setting.rows == max(options.rows) else ():
+            if side in OURS:
+                how = "shared" if setting.shared else "separate"
+                print(f"\none decode step, {setting.rows} rows, {how}, {side}")
+                profile_step(model, setting, *OURS[side])
+    if "vllm" in options.sides:  # what it holds is no other side's
+        print()
+        table(["vllm"])
     print(f"\nload at the end: {machine().split('load ')[1].split(';')[0]}")
 
 

@@ -3,7 +3,7 @@
 from fault import Fault
 
 SAMPLING, DECODE, BASE = "ppl/lm/sampling.py", "ppl/lm/decode.py", "ppl/lm/base.py"
-STOPPING, TEXTS = "ppl/lm/stopping.py", "ppl/lm/texts.py"
+STOPPING, TEXTS, ROW = "ppl/lm/stopping.py", "ppl/lm/texts.py", "ppl/lm/row.py"
 MASKS, TABLE, COST = "ppl/lm/masks.py", "ppl/lm/table.py", "ppl/language/cost.py"
 ENGINE, DECODER = "ppl/lm/engine/engine.py", "ppl/lm/engine/decoder.py"
 
@@ -123,9 +123,9 @@ FAULTS = [
         "row.request.ledger",
         f"{DECODERS} -k half_way",
     ),
-    Fault(DECODE, "len(self.new) == self.limit:", "len(self.new) > self.limit:", TEXT),
+    Fault(ROW, "len(self.new) == self.limit:", "len(self.new) > self.limit:", TEXT),
     Fault(
-        DECODE,
+        ROW,
         "room if spec.max_tokens is None else min(spec.max_tokens, room)",
         "spec.max_tokens or room",
         f"{ERRORS} {ENGINES} {DECODERS} -k 'context or never_end or last_place'",
@@ -185,7 +185,7 @@ FAULTS = [
         f"{DECODERS} -k probability_zero",
     ),
     Fault(
-        DECODE,
+        ROW,
         "return self.under if same_steps or could_be_drawn(model, asked) else",
         "return self.under if same_steps or True else",
         f"{SEARCHERS} -k stops_where",

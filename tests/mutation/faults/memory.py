@@ -26,18 +26,12 @@ FAULTS = [
         "            pass\n",
         f"{TOGETHER} -k middle",
     ),
-    Fault(
-        COMPANY,
-        "if any(other._waiting for other in working):",
-        "if False:",
-        f"{TOGETHER} -k share",
-    ),
     Fault(MEMORY, "self.slots.give_way(1 - rows)", "pass", f"{TOGETHER} -k middle"),
     Fault(
         COMPANY,
         "others = [row for other in working for row in other.held]",
         "others: list[Held] = []",
-        f"{TOGETHER} -k to_and_fro",
+        f"{TOGETHER} -k 'middle or threads'",
     ),
     # The prefix tree.
     Fault(RUNS, "!= b[: i + 1])", "!= b[: i + 1]) + 1", ANY),

@@ -146,7 +146,8 @@ def test_products_that_are_not_right_are_not_ours(monkeypatch):
 def test_inputs_of_another_kind_are_refused():
     own = PackedLinear(layer(64, 32)).own
     assert own is not None
-    for x in (torch.zeros(2, 32), torch.zeros(2, 30).bfloat16()):
-        with pytest.raises(RuntimeError, match=r"\[64, 32\] in bfloat16 was given"):
+    elsewhere = torch.zeros(2, 32, device="meta").bfloat16()
+    for x in (torch.zeros(2, 32), torch.zeros(2, 30).bfloat16(), elsewhere):
+        with pytest.raises(RuntimeError, match=r"\[64, 32\] in bfloat16 on a CPU was given"):
             own(x)
     assert own(torch.zeros(0, 32).bfloat16()).shape == (0, 64)

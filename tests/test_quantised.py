@@ -136,8 +136,10 @@ def test_what_is_not_finite_stays_so_and_nothing_stays_nothing():
 @torch.inference_mode()
 def test_what_does_not_fit_is_refused():
     ours = Int8Linear(layer(32, 64))
-    for x in (torch.randn(2, 65), torch.randn(2, 64).bfloat16(), torch.randn(2, 64).double()):
-        with pytest.raises(RuntimeError, match=r"\[32, 64\] in torch\.float32 was given"):
+    elsewhere = torch.randn(2, 64, device="meta")
+    others = torch.randn(2, 64).bfloat16(), torch.randn(2, 64).double(), elsewhere
+    for x in (torch.randn(2, 65), *others):
+        with pytest.raises(RuntimeError, match=r"\[32, 64\] in torch\.float32 on a CPU was given"):
             ours(x)
 
 

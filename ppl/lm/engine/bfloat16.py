@@ -83,13 +83,13 @@ class Own:
         """`[..., inputs]` to `[..., outputs]`.
 
         Raises:
-            RuntimeError: `x` is of another type than the weight, or another size.
+            RuntimeError: `x` is of another type than the weight, or another size, or not on a CPU.
         """
         # From here on nobody looks at bounds.
-        if x.dtype != torch.bfloat16 or x.shape[-1] != self.inputs:
+        if x.dtype != torch.bfloat16 or x.shape[-1] != self.inputs or not x.is_cpu:
             raise RuntimeError(
-                f"a layer of [{self.outputs}, {self.inputs}] in bfloat16 was given "
-                f"{tuple(x.shape)} in {x.dtype}"
+                f"a layer of [{self.outputs}, {self.inputs}] in bfloat16 on a CPU was given "
+                f"{tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self.outputs))

@@ -80,13 +80,14 @@ class Int8Linear(LaidOutLinear):
         """`[..., in_features]` to `[..., out_features]`, as wide as `x` is.
 
         Raises:
-            RuntimeError: `x` is of another type than the layer was, or another size.
+            RuntimeError: `x` is of another type than the layer was, or another size, or not on a
+                CPU.
         """
         # From here on nobody looks at bounds.
-        if x.dtype != self._dtype or x.shape[-1] != self.in_features:
+        if x.dtype != self._dtype or x.shape[-1] != self.in_features or not x.is_cpu:
             raise RuntimeError(
-                f"a layer of [{self.out_features}, {self.in_features}] in {self._dtype} was given "
-                f"{tuple(x.shape)} in {x.dtype}"
+                f"a layer of [{self.out_features}, {self.in_features}] in {self._dtype} on a CPU "
+                f"was given {tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self.out_features))

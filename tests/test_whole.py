@@ -7,6 +7,7 @@ import torch
 import transformers as tf
 from compiler import needs_compiler
 from engines import SMALL, random_model, some_texts
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import PackedLinear, pack_linears
@@ -23,7 +24,7 @@ KINDS = {
 
 
 def small(config, pack=True, dtype=torch.bfloat16, weights=None):
-    model = random_model(config).to(dtype)
+    model = (config if isinstance(config, torch.nn.Module) else random_model(config)).to(dtype)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():  # ones and zeros would hide much
         if "norm" in name or "bias" in name:
@@ -36,6 +37,11 @@ def small(config, pack=True, dtype=torch.bfloat16, weights=None):
     elif pack:
         pack_linears(model, lambda: model(input_ids=few, use_cache=False))
     return model
+
+
+class Louder(LlamaMLP):
+    def forward(self, x):
+        return 1.02 * super().forward(x)
 
 
 def has_own() -> bool:
@@ -134,6 +140,27 @@ def test_many_rows_and_layers_with_hooks_run_as_they_are(monkeypatch):
 
 @needs_own
 @torch.inference_mode()
+def test_hooks_of_all_modules_and_norms_with_other_weights_run_as_they_are():
+    model = small(KINDS["Llama"]())
+    step = Engine(model, name="small", capacity=1 << 22).runner.whole
+    assert step is not None
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not step.takes(1)
+    hook.remove()
+    norm = model.model.layers[0].input_layernorm
+    norm.weight.mul_(2)  # where it is
+    assert step.takes(1)
+    before = norm.weight.data
+    norm.weight.data = before.clone()
+    assert not step.takes(1)
+    norm.weight.data = before
+    assert step.takes(1)
+    norm.weight = torch.nn.Parameter(before.clone(), False)
+    assert not step.takes(1)
+
+
+@needs_own
+@torch.inference_mode()
 def test_a_program_that_disagrees_is_left_out(monkeypatch):
     run = WholeStep.__call__
     monkeypatch.setattr(WholeStep, "__call__", lambda self, *given: 1.5 * run(self, *given))
@@ -143,14 +170,29 @@ def test_a_program_that_disagrees_is_left_out(monkeypatch):
     assert off(stepped(engine), model) < 0.05
 
 
+@needs_own
+def test_a_program_that_cannot_be_called_is_left_out(monkeypatch):
+    """As where the model calls its parts in another way than we do."""
+    model = small(KINDS["Llama"]())
+    monkeypatch.setattr(WholeStep, "__call__", lambda self: None)
+    assert Engine(model, name="small", capacity=1 << 22).runner.whole is None
+
+
 def test_only_what_is_known_has_a_program():
     changed = small(KINDS["Llama"]())
     changed.model.layers[0].mlp.forward = changed.model.layers[0].mlp.forward
+    cut = random_model(tf.LlamaConfig(**SMALL))
+    cut.model.layers[1].mlp = LlamaMLP(tf.LlamaConfig(**{**SMALL, "intermediate_size": 46}))
+    torch.nn.init.zeros_(cut.model.layers[1].mlp.down_proj.weight)  # so that no result tells
+    slightly = small(KINDS["Llama"]())
+    slightly.model.layers[0].mlp.__class__ = Louder
     for model in (
         small(KINDS["Llama"](), pack=False),
         small(KINDS["Llama"](), dtype=torch.float32),
         small(tf.LlamaConfig(**SMALL, hidden_act="gelu")),
         small(tf.GraniteConfig(**SMALL)),
         changed,
+        small(cut),
+        slightly,  # by less than rounding may be off
     ):
         assert Engine(model, name="small", capacity=1 << 20).runner.whole is None

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
@@ -63,10 +64,21 @@ class WholeStep:
         self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
         # Kept: the program has only addresses.
         self._products: list[LaidOutLinear] = []
-        self._norms = [m.weight for m in base.modules() if hasattr(m, "variance_epsilon")]
+        norms = [m for m in base.modules() if hasattr(m, "variance_epsilon")]
+        self._norms: list[Any] = [m._parameters for m in norms]
+        self._weights = [each["weight"].detach() for each in self._norms]
+        self._where = [weight.data_ptr() for weight in self._weights]
         rows = [_row(block, self._products) for block in blocks]
+        # Layers may have been cut after they were made, each by itself.
+        sizes = [(self._hidden, self._wide + 2 * heads * self._dim), (self._wide, self._hidden)]
+        sizes += [(self._hidden, 2 * inner), (inner, self._hidden)]
+        found = [(layer.in_features, layer.out_features) for layer in self._products]
+        scales = {(block.self_attn.head_dim, block.self_attn.scaling) for block in blocks}
+        if found != len(blocks) * sizes or len(scales) > 1:
+            raise RuntimeError("its layers are not all of the sizes that it says")
         self._most = min(layer.own_rows for layer in self._products)
         self._hooks = [h for m in base.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
         self._layers = np.array(rows, dtype=np.int64)
         attend = native.program(heads, queries // heads, self._dim, self._dim, True)
         model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
@@ -78,8 +90,10 @@ class WholeStep:
 
     def takes(self, rows: int) -> bool:
         """Whether it makes the step of so many rows: for more the library's products are quicker,
-        and where something is to be done whenever a layer runs, the layer has to run."""
-        return rows <= self._most and not any(self._hooks)
+        and where something is to be done whenever a layer runs, or a norm has been given another
+        weight, the layers have to run."""
+        where = [each["weight"].data_ptr() for each in self._norms]
+        return rows <= self._most and not any(self._hooks) and where == self._where
 
     def __call__(
         self,
@@ -155,7 +169,8 @@ def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
         return None
     try:
         return WholeStep(base, config, plan)
-    except (AttributeError, KeyError, RuntimeError):  # of another kind, in one way or another
+    # Of another kind, in one way or another.
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
 
 
@@ -173,7 +188,8 @@ def _blocks(base: nn.Module, config: Any) -> list[Any]:
     """
     kind = type(base).__name__.removesuffix("Model")
     blocks = list(getattr(base, "layers", []))
-    of_library = all(type(m).__module__.startswith("transformers.models.") for m in (base, *blocks))
+    homes = {type(part).__module__.split(".")[0] for part in base.modules()}
+    of_library = homes <= {"transformers", "torch", "ppl"}  # nobody's own part among them
     named = {f"{kind}DecoderLayer"} == {type(block).__name__ for block in blocks}
     if kind not in _KINDS or not of_library or not named or config.hidden_act != "silu":
         raise RuntimeError("it is of no kind that is known")

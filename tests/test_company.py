@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from engines import make, request
 from test_engine_memory import WORDS, nothing_is_left, references_are_right, standing, watched
+
+from ppl.language.cost import Account
+from ppl.lm.drafts import Drafts
 
 CAPACITY = 520_000  # ten rows of the lengths below
 
@@ -123,6 +127,56 @@ def test_one_row_is_handed_to_and_fro_where_only_one_fits():
             assert len(lm.engine.slots.busy) <= 1
     for n, mine in enumerate(drawn):
         assert [mine[t].value.tokens for t in sorted(mine)] == alone(10 * n, 2)
+    nothing_is_left(lm.engine)
+
+
+@pytest.mark.parametrize("capacity", [50_000, CAPACITY])
+def test_with_guesses_rows_that_give_way_pay_for_what_they_draw(capacity):
+    lm = make(kv_bytes=capacity, drafts=Drafts(switch="always"))
+    accounts, sessions, drawn = [Account(), Account()], [lm.session(), lm.session()], [{}, {}]
+    for n, session in enumerate(sessions):
+        for one in asked(lm, 10 * n, 8, tokens=30):
+            session.submit(replace(one, ledger=accounts[n]))
+    while any(session.running for session in sessions):
+        for session, mine in zip(sessions, drawn, strict=True):
+            mine |= session.step()
+            within(lm.engine)
+    for n, (mine, account) in enumerate(zip(drawn, accounts, strict=True)):
+        tokens = [mine[t].value.tokens for t in sorted(mine)]
+        assert tokens == alone(10 * n, 8, tokens=30)
+        assert account.cost.lm_tokens == sum(map(len, tokens))
+    nothing_is_left(lm.engine)
+
+
+def test_nobody_parks_rows_of_a_batch_that_is_about_to_drop_some(monkeypatch):
+    """What the decoder has and what is held are dropped as one; nothing of them is left."""
+    lm = make(drafts=Drafts(switch="always"))
+    session, entered, lock = beginning(lm, 0, 6, tokens=20), [], lm.engine.lock
+    settle = session._decoder.settle
+
+    def watching() -> None:
+        if lock.acquire(timeout=0.01):
+            entered.append(True)
+            lock.release()
+
+    def settled(keep, lengths):
+        settle(keep, lengths)
+        other = threading.Thread(target=watching)
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(session._decoder, "settle", settled)
+    session.step()
+    waiting = session.submit(asked(lm, 20, 1)[0])
+    session.cancel([1, 3, waiting])
+    session.step()
+    assert len(session.held) == len(session._rows) == 4
+    assert set(session._aheads) == {2, 4, 5, 6}
+    while session.running:
+        session.step()
+    assert not session._aheads
+    assert not entered
+    session.close()
     nothing_is_left(lm.engine)
 
 

@@ -392,7 +392,7 @@ def test_a_row_that_rejoins_half_way_is_booked_once():
     rule = StepRule.of(lambda text: len(text) >= 3)
     specs = [Spec((0,), rule, None, Warp(), None)] * 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ppl.lm.decode._USUAL_STEP", 1)
+        patch.setattr("ppl.lm.row._USUAL_STEP", 1)
         for i, (spec, ledger) in enumerate(zip(specs, ledgers, strict=True)):
             session.submit(ContinueRequest(lm, spec, i, ledger=ledger))
         while session.running:

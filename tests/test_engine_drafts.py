@@ -16,6 +16,7 @@ from compiler import needs_compiler
 from engines import (
     DEVICE,
     FAMILIES,
+    SMALL,
     Letters,
     assert_close,
     make,
@@ -322,6 +323,33 @@ def test_a_smaller_model_guesses_with_the_rows_own_numbers():
         assert not small.engine.slots.busy
     lm = make(drafts=make())  # as it is measured to pay
     assert_same(plain.sample_batch(mixed(plain, 5)), lm.sample_batch(mixed(lm, 5)))
+
+
+@pytest.mark.parametrize("wanting", ["context", "ids", "more ids", "memory"])
+def test_a_smaller_model_guesses_as_far_as_it_can(wanting):
+    """It may be smaller in all that it has; rows that it cannot follow draw without it."""
+    config = {"context": FAMILIES["GPT2"](), "memory": FAMILIES["Llama"]()}.get(wanting)
+    if wanting == "context":
+        config.n_positions = 32
+    elif config is None:
+        config = type(FAMILIES["Llama"]())(
+            **{**SMALL, "vocab_size": 90 if wanting == "ids" else 128}
+        )
+    kv_bytes = 60_000 if wanting == "memory" else 2 << 30
+    small = ppl.HFModel(random_model(config), Letters(), name="small", kv_bytes=kv_bytes)
+    plain, lm = make(), make(drafts=Drafts(small, switch="always"))
+
+    def asked(model: ppl.HFModel) -> list[ContinueRequest]:
+        odd = torch.arange(97) % 2 == 1
+        spec = Spec(tuple(range(3, 20)), StepRule(), 40, Warp(), odd)
+        masked = ContinueRequest(model, spec, 7, "")
+        texts = [tuple(range(i, i + 20)) for i in range(3, 13)]
+        return [masked, *(request(model, t, i, max_tokens=40) for i, t in enumerate(texts))]
+
+    assert_same(plain.sample_batch(asked(plain)), lm.sample_batch(asked(lm)))
+    assert lm.drafts.tokens_drafted
+    assert small.engine.peak_nbytes <= kv_bytes
+    assert not small.engine.slots.busy
 
 
 def test_measured_switches_change_no_draw():

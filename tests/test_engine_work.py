@@ -252,7 +252,7 @@ def test_memory_stays_within_the_budget_whatever_is_asked(kv_bytes):
 
 def test_a_row_that_made_room_half_way_goes_on_as_if_nothing_had_been(monkeypatch):
     """Without max_tokens rows are admitted on a guess; when they grow, the youngest must wait."""
-    monkeypatch.setattr("ppl.lm.decode._USUAL_STEP", 4)
+    monkeypatch.setattr("ppl.lm.row._USUAL_STEP", 4)
     small, ample = make(kv_bytes=150_000, context_length=128), make(context_length=128)
     rule = StepRule.of(lambda text: len(text) > 100)
     text = tuple(range(3, 23))

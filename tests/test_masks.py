@@ -251,3 +251,28 @@ def test_who_may_draw_nothing_of_what_there_is_is_dead_alone(way):
     tree = ppl.Tree(program)
     (node,) = tree.rollout([tree.root], greedy=True)
     assert node.dead
+
+
+@pytest.mark.parametrize("way", ["drafted", "power"])
+def test_who_may_propose_nothing_of_what_there_is_is_dead_alone(way):
+    """Here the law that is drawn from is another than the model's own."""
+    after = {"a": {"c": 0.4, "$": 0.6}, "b": {"a": 1.0}}
+    lm, small = (
+        ppl.TableLM(lambda text: after.get(text[-1], {"a": 0.5, "b": 0.5}), symbols="^abc$")
+        for _ in range(2)
+    )
+    only = [lm.codec.encode("c")[0]]
+
+    def program():
+        text = lm.prompt("^")
+        text = text + pyro.sample("first", lm(text, max_tokens=1))
+        return (text + pyro.sample("second", lm(text, max_tokens=1, allowed=only))).text
+
+    if way == "drafted":
+        samples = BestOfN(32).run(program, seed=3, guide=ppl.drafted(program, small)).samples
+        found = [(s.value if s.log_weight > -np.inf else None) for s in samples]
+    else:
+        tree = ppl.Tree(program)
+        found = [None if n.dead else n.result for n in tree.expand([tree.root], [32], power=2.0)]
+    assert 6 < found.count("ac") < 26
+    assert found.count("ac") + found.count(None) == 32

@@ -258,6 +258,27 @@ def test_nested_branches_and_handlers_around_them():
     assert "outer/0/inner/1/step_0" in trace.nodes
 
 
+def test_branches_within_that_write_nothing_change_no_text():
+    """What was written last is what the last branch wrote, whoever looks at it in between."""
+    lm = ppl.TableLM({"a": 0.5, "b": 0.5}, symbols="^abc$")
+
+    def branch(number: int):
+        text = lm.prompt("^" * (1 + number))
+        text = text + pyro.sample("t", lm(text, max_tokens=1))
+        pyro.factor("f", torch.tensor(0.0))
+        pyro.sample("rest", dist.Delta(torch.tensor(0.0)))
+        if not number:
+            ppl.parallel([lambda: 1, lambda: 2])
+        return text
+
+    def program():
+        return ppl.parallel([partial(branch, number) for number in range(2)])
+
+    tree = ppl.Tree(program)
+    (node,) = tree.rollout([tree.root])
+    assert node.text == node.result[1]
+
+
 def test_beside_a_guide_branches_run_in_order():
     lm = table()
 

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import PPLError
+from ppl.errors import PPLError, PromptError
 from ppl.language.randomness import uniforms
 from ppl.lm import sampling
+from ppl.lm.ahead import Ahead
 from ppl.lm.base import Drawn
 from ppl.lm.company import gives_back
 from ppl.lm.decode import LogitsModel, Session, _admit, _allowed, _draw_tokens
@@ -46,6 +47,10 @@ _AGAIN = 64
 class Drafting:
     """What one model has of drafts.
 
+    Args:
+        settings: how it guesses.
+        vocabulary: how many token ids it has.
+
     Attributes:
         settings: as given.
         tokens_drafted: guessed tokens that passes computed.
@@ -53,8 +58,8 @@ class Drafting:
         row_passes: rows of passes: so many tokens would be drawn without guesses.
     """
 
-    def __init__(self, settings: Drafts) -> None:
-        self.settings = settings
+    def __init__(self, settings: Drafts, vocabulary: int) -> None:
+        self.settings, self._vocabulary = settings, vocabulary
         self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
         self.store = Ngrams(settings.ngram)
         self.small = None if isinstance(settings.source, str) else settings.source
@@ -95,13 +100,21 @@ class Drafting:
         if self.quiet and self._passes % _SELDOM:
             return
         rooms = [min(self.settings.depth, row.limit - len(row.new) - 1) for row in rows]
-        if self.small is None:
+        small = self.small
+        if small is None:
             for i in near:
                 aheads[i].proposed = self._from_store(rows[i], aheads[i], rooms[i])
         else:
-            some = [rows[i] for i in near if rooms[i] > 0]
-            theirs = [aheads[i] for i in near if rooms[i] > 0]
-            self._from_model(self.small, some, theirs, [r for r in rooms if r > 0], len(rows))
+            # Its context may be shorter, and its memory smaller, than those of whom it guesses for.
+            rooms = [
+                min(room, small.context_length - row.length)
+                for room, row in zip(rooms, rows, strict=True)
+            ]
+            asking = [i for i in near if rooms[i] > 0]
+            longest = max((rows[i].length + rooms[i] for i in asking), default=1)
+            asking = asking[: small.batch_rows(longest)]
+            some, theirs = [rows[i] for i in asking], [aheads[i] for i in asking]
+            self._from_model(small, some, theirs, [rooms[i] for i in asking], len(rows))
         chains = []
         for i in near:
             chain, chance = [], 1.0
@@ -155,23 +168,29 @@ class Drafting:
         going = list(range(len(rows)))
         started = time.perf_counter()
         decoder = small.decoder()
+        # Either may have token ids that the other has not.
         try:
             decoder.join([rows[i].tokens for i in going], [None] * len(going))
+        except PromptError:
+            return
+        try:
             for step in range(most):
-                logits = decoder.logits
+                logits = decoder.logits[:, : self._vocabulary]
                 some = [rows[i] for i in going]
-                size = logits.shape[-1]
                 news = [
                     [*rows[i].new, *(guess.token for guess in aheads[i].proposed)] for i in going
                 ]
-                codec = small.codec
                 try:
-                    allowed = [
-                        r.request.spec.allowed_after(new, r.request.label, size, codec)
+                    masks = [
+                        r.request.spec.allowed_after(
+                            new, r.request.label, self._vocabulary, small.codec
+                        )
                         for r, new in zip(some, news, strict=True)
                     ]
                 except PPLError:  # said where the row itself comes so far
                     break
+                size = logits.shape[-1]
+                allowed = [None if mask is None else mask[:size] for mask in masks]
                 keys = np.concatenate([aheads[i].key for i in going])
                 numbers = uniforms(keys, np.array([len(new) for new in news]))
                 warps = [row.request.spec.warp for row in some]
@@ -264,34 +283,6 @@ class Drafting:
                 self.store.note(contexts[i], law)
 
 
-class Ahead:
-    """How far a row is.
-
-    Attributes:
-        key: `[1]` of its numbers.
-        lead: tokens that it has drawn and not shown.
-        outcome: how it ends with the last of these; None if it goes on.
-        fatal: whether the outcome is an error that ends the batch.
-        proposed: what it guesses, and how much of it is computed (`depth`).
-        right, hoped: guesses that were right, and as many as were expected to be, lately.
-    """
-
-    __slots__ = ("depth", "fatal", "hoped", "key", "lead", "outcome", "proposed", "right")
-
-    def __init__(self, key: int) -> None:
-        self.key = np.array([key], dtype=np.uint64)
-        self.lead = self.depth = 0
-        self.outcome: Drawn | PPLError | None = None
-        self.fatal = False
-        self.proposed: list[Guess] = []
-        self.right = self.hoped = 0.0
-
-    @property
-    def trust(self) -> float:
-        """By how much its guesses are right more often than others of their kinds."""
-        return min(1.5, max(0.3, (self.right + 2) / (self.hoped + 2)))
-
-
 class DraftSession(Session):
     """A running batch with guesses; see `Session` for what it is to others.
 
@@ -317,6 +308,10 @@ class DraftSession(Session):
         """Nobody waits for these any more."""
         super().cancel(tickets)
         self._over = [row for row in self._over if row.ticket not in tickets]
+        running = {row.ticket for row in self._rows}  # those are dropped by the next step
+        for ticket in tickets:
+            if ticket not in running:
+                self._aheads.pop(ticket, None)
 
     @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
@@ -361,8 +356,9 @@ class DraftSession(Session):
     def close(self) -> None:
         """Ends the batch."""
         self._waiting.clear()
-        self._rows, self._over, self._aheads, self.held = [], [], {}, ()
-        self._decoder.advance([], [])
+        with self._company.lock:
+            self._rows, self._over, self._aheads, self.held = [], [], {}, ()
+            self._decoder.advance([], [])
 
     def _settle(self) -> None:
         """Drops rows that draw no more, and what they and the others have guessed wrongly."""
@@ -370,18 +366,17 @@ class DraftSession(Session):
             not row.unwanted and self._aheads[row.ticket].outcome is None for row in self._rows
         ]
         keep = [i for i, goes in enumerate(going) if goes]
+        for row, goes in zip(self._rows, going, strict=True):
+            if row.unwanted:
+                self._aheads.pop(row.ticket, None)
+            elif not goes:
+                self._over.append(row)
         # Of each text all but the last token is computed.
-        self._decoder.settle(
-            keep, [row.length - 1 if row.new else row.length for row in self._rows]
-        )
-        self._over += [
-            row
-            for row, goes in zip(self._rows, going, strict=True)
-            if not goes and not row.unwanted
-        ]
-        if len(keep) < len(self._rows):
-            self._rows = [self._rows[i] for i in keep]
-            with self._company.lock:
+        lengths = [row.length - 1 if row.new else row.length for row in self._rows]
+        with self._company.lock:  # or others would park rows of before
+            self._decoder.settle(keep, lengths)
+            if len(keep) < len(self._rows):
+                self._rows = [self._rows[i] for i in keep]
                 kept = set(self._rows)
                 self.held = [row for row in self.held if row in kept]
 
@@ -398,6 +393,9 @@ class DraftSession(Session):
         with self._company.lock:
             if not self._company.fits(self, self.model, len(rows), longest):
                 most = self._company.staying(self, self.model, rows)
+                for row in rows[most:]:  # it shows nothing now, and pays when it goes on
+                    if row.request.ledger is not None:
+                        row.request.ledger.add(lm_tokens=-1)
                 self._waiting.extendleft(reversed(rows[most:]))
                 self._rows = rows[:most]
                 rows, aheads, guesses = self._rows, aheads[:most], [()] * most

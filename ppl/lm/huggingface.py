@@ -108,7 +108,7 @@ class HFModel(LogitsModel):
         self.drafts: Drafting | None = None
         if drafts is not None:
             refuse_drafts(self.engine, graphs)
-            self.drafts = Drafting(drafts_of(drafts, self))
+            self.drafts = Drafting(drafts_of(drafts, self), self.engine.vocabulary)
 
     @checked
     def with_adapter(

@@ -62,7 +62,7 @@ class _Branch:
     """One branch: a coroutine, and what of the particle's state is its own."""
 
     def __init__(self, particle: Any, prefix: str, function: Callable[[], Any]) -> None:
-        self.text, self.said = particle.text, particle.provisional
+        self.text, self.said = particle._written, particle.provisional
         self.state = {name: getattr(particle, name) for name in _OWN}
         start = particle.prefix + prefix
         mine = [r for r in particle._replay[particle._position :] if r.name.startswith(start)]

@@ -348,7 +348,8 @@ class Particle(Messenger):  # type: ignore[misc]
             share = log_p
             if _reweighed(msg) and log_p > -math.inf:
                 share = site.reweighed(msg, value, log_p)
-            ratio = self._finite(share - log_q, fn)
+            # Where its law has nothing that may be drawn, whoever proposes is dead, as a draw is.
+            ratio = -math.inf if log_q == -math.inf else self._finite(share - log_q, fn)
             record = Record(name, "choice", value, 0.0, ratio, log_p, None, log_q, decision, fn)
         site.passed(self, record)
         self.records.append(record)

@@ -91,7 +91,8 @@ def main() -> None:
         prompt = lm.prompt(text) if work == "story" else lm.chat(text)
         for rows in options.rows:
             sides = {
-                side: Drafting(Drafts(depth=options.depth, switch=side)) for side in options.sides
+                side: Drafting(Drafts(depth=options.depth, switch=side), lm.engine.vocabulary)
+                for side in options.sides
             }
             # Siblings that ran before: two batches with seeds of their own.
             for seed in (1000, 1001):

@@ -285,7 +285,9 @@ def test_allowed_tokens_the_model_does_not_have(token):
 
 
 def test_allowed_tokens_of_probability_zero():
-    with pytest.raises(errors.WeightError, match=r"site 's' of particle \d.*allowed="):
+    with pytest.raises(
+        errors.AllParticlesDeadError, match="all 3 particles are dead, killed at 's'"
+    ):
         run(one_step(max_tokens=1, allowed={0}))
 
 

@@ -458,10 +458,10 @@ def test_what_the_base_keeps_is_named_with_its_adapters(judges):
     assert words.name == f"{folder}@int8+{judges / 'words'} kv=int8"
     assert base.with_adapter(judges / "words", name="writer").name == "writer@int8 kv=int8"
     prm = PRM.load(judges / "classifier", base=base)
-    assert prm.name == f"PRM({str(judges / 'classifier')!r})@int8 kv=int8"
+    assert prm.name == f"PRM({f'{folder}+{judges}/classifier'!r})@int8 kv=int8"
     assert told(prm)["name"] == prm.name
     judge = RewardModel.load(judges / "reward", base=base)
-    assert judge.name == f"RewardModel({str(judges / 'reward')!r})@int8 kv=int8"
+    assert judge.name == f"RewardModel({f'{folder}+{judges}/reward'!r})@int8 kv=int8"
 
 
 @needs_compiler

@@ -169,6 +169,11 @@ class HFModel(LogitsModel):
         return view
 
     @property
+    def plain_name(self) -> str:
+        """Its name without what it has of `weights=` and `kv=`."""
+        return self._bare.removesuffix(f"@{weights_of(self.model)}")
+
+    @property
     def together(self) -> HFModel:
         """The model without an adapter, whose running batch takes the requests of all of them."""
         return self if self._alone is None else self._alone

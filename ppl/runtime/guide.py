@@ -57,13 +57,7 @@ class Guide(Messenger):  # type: ignore[misc]
             name: the site.
             target: the model's distribution there.
         """
-        if self._offer is None and not self._ended:
-            event = self._coroutine.resume(None)
-            if isinstance(event, _Offer):
-                self._offer = event
-            else:
-                check_result(event, "the guide")
-                self._ended = True
+        self._go_on()
         if self._offer is None or self._offer.name != name:
             return None
         event = self._coroutine.resume(target)
@@ -72,8 +66,20 @@ class Guide(Messenger):  # type: ignore[misc]
         self._offer, self._used = None, True
         return event.proposal
 
+    def _go_on(self) -> None:
+        """Runs on to the next site that it offers, or to the end."""
+        if self._offer is None and not self._ended:
+            event = self._coroutine.resume(None)
+            if isinstance(event, _Offer):
+                self._offer = event
+            else:
+                check_result(event, "the guide")
+                self._ended = True
+
     def check_used(self) -> None:
-        """A guide none of whose sites exists in the model is a mistake."""
+        """The model has ended, and so may the guide. One none of whose sites exists in the model
+        is a mistake."""
+        self._go_on()
         if self._offer is not None and not self._used:
             raise GuideError(
                 f"the guide proposes site {self._offer.name!r}, but no site of the guide exists "

@@ -73,7 +73,7 @@ class Link:
         """Tells it to forget what it computed."""
         with self._lock, contextlib.suppress(WorkerError):  # whoever listens says so
             if self.alive:
-                self.process.tell(packed(("fresh", None)))
+                self.process.tell(addressed("fresh", 0, "", None))
 
     def leave(self, tickets: Collection[int]) -> None:
         """Tells it that nobody waits for these: it answers with what it has."""

@@ -52,7 +52,7 @@ def _beside(
         kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
         kv=kv if KV.read(kv) else None,
     )
-    name = f"{kind}({f'{base.name}+{source}'!r})"
+    name = f"{kind}({f'{base.plain_name}+{source}'!r})"
     return base.with_adapter(source, name=name, token=options.get("token"))
 
 

@@ -198,7 +198,7 @@ class PRM(Verifier):
                 kv_bytes=None if kv_bytes == 2 << 30 else kv_bytes,
                 kv=kv if KV.read(kv) else None,
             )
-            name = f"PRM({f'{base.name}+{source}'!r})"
+            name = f"PRM({f'{base.plain_name}+{source}'!r})"
             lm = base.with_adapter(source, name=name, token=token)
             name = lm.name  # with what the base keeps
             return PRM(lm, lm.codec.tokenizer, name=name, context_length=context_length, **judges)

@@ -58,13 +58,19 @@ def test_tables_divide_by_the_best_of_the_others():
         "bound": {case: found(900, 1), other: found(900, 1)},
         "vLLM": {case: found(100, 2), other: found(100, 4)},
         "llama.cpp bf16": {case: found(100, 1)},
+        "llama.cpp q8_0": {case: found(300, 1)},
         "ppl bf16": {case: found(150, 1), other: found(150, 1)},
+        "ppl int8": {case: found(150, 1)},
     }
     lines = list(one_run.tables(["Few rows and many, whole texts"], medians, 10))
     first, second, third = (line for line in lines if line.startswith("| 1 x"))
-    assert first.split("|")[2:-1] == [" 900.0 ", " 50.0 ", " 100.0 ", " 150.0 ", " 1.50 "]
-    assert second.split("|")[2:-1] == [" 900.0 ", " 25.0 ", " - ", " 150.0 ", " 6.00 "]
-    assert third.split("|")[2:-1] == [" - "] * 5
+    assert first.split("|")[2:-1] == [
+        *(" 900.0 ", " 50.0 ", " 100.0 ", " 300.0 ", " 150.0 ", " 150.0 ", " 1.50 ", " 0.50 ")
+    ]
+    assert second.split("|")[2:-1] == [
+        *(" 900.0 ", " 25.0 ", " - ", " - ", " 150.0 ", " - ", " 6.00 ", " - ")
+    ]
+    assert third.split("|")[2:-1] == [" - "] * 8
 
 
 def test_memory_is_told_beside_one_copy_and_one_a_row():

@@ -79,7 +79,7 @@ def test_only_numbers_in_particles_are_made_light():
 @pytest.mark.parametrize("wrong", [math.nan, torch.tensor(math.nan)])
 def test_what_is_no_number_is_refused_and_infinity_by_the_runtime(wrong):
     # `torch.compile` switches Pyro's look at it off for the whole process; then the runtime looks.
-    with pytest.raises(errors.PPLError, match="log_factor|site 'f' .* log-probability nan"):
+    with pytest.raises(errors.PPLError, match=r"log_factor|site 'f' .* log-probability nan"):
         records(lambda: pyro.factor("f", wrong))
     with pytest.raises(errors.WeightError, match="inf"):
         records(lambda: pyro.factor("f", math.inf))

@@ -108,11 +108,11 @@ def grown(case: Case, asked: Texts, complete: Callable[[Texts, int, int], Any]) 
     return tokens
 
 
-def by_vllm(folder: str) -> Run:
-    """vLLM in process."""
-    from vllm import LLM, SamplingParams
+def vllm_engine(folder: str) -> Any:
+    """vLLM in process, as it is asked for 128 rows."""
+    from vllm import LLM
 
-    engine = LLM(
+    return LLM(
         model=folder,
         dtype="bfloat16",
         block_size=32,
@@ -121,6 +121,13 @@ def by_vllm(folder: str) -> Run:
         max_num_seqs=128,
         disable_log_stats=True,
     )
+
+
+def by_vllm(folder: str) -> Run:
+    """vLLM in process."""
+    from vllm import SamplingParams
+
+    engine = vllm_engine(folder)
 
     def run(case: Case, asked: Texts, seed: int) -> dict[str, float]:
         def complete(texts: Texts, step: int, number: int) -> list[tuple[list[int], bool]]:

@@ -29,6 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from one_run import Case, prompts, vllm_engine
+
 CASES = ["8x16x550", "8x4x550", "1x32x550", "8x16x60", "1x64x2000"]
 
 Texts = list[list[int]]
@@ -36,27 +38,11 @@ Side = Callable[[Texts, int, int, int], dict[str, float]]
 """Prompts, rows to each, new tokens and a seed to seconds, tokens, and whatever else is known."""
 
 
-def prompts(questions: int, length: int, seed: int) -> Texts:
-    """Other ones for every seed, which begin with different tokens."""
-    return [
-        [3 + (i * 7919 + 104_729 * (q + 31 * seed)) % 40_000 for i in range(length)]
-        for q in range(questions)
-    ]
-
-
 def by_vllm(folder: str) -> Side:
     """Runs where vLLM is installed."""
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
-    engine = LLM(
-        model=folder,
-        dtype="bfloat16",
-        block_size=32,
-        enable_prefix_caching=True,
-        max_model_len=2304,
-        max_num_seqs=128,
-        disable_log_stats=True,
-    )
+    engine = vllm_engine(folder)
 
     def run(asked: Texts, rows: int, new: int, seed: int) -> dict[str, float]:
         count = len(asked) * rows
@@ -166,7 +152,7 @@ def serve(side: str, folder: str) -> None:
     print("answer {}", flush=True)
     for line in sys.stdin:
         questions, rows, length, new, seed = json.loads(line)
-        found = run(prompts(questions, length, seed), rows, new, seed)
+        found = run(prompts(Case(questions, rows, length, new, new), seed), rows, new, seed)
         print("answer " + json.dumps(found), flush=True)
 
 

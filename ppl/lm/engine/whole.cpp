@@ -5,46 +5,14 @@
 // attention (`attention.cpp`), which are called by address. Results are rounded to bfloat16 where the
 // model's own operations round, so that nothing but the order of sums differs.
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-typedef uint16_t number;
+#define HALF 1
+#include "vectors.h"
 
 #include "attend.h"
 
-static inline float wide(number x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline number narrow(float x) {  // to the nearest, ties to even
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return x != x ? 0x7fc0 : (number)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 static inline float rounded(float x) { return wide(narrow(x)); }
-
-// As in attention.cpp, but up to x = 88.
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = std::rint(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    int32_t bits = ((int32_t)n + 127) * (1 << 23);
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return (p * r * r + r + 1.0f) * power;
-}
 
 typedef void Multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
                       const void *, const float *, number *);
@@ -116,7 +84,8 @@ static void added(number *x, const number *more, int64_t count) {
 static void gated(const number *x, int64_t inner, number *out) {
     for (int64_t i = 0; i < inner; i++) {
         const float gate = wide(x[i]);
-        out[i] = narrow(rounded(gate / (1.0f + exponential(-gate))) * wide(x[inner + i]));
+        const float most = -gate > 88.0f ? 88.0f : -gate;  // beyond, the power of two overflows
+        out[i] = narrow(rounded(gate / (1.0f + exponential(most))) * wide(x[inner + i]));
     }
 }
 

@@ -6,7 +6,7 @@ from fault import Fault
 
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
-PRODUCTS, WHOLE = "tests/test_bfloat16.py", "tests/test_whole.py"
+PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 
 FAULTS = [
@@ -24,10 +24,10 @@ FAULTS = [
     Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
     # Products and steps of our own.
-    Fault(f"{ENGINE}/bfloat16.cpp", "each * 2 * LANES", "each * LANES", PRODUCTS),
+    Fault(f"{ENGINE}/products.cpp", "% each * SIDE_BY_SIDE", "% each", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "at % each * 2 * SIDE", "at % each * SIDE", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "filled == inputs ? rows", "filled ? rows", PRODUCTS),
-    Fault(f"{ENGINE}/bfloat16.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
+    Fault(f"{ENGINE}/products.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),

@@ -21,7 +21,7 @@ from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import LanguageModel, Tokens
 from ppl.lm.company import Company
 from ppl.lm.decode import LogitsModel, Session
-from ppl.lm.drafting import Drafting, DraftSession
+from ppl.lm.drafting import DraftSession
 from ppl.lm.drafts import Drafts, drafts_of
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
@@ -33,6 +33,7 @@ from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
+from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
 from ppl.lm.tokenizer import HFCodec

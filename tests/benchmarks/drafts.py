@@ -24,8 +24,8 @@ from machine import machine
 
 import ppl
 from ppl.lm.base import ContinueRequest
-from ppl.lm.drafting import Drafting
 from ppl.lm.drafts import Drafts
+from ppl.lm.guessing import Drafting
 
 NEW_TOKENS = 64
 WORK = {

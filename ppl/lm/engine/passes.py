@@ -75,7 +75,6 @@ class Passes:
         price: keys that have to be saved, over all rows, for one product more to pay.
         shares: whether rows can stand on trunks: attention is ours, on keys and values as the cache
             has them; recurrent layers and captured steps have each row's beginning with the row.
-        blocks: whether several tokens a row go through the program of a step.
         snapshots: these states.
         adapters: what texts may have beside the model's weights.
         stepwise: whether recurrent layers go on by one token at a time only.
@@ -124,7 +123,6 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self.blocks = self.compiled is not None and self.compiled.native and not self._keeps
         self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._common: list[int] = []
         self.forget()
@@ -204,18 +202,24 @@ class Passes:
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
 
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
-        """As `fill`, of a few tokens a row: compiled, if steps are."""
+        """As `fill`, of a few tokens a row: by the program of a step, where it takes them."""
         most = sum(len(text) - slot.length for text, slot in rows)
-        if not self.blocks or most > _MOST_TOGETHER * len(rows):
+        if not self.as_steps(most) or most > _MOST_TOGETHER * len(rows):
             self.fill(rows)
             return
         for text, slot in rows:
             self._check(text[slot.length :])
-        run = blocks_of(self._slots, rows)
+        run = blocks_of(self._slots, rows, self.price)
         self.adapters.seat(run.texts, range(most), most)
         self._forward(run.inputs, run.window, most, run.spans, standing_on(run.trunks, self.device))
         for text, slot in rows:
             slot.length = len(text)
+
+    def as_steps(self, tokens: int) -> bool:
+        """Whether a pass of several tokens a row, so many in all, goes through a step's program."""
+        if self.compiled is not None:
+            return self.compiled.native and not self._keeps
+        return self.whole is not None and not self.adapters.there and self.whole.takes(tokens)
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
@@ -402,8 +406,7 @@ class Passes:
         """One pass, causal per row: `[B, Q, hidden]`.
 
         Args:
-            inputs: `[3, B, Q]` token ids, their positions, and the columns where their keys go;
-                padding goes to the slots' last, which nobody reads.
+            inputs: `[3, B, Q]` ids, positions, and columns for keys; padding goes to the last.
             window: the memory of the `B` rows.
             real: how many of the tokens are no padding.
             spans: rows that attend apart.
@@ -432,8 +435,7 @@ class Passes:
     def _pass(
         self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
     ) -> Tensor:
-        """Nothing here looks at a value, so that it can be captured, where no row stands on a
-        trunk."""
+        """Looks at no value, so that it can be captured, where no row stands on a trunk."""
         states: Tensor
         step: WholeStep | CompiledStep | None = self.compiled
         if self.whole is not None and self.whole.takes(len(ids)) and not self.adapters.there:

@@ -181,6 +181,10 @@ class Passes:
             self._fill_evenly(rows)
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
+        few = missing <= min(_MOST_TOGETHER * len(rows), _PREFILL_TOKENS)
+        if rows and few and self.as_steps(missing):
+            self._extend(rows, missing)
+            return
         if self._packs and missing >= _PACKED * len(rows):
             jobs = []
             for text, slot in rows:
@@ -201,14 +205,8 @@ class Passes:
             for at in range(0, width, _PREFILL_TOKENS):
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
 
-    def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
-        """As `fill`, of a few tokens a row: by the program of a step, where it takes them."""
-        most = sum(len(text) - slot.length for text, slot in rows)
-        if not self.as_steps(most) or most > _MOST_TOGETHER * len(rows):
-            self.fill(rows)
-            return
-        for text, slot in rows:
-            self._check(text[slot.length :])
+    def _extend(self, rows: Sequence[tuple[Tokens, Slot]], most: int) -> None:
+        """As `fill`, by the program of a step: so many tokens of all rows, each as one of its."""
         run = blocks_of(self._slots, rows, self.price)
         self.adapters.seat(run.texts, range(most), most)
         self._forward(run.inputs, run.window, most, run.spans, standing_on(run.trunks, self.device))

@@ -9,8 +9,8 @@ from torch import nn
 
 from ppl.lm.engine import linear, products
 from ppl.lm.engine.building import built
-from ppl.lm.engine.products import Own
 from ppl.lm.engine.linear import PackedLinear
+from ppl.lm.engine.products import Own
 
 SIZES = [(960, 576), (64, 32), (1, 32), (33, 64), (130, 34), (100, 70), (65, 2)]  # outputs, inputs
 

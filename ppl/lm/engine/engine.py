@@ -291,7 +291,7 @@ class Engine:
         self._memory.slide(slots, more)
         self._room(max(slot.tail + n for slot, n in zip(slots, more, strict=True)))
         starts = [slot.length for slot in slots]
-        self.runner.fill(list(zip(texts, slots, strict=True)))
+        self.runner.extend(list(zip(texts, slots, strict=True)))
         return [
             self.slots.view(slot, start, slot.length).states.clone()
             for slot, start in zip(slots, starts, strict=True)

@@ -118,8 +118,7 @@ class Passes:
         self.whole: WholeStep | None = whole_step(base, config, plan) if plain else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
-        if graphs:
-            worth = _GRAPHS_SHARED
+        worth = _GRAPHS_SHARED if graphs else worth
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
@@ -182,8 +181,8 @@ class Passes:
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
         few = missing <= min(_MOST_TOGETHER * len(rows), _PREFILL_TOKENS)
-        if rows and few and self.as_steps(missing):
-            self._extend(rows, missing)
+        if rows and few and self._takes_whole(missing):
+            self._as_steps(rows)
             return
         if self._packs and missing >= _PACKED * len(rows):
             jobs = []
@@ -205,9 +204,19 @@ class Passes:
             for at in range(0, width, _PREFILL_TOKENS):
                 self._fill(group, min(_PREFILL_TOKENS, width - at))
 
-    def _extend(self, rows: Sequence[tuple[Tokens, Slot]], most: int) -> None:
-        """As `fill`, by the program of a step: so many tokens of all rows, each as one of its."""
+    def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
+        missing = sum(len(text) - slot.length for text, slot in rows)
+        if self.as_steps(missing) and missing <= _MOST_TOGETHER * len(rows):
+            self._as_steps(rows)
+        else:
+            self.fill(rows)
+
+    def _as_steps(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        for text, slot in rows:
+            self._check(text[slot.length :])
         run = blocks_of(self._slots, rows, self.price)
+        most = len(run.texts)
         self.adapters.seat(run.texts, range(most), most)
         self._forward(run.inputs, run.window, most, run.spans, standing_on(run.trunks, self.device))
         for text, slot in rows:
@@ -217,7 +226,10 @@ class Passes:
         """Whether a pass of several tokens a row, so many in all, goes through a step's program."""
         if self.compiled is not None:
             return self.compiled.native and not self._keeps
-        return self.whole is not None and not self.adapters.there and self.whole.takes(tokens)
+        return self._takes_whole(tokens)
+
+    def _takes_whole(self, rows: int) -> bool:
+        return self.whole is not None and self.whole.takes(rows) and not self.adapters.there
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
@@ -264,17 +276,15 @@ class Passes:
         where = [slot.index - low for slot in rows]
         ids, positions, columns = table = np.zeros((3, high - low, width), dtype=np.int64)
         columns[:] = self._slots.length
-        sizes = [min(len(text) - slot.length, width) for text, slot in group]
+        sizes, ends = [min(len(text) - slot.length, width) for text, slot in group], [0] * len(ids)
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
             ids[row, :size] = text[slot.length : after]
             positions[row, :size] = range(slot.length, after)
             columns[row, :size] = range(slot.tail, slot.tail + size)
+            ends[row] = slot.tail + size - 1
         ids &= ID
         inputs = torch.from_numpy(table)
-        ends = [0] * (high - low)
-        for row, size, slot in zip(where, sizes, rows, strict=True):
-            ends[row] = slot.tail + size - 1
         spans = self._spans(rows, texts, where, ends, width)
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
@@ -434,10 +444,7 @@ class Passes:
         self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
     ) -> Tensor:
         """Looks at no value, so that it can be captured, where no row stands on a trunk."""
-        states: Tensor
-        step: WholeStep | CompiledStep | None = self.compiled
-        if self.whole is not None and self.whole.takes(len(ids)) and not self.adapters.there:
-            step = self.whole
+        step = self.whole if self._takes_whole(len(ids)) else self.compiled
         if step is not None and ids.shape[1] == 1:
             states = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
@@ -446,12 +453,7 @@ class Passes:
         if self._states:
             before = [None if slot is None else slot.state for slot in self._rows]
             self._states.into(cache, window, before)
-        asked = {
-            "input_ids": ids,
-            "position_ids": positions,
-            self._cache: cache,
-            "use_cache": True,
-        }
+        asked = {"input_ids": ids, "position_ids": positions, self._cache: cache, "use_cache": True}
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions

@@ -219,7 +219,7 @@ def _row(block: Any, products: list[LaidOutLinear], dtype: torch.dtype) -> list[
     def alone(layer: Any) -> list[int]:
         if not isinstance(layer, LaidOutLinear) or not layer.own_rows:
             raise RuntimeError("a layer has no products of our own")
-        if isinstance(layer, PackedLinear) and layer.own.dtype != dtype:
+        if isinstance(layer, PackedLinear) and layer.own is not None and layer.own.dtype != dtype:
             raise RuntimeError("a layer is of another type than the others")
         products.append(layer)
         return layer.addresses

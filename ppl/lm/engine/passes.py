@@ -446,7 +446,7 @@ class Passes:
         """Looks at no value, so that it can be captured, where no row stands on a trunk."""
         step = self.whole if self._takes_whole(len(ids)) else self.compiled
         if step is not None and ids.shape[1] == 1:
-            states = step(ids, positions, window, running_spans(), standing)
+            states: Tensor = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states
         cache = window.cache()

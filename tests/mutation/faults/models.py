@@ -8,6 +8,7 @@ ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 PRODUCTS, WHOLE = "tests/test_bfloat16.py", "tests/test_whole.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
+JUDGING = "tests/test_judging_adapters.py"
 
 FAULTS = [
     Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
@@ -87,13 +88,13 @@ FAULTS = [
         "ppl/lm/huggingface.py",
         'vars(self).get("origin") if weights is None else None',
         'vars(self).get("origin")',
-        f"{ADAPTERS} -k no_other_law",
+        f"{JUDGING} -k no_other_law",
     ),
     Fault(
         "ppl/lm/huggingface.py",
         "name = KV.read(self.kv).named(name)",
         "pass",
-        f"{ADAPTERS} -k what_the_base_keeps",
+        f"{JUDGING} -k what_the_base_keeps",
     ),
     # Scores that others compute.
     Fault(

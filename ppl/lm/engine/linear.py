@@ -106,8 +106,8 @@ class PackedLinear(LaidOutLinear):
         except (AttributeError, RuntimeError):  # oneDNN does not say where, or it is not for us
             return None
         if weight.shape not in _trusted:
-            x = torch.randn(3, self.in_features, generator=torch.Generator().manual_seed(0))
-            x = x.bfloat16()
+            generator = torch.Generator("cpu").manual_seed(0)
+            x = torch.randn(3, self.in_features, generator=generator, device="cpu").bfloat16()
             _trusted[weight.shape] = _alike(own(x), self.by_library(x))
         return own if _trusted[weight.shape] else None
 

@@ -10,6 +10,7 @@ from test_cli import QUESTION, ppl, told
 
 import ppl as library
 from ppl.errors import StudyError
+from ppl.serve.offer import Menu
 from ppl.study import Source
 from ppl.study.sources import model_of, verifier_of
 from ppl.verifiers import PRM
@@ -90,6 +91,23 @@ def test_serve_loads_as_it_is_told(monkeypatch):
     offer = served["small"]
     assert offer.lm.name == "tiny-lines kv=int8"
     assert offer.verifier.name == "PRM('tiny-lines')"
+
+
+@pytest.mark.parametrize("options", [(), ("--kv", "int8", "--device", "cpu")])
+def test_serve_loads_what_has_two_aliases_once(monkeypatch, options):
+    menus = []
+
+    def record(models: dict, **_: object) -> None:
+        menus.append(Menu(models))
+
+    monkeypatch.setattr("ppl.serve.serve", record)
+    aliases = ("a=tiny-lines", "b=tiny-lines", "c=tiny")
+    ppl("serve", *(flag for alias in aliases for flag in ("-m", alias)), *options)
+    a, b, c = (menus[0].offers[name] for name in "abc")
+    assert a.lm is b.lm
+    assert a.verifier is b.verifier
+    assert (a.lm.plain_name, a.verifier.name) == ("tiny-lines", "PRM('tiny-lines')")
+    assert (c.lm.plain_name, c.verifier.name) == ("tiny", "PRM('tiny')")
 
 
 def test_a_sweep_of_other_models_names_them(tmp_path: Path):

@@ -33,6 +33,7 @@ from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
+from ppl.lm.engine.setting import inferring
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
@@ -186,12 +187,17 @@ class HFModel(LogitsModel):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[n, V]` from last hidden states `[n, hidden]`, in the same dtype."""
         numbers = [self.adapter.number] * len(hidden) if self.adapter else []
-        with torch.inference_mode(), self.engine.runner.adapters.running(numbers):
+        with inferring(), self.engine.runner.adapters.running(numbers):
             return self._head(hidden)
 
     def fresh(self) -> None:
         """See `LogitsModel`."""
-        self.engine.pool.clear()
+        with self.engine.lock:
+            self.engine.pool.clear()
+            self.engine.runner.snapshots.clear()
+        drafts = self.together.drafts
+        if drafts is not None:
+            drafts.fresh()
 
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""
@@ -212,7 +218,7 @@ class HFModel(LogitsModel):
         ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
         """Logits `[T, V]` before each token of every continuation, from one batch of passes."""
-        with torch.inference_mode():
+        with inferring():
             texts = [self.marked(p + c[:-1]) for p, c in zip(prefixes, continuations, strict=True)]
             hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], payers_of(ledgers))
         for states in hidden:
@@ -280,7 +286,7 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
         return logits
 
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
-    with torch.inference_mode():
+    with inferring():
         own = model(input_ids=ids, use_cache=False).logits[0].float()
         ours = head(base_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
     if not own.isfinite().all():

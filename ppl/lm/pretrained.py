@@ -13,6 +13,7 @@ from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
 from ppl.lm.engine.quantised import FORMATS, quantise_linears
+from ppl.lm.engine.setting import on_the_cpu
 from ppl.lm.gguf import converted, fetched, file_on_hub
 from ppl.lm.quiet import quiet_transformers
 
@@ -68,7 +69,7 @@ def load_pretrained(
     where = str(path) if path.exists() else str(source)
     hub = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), on_the_cpu():
             model, report = kind.from_pretrained(where, dtype=kept, output_loading_info=True, **hub)
             tokenizer = AutoTokenizer.from_pretrained(where, **hub)
     except (OSError, ValueError, SafetensorError) as error:
@@ -90,11 +91,12 @@ def load_pretrained(
     if adapter is not None:
         put_in(model, adapter, hub)
     model = model.to(where_to_run).eval().requires_grad_(False)
-    few = torch.arange(4)[None]
-    if weights is not None:
-        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), str(source))
-    elif pack and where_to_run.type == "cpu":
-        pack_linears(model, lambda: model(input_ids=few, use_cache=False))
+    with on_the_cpu():
+        few = {"input_ids": torch.arange(4)[None], "use_cache": False}
+        if weights is not None:
+            quantise_linears(model, weights, lambda: model(**few), str(source))
+        elif pack and where_to_run.type == "cpu":
+            pack_linears(model, lambda: model(**few))
     return model, tokenizer
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from ppl.errors import PPLError
 from ppl.language.arguments import shown
 
 P = ParamSpec("P")
@@ -89,12 +91,13 @@ NO_STEPS: Mapping[str, str] = {
 
 def own_names(loader: Callable[P, M]) -> Callable[P, M]:
     """Decorates a function `(source, **settings)`: it may be called with the names that settings
-    have in transformers."""
+    have in transformers, and its errors then speak of these."""
     known = inspect.signature(loader).parameters
 
     @functools.wraps(loader)
     def load(*args: P.args, **settings: P.kwargs) -> M:
         given: dict[str, Any] = dict(settings)
+        said: list[tuple[str, str]] = []
         for other, ours in _SAME.items():
             if other not in given or other in known:
                 continue
@@ -106,9 +109,24 @@ def own_names(loader: Callable[P, M]) -> Callable[P, M]:
             given[ours] = device_of(value) if other == "device_map" else value
             if given[ours] is None:
                 del given[ours]
-        return loader(*args, **given)  # type: ignore[arg-type]
+                continue
+            said.append((f"{ours}={given[ours]!r}", f"{other}={shown(value)}"))
+            said.append((f"{ours}=", f"{other}="))
+        try:
+            return loader(*args, **given)  # type: ignore[arg-type]
+        except (PPLError, TypeError, ValueError) as error:
+            if said and len(error.args) == 1 and isinstance(error.args[0], str):
+                error.args = (_in_words(error.args[0], said),)
+            raise
 
     return load
+
+
+def _in_words(message: str, said: Sequence[tuple[str, str]]) -> str:
+    """A message that speaks of settings as they were given, `(our words, those)` of each."""
+    for ours, theirs in said:
+        message = theirs.join(re.split(rf"\b{re.escape(ours)}", message))
+    return message
 
 
 def device_of(placed: Any) -> Any:

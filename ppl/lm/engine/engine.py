@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ppl.language.cost import Account
@@ -109,7 +108,7 @@ class Engine:
         if getattr(model.config, "is_encoder_decoder", False):
             admission.refuse_halves(self.base, name)
         self.vocabulary = admission.vocabulary(self.base, config)
-        with self.lock, torch.inference_mode():
+        with self.lock, inferring():
             most = self.context_length
             plan = admission.plan_of(self.base, config, name, most, self.device, keeps)
             # Where a text is its state, states take a part of the budget.
@@ -201,10 +200,10 @@ class Engine:
         payers: Sequence[Payer],
         weights: Mapping[Tokens, int],
     ) -> list[Tensor]:
-        busy = self.slots.busy
+        wanted = 1 if weights else len(texts)  # beginnings are of a batch that has its share
         weights = {**weights, **{t: 1 << 30 for t in texts if self._memory.crowded(len(t))}}
-        longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
-        rows = self._memory.free_rows(longest)
+        longest = max([*map(len, texts), *(slot.tail for slot in self.slots.busy)], default=1)
+        rows = self._memory.free_rows(longest, wanted)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)

@@ -66,11 +66,11 @@ def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
 @lru_cache(maxsize=2)
 def _draws_alike(dtype: torch.dtype) -> bool:
     """Whether the program can be built, and draws what the library does."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(8, 5001, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever torch's default device is
+    logits = 3 * torch.randn(8, 5001, generator=generator, device="cpu")
     logits[0, ::2] = -torch.inf
     logits = logits.to(dtype)
-    u = torch.rand(8, generator=generator, dtype=torch.float64).numpy()
+    u = torch.rand(8, generator=generator, dtype=torch.float64, device="cpu").numpy()
     try:
         tokens, log_probs = inverted(logits, u)
     except RuntimeError:

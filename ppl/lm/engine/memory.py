@@ -94,13 +94,14 @@ class Memory:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return max(1, self.capacity // 2 // self._slot_nbytes(length))
 
-    def free_rows(self, length: int) -> int:
-        """Most rows of `length` tokens that fit beside those that run; one at least, for which
-        others give way if they can."""
-        rows = self.batch_rows(length) - len(self.slots.busy)
-        if rows < 1:
-            self.slots.give_way(1 - rows)
-        return max(1, rows)
+    def free_rows(self, length: int, wanted: int = 1) -> int:
+        """Most rows of `length` tokens that fit beside those that run, one at least. For those that
+        are wanted, up to half of all that fit, others give way if they can."""
+        most = self.batch_rows(length)
+        missing = max(1, min(wanted, most // 2)) - (most - len(self.slots.busy))
+        if missing > 0:
+            self.slots.give_way(missing)
+        return max(1, most - len(self.slots.busy))
 
     def pays(self, rows: int, tokens: int) -> bool:
         """Whether so many tokens with which so many rows begin should be one copy."""

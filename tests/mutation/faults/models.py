@@ -8,6 +8,7 @@ ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
+JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
     Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
@@ -76,7 +77,23 @@ FAULTS = [
         "ppl/runtime/replicas.py", "(-seen[c], now[c])", "(now[c],)", f"{REPLICAS} -k goes_where"
     ),
     Fault(
-        "ppl/lm/replica.py", "            self.stop.after(token)\n", "", f"{REPLICAS} -k half_way"
+        "ppl/lm/replica.py",
+        "            calling.run(self.ticket, self.stop.after, token)\n",
+        "",
+        f"{REPLICAS} -k half_way",
+    ),
+    Fault(
+        "ppl/runtime/link.py",
+        "now == before and now[0] in self._left",
+        "now[0] in self._left",
+        f"{FUNCTIONS} -k calls_return",
+    ),
+    Fault("ppl/runtime/link.py", "self.process.process.kill()", "pass", f"{FUNCTIONS} -k ends"),
+    Fault(
+        "ppl/lm/replica.py",
+        "under = None if ask.under is None else watched(ask.under)",
+        "under = ask.under",
+        f"{FUNCTIONS} -k brings_along",
     ),
     Fault("ppl/runtime/replicas.py", "self.kv = about.kv", "pass", f"{REPLICAS} -k it_copies"),
     Fault(
@@ -89,13 +106,13 @@ FAULTS = [
         "ppl/lm/huggingface.py",
         'vars(self).get("origin") if weights is None else None',
         'vars(self).get("origin")',
-        f"{ADAPTERS} -k no_other_law",
+        f"{JUDGING} -k no_other_law",
     ),
     Fault(
         "ppl/lm/huggingface.py",
         "name = KV.read(self.kv).named(name)",
         "pass",
-        f"{ADAPTERS} -k what_the_base_keeps",
+        f"{JUDGING} -k what_the_base_keeps",
     ),
     # Scores that others compute.
     Fault(
@@ -121,6 +138,24 @@ FAULTS = [
         "request.ledger.add(scored_tokens=length)",
         "pass",
         "tests/test_loop.py -k slow_server",
+    ),
+    Fault(
+        "ppl/lm/settings.py",
+        "error.args = (_in_words(error.args[0], said),)",
+        "pass",
+        "tests/test_loading.py -k 'are_none or do_not_have'",
+    ),
+    Fault(
+        "ppl/lm/origin.py",
+        "tuple(value) if isinstance(value, list) else value",
+        "value",
+        f"{REPLICAS} -k kept_in_files",
+    ),
+    Fault(
+        "ppl/cli/serve.py",
+        "if own and name not in models:",
+        "if own:",
+        "tests/test_cli_loading.py -k aliases",
     ),
     Fault(f"{SERVER}/probe.py", "reversed(texts)][::-1]", "texts]", f"{FLAKY} -k at_start"),
 ]

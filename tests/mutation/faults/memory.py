@@ -16,7 +16,8 @@ COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
 ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
-STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
+TRUNKS = "tests/test_trunk.py"
+STANDING = f"{ENGINES} {TRUNKS} -k 'standing or trunk'"
 
 FAULTS = [
     # Running batches beside each other.
@@ -41,12 +42,7 @@ FAULTS = [
         "states[max(start - edge.start - 1, 0) :]",
         f"{ENGINES} -k hidden",
     ),
-    Fault(
-        PREFIX,
-        "start = edges[-1].start",
-        "start = last.start",
-        f"{ENGINES} -k shortened",
-    ),
+    Fault(PREFIX, "start = edges[-1].start", "start = last.start", f"{TRUNKS} -k shortened"),
     Fault(
         PREFIX,
         "edge.tokens[at:], edge.start + at, upper",

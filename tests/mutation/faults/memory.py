@@ -15,7 +15,7 @@ FILLED = "tests/test_prefill.py"
 COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
 ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
-ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
+ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown'"
 TRUNKS = "tests/test_trunk.py"
 STANDING = f"{ENGINES} {TRUNKS} -k 'standing or trunk'"
 

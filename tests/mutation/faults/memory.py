@@ -14,7 +14,8 @@ TRUNK, KEPT, REACH = (
 FILLED = "tests/test_prefill.py"
 COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
-ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
+WORK, LONG = "tests/test_engine_work.py", "tests/test_engine_memory.py"
+ENGINES = f"tests/test_engine.py {WORK} tests/test_attention.py"
 ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown'"
 TRUNKS = "tests/test_trunk.py"
 STANDING = f"{ENGINES} {TRUNKS} -k 'standing or trunk'"
@@ -47,7 +48,7 @@ FAULTS = [
         PREFIX,
         "edge.tokens[at:], edge.start + at, upper",
         "edge.tokens[at:], edge.start, upper",
-        ANY,
+        f"{WORK} -k 'evicted or hidden or grown'",
     ),
     Fault(
         PREFIX,
@@ -59,13 +60,13 @@ FAULTS = [
         PREFIX,
         "            del leaf  # and with it its segment\n",
         '            self.gone = [*getattr(self, "gone", []), leaf]\n',
-        f"{ENGINES} -k 'memory or evicted or interleaving'",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(
         PREFIX,
         "[(leaf.needed, leaf.used,",
         "[(leaf.needed, -leaf.used,",
-        f"{ENGINES}",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
     Fault(
@@ -94,7 +95,12 @@ FAULTS = [
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
-    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
+    Fault(
+        SLOTS,
+        "        self.empty(slot, keep)\n        self.clock",
+        "        self.clock",
+        f"{WORK} -k 'evicted or taken_first or made_before'",
+    ),
     Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
     Fault(
         SLOTS,
@@ -112,7 +118,7 @@ FAULTS = [
         SLOTS,
         "-(-max(length, 1) // _BUCKET) * _BUCKET",
         "max(length, 1) // _BUCKET * _BUCKET",
-        f"{ENGINES} -k 'interleaving or last_place'",
+        f"{LONG} -k long_enough",
     ),
     Fault(
         SLOTS,
@@ -138,7 +144,7 @@ FAULTS = [
         MEMORY,
         "slot is None or slot.busy or",
         "slot is None or",
-        f"{DECODERS} {ENGINES} -k interleaving",
+        f"{WORK} {TOGETHER} -k 'draws_alone or do_not_matter'",
     ),
     Fault(
         MEMORY,
@@ -199,21 +205,21 @@ FAULTS = [
         "tests/test_native.py -k included",
     ),
     # One copy of a common beginning.
-    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
-    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
+    Fault(RUNS, "part.segment.rows -= 1", "pass", f"{LONG} -k left_behind"),
+    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", f"{TRUNKS} -k shortened"),
     Fault(
         SLOTS,
         "self.pool.segment(piece, slot.base, trunk=True)",
         "self.pool.segment(piece, slot.base)",
-        "tests/test_engine_memory.py -k left_behind",
+        f"{LONG} -k left_behind",
     ),
-    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
-    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
+    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", f"{TRUNKS} -k copies_less"),
+    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", f"{LONG} -k beginning"),
     Fault(
         TRUNK,
         "torch.logaddexp(self.mass, other.mass)",
         "torch.maximum(self.mass, other.mass)",
-        STANDING,
+        f"{TRUNKS} -k parts_of_attention",
     ),
     Fault(RUNS, "if a.trunk != b.trunk:", "if False:", STANDING),
     # What is kept of keys and values.
@@ -224,17 +230,22 @@ FAULTS = [
         KEPT,
         "return self.window - 1",
         "return self.window - 2",
-        f"{KV} -k 'interleaving or behind'",
+        f"{KV} -k behind",
     ),
     Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
     Fault(
         RUNS,
         "near = edge.stop > length - reach or",
         "near = edge.stop > length or",
-        f"{KV} -k 'interleaving or behind'",
+        f"{KV} -k behind",
     ),
-    Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
-    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k 'interleaving or behind'"),
+    Fault(
+        SLOTS,
+        "            self.pool.lose(edge, start, stop)\n",
+        "            pass\n",
+        f"{KV} -k behind",
+    ),
+    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k behind"),
     Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
     Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
 ]

@@ -81,10 +81,13 @@ def test_who_is_asked_in_the_middle_of_a_batch_waits_for_nobody(capacity, monkey
         drawn |= first.step()
     busy = len(lm.engine.slots.busy)
     assert busy == lm.engine.batch_rows(36) == (1 if capacity < CAPACITY else busy)
-    second = lm.sample_batch(asked(lm, 40, 3))
+    (states,) = lm.engine.hidden([WORDS[:36]], [0])  # and so does a reward model beside it
+    assert len(states) == 36
+    assert len(lm.engine.slots.busy) == busy - 1
     within(lm.engine)
-    (states,) = lm.engine.hidden([WORDS[:30]], [0])  # and so does a reward model beside it
-    assert len(states) == 30
+    drawn |= first.step()
+    assert len(lm.engine.slots.busy) == busy
+    second = lm.sample_batch(asked(lm, 40, 3))
     within(lm.engine)
     while first.running:
         drawn |= first.step()

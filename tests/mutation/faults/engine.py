@@ -109,7 +109,7 @@ FAULTS = [
         DECODE,
         "_admit([rows[j] for j in keep])",
         "_admit(rows)",
-        f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
+        f"{DECODERS} -k pay_for_nothing",
     ),
     Fault(
         DECODE,

@@ -14,9 +14,10 @@ TRUNK, KEPT, REACH = (
 FILLED = "tests/test_prefill.py"
 COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
-ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
-ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
-STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
+WORK, LONG = "tests/test_engine_work.py", "tests/test_engine_memory.py"
+ENGINES = f"tests/test_engine.py {WORK} tests/test_attention.py"
+ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown'"
+TRUNKS = "tests/test_trunk.py"
 
 FAULTS = [
     # Running batches beside each other.
@@ -67,17 +68,12 @@ FAULTS = [
         "states[max(start - edge.start - 1, 0) :]",
         f"{ENGINES} -k hidden",
     ),
-    Fault(
-        PREFIX,
-        "start = edges[-1].start",
-        "start = last.start",
-        f"{ENGINES} -k shortened",
-    ),
+    Fault(PREFIX, "start = edges[-1].start", "start = last.start", f"{TRUNKS} -k shortened"),
     Fault(
         PREFIX,
         "edge.tokens[at:], edge.start + at, upper",
         "edge.tokens[at:], edge.start, upper",
-        ANY,
+        f"{WORK} -k 'evicted or hidden or grown'",
     ),
     Fault(
         PREFIX,
@@ -89,13 +85,13 @@ FAULTS = [
         PREFIX,
         "            del leaf  # and with it its segment\n",
         '            self.gone = [*getattr(self, "gone", []), leaf]\n',
-        f"{ENGINES} -k 'memory or evicted or interleaving'",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(
         PREFIX,
         "[(leaf.needed, leaf.used,",
         "[(leaf.needed, -leaf.used,",
-        f"{ENGINES}",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
     Fault(
@@ -124,7 +120,12 @@ FAULTS = [
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
-    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
+    Fault(
+        SLOTS,
+        "        self.empty(slot, keep)\n        self.clock",
+        "        self.clock",
+        f"{WORK} -k 'evicted or taken_first or made_before'",
+    ),
     Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
     Fault(
         SLOTS,
@@ -142,7 +143,7 @@ FAULTS = [
         SLOTS,
         "-(-max(length, 1) // _BUCKET) * _BUCKET",
         "max(length, 1) // _BUCKET * _BUCKET",
-        f"{ENGINES} -k 'interleaving or last_place'",
+        f"{LONG} -k long_enough",
     ),
     Fault(
         SLOTS,
@@ -168,7 +169,7 @@ FAULTS = [
         MEMORY,
         "slot is None or slot.busy or",
         "slot is None or",
-        f"{DECODERS} {ENGINES} -k interleaving",
+        f"{WORK} {TOGETHER} -k 'draws_alone or do_not_matter'",
     ),
     Fault(
         MEMORY,
@@ -229,23 +230,23 @@ FAULTS = [
         "tests/test_native.py -k included",
     ),
     # One copy of a common beginning.
-    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
-    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
+    Fault(RUNS, "part.segment.rows -= 1", "pass", f"{LONG} -k left_behind"),
+    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", f"{TRUNKS} -k shortened"),
     Fault(
         SLOTS,
         "self.pool.segment(piece, slot.base, trunk=True)",
         "self.pool.segment(piece, slot.base)",
-        "tests/test_engine_memory.py -k left_behind",
+        f"{LONG} -k left_behind",
     ),
-    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
-    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
+    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", f"{TRUNKS} -k copies_less"),
+    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", f"{LONG} -k beginning"),
     Fault(
         TRUNK,
         "torch.logaddexp(self.mass, other.mass)",
         "torch.maximum(self.mass, other.mass)",
-        STANDING,
+        f"{TRUNKS} -k parts_of_attention",
     ),
-    Fault(RUNS, "if a.trunk != b.trunk:", "if False:", STANDING),
+    Fault(RUNS, "if a.trunk != b.trunk:", "if False:", f"{TRUNKS} -k no_keys_in_common"),
     # What is kept of keys and values.
     Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),
     Fault(KEPT, "(keys < self.sinks)", "(keys <= self.sinks)", KV),
@@ -254,17 +255,22 @@ FAULTS = [
         KEPT,
         "return self.window - 1",
         "return self.window - 2",
-        f"{KV} -k 'interleaving or behind'",
+        f"{KV} -k behind",
     ),
     Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
     Fault(
         RUNS,
         "near = edge.stop > length - reach or",
         "near = edge.stop > length or",
-        f"{KV} -k 'interleaving or behind'",
+        f"{KV} -k behind",
     ),
-    Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
-    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k 'interleaving or behind'"),
+    Fault(
+        SLOTS,
+        "            self.pool.lose(edge, start, stop)\n",
+        "            pass\n",
+        f"{KV} -k behind",
+    ),
+    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k behind"),
     Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
     Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
 ]

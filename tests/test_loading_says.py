@@ -10,7 +10,13 @@ from engines import FAMILIES, Letters, random_model
 import ppl
 from ppl.cli import doctor
 from ppl.cli.machine import Machine
-from ppl.errors import ArgumentError, ModelNotFoundError, SearchStateError, UnsupportedModelError
+from ppl.errors import (
+    ArgumentError,
+    ModelNotFoundError,
+    PromptError,
+    SearchStateError,
+    UnsupportedModelError,
+)
 from ppl.lm.pretrained import TINY
 from ppl.searchers.parse import parse
 from ppl.verifiers import PRM
@@ -103,6 +109,18 @@ def test_values_are_shown_on_one_line():
     assert "\n" not in str(refused.value)
     with pytest.raises(ArgumentError, match=r"compile='on': True or False or 'auto'$"):
         ppl.load("tiny", compile="on")
+
+
+def test_long_prompts_are_our_error_and_nobody_elses_notice(monkeypatch):
+    notices = []
+    logger = tf.tokenization_utils_base.logger
+    monkeypatch.setattr(logger, "warning", lambda message, *_, **__: notices.append(message))
+    long = "4 + 5 = " * 400
+    tf.AutoTokenizer.from_pretrained(TINY / "lm").encode(long)
+    assert len(notices) == 1  # so it is without us
+    with pytest.raises(PromptError, match=r"the prompt has 2400 tokens, tiny holds 512: shorten"):
+        ppl.load("tiny").prompt(long)
+    assert len(notices) == 1
 
 
 def test_searchers_that_are_mistyped():

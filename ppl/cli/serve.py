@@ -49,6 +49,8 @@ def serve(
     context_length: loading.ContextLength = None,
     compile: loading.Compile = None,
     replicas: loading.Replicas = None,
+    graphs: loading.Graphs = None,
+    drafts: loading.DraftsOption = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
     from ppl.serve import Limits, Offer
@@ -57,7 +59,17 @@ def serve(
     from ppl.study.sources import model_of, verifier_of
 
     options = loading.Loading(
-        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        weights=weights,
+        kv=kv,
+        kv_bytes=kv_bytes,
+        context_length=context_length,
+        compile=compile,
+        replicas=replicas,
+        graphs=graphs,
+        drafts=drafts,
     )
     programs = [_program(text) for text in program or ()]
     limits = {"tokens": max_tokens, "waiting": queue}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl.errors import UnsupportedModelError
 from ppl.language import checks
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account
 from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import LanguageModel, Tokens
@@ -37,6 +37,7 @@ from ppl.lm.engine.setting import inferring
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
+from ppl.lm.settings import HELD, SETTINGS_HELD, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 
 
@@ -55,6 +56,8 @@ class HFModel(LogitsModel):
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
         kv: as in `ppl.load`; what is not "full" is put behind the name.
         graphs, compile, drafts: as in `ppl.load`.
+        unknown: nothing; a setting of `ppl.load` that a model which is held cannot have, or a name
+            that another library uses, is answered with what to do.
 
     Attributes:
         drafts: what was guessed and how much of it was right; None without `drafts`.
@@ -63,7 +66,8 @@ class HFModel(LogitsModel):
         engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
-        UnsupportedModelError: the model cannot be forked exactly.
+        UnsupportedModelError: the model cannot be forked exactly, or has no head that gives logits.
+        TypeError: `model` or `tokenizer` is none, or there is no such setting.
     """
 
     @checked
@@ -79,9 +83,12 @@ class HFModel(LogitsModel):
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
         drafts: str | LanguageModel | Drafts | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown_settings("ppl.HFModel", unknown, SETTINGS_HELD, HELD)
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
+        _check_held(model, tokenizer)
         model = without_wrapper(model, name)
         self._bare, self.kv = name, str(keeps)
         self.name = name = keeps.named(name)
@@ -252,6 +259,19 @@ def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:
         return engine
 
 
+def _check_held(model: Any, tokenizer: Any) -> None:
+    """Raises TypeError for what is no model or no tokenizer."""
+    if not (hasattr(model, "eval") and hasattr(model, "config")):
+        raise TypeError(
+            f"model={shown(model)}: a causal language model of transformers or peft; one that is "
+            "not loaded yet is ppl.load(name)"
+        )
+    if not hasattr(tokenizer, "encode"):
+        raise TypeError(
+            f"tokenizer={shown(tokenizer)}: the model's own, as AutoTokenizer.from_pretrained gives"
+        )
+
+
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends: set[int] = set()
     generation = getattr(model, "generation_config", None)
@@ -270,6 +290,11 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
     Computing logits ourselves means computing them only where a token is drawn.
     """
     embeddings = model.get_output_embeddings()
+    if embeddings is None:
+        raise UnsupportedModelError(
+            f"{name}: {type(model).__name__} has no head that gives logits of next tokens; load it "
+            "with AutoModelForCausalLM"
+        )
     config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies

@@ -106,7 +106,7 @@ def load(
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
-        kv_bytes: memory for cached keys and values.
+        kv_bytes: memory for cached keys and values; rows that do not fit wait, but one always runs.
         kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
             tokens and the first 4, or `"int8+window(512, 4)"`. What is not full is another model,
             with laws of its own: its name says so, and what it drew is not scored by the full one.
@@ -116,7 +116,7 @@ def load(
             every 64: quicker for few rows. That is another model, called `NAME@int8` wherever it is
             named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
-            for the processor to launch. Not measured on a GPU yet.
+            for the processor to launch: docs/performance.md has what was measured.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
             model, a minute once and some seconds at each later load (torch keeps its work where
             `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ def load_pretrained(
             ) from error
         _refuse_other_kinds(where, hub, str(source), error)
         raise ModelNotFoundError(
-            f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
-            f"the Hugging Face Hub would hand out ({str(error).splitlines()[0]})"
+            f"cannot load {source!s} as {kind.__name__}: {_looked_for(str(source), path, error)}"
         ) from error
+    if (judge := _judge(model)) is not None:
+        raise UnsupportedModelError(f"{source!s} is a {judge}")
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise ModelNotFoundError(
             f"{source!s} is no {kind.__name__}: its files lack the weights "
@@ -98,6 +100,39 @@ def load_pretrained(
         elif pack and where_to_run.type == "cpu":
             pack_linears(model, lambda: model(**few))
     return model, tokenizer
+
+
+def _looked_for(source: str, path: Path, error: Exception) -> str:
+    """Where a model was looked for that is not there, and what may be meant."""
+    detail = f"({str(error).splitlines()[0]})"
+    if path.exists():
+        return f"its files cannot be read {detail}"
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        return "there is no such folder or file"
+    if ":" in source:
+        return "it is no name; the address of a server is written 'http://host:8000/v1'"
+    close = difflib.get_close_matches(source.lower().replace("_", "-"), EMBEDDED, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"it is neither an embedded model, {' or '.join(EMBEDDED)}{meant}, nor a folder here, nor "
+        f"a model that the Hugging Face Hub hands out {detail}"
+    )
+
+
+def _judge(model: Any) -> str | None:
+    """What a checkpoint is that was loaded as a language model and is a judge, whose head would
+    be left out without a word."""
+    if not type(model).__name__.endswith("ForCausalLM"):
+        return None
+    for saved in getattr(model.config, "architectures", None) or ():
+        if saved.endswith(("ForTokenClassification", "ForProcessRewardModel")):
+            return f"reward model ({saved}), which writes no texts; load it with PRM.load"
+        if saved.endswith("ForSequenceClassification"):
+            return (
+                f"reward model or classifier ({saved}), which writes no texts; load it with "
+                "RewardModel.load or OutcomeModel.load"
+            )
+    return None
 
 
 def _check_weights(weights: str | None, device: torch.device, pack: bool) -> None:

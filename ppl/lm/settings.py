@@ -29,6 +29,10 @@ _NEEDLESS = "leave it out, it changes nothing here"
 _FILES = "give the folder that huggingface_hub.snapshot_download(..., {name}=...) returns"
 _ONE_DEVICE = "leave it out: a model is whole on one device, see device="
 _LORA = "use lm.with_adapter(folder), or adapter= for a single one"
+_DRAFTS = "use drafts='siblings', or drafts= a smaller model with the same tokenizer"
+_EIGHT_BITS = "use kv='int8'"
+_ROWS = "use kv_bytes=: as many rows run at once as fit, the others wait"
+_DRAW = "give it where texts are drawn: lm(text, {name}=...)"
 
 REMEDIES: Mapping[str, str] = {
     # transformers
@@ -57,6 +61,8 @@ REMEDIES: Mapping[str, str] = {
     "offload_folder": _ONE_DEVICE,
     "offload_state_dict": _ONE_DEVICE,
     "tp_plan": f"{_ONE_DEVICE}; models that need several run behind a server",
+    "assistant_model": _DRAFTS,
+    "cache_implementation": "use kv=",
     # peft
     "adapter_name_or_path": "use adapter=",
     "peft_model_id": "use adapter=",
@@ -70,12 +76,35 @@ REMEDIES: Mapping[str, str] = {
     "max_model_len": "use context_length=",
     "n_ctx": "use context_length=",
     "n_gpu_layers": "use device=",
+    "n_batch": _NEEDLESS,
+    "n_ubatch": _NEEDLESS,
+    "flash_attn": "leave it out, attention is the engine's own",
+    "filename": "use 'owner/name:Q8_0' as source, or the path of the file",
+    "type_k": _EIGHT_BITS,
+    "type_v": _EIGHT_BITS,
+    "kv_cache_dtype": _EIGHT_BITS,
+    "kv_cache_memory_bytes": "use kv_bytes=",
+    "swap_space": "use kv_bytes=",
+    "max_num_seqs": _ROWS,
+    "max_num_batched_tokens": _ROWS,
+    "data_parallel_size": "use replicas=",
+    "draft_model": _DRAFTS,
+    "speculative_config": _DRAFTS,
+    "speculative_model": _DRAFTS,
+    "num_speculative_tokens": "use drafts=ppl.lm.drafts.Drafts(source, depth=...)",
     "n_threads": "call torch.set_num_threads",
     "quantization": _HOLD,
     "gpu_memory_utilization": "use kv_bytes=",
     "enforce_eager": "use graphs=False, compile=False, the defaults",
     "enable_prefix_caching": "leave it out, what texts have in common is always computed once",
     "tensor_parallel_size": f"{_ONE_DEVICE}; models that need several run behind a server",
+    "temperature": _DRAW,
+    "top_p": _DRAW,
+    "top_k": _DRAW,
+    "min_p": _DRAW,
+    "max_tokens": _DRAW,
+    "max_new_tokens": "give it where texts are drawn: lm(text, max_tokens=...)",
+    "stop": "give it where texts are drawn: lm(text, until=...)",
     "seed": "use searcher.run(program, seed=...): draws are keyed by the search",
 }
 """What to do about a setting of another library, by its name."""
@@ -87,6 +116,23 @@ NO_STEPS: Mapping[str, str] = {
     "adapter": "use the adapter's folder as source, with base= the model that it stands beside",
 }
 """What to do about settings of language models that judges do not have."""
+
+SETTINGS_HELD = ("context_length", "kv_bytes", "kv", "graphs", "compile", "drafts")
+"""The settings of a model that is held already (`ppl.HFModel`)."""
+
+_LOADS = "leave it out: this model is loaded already; ppl.load takes {name}= for a folder or a name"
+
+HELD: Mapping[str, str] = {
+    "dtype": "use model.to(torch.bfloat16) before",
+    "torch_dtype": "use model.to(torch.bfloat16) before",
+    "device": "use model.to('cuda') before",
+    "device_map": "use model.to('cuda') before",
+    "adapter": "hand over the model of peft, or use lm.with_adapter(folder)",
+    **dict.fromkeys(
+        ("pack", "weights", "replicas", "revision", "token", "trust_remote_code"), _LOADS
+    ),
+}
+"""What to do about settings of `ppl.load` that a model which is held does not have."""
 
 
 def own_names(loader: Callable[P, M]) -> Callable[P, M]:

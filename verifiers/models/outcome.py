@@ -160,6 +160,9 @@ class RewardModel(Ranker):
                 "classifier use OutcomeModel"
             )
 
+    def __repr__(self) -> str:
+        return self.name
+
     @staticmethod
     @own_names
     @keeps_origin
@@ -262,6 +265,9 @@ class OutcomeModel(Verifier):
                 f"{name} has the labels {sorted(labels)}, not {good!r}: pass good="
             )
         self.name, self.floor, self._good = self._model.name, floor, labels[good]
+
+    def __repr__(self) -> str:
+        return self.name
 
     @staticmethod
     @own_names

@@ -126,6 +126,9 @@ class PRM(Verifier):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
 
+    def __repr__(self) -> str:
+        return self.name
+
     @staticmethod
     @own_names
     @keeps_origin

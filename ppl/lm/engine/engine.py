@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ppl.language.cost import Account
 from ppl.lm.engine import admission, selfcheck
+from ppl.lm.engine.counters import Counters
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
@@ -59,7 +60,7 @@ def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[E
     return run
 
 
-class Engine:
+class Engine(Counters):
     """Forward passes of one model for many texts at once. Safe to use from several threads.
 
     Args:
@@ -142,26 +143,6 @@ class Engine:
         self.runner.snapshots.clear()
         self.runner.forget()
         self._memory.slides = self.sharing.able and not self.resumes and keeps.cuts(most)
-
-    @property
-    def passes(self) -> int:
-        """Forward passes made."""
-        return self.runner.made
-
-    @property
-    def tokens_computed(self) -> int:
-        """Tokens that passes computed for a row."""
-        return self.runner.tokens_computed
-
-    @property
-    def tokens_padded(self) -> int:
-        """Tokens that passes computed for nobody."""
-        return self.runner.tokens_padded
-
-    @property
-    def peak_nbytes(self) -> int:
-        """Most bytes that slots and tree took together."""
-        return self._memory.peak_nbytes
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""

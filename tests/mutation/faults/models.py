@@ -7,6 +7,7 @@ from fault import Fault
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
@@ -37,6 +38,9 @@ FAULTS = [
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
+    Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
+    Fault(f"{ENGINE}/counters.py", "whole.takes(1)", "whole.takes(2)", SAYS),
+    Fault("ppl/cli/doctor.py", "9 / 8 * width * size", "9 / 8 * size", SAYS),
     Fault(
         f"{SERVER}/answer.py",
         "isinstance(value, bool) or not isinstance(value, int) or not 0",

@@ -16,26 +16,27 @@
 
 enum { SIDE = 8 };
 
-// probs: [rows, size]; uniforms: [rows] in (0, 1).
-// indices: [rows]; mass: [2, rows] the probabilities of these, and the sums of the rows. A row of NaN
-// gets its last index.
-extern "C" void cumulate(int64_t rows, int64_t size, const float *probs, const double *uniforms,
-                         int64_t *indices, double *mass) {
+// probs: [rows, size]. table: [4, rows] uniforms in (0, 1), and what is written: indices, their
+// probabilities, and the sums of the rows. A row of NaN gets its last index.
+extern "C" void cumulate(int64_t rows, int64_t size, const float *probs, double *table) {
+    double *uniforms = table, *indices = table + rows, *drawn = table + 2 * rows;
+    double *totals = table + 3 * rows;
     std::vector<double> sums(SIDE * size);
     for (int64_t first = 0; first < rows; first += SIDE) {
         const int64_t count = std::min<int64_t>(SIDE, rows - first);
         const float *row[SIDE];
-        for (int k = 0; k < SIDE; k++) row[k] = probs + (first + std::min<int64_t>(k, count - 1)) * size;
+        for (int64_t k = 0; k < SIDE; k++) row[k] = probs + (first + std::min(k, count - 1)) * size;
         double total[SIDE] = {};
         for (int64_t i = 0; i < size; i++)
             for (int k = 0; k < SIDE; k++) sums[k * size + i] = total[k] += row[k][i];
         for (int64_t k = 0; k < count; k++) {
             const double *from = sums.data() + k * size;
             const double wanted = uniforms[first + k] * total[k];
-            const int64_t found = std::upper_bound(from, from + size, wanted) - from;
-            indices[first + k] = std::min(found, size - 1);
-            mass[first + k] = row[k][indices[first + k]];
-            mass[rows + first + k] = total[k];
+            const int64_t above = std::upper_bound(from, from + size, wanted) - from;
+            const int64_t found = std::min(above, size - 1);
+            indices[first + k] = found;
+            drawn[first + k] = row[k][found];
+            totals[first + k] = total[k];
         }
     }
 }

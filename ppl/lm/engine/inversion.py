@@ -68,12 +68,14 @@ def inverted_alike(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
     run = _built_alike()
     probs = torch.softmax(logits, -1).contiguous()
     rows, size = probs.shape
-    u = np.minimum(uniforms, 1 - 2.0**-52)
-    tokens, mass = np.empty(rows, dtype=np.int64), np.empty((2, rows))
-    run(rows, size, probs.data_ptr(), *(array.ctypes.data for array in (u, tokens, mass)))
+    # One table, as NumPy takes longer to say where an array is than the program for a row.
+    table = np.empty((4, rows))
+    np.minimum(uniforms, 1 - 2.0**-52, out=table[0])
+    run(rows, size, probs.data_ptr(), table.ctypes.data)
     # The library's logarithm, as NumPy's differs in the last digit.
-    drawn, total = torch.from_numpy(mass).log_().tolist()
-    return tokens.tolist(), [a - b for a, b in zip(drawn, total, strict=True)]
+    torch.from_numpy(table[2:]).log_()
+    _, tokens, drawn, total = table.tolist()
+    return list(map(int, tokens)), [a - b for a, b in zip(drawn, total, strict=True)]
 
 
 def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
@@ -145,6 +147,6 @@ def _built(half: bool) -> Any:
 def _built_alike() -> Any:
     """The function `cumulate` of its source."""
     run = built("cumulate.cpp").cumulate
-    run.argtypes = [_INT64, _INT64, *[_POINTER] * 4]
+    run.argtypes = [_INT64, _INT64, _POINTER, _POINTER]
     run.restype = None
     return run

@@ -246,12 +246,12 @@ class Slots:
         return low, high
 
     def _swap(self, a: Slot, b: Slot) -> None:
-        size = max(a.tail, b.tail)
-        if size:
-            first, second = self._columns(a, 0, size), self._columns(b, 0, size)
-            copy = first.clone()
-            first.copy_(second)
-            second.copy_(copy)
+        size, other = a.tail, b.tail
+        copy = self.content(a).clone() if size else None  # nothing is moved of an empty one
+        if other:
+            self._columns(a, 0, other).copy_(self.content(b))
+        if copy is not None:
+            self._columns(b, 0, size).copy_(copy)
         self.all[a.index], self.all[b.index] = b, a
         a.index, b.index = b.index, a.index
         self.swaps += 1

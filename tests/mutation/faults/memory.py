@@ -20,6 +20,7 @@ STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
 
 FAULTS = [
     # Running batches beside each other.
+    Fault(COMPANY, "== 1 and but in self._members:", "== 1:", TOGETHER),
     Fault(
         COMPANY,
         "            self.give_way(count - model.most_rows(texts[:count], lengths[:count]), member)\n",
@@ -120,8 +121,8 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "size = max(a.tail, b.tail)",
-        "size = min(a.tail, b.tail)",
+        "copy = self.content(a).clone() if size else None",
+        "copy = self.content(b).clone() if size else None",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     Fault(

@@ -351,7 +351,7 @@ FAULTS = [
     ),
     Fault(
         ENGINE,
-        "        self._share_prefixes(shared, unique, first_payers)\n",
+        "            self._share_prefixes(shared, unique, who)\n",
         "",
         f"{ENGINES} -k once",
     ),

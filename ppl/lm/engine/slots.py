@@ -13,6 +13,7 @@ of one shape, over all layers (`ppl.lm.engine.layout`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -235,9 +236,12 @@ class Slots:
         if high - low <= (1 + spread) * len(slots):
             return low, high
         wanted = set(slots)
-        # Next to the rows that run on but take no part: they need not move again afterwards.
+        # Behind the rows that run on but take no part: they need not move again afterwards. And
+        # from there on where most of the rows are already: they stay.
         others = sum(s.busy for s in self.all if s not in wanted)
-        low = min(others, len(self.all) - len(slots))
+        before = [0, *itertools.accumulate(s in wanted for s in self.all)]
+        starts = range(min(others, len(self.all) - len(slots)), len(self.all) - len(slots) + 1)
+        low = max(starts, key=lambda start: before[start + len(slots)] - before[start])
         high = low + len(slots)
         inside = [s for s in self.all[low:high] if s not in wanted]
         outside = [s for s in slots if not low <= s.index < high]

@@ -137,6 +137,7 @@ FAULTS = [
         "pass",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
+    Fault(SLOTS, "before[start + len(slots)] - before[start]", "0", "tests/test_slots.py"),
     # Memory.
     Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
     Fault(

@@ -156,4 +156,6 @@ class Company:
 
     def _working(self, but: Member | None) -> list[Member]:
         """Other batches that have rows, or rows that wait."""
+        if len(self._members) == 1 and but in self._members:  # asked at every token
+            return []
         return [m for m in self._members if m is not but and (m.held or m._waiting)]

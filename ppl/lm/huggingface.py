@@ -29,7 +29,7 @@ from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.drafts import DraftDecoder, refuse_drafts
 from ppl.lm.engine.engine import Engine
-from ppl.lm.engine.inversion import invert
+from ppl.lm.engine.inversion import invert, invert_alike
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
@@ -62,7 +62,7 @@ class HFModel(LogitsModel):
     Attributes:
         drafts: what was guessed and how much of it was right; None without `drafts`.
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
-        invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
+        invert: what draws tokens that nothing reshapes, where `ppl.lm.sampling` alone need not.
         engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
@@ -105,7 +105,7 @@ class HFModel(LogitsModel):
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         compiled = self.engine.runner.compiled
         native = compiled is not None and compiled.native
-        self.invert: Invert | None = invert if native else None
+        self.invert: Invert = invert if native else invert_alike
         self.company = Company(self.engine.lock)
         self.engine.slots.give_way = self.company.give_way
         self.context_length = self.engine.context_length

@@ -452,11 +452,11 @@ def grouped(
 
 @contextlib.contextmanager
 def _attending(attention: Attention, how: str, running: _Pass) -> Iterator[None]:
-    token = _running.set(running)
+    token, attention.name = _running.set(running), how
     try:
-        with attention.named(how):
-            yield
+        yield
     finally:
+        attention.name = running.before
         _running.reset(token)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
@@ -194,7 +193,9 @@ class EngineDecoder:
         ]
         computing = [i for i, state in enumerate(states) if state is None]
         sources = [stem for stem, _ in branches]
-        branches_of = Counter(sources[i] for i in computing)
+        branches_of: dict[int, int] = {}
+        for i in computing:
+            branches_of[sources[i]] = branches_of.get(sources[i], 0) + 1
         going = set(branches_of)
         for number, stem in enumerate(old):
             if number not in going:

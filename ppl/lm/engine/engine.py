@@ -298,11 +298,12 @@ class Engine(Counters):
         """
         unique = list(dict.fromkeys(texts))
         payers = payers or [None] * len(texts)
-        first_payers = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first
-        shared = self._shared(unique, weights)
-        # Memory is made before anything is looked up: what is found stays where it is.
-        self._reserve(unique, weights, shared)
-        self._share_prefixes(shared, unique, first_payers)
+        shared = self._shared(unique, weights) if len(unique) > 1 else {}
+        if shared:
+            who = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first pays
+            # Memory is made before anything is looked up: what is found stays where it is.
+            self._reserve(unique, weights, shared)
+            self._share_prefixes(shared, unique, who)
         wanted: dict[Tokens, int] = {}
         for text, start in zip(texts, first, strict=True):
             wanted[text] = min(start, wanted.get(text, start))
@@ -398,8 +399,6 @@ class Engine(Counters):
             shared: these, and how many rows begin with each.
             payers: the account of each text; one of those who share a prefix pays for it.
         """
-        if not shared:
-            return
         accounts: dict[Tokens, Payer] = {}
         for text in sorted(texts):
             for prefix in shared:

@@ -57,21 +57,21 @@ class Attention:
         name: str = self._kept[0][_KEPT] if self._kept else self._config._attn_implementation
         return name
 
-    @contextlib.contextmanager
-    def named(self, name: str) -> Iterator[None]:
-        """Lets the model attend in another way, and only meanwhile."""
-        before = self.name
-        self._set(name)
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    def _set(self, name: str) -> None:
+    @name.setter
+    def name(self, name: str) -> None:
         for each in self._kept:
             each[_KEPT] = name
         if not self._kept:  # another version of transformers
             self._config._attn_implementation = name
+
+    @contextlib.contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """Lets the model attend in another way, and only meanwhile."""
+        before, self.name = self.name, name
+        try:
+            yield
+        finally:
+            self.name = before
 
 
 def _parts(config: Any) -> Iterator[Any]:

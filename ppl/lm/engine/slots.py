@@ -13,6 +13,7 @@ of one shape, over all layers (`ppl.lm.engine.layout`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -235,9 +236,12 @@ class Slots:
         if high - low <= (1 + spread) * len(slots):
             return low, high
         wanted = set(slots)
-        # Next to the rows that run on but take no part: they need not move again afterwards.
+        # Behind the rows that run on but take no part: they need not move again afterwards. And
+        # from there on where most of the rows are already: they stay.
         others = sum(s.busy for s in self.all if s not in wanted)
-        low = min(others, len(self.all) - len(slots))
+        before = [0, *itertools.accumulate(s in wanted for s in self.all)]
+        starts = range(min(others, len(self.all) - len(slots)), len(self.all) - len(slots) + 1)
+        low = max(starts, key=lambda start: before[start + len(slots)] - before[start])
         high = low + len(slots)
         inside = [s for s in self.all[low:high] if s not in wanted]
         outside = [s for s in slots if not low <= s.index < high]
@@ -246,12 +250,12 @@ class Slots:
         return low, high
 
     def _swap(self, a: Slot, b: Slot) -> None:
-        size = max(a.tail, b.tail)
-        if size:
-            first, second = self._columns(a, 0, size), self._columns(b, 0, size)
-            copy = first.clone()
-            first.copy_(second)
-            second.copy_(copy)
+        size, other = a.tail, b.tail
+        copy = self.content(a).clone() if size else None  # nothing is moved of an empty one
+        if other:
+            self._columns(a, 0, other).copy_(self.content(b))
+        if copy is not None:
+            self._columns(b, 0, size).copy_(copy)
         self.all[a.index], self.all[b.index] = b, a
         a.index, b.index = b.index, a.index
         self.swaps += 1

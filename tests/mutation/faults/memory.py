@@ -21,6 +21,7 @@ TRUNKS = "tests/test_trunk.py"
 
 FAULTS = [
     # Running batches beside each other.
+    Fault(COMPANY, "== 1 and but in self._members:", "== 1:", TOGETHER),
     Fault(
         COMPANY,
         "            self.give_way(count - model.most_rows(texts[:count], lengths[:count]), member)\n",
@@ -147,8 +148,8 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "size = max(a.tail, b.tail)",
-        "size = min(a.tail, b.tail)",
+        "copy = self.content(a).clone() if size else None",
+        "copy = self.content(b).clone() if size else None",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     Fault(
@@ -163,6 +164,7 @@ FAULTS = [
         "pass",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
+    Fault(SLOTS, "before[start + len(slots)] - before[start]", "0", "tests/test_slots.py"),
     # Memory.
     Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
     Fault(

@@ -33,6 +33,7 @@ from ppl.lm.engine.inversion import invert
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
+from ppl.lm.eviction import Eviction
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
 from ppl.lm.tokenizer import HFCodec
@@ -73,7 +74,7 @@ class HFModel(LogitsModel):
         name: str,
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
         drafts: str | LanguageModel | Drafts | None = None,
@@ -81,7 +82,7 @@ class HFModel(LogitsModel):
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         model = without_wrapper(model, name)
-        self._bare, self.kv = name, str(keeps)
+        self._bare, self._keeps, self.kv = name, keeps, str(keeps)
         self.name = name = keeps.named(name)
         self.model = model.eval()
         make = partial(
@@ -150,7 +151,7 @@ class HFModel(LogitsModel):
         found = Adapter.read(adapter, {"token": token})
         weights = weights_of(self.model)
         name = f"{self._bare}+{adapter}" if name is None else name_with(name, weights)
-        name = KV.read(self.kv).named(name)
+        name = self._keeps.named(name)
         pairs, heads = fitting(self.model, found), heads_of(self.model, found)
         number = add_adapter(self.engine, self.model, pairs, name)
         view = copy.copy(self)

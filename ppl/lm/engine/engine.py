@@ -142,7 +142,7 @@ class Engine:
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
-        self._memory.slides = self.sharing.able and not self.resumes and keeps.cuts(most)
+        self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
 
     @property
     def passes(self) -> int:

@@ -1,0 +1,89 @@
+"""One pass of a model whose heads give tokens up, without any cache or mask of ours."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import transformers as tf
+from engines import DEVICE
+
+from ppl.lm.eviction import DMS
+
+NAME = "evicted_reference"
+_kept: dict[str, object] = {}
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Head by head and token by token, as the law says it."""
+    heads, size = key.shape[1:3]
+    group = query.shape[1] // heads
+    delay, keeps = _kept["delay"], _kept["keeps"]
+    out = torch.zeros(1, size, query.shape[1], value.shape[-1], device=key.device)
+    for head in range(heads):
+        kept = keeps(module.layer_idx, head, _kept["inputs"][0], key[0, head])
+        for i in range(size):
+            seen = [j for j in range(i + 1) if j > i - delay or kept[j]]
+            for q in range(head * group, (head + 1) * group):
+                scores = key[0, head, seen] @ query[0, q, i]
+                weights = torch.softmax(scores * (scaling or 1 / math.sqrt(key.shape[-1])), -1)
+                out[0, i, q] = weights @ value[0, head, seen]
+    return out, None
+
+
+tf.AttentionInterface.register(NAME, _attention)
+
+
+def shortest(rate: int):
+    """Of every group the token with the shortest key; those of the last, unfinished one, all."""
+
+    def keeps(layer, head, inputs, keys):
+        norms = keys.norm(dim=-1).tolist()
+        kept = [True] * len(norms)
+        for start in range(0, len(norms) - rate + 1, rate):
+            part = norms[start : start + rate]
+            for j in range(rate):
+                kept[start + j] = j == part.index(min(part))
+        return kept
+
+    return keeps
+
+
+def mapped(dms: DMS):
+    """Those whose number is not positive."""
+
+    def keeps(layer, head, inputs, keys):
+        weight, bias = dms.weights[layer][head].to(keys.device), dms.biases[layer][head]
+        return [bool(torch.sigmoid(weight @ x + bias) <= 0.5) for x in inputs]
+
+    return keeps
+
+
+@torch.inference_mode()
+def evicted(model, delay: int, keeps, text: tuple[int, ...]) -> torch.Tensor:
+    """Last hidden states `[n, hidden]` of a text.
+
+    Args:
+        keeps: from layer, head, what its attention is given `[n, hidden]` and the keys `[n, D]` to
+            which tokens the head keeps.
+    """
+
+    def hear(module, args, kwargs):
+        _kept["inputs"] = args[0] if args else kwargs["hidden_states"]
+
+    _kept.update(delay=delay, keeps=keeps)
+    base = model.base_model
+    hooks = [
+        module.register_forward_pre_hook(hear, with_kwargs=True)
+        for name, module in base.named_modules()
+        if name.split(".")[-1] in ("self_attn", "attn", "attention")
+    ]
+    before = model.config._attn_implementation
+    model.config._attn_implementation = NAME
+    try:
+        ids = torch.tensor([text], device=DEVICE)
+        return base(input_ids=ids, use_cache=False).last_hidden_state[0]
+    finally:
+        model.config._attn_implementation = before
+        for hook in hooks:
+            hook.remove()

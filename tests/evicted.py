@@ -15,19 +15,19 @@ _kept: dict[str, object] = {}
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Head by head and token by token, as the law says it."""
+    """Head by head, as the law says it."""
     heads, size = key.shape[1:3]
     group = query.shape[1] // heads
     delay, keeps = _kept["delay"], _kept["keeps"]
+    at = torch.arange(size, device=key.device)
     out = torch.zeros(1, size, query.shape[1], value.shape[-1], device=key.device)
     for head in range(heads):
-        kept = keeps(module.layer_idx, head, _kept["inputs"][0], key[0, head])
-        for i in range(size):
-            seen = [j for j in range(i + 1) if j > i - delay or kept[j]]
-            for q in range(head * group, (head + 1) * group):
-                scores = key[0, head, seen] @ query[0, q, i]
-                weights = torch.softmax(scores * (scaling or 1 / math.sqrt(key.shape[-1])), -1)
-                out[0, i, q] = weights @ value[0, head, seen]
+        kept = torch.tensor(keeps(module.layer_idx, head, _kept["inputs"][0], key[0, head]))
+        seen = (at <= at[:, None]) & ((at > at[:, None] - delay) | kept.to(key.device))
+        for q in range(head * group, (head + 1) * group):
+            scores = query[0, q] @ key[0, head].T * (scaling or 1 / math.sqrt(key.shape[-1]))
+            weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1)
+            out[0, :, q] = weights @ value[0, head]
     return out, None
 
 
@@ -35,10 +35,11 @@ tf.AttentionInterface.register(NAME, _attention)
 
 
 def shortest(rate: int):
-    """Of every group the token with the shortest key; those of the last, unfinished one, all."""
+    """Of every group the token with the shortest key, where each counts a bit longer than the one
+    before; of the last, unfinished one, all."""
 
     def keeps(layer, head, inputs, keys):
-        norms = keys.norm(dim=-1).tolist()
+        norms = [x * (1 + j % rate / 1024) for j, x in enumerate(keys.norm(dim=-1).tolist())]
         kept = [True] * len(norms)
         for start in range(0, len(norms) - rate + 1, rate):
             part = norms[start : start + rate]

@@ -20,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 _FILE = "eviction.safetensors"
+# So much longer than the one before it a key counts: one token has, at two places, keys of one
+# length up to rounding, of which each pass would choose another.
+_LONGER = 2.0**-10
 
 
 @runtime_checkable
@@ -49,7 +52,8 @@ class Eviction(Protocol):
     def most(self) -> int: ...  # noqa: D102
 
     def score(self, layer: int, inputs: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
-        """Scores `[B, H, Q]` of new tokens, each by itself.
+        """Scores `[B, H, Q]` of new tokens, each by itself. Passes round differently, so what a
+        score decides must not hang on its last digits.
 
         Args:
             layer: its number.
@@ -59,13 +63,14 @@ class Eviction(Protocol):
         """
 
     def stays(self, scores: Tensor) -> Tensor:
-        """Which tokens of whole groups stay, from their scores in the model's dtype: both
-        `[..., group]`, the second boolean."""
+        """Which tokens of whole groups stay, from their scores, float32: both `[..., group]`, the
+        second boolean."""
 
 
 @dataclass(frozen=True)
 class Delayed:
-    """Of so many successive tokens a head keeps the one whose key is shortest.
+    """Of so many successive tokens a head keeps the one whose key is shortest, the earlier of keys
+    that differ by less than a thousandth.
 
     Nothing is trained. That keys of small norm are those to which much attention goes is what
     Devoto et al. 2024 found (arXiv:2406.11430), who keep the shortest of a whole cache; that every
@@ -105,8 +110,9 @@ class Delayed:
         return 1
 
     def score(self, layer: int, inputs: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
-        """The norms of keys."""
-        return torch.linalg.vector_norm(keys, dim=-1)
+        """The norms of keys, of equal ones the first the least."""
+        norms = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32)
+        return norms * (1 + _LONGER * (positions % self.rate))[:, None]
 
     def stays(self, scores: Tensor) -> Tensor:
         """The least; the first of equal ones."""

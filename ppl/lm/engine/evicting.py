@@ -105,7 +105,7 @@ class Evicting:
             raise RuntimeError(f"what a {type(module).__name__} is given was not seen")
         (_, inputs), layer, window = self._heard, module.layer_idx, self._window
         if window is None:
-            return self._evicts.score(layer, inputs, key, positions).to(key.dtype)
+            return self._evicts.score(layer, inputs, key, positions).float()
         where = window.columns[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
         # Rows that compute for nobody write behind what is seen.
         new = key.gather(2, where.clamp(max=key.shape[2] - 1))

@@ -69,7 +69,8 @@ class Layout:
         shapes = [(count * heads, dim) for count, (heads, dim) in self.groups]
         of_head = [dim + dtype.itemsize if int8 else dim * dtype.itemsize for _, dim in shapes]
         kept = sum(heads * size for (heads, _), size in zip(shapes, of_head, strict=True))
-        return kept + (self.hidden + len(self.layers) * self.scored) * dtype.itemsize
+        scores = len(self.layers) * self.scored * torch.float32.itemsize
+        return kept + self.hidden * dtype.itemsize + scores
 
     @property
     def alike(self) -> bool:

@@ -37,7 +37,7 @@ def pack(kv: Sequence[Tensor], owners: Sequence[Sequence[int]], evicts: Eviction
     raw = scores[:, :, left:].unflatten(-1, (-1, evicts.group))
     stays = torch.cat([packed(scores[:, :, :left]), evicts.stays(raw).flatten(-2)], -1)
     count = int(stays.sum(-1).max())
-    order = (~stays).to(torch.uint8).argsort(-1, stable=True)[..., :count]  # [layers, H, count]
+    order = (~stays).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]  # [layers, H, count]
     for number, group in enumerate(kv[:-1]):
         where = order[list(owners[number % len(owners)]), :, :, None]
         group[:, :, :count] = group.gather(2, where.expand(-1, -1, -1, group.shape[-1]))

@@ -51,7 +51,7 @@ class Slots:
         layout, keeps: as given.
         kv: for each shape that keys and values have, `[N, R, H, L + 1, D]`; padding writes to the
             last position, which nobody reads. In eight bits, then as many with their scales, of
-            which `D` is 1. Where heads give tokens up, then scores, of all layers, `D` also 1.
+            which `D` is 1. Where heads give tokens up, then scores of all layers, float32, `D` also 1.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
@@ -95,7 +95,8 @@ class Slots:
         if self.keeps.int8:
             kv += tuple(like.new_zeros(*shape[:-1], 1) for shape in shapes)
         if self.layout.scored:
-            kv += (like.new_zeros(len(self.layout.layers), rows, self.layout.scored, length, 1),)
+            shape = len(self.layout.layers), rows, self.layout.scored, length, 1
+            kv += (like.new_zeros(*shape, dtype=torch.float32),)
         return kv, like.new_zeros(rows, length, self.layout.hidden)
 
     def piece(self, length: int) -> Piece:

@@ -14,11 +14,18 @@ NAME = "evicted_reference"
 _kept: dict[str, object] = {}
 
 
+def eight_bits(x):
+    unit = x.abs().amax(-1, keepdim=True) / 127
+    return torch.where(unit > 0, (x / unit).round(), 0.0) * unit
+
+
 def _attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Head by head, as the law says it."""
     heads, size = key.shape[1:3]
     group = query.shape[1] // heads
     delay, keeps = _kept["delay"], _kept["keeps"]
+    if _kept["rounds"]:
+        key, value = eight_bits(key), eight_bits(value)
     at = torch.arange(size, device=key.device)
     out = torch.zeros(1, size, query.shape[1], value.shape[-1], device=key.device)
     for head in range(heads):
@@ -61,18 +68,19 @@ def mapped(dms: DMS):
 
 
 @torch.inference_mode()
-def evicted(model, delay: int, keeps, text: tuple[int, ...]) -> torch.Tensor:
+def evicted(model, delay: int, keeps, text: tuple[int, ...], rounds: bool = False) -> torch.Tensor:
     """Last hidden states `[n, hidden]` of a text.
 
     Args:
         keeps: from layer, head, what its attention is given `[n, hidden]` and the keys `[n, D]` to
             which tokens the head keeps.
+        rounds: keys and values to eight bits.
     """
 
     def hear(module, args, kwargs):
         _kept["inputs"] = args[0] if args else kwargs["hidden_states"]
 
-    _kept.update(delay=delay, keeps=keeps)
+    _kept.update(delay=delay, keeps=keeps, rounds=rounds)
     base = model.base_model
     hooks = [
         module.register_forward_pre_hook(hear, with_kwargs=True)

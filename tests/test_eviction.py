@@ -218,6 +218,18 @@ def test_where_nothing_is_given_up_not_a_bit_changes(shared):
         assert all(torch.equal(a, b) for a, b in zip(states, found[0][1], strict=True)), kv
 
 
+@torch.inference_mode()
+def test_what_stays_may_be_in_eight_bits():
+    engine = make(kv="int8+delayed(4, 6)").engine
+    engine._memory.slides, engine._memory.most = True, 11
+    (row,) = engine.open([PROMPT[:9]])[0].values()
+    (text,), states = on(engine, [row], [PROMPT[:9]], 21)
+    assert row.left == (row.hole[1] - row.hole[0]) // 4 > 2
+    exact = evicted(_model(), 6, shortest(4), text, rounds=True)[-1]
+    torch.testing.assert_close(states[0], exact, rtol=0, atol=1e-3)
+    assert not torch.allclose(states[0], evicted(_model(), 6, shortest(4), text)[-1], atol=2e-3)
+
+
 def test_the_delay_counts_the_token_itself():
     """With a delay of 3 a token sees itself and two before it, and nothing that was given up."""
     gives_all = DMS([torch.zeros(2, 32)] * 2, [torch.full((2,), 1.0)] * 2, 3)
@@ -316,7 +328,7 @@ def test_it_is_read_and_written(said, kept):
      Longest(delay=1), Longest(group=0), Longest(most=3)],
 )  # fmt: skip
 def test_what_is_nothing_of_the_kind_is_refused(said):
-    with pytest.raises((ValueError, TypeError), match="kv=|delayed"):
+    with pytest.raises((ValueError, TypeError), match=r"kv=|delayed"):
         ppl.load("tiny", kv=said)
 
 

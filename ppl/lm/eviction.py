@@ -111,7 +111,7 @@ class Delayed:
 
     def score(self, layer: int, inputs: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
         """The norms of keys, of equal ones the first the least."""
-        norms = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32)
+        norms: Tensor = torch.linalg.vector_norm(keys, dim=-1, dtype=torch.float32)
         return norms * (1 + _LONGER * (positions % self.rate))[:, None]
 
     def stays(self, scores: Tensor) -> Tensor:
@@ -190,9 +190,11 @@ class DMS:
                 )
         except SafetensorError as error:
             raise ValueError(f"{file} is no safetensors file: {error}") from error
-        if delay is None and not (said or "").isdecimal():
-            raise ValueError(f"{file} says no delay; give one, as in DMS.load(path, delay=256)")
-        return DMS(weights, biases, int(said) if delay is None else delay)
+        if delay is None:
+            if not str(said).isdecimal():
+                raise ValueError(f"{file} says no delay; give one, as in DMS.load(path, delay=256)")
+            delay = int(str(said))
+        return DMS(weights, biases, delay)
 
     def score(self, layer: int, inputs: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
         """What the map of the layer gives."""

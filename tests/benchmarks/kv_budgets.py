@@ -55,7 +55,7 @@ def run(lm: ppl.HFModel, prompt: int, new: int, rows: int) -> tuple[int, int, fl
     engine = lm.engine
     engine.pool.clear()
     engine.slots.rebuild(0, 1)
-    engine._memory.peak_nbytes = 0
+    engine.pool.held.most = 0
     text = tuple(3 + (i * 7919) % 40_000 for i in range(prompt))
     session = lm.session()
     started = time.perf_counter()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl.lm.engine.layout import Layout
-from ppl.lm.engine.packing import packed
+from ppl.lm.engine.packing import packed, stay
 from ppl.lm.engine.reach import asked, evaluated
 from ppl.lm.engine.slots import Window
 from ppl.lm.engine.trunk import Standing
@@ -103,7 +103,7 @@ class Evicting:
         """Scores of all columns, those of new tokens written: `[B, H, L]`."""
         if self._heard is None or self._heard[0] is not module:
             raise RuntimeError(f"what a {type(module).__name__} is given was not seen")
-        (_, inputs), layer, window = self._heard, module.layer_idx, self._window
+        inputs, layer, window = self._heard[1], int(module.layer_idx), self._window
         if window is None:
             return self._evicts.score(layer, inputs, key, positions).float()
         where = window.columns[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
@@ -132,7 +132,7 @@ class Evicting:
                 rows = slice(None) if some.rows is None else some.rows
                 for part in some.trunk:
                     of_all[rows, :, part.start : part.stop] = part.piece.kv[-1][layer].squeeze(-1)
-        return self._evicts.stays(of_all.unflatten(-1, (-1, group))).flatten(-2)
+        return stay(self._evicts, of_all)
 
 
 def scored_heads(layout: Layout, evicts: Eviction) -> int:

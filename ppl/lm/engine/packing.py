@@ -21,6 +21,12 @@ def packed(scores: Tensor) -> Tensor:
     return scores > 0.5
 
 
+def stay(evicts: Eviction, scores: Tensor) -> Tensor:
+    """Which tokens stay, from scores of whole groups, `[..., n]`."""
+    groups = scores.reshape(*scores.shape[:-1], -1, evicts.group)
+    return evicts.stays(groups).flatten(-2)
+
+
 def pack(kv: Sequence[Tensor], owners: Sequence[Sequence[int]], evicts: Eviction, left: int) -> int:
     """Moves what heads keep to the first columns.
 
@@ -34,8 +40,7 @@ def pack(kv: Sequence[Tensor], owners: Sequence[Sequence[int]], evicts: Eviction
         of no use.
     """
     scores = kv[-1].squeeze(-1)
-    raw = scores[:, :, left:].unflatten(-1, (-1, evicts.group))
-    stays = torch.cat([packed(scores[:, :, :left]), evicts.stays(raw).flatten(-2)], -1)
+    stays = torch.cat([packed(scores[:, :, :left]), stay(evicts, scores[:, :, left:])], -1)
     count = int(stays.sum(-1).max())
     order = (~stays).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]  # [layers, H, count]
     for number, group in enumerate(kv[:-1]):

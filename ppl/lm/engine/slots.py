@@ -51,7 +51,8 @@ class Slots:
         layout, keeps: as given.
         kv: for each shape that keys and values have, `[N, R, H, L + 1, D]`; padding writes to the
             last position, which nobody reads. In eight bits, then as many with their scales, of
-            which `D` is 1. Where heads give tokens up, then scores of all layers, float32, `D` also 1.
+            which `D` is 1. Where heads give tokens up, then scores of all layers, in float32, of
+            which `D` is 1, too.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.

@@ -290,6 +290,18 @@ def test_rows_have_no_more_columns_than_their_heads_keep():
     assert lm.engine.tokens_computed >= before + 100  # what was packed is computed again
 
 
+def test_rows_stay_within_the_bytes_to_their_ends():
+    lm = long("delayed(4, 8)", kv_bytes=600_000)
+    before = lm.most_rows([PROMPT] * 9, [180] * 9)
+    assert before > long("full", kv_bytes=600_000).most_rows([PROMPT] * 9, [180] * 9)
+    drawn = lm.sample_batch([drawing(lm, PROMPT, i, 140) for i in range(9)])
+    ends = [PROMPT + draw.value.tokens for draw in drawn]
+    # Of rows that have packed as of fresh ones.
+    assert abs(lm.most_rows(ends, [180] * 9) - before) <= 1
+    lm.sample_batch([drawing(lm, text, i, 20) for i, text in enumerate(ends)])
+    assert lm.engine.peak_nbytes <= 600_000
+
+
 def test_more_rows_fit_into_the_same_bytes():
     joined = {}
     for kv in ("full", "delayed(4, 16)"):

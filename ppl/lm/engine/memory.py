@@ -160,7 +160,8 @@ class Memory:
         missing = len(text) - match.length
         if few and not any(edge.lost for edge in match.runs):
             # What does not fit in a slot of the window has memory of its own, also for one row.
-            alone = rest > self.most and missing > _SLACK
+            evicts = self.slots.keeps.evicts is not None
+            alone = rest > self.most and (missing > _SLACK or evicts)
             if self.pays(1 << 30 if alone else rows, rest):
                 return 1, rest
         keeps, slot = self.slots.keeps, match.through

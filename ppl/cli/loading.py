@@ -24,7 +24,7 @@ Dtype = Annotated[str | None, _option("--dtype", "'float32', 'bfloat16', ... or 
 AdapterOption = Annotated[str | None, _option("--adapter", "A LoRA adapter: folder or Hub id.")]
 Weights = Annotated[str | None, _option("--weights", "'int8': in eight bits, on a CPU.")]
 Kept = Annotated[
-    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)'.")
+    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)', ...")
 ]
 KvBytes = Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)]
 ContextLength = Annotated[int | None, _option("--context-length", "Tokens of a text.", min=2)]

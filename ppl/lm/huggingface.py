@@ -34,6 +34,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.engine.setting import inferring
+from ppl.lm.eviction import Eviction
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
@@ -79,7 +80,7 @@ class HFModel(LogitsModel):
         name: str,
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
         drafts: str | LanguageModel | Drafts | None = None,
@@ -90,7 +91,7 @@ class HFModel(LogitsModel):
         keeps = KV.read(kv)
         _check_held(model, tokenizer)
         model = without_wrapper(model, name)
-        self._bare, self.kv = name, str(keeps)
+        self._bare, self._keeps, self.kv = name, keeps, str(keeps)
         self.name = name = keeps.named(name)
         self.model = model.eval()
         make = partial(
@@ -159,7 +160,7 @@ class HFModel(LogitsModel):
         found = Adapter.read(adapter, {"token": token})
         weights = weights_of(self.model)
         name = f"{self._bare}+{adapter}" if name is None else name_with(name, weights)
-        name = KV.read(self.kv).named(name)
+        name = self._keeps.named(name)
         pairs, heads = fitting(self.model, found), heads_of(self.model, found)
         number = add_adapter(self.engine, self.model, pairs, name)
         view = copy.copy(self)

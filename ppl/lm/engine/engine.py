@@ -142,7 +142,7 @@ class Engine(Counters):
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
-        self._memory.slides = self.sharing.able and not self.resumes and keeps.cuts(most)
+        self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
@@ -158,12 +158,12 @@ class Engine(Counters):
             for text in counts:
                 match = self.pool.match(text)
                 own, apart = self._memory.rest(text, match, counts)
-                bases[text] = len(text) if apart else len(text) - own
+                own = own if match.through is None else len(text) - match.through.base
+                bases[text] = len(text) - (0 if apart else own)
                 outside += apart
                 parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
             longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
-            trunks = outside * self._memory.bytes_per_token + sum(parts.values())
-            if trunks > self.capacity // 2:
+            if outside * self._memory.bytes_per_token + sum(parts.values()) > self.capacity // 2:
                 return self.batch_rows(max(lengths))
             return self.batch_rows(self._memory.bounded(longest))
 

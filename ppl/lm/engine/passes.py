@@ -16,18 +16,11 @@ from transformers import DynamicCache
 
 from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.engine.admission import Plan, rounds
-from ppl.lm.engine.attention import (
-    NAME,
-    Span,
-    grouped,
-    running_filling,
-    running_spans,
-    share,
-    split,
-)
+from ppl.lm.engine.attention import NAME, grouped, running_filling, running_spans
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
+from ppl.lm.engine.evicting import Evicting
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, kept, packed
@@ -36,11 +29,13 @@ from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
 from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.spans import Span, share, split
 from ppl.lm.engine.trunk import Standing, standing_on
 from ppl.lm.engine.whole import WholeStep, whole_step
 
-# Query tokens of one prefill pass over all rows: bounds the memory of activations.
-_PREFILL_TOKENS = 4096
+# Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
+# where every head has its own.
+_PREFILL_TOKENS, _EVICTING_TOKENS = 4096, 512
 # Fewer tokens a row attend more quickly all together than each row apart.
 _PACKED = 8
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
@@ -103,11 +98,11 @@ class Passes:
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
         self._keeps = slots.keeps
-        if plan.states and (graphs or compile):
+        self._at_once = _EVICTING_TOKENS if plan.layout.scored else _PREFILL_TOKENS
+        plainly = "its recurrent layers run" if plan.states else "a model whose heads evict runs"
+        if (plan.states or plan.layout.scored) and (graphs or compile):
             flag = "graphs" if graphs else "compile"
-            raise UnsupportedModelError(
-                f"{name}: its recurrent layers run plainly; load it with {flag}=False"
-            )
+            raise UnsupportedModelError(f"{name}: {plainly} plainly; load it with {flag}=False")
         self.snapshots = Snapshots(snapshots)
         self.adapters = Adapters()
         self.stepwise = False
@@ -199,10 +194,10 @@ class Passes:
         while todo:
             text, slot = todo[-1]
             width = len(text) - slot.length
-            group = todo[-max(1, _PREFILL_TOKENS // width) :]
+            group = todo[-max(1, self._at_once // width) :]
             del todo[-len(group) :]
-            for at in range(0, width, _PREFILL_TOKENS):
-                self._fill(group, min(_PREFILL_TOKENS, width - at))
+            for at in range(0, width, self._at_once):
+                self._fill(group, min(self._at_once, width - at))
 
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
@@ -236,9 +231,9 @@ class Passes:
         todo = [row for row in rows if row[1].length < len(row[0])]
         while todo:
             fresh = [row for row in todo if row[1].length == 0]
-            group = (fresh if fresh and self.stepwise else todo)[:_PREFILL_TOKENS]
+            group = (fresh if fresh and self.stepwise else todo)[: self._at_once]
             ends = [min(len(t), (s.length // SPACING + 1) * SPACING) - s.length for t, s in group]
-            most = max(1, _PREFILL_TOKENS // len(group))
+            most = max(1, self._at_once // len(group))
             if self.stepwise:  # all of a text at once, or one token after another
                 ends, most = [len(t) for t, _ in group], most if fresh else 1
                 group = [row for row in group if not fresh or len(row[0]) == max(ends)]
@@ -327,8 +322,8 @@ class Passes:
         """The job of a text as passes of its own."""
         kv, states = tuple(group.unsqueeze(1) for group in job.kv), job.states[None]
         base = job.start - job.column
-        for at in range(job.start, len(text), _PREFILL_TOKENS):
-            to = min(at + _PREFILL_TOKENS, len(text))
+        for at in range(job.start, len(text), self._at_once):
+            to = min(at + self._at_once, len(text))
             where = torch.arange(at, to)
             self.adapters.seat([text], [0], 1)
             inputs = torch.stack([torch.tensor(text[at:to]) & ID, where, where - base])[:, None]
@@ -348,7 +343,7 @@ class Passes:
     def _pack(self, jobs: Sequence[Job]) -> None:
         assert self.compiled is not None
         places = self._slots.layout.places
-        for batch in packed(jobs, _PREFILL_TOKENS):
+        for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
@@ -425,9 +420,13 @@ class Passes:
         ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
-        beside = self.adapters.seated(inputs.shape[2])
-        with grouped(self._attention, spans, self.how, standing, filling), beside:
+        beside, evicting = self.adapters.seated(inputs.shape[2]), self._evicting(window, standing)
+        with grouped(self._attention, spans, self.how, standing, filling, evicting), beside:
             return self._pass(ids, positions, window, standing)
+
+    def _evicting(self, *memory: Any) -> Evicting | None:
+        evicts = self._keeps.evicts if self.plan.layout.scored else None
+        return None if evicts is None else Evicting(evicts, self._base, *memory)
 
     def _count(self, inputs: Tensor, real: int) -> None:
         self.made += 1
@@ -482,11 +481,12 @@ class Passes:
         states: Tensor
         if self._keeps.int8 and self._slots.kv and self._cache == "past_key_values":
             asked |= {self._cache: rounds(DynamicCache(config=self._config)), "use_cache": True}
-        if not (self.windows and self._keeps.window):
+        if not (self.windows and self._keeps.gives_up):
             states = self._base(**asked).last_hidden_state
             return states
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        with grouped(self._attention, None, self.how), reaching(positions, keeps=self._keeps):
+        heads = grouped(self._attention, None, self.how, evicting=self._evicting())
+        with heads, reaching(positions, keeps=self._keeps):
             states = self._base(position_ids=positions, **asked).last_hidden_state
         return states
 

@@ -20,11 +20,11 @@ from torch.nn.modules import module
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
-from ppl.lm.engine.attention import Span
 from ppl.lm.engine.building import built
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
+from ppl.lm.engine.spans import Span
 from ppl.lm.engine.table import table_of
 from ppl.lm.engine.trunk import Standing
 

@@ -11,6 +11,9 @@ TRUNK, KEPT, REACH = (
     "ppl/lm/engine/reach.py",
 )
 
+EVICTING, PACKING = "ppl/lm/engine/evicting.py", "ppl/lm/engine/packing.py"
+GIVEN_UP, HEADS = "ppl/lm/eviction.py", "tests/test_eviction.py"
+
 FILLED = "tests/test_prefill.py"
 COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
@@ -49,7 +52,7 @@ FAULTS = [
         f"{TOGETHER} -k given_way",
     ),
     Fault(
-        "ppl/lm/drafting.py",
+        "ppl/lm/guessing.py",
         "company.room(small, longest)",
         "small.batch_rows(longest)",
         f"{TOGETHER} -k small_model",
@@ -255,8 +258,8 @@ FAULTS = [
     Fault(KEPT, "clamp_(-127, 127)", "clamp_(-120, 120)", f"{KV} -k 'bits or compressed'"),
     Fault(
         KEPT,
-        "return self.window - 1",
-        "return self.window - 2",
+        "(self.window if self.evicts is None else self.evicts.delay) - 1",
+        "(self.window if self.evicts is None else self.evicts.delay) - 2",
         f"{KV} -k behind",
     ),
     Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
@@ -272,7 +275,39 @@ FAULTS = [
         "            pass\n",
         f"{KV} -k behind",
     ),
-    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k behind"),
+    Fault(MEMORY, "fork.hole, fork.left = slot.hole, slot.left", "pass", f"{KV} -k behind"),
     Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
     Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
+    # What heads give up.
+    Fault(EVICTING, "keys > at - self", "keys >= at - self", f"{HEADS} -k 'counts or teacher'"),
+    Fault(
+        EVICTING, "kept = stays[row, head,", "kept = stays[row, head * 0,", f"{HEADS} -k teacher"
+    ),
+    Fault(
+        EVICTING,
+        "self._evicts.score(layer, inputs, new, positions))",
+        "self._evicts.score(0, inputs, new, positions))",
+        f"{HEADS} -k 'teacher or packed'",
+    ),
+    Fault(
+        PACKING, "argsort(dim=-1, stable=True)", "argsort(dim=-1)[..., :0]", f"{HEADS} -k packed"
+    ),
+    Fault(PACKING, "scores > 0.5", "scores > -0.5", f"{HEADS} -k 'packed and dms'"),
+    Fault(
+        SLOTS,
+        "stop = (slot.length - keep) // group * group",
+        "stop = (slot.length - keep + group) // group * group",
+        f"{HEADS} -k packed",
+    ),
+    Fault(MEMORY, "or match.through is slot", "", f"{HEADS} -k packed"),
+    Fault(
+        RUNS,
+        "there = not slot.hole[0] < self.length < slot.hole[1] + reach",
+        "there = True",
+        f"{HEADS} -k packed",
+    ),
+    Fault(
+        GIVEN_UP, '{digest.hexdigest()}, {delay})"', '{delay})"', f"{HEADS} -k 'names or refused'"
+    ),
+    Fault(GIVEN_UP, "norms * (1 + _LONGER *", "norms * (1 - _LONGER *", f"{HEADS} -k interleaving"),
 ]

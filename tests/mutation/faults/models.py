@@ -114,7 +114,7 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/huggingface.py",
-        "name = KV.read(self.kv).named(name)",
+        "name = self._keeps.named(name)",
         "pass",
         f"{JUDGING} -k what_the_base_keeps",
     ),

@@ -9,6 +9,7 @@ from torch import nn
 
 from ppl.lm.engine import bfloat16, linear
 from ppl.lm.engine.bfloat16 import Own
+from ppl.lm.engine.building import built
 from ppl.lm.engine.linear import PackedLinear
 
 SIZES = [(960, 576), (64, 32), (1, 32), (33, 64), (130, 34), (100, 70), (65, 2)]  # outputs, inputs
@@ -47,12 +48,12 @@ def test_rows_are_products_whatever_is_beside_them(outputs, inputs, bias):
     plain = layer(outputs, inputs, bias)
     ours = PackedLinear(plain)
     assert ours.own is not None
-    x = torch.randn(29, inputs).bfloat16()
-    alone = torch.cat([ours(x[i : i + 1]) for i in range(29)])
+    x = torch.randn(150, inputs).bfloat16()
+    alone = torch.cat([ours(x[i : i + 1]) for i in range(150)])
     assert_is_the_product(alone, x, plain)
     before = torch.get_num_threads()
     try:
-        for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 29):
+        for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 16, 29, 33, 64, 150):
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 assert torch.equal(ours(x[:rows]), alone[:rows]), (rows, threads)
@@ -60,22 +61,25 @@ def test_rows_are_products_whatever_is_beside_them(outputs, inputs, bias):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("defines", [{}, {"VECTORS": 1}], ids=["", "without AMX"])
 @pytest.mark.parametrize("width", [16, 32, 48, 64])
-def test_tiles_of_every_width_are_read(width):
+def test_tiles_of_every_width_are_read(width, defines):
     """oneDNN chooses by sizes and threads; here they are laid out by hand."""
+    multiply = built("bfloat16.cpp", **defines).multiply
+    multiply.argtypes = bfloat16._program().multiply.argtypes
     outputs, inputs, filled = 101, 70, 96
     plain = layer(outputs, inputs)
     tiles = -(-outputs // width)
     weight = torch.zeros(tiles * width, filled, dtype=torch.bfloat16)
     weight[:outputs, :inputs] = plain.weight
     laid_out = weight.view(tiles, width, filled // 2, 2).transpose(1, 2).contiguous()
-    x, bias = torch.randn(7, inputs).bfloat16(), plain.bias.float()
-    y = torch.empty(7, outputs, dtype=torch.bfloat16)
+    x, bias = torch.randn(40, inputs).bfloat16(), plain.bias.float()
+    y = torch.empty(40, outputs, dtype=torch.bfloat16)
     for threads in (1, 2, 5):
         y.zero_()
-        sizes = 7, inputs, outputs, width, width * filled, threads
+        sizes = 40, inputs, outputs, width, width * filled, threads
         memory = x.data_ptr(), laid_out.data_ptr(), bias.data_ptr(), y.data_ptr()
-        bfloat16._program().multiply(*sizes, *memory)
+        multiply(*sizes, *memory)
         assert_is_the_product(y, x, plain)
 
 

@@ -6,13 +6,18 @@
 // at the end; so what a row gives does not depend on which rows are beside it, nor on the number of
 // threads.
 //
-// It needs AVX512-BF16. Elsewhere oneDNN computes.
+// It needs AVX512-BF16 (elsewhere oneDNN computes), and takes the units for whole matrices where they
+// are, unless it is compiled with VECTORS.
 
 #include <cstdint>
 #include <cstring>
 
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
 #include <immintrin.h>
+#if defined(__AMX_BF16__) && !defined(VECTORS)
+#define MATRICES 1
+#include "matrices.h"
+#endif
 
 enum { LANES = 16, ROWS = 6 };  // as many sums as registers hold
 
@@ -75,6 +80,10 @@ static void rows_of(int64_t rows, int64_t width, int64_t inputs, const uint16_t 
 extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t width,
                          int64_t tile, int32_t threads, const uint16_t *x,
                          const uint16_t *weights, const float *bias, uint16_t *out) {
+#if MATRICES
+    if (matrices::given())
+        return matrices::multiply(rows, inputs, outputs, width, tile, threads, x, weights, bias, out);
+#endif
     const int64_t vectors = (outputs + LANES - 1) / LANES, each = width / LANES;
     // Equally many vectors a thread: whole tiles would leave some without work.
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -98,13 +107,12 @@ extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t 
     }
 }
 
-// Up to how many rows: where there are units for whole matrices, oneDNN uses them for many.
+// Up to how many rows: oneDNN's products by whole matrices are slower for few rows, not for many.
 extern "C" int64_t most() {
-#ifdef __AMX_BF16__
-    return 16;
-#else
-    return INT64_MAX;
+#if MATRICES
+    if (matrices::given()) return 2 * matrices::MANY;
 #endif
+    return INT64_MAX;
 }
 
 #else

@@ -25,6 +25,8 @@ FAULTS = [
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
     # Products and steps of our own.
     Fault(f"{ENGINE}/bfloat16.cpp", "each * 2 * LANES", "each * LANES", PRODUCTS),
+    Fault(f"{ENGINE}/matrices.h", "at % each * 2 * SIDE", "at % each * SIDE", PRODUCTS),
+    Fault(f"{ENGINE}/matrices.h", "filled == inputs ? rows", "filled ? rows", PRODUCTS),
     Fault(f"{ENGINE}/bfloat16.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS

@@ -140,6 +140,8 @@ def test_what_was_guessed_wrongly_is_forgotten(family, stands, compile, monkeypa
     engine = lm.engine
     if stands:
         engine.sharing.price, engine.sharing.block = -1, 4
+    if compile:  # guesses of one slot read what is before them together
+        engine.runner.price = 0
     texts = some_texts() * 2
     for turn in range(3):
         requests = [
@@ -181,7 +183,7 @@ def test_bits_are_those_without_guesses_where_steps_are_one_program(rows, monkey
             lm.drafts.settings = replace(ALWAYS, depth=3)  # 16 tokens a pass are one program
             poisoned(monkeypatch, truth)
         found.append(lm.sample_batch(asked))
-    assert lm.drafts.tokens_accepted > 10 * rows
+    assert lm.drafts.tokens_accepted > 8 * rows
     assert lm.engine.tokens_padded == 0
     for a, b in zip(*found, strict=True):
         assert (a.value.tokens, a.log_prob) == (b.value.tokens, b.log_prob)

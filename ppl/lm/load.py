@@ -127,10 +127,9 @@ def load(
         drafts: guess what rows draw next, and compute the guesses along with what they have drawn:
             `"siblings"` from what followed the same tokens before, in any text; or a smaller model
             with the same tokenizer, which draws guesses. Laws, and draws for a seed, are those
-            without, up to rounding. Guesses are made as long as it is measured that they pay, which
-            is for few rows of texts that repeat themselves or each other; `ppl.lm.drafts.Drafts`
-            has more settings. Not for recurrent layers, `graphs`, `replicas`, or where
-            `kv` forgets.
+            without, up to rounding. Guesses are computed as far as they were seen to pay, which is
+            for few rows of texts that repeat themselves or each other; `ppl.lm.drafts.Drafts` has
+            more settings. Not for recurrent layers, `graphs`, `replicas`, or where `kv` forgets.
         replicas: so many copies of the model, each in a process of its own, behind one model: on as
             many GPUs, or each on its share of the processors, NUMA node by NUMA node; or the
             devices of the copies, such as `["cuda:0", "cuda:2"]`. `kv_bytes` is that of each.

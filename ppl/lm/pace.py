@@ -17,7 +17,7 @@ from statistics import median
 # As if so many guesses of a kind had been made, of which this part was right.
 _BEFORE, _RIGHT = 4.0, 0.3
 # Counts are halved when there are so many, so that what was long ago counts for less.
-_MANY = 256.0
+_MANY = 64.0
 # Seconds of so many passes of a size are kept, and for so many passes in all.
 _TIMES, _AGE = 9, 400
 # By so much a pass with guesses has to be better: what is chosen is what was estimated too well.

@@ -43,7 +43,8 @@ class Counters:
         needs its layers; through `torch.compile`; or layer by layer, as the model itself does."""
         if self.runner.graphs is not None:
             return "graphs"
-        if self.runner.whole is not None and self.runner.whole.takes(1):
+        whole = self.runner.whole
+        if whole is not None and whole.takes(1) and not self.runner.adapters.there:
             return "whole"
         return "plain" if self.runner.compiled is None else "compiled"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from dataclasses import replace
 
@@ -27,16 +26,18 @@ from engines import (
 )
 from scipy.stats import chisquare
 from test_several_adapters import Trio
+from test_whole import needs_own
+from test_whole import small as in_bfloat16
 
 import ppl
 from ppl.errors import ProgramError, UnsupportedModelError
 from ppl.language.cost import Account, Budget
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, Spec
-from ppl.lm.drafting import Drafting
-from ppl.lm.drafts import Drafts, Switch
-from ppl.lm.ngrams import Guess, Ngrams, leading, share_of
-from ppl.lm.sampling import Warp, inverse_cdf
+from ppl.lm.drafts import Drafts
+from ppl.lm.guessing import Drafting
+from ppl.lm.ngrams import Guess
+from ppl.lm.sampling import Warp
 from ppl.searchers import SMC
 
 ALWAYS = Drafts(switch="always")
@@ -139,6 +140,8 @@ def test_what_was_guessed_wrongly_is_forgotten(family, stands, compile, monkeypa
     engine = lm.engine
     if stands:
         engine.sharing.price, engine.sharing.block = -1, 4
+    if compile:  # guesses of one slot read what is before them together
+        engine.runner.price = 0
     texts = some_texts() * 2
     for turn in range(3):
         requests = [
@@ -161,6 +164,29 @@ def test_what_was_guessed_wrongly_is_forgotten(family, stands, compile, monkeypa
         texts = [text[: len(text) - i % 3] for i, text in enumerate(grown) if len(text) < 60]
     assert lm.drafts.tokens_accepted > 20
     assert not engine.slots.busy
+
+
+@needs_compiler
+@needs_own
+@pytest.mark.parametrize("rows", [1, 4])
+def test_bits_are_those_without_guesses_where_steps_are_one_program(rows, monkeypatch):
+    """Guesses go through the program of a step, each by itself, as long as that is no more to
+    read; so results do not depend on when it was thought that guesses pay."""
+    found = []
+    config = FAMILIES["Llama"]()
+    for drafts in (None, ALWAYS):
+        lm = ppl.HFModel(in_bfloat16(config), Letters(), name="whole", drafts=drafts)
+        assert lm.engine.runner.whole is not None
+        asked = [request(lm, some_texts()[i % 2], i, max_tokens=30) for i in range(rows)]
+        if drafts:
+            truth = {(r.key, r.spec): d.value.tokens for r, d in zip(asked, found[0], strict=True)}
+            lm.drafts.settings = replace(ALWAYS, depth=3)  # 16 tokens a pass are one program
+            poisoned(monkeypatch, truth)
+        found.append(lm.sample_batch(asked))
+    assert lm.drafts.tokens_accepted > 8 * rows
+    assert lm.engine.tokens_padded == 0
+    for a, b in zip(*found, strict=True):
+        assert (a.value.tokens, a.log_prob) == (b.value.tokens, b.log_prob)
 
 
 def test_siblings_are_guessed_from_what_they_drew():
@@ -358,126 +384,6 @@ def test_measured_switches_change_no_draw():
         assert_same(plain.sample_batch(mixed(plain, seed)), lm.sample_batch(mixed(lm, seed)))
     lm.drafts.forget()
     assert lm.drafts.tokens_drafted == len(lm.drafts.store) == 0
-
-
-# -- what is remembered ---------------------------------------------------------------------------
-
-
-def test_shares_are_where_numbers_draw():
-    rng = np.random.default_rng(0)
-    for size in (5, 300, 3000):
-        logits = torch.tensor(3 * rng.standard_normal((4, size)), dtype=torch.float32)
-        probs = torch.softmax(logits, -1)
-        for row, law in enumerate(leading(probs)):
-            assert law
-            likely = sorted(probs[row].tolist(), reverse=True)[:4]
-            assert len(law) == sum(p >= 0.02 for p in likely)
-            for token, low, high in law:
-                inside = np.array([low + (high - low) * part for part in (0.01, 0.5, 0.99)])
-                drawn, _ = inverse_cdf(probs[row].expand(3, -1), inside)
-                assert drawn.tolist() == [token] * 3
-                assert high - low == pytest.approx(float(probs[row, token]), rel=1e-4)
-
-
-def test_the_longest_context_that_says_something_counts():
-    store = Ngrams(3)
-    store.note([1, 2, 3], [(7, 0.0, 0.6)])
-    store.note([9, 2, 3], [(8, 0.2, 1.0)])
-    assert store.guess([5, 1, 2, 3], 0.3).token == 7
-    assert store.guess([5, 9, 2, 3], 0.3).token == 8
-    assert store.guess([0, 2, 3], 0.3).token == 8  # the last of those that fit
-    assert store.guess([1, 2, 3], 0.8).token == 8  # of less text, as it is not the other
-    assert store.guess([3, 4], 0.5) is None
-    kinds = [
-        store.guess(*each).kind for each in (([1, 2, 3], 0.3), ([1, 2, 3], 0.8), ([0, 2, 3], 0.3))
-    ]
-    assert len(set(kinds)) == 3
-    assert max(kinds) < store.kinds
-
-
-def test_texts_that_nobody_drew_are_guessed_and_yield_to_laws():
-    store = Ngrams(2)
-    store.read([1, 2, 3, 4, 1, 2, 5])
-    assert store.guess([3, 4], 0.99).token == 1
-    assert store.guess([2, 3], 0.01).token == 4
-    size = len(store)
-    store.read([1, 2, 3, 4, 1, 2, 5])
-    assert len(store) == size
-    store.note([3, 4], [(6, 0.0, 0.5)])
-    store.read([3, 4, 1])
-    assert store.guess([3, 4], 0.2).token == 6
-
-
-def test_no_more_contexts_are_kept_than_asked_for():
-    store = Ngrams(3, most=50)
-    rng = np.random.default_rng(0)
-    for i in range(500):
-        store.note(rng.integers(0, 9, 3).tolist(), [(i, 0.0, 1.0)])
-    assert len(store) == 50
-    assert all(at < 50 for where in store._where for at in where.values())
-    assert sum(map(len, store._where)) <= 150
-    # What is there is of the context it is told for.
-    for where, size in zip(store._where, (1, 2, 3), strict=True):
-        for key, at in where.items():
-            assert store._keys[at][size - 1] == key
-
-
-def test_a_share_that_is_not_known_exactly_has_its_number_in_it():
-    for log_prob, number in itertools.product((-3.0, -0.1, 0.0), (1e-9, 0.3, 1 - 1e-9)):
-        token, low, high = share_of(5, log_prob, number)
-        assert token == 5
-        assert 0 <= low <= number <= high + 1e-12
-        assert high <= 1 + 1e-12
-        assert high - low == pytest.approx(math.exp(log_prob))
-
-
-# -- when it is worth it --------------------------------------------------------------------------
-
-
-def switch_with(costs: dict[int, float]) -> Switch:
-    switch = Switch(4, always=False)
-    for tokens, seconds in costs.items():
-        for _ in range(3):
-            switch.timed(tokens, seconds)
-    return switch
-
-
-def test_guesses_are_made_as_far_as_they_pay():
-    chains = [[0.9, 0.8, 0.7], [0.5, 0.2]]
-    free = switch_with({2: 1.0, 3: 1.0, 4: 1.0, 8: 1.0})
-    assert free.depths(chains, 2, False) == [3, 2]
-    dear = switch_with({2: 1.0, 3: 1.5, 4: 2.0, 5: 2.5, 6: 3.0, 7: 3.5})  # as much as a token alone
-    assert dear.depths(chains, 2, False) == [0, 0]
-    some = switch_with({2: 1.0, 3: 1.3, 4: 1.6, 5: 1.9, 6: 2.2, 7: 2.5})
-    assert some.depths(chains, 2, False) == [3, 0]
-    # Padded, the second row would pay for what the first one guesses.
-    assert some.depths(chains, 2, True) == [0, 0]
-    assert Switch(4, always=False).depths(chains, 2, False) == [0, 0]  # nothing known yet
-    assert Switch(4, always=True).depths(chains, 2, False) == [3, 2]
-
-
-def test_sizes_that_were_not_tried_for_long_are_tried_again():
-    switch = switch_with({1: 1.0, 4: 50.0})
-    assert switch.cost(4) == 50
-    assert switch.cost(2) == pytest.approx(1 + 49 / 3)
-    assert switch.depths([[0.9, 0.8, 0.7]], 1, False) == [0]
-    for _ in range(500):
-        switch.timed(1, 1.0)
-    assert switch.cost(4) == 2
-    assert switch.depths([[0.9, 0.8, 0.7]], 1, False) == [3]
-    assert [switch.cost(tokens) for tokens in (1, 2)] == [1, pytest.approx(math.sqrt(2))]
-
-
-def test_rates_follow_what_comes():
-    switch = Switch(2, always=False)
-    assert switch.rate(0) == switch.rate(1) < 0.5
-    for _ in range(2000):
-        switch.tell(0, True)
-    assert switch.rate(0) > 0.98
-    for _ in range(1000):
-        switch.tell(0, False)
-    assert switch.rate(0) < 0.1
-    assert switch.rate(1) == Switch(2, always=False).rate(1)
 
 
 # -- what cannot be -------------------------------------------------------------------------------

@@ -132,8 +132,9 @@ class LogitsModel(LanguageModel):
         return text
 
     def fresh(self) -> None:
-        """Forgets what was computed, where anything is kept of it: the next request pays for all
-        of its text."""
+        """Forgets what it knows of texts, where it keeps any of that: what was computed of them,
+        and what followed what in them (`drafts=`). The next request pays for all of its text, and
+        is guessed for from nothing, as the first was."""
 
     def decoder(self) -> Decoder:
         """An empty batch."""
@@ -309,6 +310,8 @@ class Session(Member):
         if not self._waiting:
             return
         with self._company.lock:
+            if len(self.held) < len(self._rows):
+                return  # some have given way to others: they go on before any join
             count = self._company.joining(self, self.model, self._waiting)
             if not count:
                 return

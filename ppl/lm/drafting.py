@@ -9,278 +9,23 @@ without guesses.
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.errors import PPLError, PromptError
+from ppl.errors import PPLError
 from ppl.language.randomness import uniforms
-from ppl.lm import sampling
 from ppl.lm.ahead import Ahead
 from ppl.lm.base import Drawn
 from ppl.lm.company import gives_back
 from ppl.lm.decode import LogitsModel, Session, _admit, _allowed, _draw_tokens
-from ppl.lm.drafts import HOPELESS, Drafts, Switch
 from ppl.lm.engine.drafts import DraftDecoder
-from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
+from ppl.lm.guessing import Drafting
 from ppl.lm.row import Row
-from ppl.lm.sampling import _PLAIN, Warp
-
-# Kinds of guesses of a model: how likely it found them, in tenths.
-_TENTHS = 11
-# A row that is so many tokens ahead of the last guesses no more.
-_FAR = 4
-# After so many passes without a guess that was worth it, it is looked into every so many passes.
-_LONG, _SELDOM = 32, 8
-# A small model is asked again after so many passes for which it was not worth it.
-_AGAIN = 64
-
-
-class Drafting:
-    """What one model has of drafts.
-
-    Args:
-        settings: how it guesses.
-        vocabulary: how many token ids it has.
-
-    Attributes:
-        settings: as given.
-        tokens_drafted: guessed tokens that passes computed.
-        tokens_accepted: those of them that were drawn next; the others were computed for nothing.
-        row_passes: rows of passes: so many tokens would be drawn without guesses.
-    """
-
-    def __init__(self, settings: Drafts, vocabulary: int) -> None:
-        self.settings, self._vocabulary = settings, vocabulary
-        self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
-        self.store = Ngrams(settings.ngram)
-        self.small = None if isinstance(settings.source, str) else settings.source
-        kinds = self.store.kinds if self.small is None else _TENTHS
-        self.switch = Switch(kinds, settings.switch == "always")
-        self._lock = threading.Lock()  # sessions of several threads write to the store
-        self._passes = self._quiet = 0  # passes, and those since any guess was computed
-        self._asked, self._seconds = 0, 0.0  # of the small model: passes since, seconds a token
-
-    @property
-    def acceptance(self) -> float:
-        """Which part of the guesses that passes computed were right."""
-        return self.tokens_accepted / max(1, self.tokens_drafted)
-
-    def __repr__(self) -> str:
-        return f"Drafting({self.tokens_accepted} of {self.tokens_drafted} guesses right)"
-
-    def forget(self) -> None:
-        """Counts from zero, and knows no text; what passes cost is kept."""
-        self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
-        self.store = Ngrams(self.settings.ngram)
-
-    def guesses(
-        self, rows: Sequence[Row], aheads: Sequence[Ahead], padded: bool, waiting: bool
-    ) -> None:
-        """Sets for each row what it guesses, and how much of this to compute.
-
-        Rows show their tokens together, so one that is far ahead of another gains nothing by being
-        further, unless others wait for its place.
-        """
-        always = self.settings.switch == "always"
-        limit = math.inf if always or waiting else min(a.lead for a in aheads) + _FAR
-        near = [i for i, ahead in enumerate(aheads) if ahead.lead < limit]
-        self._passes += 1
-        self._quiet += 1
-        for ahead in aheads:
-            ahead.proposed, ahead.depth = [], 0
-        if self.quiet and self._passes % _SELDOM:
-            return
-        rooms = [min(self.settings.depth, row.limit - len(row.new) - 1) for row in rows]
-        small = self.small
-        if small is None:
-            for i in near:
-                aheads[i].proposed = self._from_store(rows[i], aheads[i], rooms[i])
-        else:
-            # Its context may be shorter, and its memory smaller, than those of whom it guesses for.
-            rooms = [
-                min(room, small.context_length - row.length)
-                for room, row in zip(rooms, rows, strict=True)
-            ]
-            asking = [i for i in near if rooms[i] > 0]
-            longest = max((rows[i].length + rooms[i] for i in asking), default=1)
-            asking = asking[: small.batch_rows(longest)]
-            some, theirs = [rows[i] for i in asking], [aheads[i] for i in asking]
-            self._from_model(small, some, theirs, [rooms[i] for i in asking], len(rows))
-        chains = []
-        for i in near:
-            chain, chance = [], 1.0
-            for _, kind in aheads[i].proposed:
-                chance *= min(0.98, self.switch.rate(kind) * aheads[i].trust)
-                chain.append(chance)
-            chains.append(chain)
-        depths = self.switch.depths(chains, len(rows), padded)
-        if any(depths):
-            self._quiet = 0
-        for i, depth in zip(near, depths, strict=True):
-            aheads[i].depth = depth
-
-    @property
-    def quiet(self) -> bool:
-        """Whether guessing has not been worth it for long: then little is done about it."""
-        return self._quiet > _LONG
-
-    def _from_store(self, row: Row, ahead: Ahead, depth: int) -> list[Guess]:
-        proposed: list[Guess] = []
-        if depth <= 0:
-            return proposed
-        context = last(row, self.settings.ngram)
-        start = len(row.new)
-        always = self.settings.switch == "always"
-        numbers = uniforms(ahead.key, np.arange(start, start + depth)).tolist()
-        chance = 1.0
-        for number in numbers:
-            guess = self.store.guess(context, number)
-            if guess is None:
-                break
-            chance *= self.switch.rate(guess.kind) * ahead.trust
-            if chance < HOPELESS and not always and proposed:
-                break
-            proposed.append(guess)
-            context.append(guess.token)
-        return proposed
-
-    def _from_model(
-        self,
-        small: LogitsModel,
-        rows: Sequence[Row],
-        aheads: Sequence[Ahead],
-        depths: Sequence[int],
-        beside: int,
-    ) -> None:
-        """A smaller model draws on, with each row's numbers, masks and settings."""
-        most = self._worth(beside, aheads, max(depths, default=0))
-        if not most:
-            return
-        going = list(range(len(rows)))
-        started = time.perf_counter()
-        decoder = small.decoder()
-        # Either may have token ids that the other has not.
-        try:
-            decoder.join([rows[i].tokens for i in going], [None] * len(going))
-        except PromptError:
-            return
-        try:
-            for step in range(most):
-                logits = decoder.logits[:, : self._vocabulary]
-                some = [rows[i] for i in going]
-                news = [
-                    [*rows[i].new, *(guess.token for guess in aheads[i].proposed)] for i in going
-                ]
-                try:
-                    masks = [
-                        r.request.spec.allowed_after(
-                            new, r.request.label, self._vocabulary, small.codec
-                        )
-                        for r, new in zip(some, news, strict=True)
-                    ]
-                except PPLError:  # said where the row itself comes so far
-                    break
-                size = logits.shape[-1]
-                allowed = [None if mask is None else mask[:size] for mask in masks]
-                keys = np.concatenate([aheads[i].key for i in going])
-                numbers = uniforms(keys, np.array([len(new) for new in news]))
-                warps = [row.request.spec.warp for row in some]
-                tokens, log_probs = sampling.draw(logits, warps, allowed, numbers)
-                keep = []
-                for at, (i, token, log_prob) in enumerate(
-                    zip(going, tokens, log_probs, strict=True)
-                ):
-                    if not math.isfinite(log_prob):
-                        continue
-                    aheads[i].proposed.append(Guess(token, round(10 * math.exp(log_prob))))
-                    ends = token in small.codec.end_tokens
-                    if not ends and len(aheads[i].proposed) < min(depths[i], most):
-                        keep.append(at)
-                if step == most - 1 or not keep:
-                    break
-                going = [going[at] for at in keep]
-                decoder.advance(keep, [aheads[i].proposed[-1].token for i in going])
-        finally:
-            decoder.advance([], [])
-        self._seconds = (time.perf_counter() - started) / (step + 1)
-
-    def _worth(self, beside: int, aheads: Sequence[Ahead], depth: int) -> int:
-        """How many guesses of each row a small model should be asked for, in a pass of so many
-        rows."""
-        base = self.switch.cost(beside)
-        if self.settings.switch == "always" or not self._seconds or base is None or not depth:
-            return depth
-        self._asked += 1
-        rate = self.switch.mean * sum(ahead.trust for ahead in aheads) / len(aheads)
-        best, most, gained, chance = 0, 1 / base, 1.0, 1.0
-        for guesses in range(1, depth + 1):
-            chance *= min(0.98, rate)
-            gained += chance
-            tokens = beside + guesses * len(aheads)
-            speed = gained / ((self.switch.cost(tokens) or base) + guesses * self._seconds)
-            if speed > most:
-                best, most = guesses, speed
-        if best or self._asked > _AGAIN:
-            self._asked = 0
-        return best or int(self._asked == 0)
-
-    def read(self, row: Row) -> None:
-        """What a row that joins goes on from."""
-        if self.small is None and row.limit > 1:
-            with self._lock:
-                self.store.read(row.request.spec.tokens)
-
-    def told(self, ahead: Ahead, drawn: Sequence[int]) -> None:
-        """What came after a pass of what was guessed."""
-        for guess, token in zip(ahead.proposed, drawn, strict=False):
-            right = guess.token == token
-            ahead.right = 0.9 * ahead.right + right
-            ahead.hoped = 0.9 * ahead.hoped + self.switch.rate(guess.kind)
-            self.switch.tell(guess.kind, right)
-            if not right:
-                break
-
-    def note(
-        self,
-        rows: Sequence[Row],
-        allowed: Sequence[Tensor | None],
-        logits: Tensor,
-        numbers: NDArray[np.float64],
-        tokens: Sequence[int],
-        log_probs: Sequence[float],
-    ) -> None:
-        """From which laws what was drawn; the tokens are not yet behind the rows' texts."""
-        if self.small is not None or all(row.limit == 1 for row in rows):
-            return
-        contexts = [last(row, self.settings.ngram) for row in rows]
-        # What the store says anyway need not be told again.
-        told = [self.store.guess(*each) for each in zip(contexts, numbers.tolist(), strict=True)]
-        new = [i for i, guess in enumerate(told) if guess is None or guess.token != tokens[i]]
-        whole = [
-            i
-            for i in new
-            if allowed[i] is None and not self.quiet and _is_whole(rows[i].request.spec.warp)
-        ]
-        laws: dict[int, list[Share]] = {}
-        if whole:
-            some = (logits if len(whole) == len(rows) else logits[whole]).float()
-            heat = [rows[i].request.spec.warp.temperature for i in whole]
-            if any(each != 1 for each in heat):
-                some = some / torch.tensor(heat, device=some.device)[:, None]
-            laws = dict(zip(whole, leading(torch.softmax(some, -1)), strict=True))
-        for i in new:
-            law = laws.get(i) or [share_of(tokens[i], log_probs[i], float(numbers[i]))]
-            with self._lock:
-                self.store.note(contexts[i], law)
 
 
 class DraftSession(Session):
@@ -337,9 +82,13 @@ class DraftSession(Session):
             logits = self._decoder.fresh
             self._draw([new[i] for i in wanted], logits[wanted][:, None], [()] * len(wanted))
         self._settle()
-        if any(self._aheads[row.ticket].lead == 0 for row in self._rows):
+        passing = any(self._aheads[row.ticket].lead == 0 for row in self._rows)
+        running, over = len(self._rows), len(self._over)
+        if passing:
             self._pass()
             self._settle()
+        if not new and not self._waiting:
+            self._drafting.switch.showed(running + over, running, passing)
         for row in (*self._rows, *self._over):
             ahead = self._aheads[row.ticket]
             ahead.lead -= 1
@@ -371,6 +120,7 @@ class DraftSession(Session):
                 self._aheads.pop(row.ticket, None)
             elif not goes:
                 self._over.append(row)
+                self._drafting.ended(row)
         # Of each text all but the last token is computed.
         lengths = [row.length - 1 if row.new else row.length for row in self._rows]
         with self._company.lock:  # or others would park rows of before
@@ -385,13 +135,13 @@ class DraftSession(Session):
         drafting, rows = self._drafting, self._rows
         started = time.perf_counter()
         aheads = [self._aheads[row.ticket] for row in rows]
-        padded = not self._decoder.packed
-        drafting.guesses(rows, aheads, padded, bool(self._waiting))
+        packs, waiting = self._decoder.packs, bool(self._waiting)
+        near = drafting.guesses(rows, aheads, packs, waiting)
         guesses = [tuple(guess.token for guess in a.proposed[: a.depth]) for a in aheads]
         asked = time.perf_counter()
         longest = max(row.length + len(guess) for row, guess in zip(rows, guesses, strict=True))
         with self._company.lock:
-            if not self._company.fits(self, self.model, len(rows), longest):
+            if len(rows) > self._company.room(self.model, longest, self):
                 most = self._company.staying(self, self.model, rows)
                 for row in rows[most:]:  # it shows nothing now, and pays when it goes on
                     if row.request.ledger is not None:
@@ -405,12 +155,16 @@ class DraftSession(Session):
         drafting.row_passes += len(rows)
         before = [len(row.new) for row in rows]
         self._draw(rows, logits, used)
-        for row, ahead, start in zip(rows, aheads, before, strict=True):
-            drafting.told(ahead, row.new[start:])
+        drafting.told(aheads, [r.new[start:] for r, start in zip(rows, before, strict=True)])
         tokens = [1 + len(guess) for guess in used]
-        size = len(rows) * max(tokens) if padded else sum(tokens)
+        size = sum(tokens)
+        if size > len(rows) and not packs(size):
+            size = len(rows) * max(tokens)
         small = drafting.small is not None
-        drafting.switch.timed(size, time.perf_counter() - (asked if small else started))
+        drafting.switch.costs.timed(size, time.perf_counter() - (asked if small else started))
+        if size > len(rows):
+            gained = sum(len(row.new) - start - 1 for row, start in zip(rows, before, strict=True))
+            drafting.switch.guessed(len(rows), size, gained / max(1, near), waiting)
 
     def _draw(
         self,
@@ -466,15 +220,3 @@ class DraftSession(Session):
             if ahead.outcome is None:
                 going.append((at, tokens[i]))
         return going
-
-
-def _is_whole(warp: Warp) -> bool:
-    """Whether all tokens can be drawn."""
-    return warp.temperature > 0 and replace(warp, temperature=1.0) == _PLAIN
-
-
-def last(row: Row, count: int) -> list[int]:
-    """The last tokens of a row's text, so many if it has them."""
-    new = row.new[-count:]
-    missing = count - len(new)
-    return [*row.request.spec.tokens[-missing:], *new] if missing else new

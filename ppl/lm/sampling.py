@@ -198,7 +198,7 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def _keep_only(logits: Tensor, allowed: Sequence[Tensor | None]) -> Tensor:
     if all(mask is None for mask in allowed):
         return logits
-    everything = torch.ones(logits.shape[-1], dtype=torch.bool)
+    everything = torch.ones(logits.shape[-1], dtype=torch.bool, device="cpu")
     keep = torch.stack([everything if mask is None else mask for mask in allowed])  # [B, V]
     return logits.masked_fill(~_sent(keep, logits.device), -torch.inf)
 

@@ -1,7 +1,9 @@
 """Passes of a few tokens a row, of unlike numbers, for which the program of a step serves: each
 token is a row of its own, at its position in the slot that it shares with its neighbours.
 
-Nothing is padded, and what the tokens of a slot have before them is read once for all of them.
+Nothing is padded. What the tokens of a slot have before them is read once for all of them where
+that saves something; where it does not, each reads it for itself, as a step does, and its numbers
+are those of a step to the last bit.
 
 Symbols: `T` tokens of all rows together.
 """
@@ -15,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.attention import Span
 from ppl.lm.engine.beside import ID
 from ppl.lm.engine.runs import Slot, Tokens, Trunk
 from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.spans import Span
 
 
 @dataclass
@@ -39,8 +41,9 @@ class Blocks:
     trunks: list[Trunk]
 
 
-def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]]) -> Blocks:
-    """A pass over what the slots do not hold yet of these texts."""
+def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]], price: int) -> Blocks:
+    """A pass over what the slots do not hold yet of these texts; keys are read together where so
+    many are saved (`ppl.lm.engine.passes.Passes.price`)."""
     low = min(slot.index for _, slot in rows)
     high = max(slot.index for _, slot in rows) + 1
     ids: list[int] = []
@@ -60,7 +63,8 @@ def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]]) -> Blocks:
         trunks += [slot.trunk] * new
         # What is before them is read for all of them at once: the longer of trunk, which they have
         # in common with other rows, too, and slot.
-        common = slot.tail if new > 1 and slot.tail > slot.base else 0
+        saves = slot.tail > slot.base and (new - 1) * slot.tail > price
+        common = slot.tail if saves else 0
         spans.append(Span(start, start + new, slot.tail + new, common, start))
     table = np.array([ids, positions, columns], dtype=np.int64)
     table[0] &= ID

@@ -157,7 +157,7 @@ class EngineDecoder:
     def park(self, first: int) -> None:
         """Gives up the slots of all rows but so many first ones, as far as none of these runs in
         them; rows take others when they go on."""
-        with self._engine.lock, torch.inference_mode():
+        with self._engine.lock, inferring():
             for number in {*self._stem_of[first:]} - {*self._stem_of[:first]}:
                 self._close(self._stems[number])
 

@@ -40,7 +40,6 @@ class DraftDecoder(EngineDecoder):
 
     Attributes:
         fresh: `[n, V]` logits of the rows that joined last.
-        packed: whether passes compute a row's guesses without padding other rows.
     """
 
     def __init__(
@@ -54,7 +53,10 @@ class DraftDecoder(EngineDecoder):
         self._counts = counts
         self._guessed: list[int] = []  # per stem, tokens at its end that nobody has drawn yet
         self.fresh = torch.zeros(0)
-        self.packed = engine.runner.blocks
+
+    def packs(self, tokens: int) -> bool:
+        """Whether a pass of so many tokens computes a row's guesses without padding other rows."""
+        return self._engine.runner.as_steps(tokens)
 
     @whole
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:
@@ -108,6 +110,8 @@ class DraftDecoder(EngineDecoder):
         Args:
             lengths: for each active row, those that are dropped too, how many tokens are left.
         """
+        if len(keep) == len(self._stem_of) and not any(self._guessed):
+            return
         old, was, pool = self._stems, self._stem_of, self._engine.pool
         longest = [0] * len(old)
         for number, length in zip(was, lengths, strict=True):
@@ -144,7 +148,7 @@ def refuse_drafts(engine: Engine, graphs: bool) -> None:
         why = "its recurrent layers cannot take back what they have read"
     elif graphs:
         why = "captured steps take one token a row; load it with graphs=False"
-    elif keeps.window:
+    elif keeps.gives_up:
         why = (
             f"with kv='{keeps}' a row gives up what it may have to go back to; load it with 'full'"
         )

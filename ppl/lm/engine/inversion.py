@@ -121,11 +121,11 @@ def _same_digits() -> bool:
 def _both(program: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn] | None:
     """What a program draws, and what the library does; None where the program cannot be built."""
     rows = 37
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(rows, size, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever torch's default device is
+    logits = 3 * torch.randn(rows, size, generator=generator, device="cpu")
     logits[0, ::2] = -torch.inf
     logits = logits.to(dtype)
-    u = torch.rand(rows, generator=generator, dtype=torch.float64).numpy()
+    u = torch.rand(rows, generator=generator, dtype=torch.float64, device="cpu").numpy()
     try:
         own = program(logits, u)
     except RuntimeError:

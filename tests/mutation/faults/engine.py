@@ -18,6 +18,7 @@ SITES, SEARCHERS = "tests/test_sites.py", "tests/test_searchers.py"
 LAW = "tests/exact/test_one_law.py"
 DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
 DRAFTS = "tests/test_engine_drafts.py"
+PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -124,7 +125,7 @@ FAULTS = [
         DECODE,
         "_admit([rows[j] for j in keep])",
         "_admit(rows)",
-        f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
+        f"{DECODERS} -k pay_for_nothing",
     ),
     Fault(
         DECODE,
@@ -430,6 +431,15 @@ FAULTS = [
         "ppl/lm/ngrams.py",
         "if low <= uniform < high:",
         "if low <= 1 - uniform < high:",
-        f"{DRAFTS} -k 'context'",
+        "tests/test_ngrams.py -k 'context'",
     ),
+    Fault(
+        "ppl/lm/engine/blocks.py",
+        "saves = slot.tail > slot.base and (new - 1) * slot.tail > price",
+        "saves = slot.tail > slot.base",
+        f"{DRAFTS} -k 'bits'",
+    ),
+    Fault(PACE, "kept = 1.0 if waiting else balance.kept", "kept = 1.0", f"{PACES} -k 'alone'"),
+    Fault(PACE, "balance.left - (cost - 1) > -_DEBT", "balance.left < 9", f"{PACES} -k 'allowed'"),
+    Fault(PACE, "or packs(rows + 1) or not packs(rows)", "or True", f"{PACES} -k 'leaves'"),
 ]

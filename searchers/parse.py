@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import importlib
 import math
 import reprlib
@@ -54,7 +55,10 @@ def parse(text: str, *, imports: bool = False) -> Any:
             raise SearchStateError(f"{text[:80]!r} is no searcher: write it as in 'SMC(16)'")
         return _Reading(text.strip(), imports).value(tree.body)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise SearchStateError(f"{text[:80]!r} is no searcher: {error!r}") from error
+        said = error.msg if isinstance(error, SyntaxError) else type(error).__name__
+        raise SearchStateError(
+            f"{text[:80]!r} is no searcher: {said}; write it as in 'SMC(16)'"
+        ) from error
 
 
 def spell(settings: Any) -> str:
@@ -218,10 +222,14 @@ class _Reading:
             ours = [c for p, c in _CLASSES.items() if p.startswith(_OURS) and c.__name__ == name]
             found = ours[0] if len(ours) == 1 else None
         if found is None:
+            names = {c.__name__ for p, c in _CLASSES.items() if p.startswith(_OURS)}
+            close = difflib.get_close_matches(name, names, n=1)
+            meant = f" (did you mean {close[0]}?)" if close else ""
             self.refuse(
                 node,
-                "names no known class; one that is not of ppl.searchers is written with the module "
-                "that it is in, as in my_package.search.Mine(n=3), and that module is imported",
+                f"names no known class{meant}; one that is not of ppl.searchers is written with "
+                "the module that it is in, as in my_package.search.Mine(n=3), and that module is "
+                "imported",
             )
         return found
 

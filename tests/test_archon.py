@@ -18,6 +18,7 @@ from ppl.programs.archon import (
     generate,
     rank,
     run_tests,
+    testing,
     verify,
     write_tests,
 )
@@ -164,6 +165,13 @@ def test_verifiers_and_rankers_of_the_library_serve_as_judges():
     for no_probability in (Shorter(), LogOdds(ppl.load("tiny-lines"), lambda lm, text: text)):
         with pytest.raises(ArgumentError, match="says which is better"):
             verify(no_probability)
+
+
+def test_programs_that_pass_most_come_first_and_equals_as_they_were(monkeypatch):
+    monkeypatch.setattr(testing, "passes", lambda *_: ([1, 3, 0, 1], 3))
+    found = run_tests()(drafted(4))
+    assert found.texts == ["text 1", "text 0", "text 3", "text 2"]
+    assert [d.provenance[-1] for d in found] == [f"run_tests_1: {n} of 3" for n in (3, 1, 1, 0)]
 
 
 @needs_bubblewrap

@@ -14,8 +14,9 @@ from engines import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppl.lm.engine.attention import Span, _attend_shared, share, split
+from ppl.lm.engine.attention import _attend_shared
 from ppl.lm.engine.runs import common_prefix
+from ppl.lm.engine.spans import Span, share, split
 
 TEXTS = st.lists(
     st.tuples(st.sampled_from([(), (1, 2, 3), (1, 2, 3, 4, 5)]), st.lists(st.integers(6, 8))).map(

@@ -10,6 +10,7 @@ from test_cli import QUESTION, ppl, told
 
 import ppl as library
 from ppl.errors import StudyError
+from ppl.serve.offer import Menu
 from ppl.study import Source
 from ppl.study.sources import model_of, verifier_of
 from ppl.verifiers import PRM
@@ -32,18 +33,20 @@ def test_solve_loads_as_it_is_told(monkeypatch):
     monkeypatch.setattr(PRM, "load", noted("prm", judge))
     flags = ("--kv", "int8", "--weights", "int8", "--compile", "auto", "--replicas", "2")
     more = ("--dtype", "bfloat16", "--device", "cpu")
-    more = (*more, "--kv-bytes", "999", "--context-length", "64")
+    more = (*more, "--kv-bytes", "999", "--context-length", "64", "--drafts", "siblings")
     found = json.loads(ppl("solve", QUESTION, *flags, *more, *SHORT).stdout)
     both = {"device": "cpu", "dtype": "bfloat16"}
-    own = {"kv": "int8", "weights": "int8", "compile": "auto", "replicas": 2}
+    own = {"kv": "int8", "weights": "int8", "compile": "auto", "replicas": 2, "drafts": "siblings"}
     assert calls == [
         ("lm", "tiny-lines", {**both, **own, "kv_bytes": 999, "context_length": 64}),
         ("prm", "tiny-lines", both),
     ]
     assert found["model"] == "tiny-lines@int8 kv=int8"
     calls.clear()
-    ppl("solve", QUESTION, "--compile", "off", "--adapter", "some/lora", "--prm", "none", *SHORT)
-    assert calls == [("lm", "tiny-lines", {"compile": False, "adapter": "some/lora"})]
+    more = ("--adapter", "some/lora", "--graphs", "--prm", "none")
+    ppl("solve", QUESTION, "--compile", "off", *more, *SHORT)
+    own = {"compile": False, "adapter": "some/lora", "graphs": True}
+    assert calls == [("lm", "tiny-lines", own)]
 
 
 def test_another_model_is_named_in_what_is_told():
@@ -57,6 +60,7 @@ def test_another_model_is_named_in_what_is_told():
     [
         (("--kv", "int4"), ["--kv", "'int8'", "'window(512, 4)'"]),
         (("--weights", "int4"), ["--weights", "'int8'"]),
+        (("--drafts", "sibling"), ["--drafts", "'siblings'"]),
         (("--dtype", "int8"), ["--dtype", "bfloat16"]),
         (("--device", "nowhere"), ["--device", "cpu"]),
         (("--compile", "yes"), ["--compile", "auto, on, off"]),
@@ -90,6 +94,23 @@ def test_serve_loads_as_it_is_told(monkeypatch):
     offer = served["small"]
     assert offer.lm.name == "tiny-lines kv=int8"
     assert offer.verifier.name == "PRM('tiny-lines')"
+
+
+@pytest.mark.parametrize("options", [(), ("--kv", "int8", "--device", "cpu")])
+def test_serve_loads_what_has_two_aliases_once(monkeypatch, options):
+    menus = []
+
+    def record(models: dict, **_: object) -> None:
+        menus.append(Menu(models))
+
+    monkeypatch.setattr("ppl.serve.serve", record)
+    aliases = ("a=tiny-lines", "b=tiny-lines", "c=tiny")
+    ppl("serve", *(flag for alias in aliases for flag in ("-m", alias)), *options)
+    a, b, c = (menus[0].offers[name] for name in "abc")
+    assert a.lm is b.lm
+    assert a.verifier is b.verifier
+    assert (a.lm.plain_name, a.verifier.name) == ("tiny-lines", "PRM('tiny-lines')")
+    assert (c.lm.plain_name, c.verifier.name) == ("tiny", "PRM('tiny')")
 
 
 def test_a_sweep_of_other_models_names_them(tmp_path: Path):

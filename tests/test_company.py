@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from engines import make, request
 from test_engine_memory import WORDS, nothing_is_left, references_are_right, standing, watched
 
 from ppl.language.cost import Account
+from ppl.lm.company import Company, Member
 from ppl.lm.drafts import Drafts
 
 CAPACITY = 520_000  # ten rows of the lengths below
@@ -80,10 +81,13 @@ def test_who_is_asked_in_the_middle_of_a_batch_waits_for_nobody(capacity, monkey
         drawn |= first.step()
     busy = len(lm.engine.slots.busy)
     assert busy == lm.engine.batch_rows(36) == (1 if capacity < CAPACITY else busy)
-    second = lm.sample_batch(asked(lm, 40, 3))
+    (states,) = lm.engine.hidden([WORDS[:36]], [0])  # and so does a reward model beside it
+    assert len(states) == 36
+    assert len(lm.engine.slots.busy) == busy - 1
     within(lm.engine)
-    (states,) = lm.engine.hidden([WORDS[:30]], [0])  # and so does a reward model beside it
-    assert len(states) == 30
+    drawn |= first.step()
+    assert len(lm.engine.slots.busy) == busy
+    second = lm.sample_batch(asked(lm, 40, 3))
     within(lm.engine)
     while first.running:
         drawn |= first.step()
@@ -224,3 +228,120 @@ def test_a_judge_beside_its_generator_stays_within_the_budget(monkeypatch):
     assert [drawn[t].value.tokens for t in sorted(drawn)] == alone(0, 40)
     assert peak[0] <= CAPACITY
     nothing_is_left(lm.engine)
+
+
+def test_a_judge_in_the_middle_of_a_full_batch_reads_half_as_many_texts_at_once():
+    """And what gives way for that is not computed again."""
+    lm, other = (standing(CAPACITY, price=10**9, block=64) for _ in range(2))
+    texts = [WORDS[40 + i : 70 + i] for i in range(12)]
+    session = beginning(lm, 0, 30)
+    session.step()
+    half = lm.engine.batch_rows(32) // 2
+    assert len(lm.engine.slots.busy) == 2 * half
+    before = lm.engine.passes
+    lm.engine.hidden(texts, [0] * 12)
+    assert lm.engine.passes - before <= -(-12 // half) + 1  # and one for what some begin with
+    assert len(session.held) == half
+    while session.running:
+        session.step()
+    session.close()
+    plain = beginning(other, 0, 30)
+    while plain.running:
+        plain.step()
+    plain.close()
+    other.engine.hidden(texts, [0] * 12)
+    assert lm.engine.tokens_computed <= other.engine.tokens_computed
+    nothing_is_left(lm.engine)
+
+
+def test_who_has_given_way_goes_on_before_others_join():
+    lm = standing(CAPACITY, price=10**9, block=64)
+    first = beginning(lm, 0, 30)
+    first.step()
+    fitting = lm.engine.batch_rows(32)
+    assert len(first.held) == first.joined == fitting
+    second = beginning(lm, 40, 1, tokens=1)
+    second.step()
+    assert not second.running
+    assert len(first.held) == fitting - 1
+    waiting = len(first._waiting)
+    first.step()
+    assert len(first.held) == fitting
+    assert len(first._waiting) == waiting
+    assert first.joined == fitting
+    for session in (first, second):
+        session.close()
+    nothing_is_left(lm.engine)
+
+
+def test_a_small_model_guesses_for_as_many_rows_as_its_own_leave_room(monkeypatch):
+    small = make(kv_bytes=CAPACITY)
+    lm = make(drafts=Drafts(small, switch="always"))
+    peak, guessing = watched(small.engine, monkeypatch), []
+    own, guessed, drawn = beginning(small, 0, 12), beginning(lm, 40, 12, tokens=30), {}
+    own.step()
+    decoder = small.decoder
+
+    def counted():
+        made = decoder()
+        join = made.join
+
+        def joining(prefixes, ledgers):
+            join(prefixes, ledgers)
+            within(small.engine)
+            guessing.append(len(prefixes))
+
+        monkeypatch.setattr(made, "join", joining)
+        return made
+
+    monkeypatch.setattr(small, "decoder", counted)
+    drawn |= guessed.step()
+    assert len(own.held) == small.engine.batch_rows(32)
+    assert sum(guessing) == 0  # its memory is full of its own
+    while own.running:
+        own.step()
+        drawn |= guessed.step()
+        within(small.engine)
+    own.close()
+    while guessed.running:
+        drawn |= guessed.step()
+    assert max(guessing) > len(drawn) // 2
+    assert [drawn[t].value.tokens for t in sorted(drawn)] == alone(40, 12, tokens=30)
+    assert peak[0] <= CAPACITY
+    nothing_is_left(small.engine)
+
+
+@dataclass
+class Rows:
+    """A batch of which so many rows run and so many wait, as others see it."""
+
+    running: int
+    waiting: int
+
+
+@pytest.mark.parametrize(
+    ("batches", "joining"),
+    [
+        ([Rows(6, 5), Rows(2, 5)], [0, 2]),  # of ten: who has more than half takes none
+        ([Rows(6, 5), Rows(2, 0)], [2, 0]),  # nobody waits beside it: all that is free
+        ([Rows(3, 9), Rows(3, 9), Rows(2, 9)], [0, 0, 1]),  # a third each
+        ([Rows(5, 9), Rows(1, 1), Rows(0, 9)], [0, 1, 3]),
+        ([Rows(4, 1), Rows(4, 1)], [1, 1]),  # both fit
+    ],
+)
+def test_where_all_want_more_than_fits_each_joins_up_to_an_equal_share(batches, joining):
+    class Ten:
+        def most_rows(self, texts, lengths):
+            return 10
+
+    class Row:
+        text, expected_length = (5,), 9
+
+    company, members = Company(threading.RLock()), []
+    for batch in batches:
+        member = Member()
+        member.held, member._waiting = [Row()] * batch.running, [Row()] * batch.waiting
+        company.add(member)
+        members.append(member)
+    for member, count in zip(members, joining, strict=True):
+        assert company.joining(member, Ten(), member._waiting) == count

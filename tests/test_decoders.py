@@ -384,6 +384,16 @@ def test_rows_that_wait_are_given_up_with_those_whose_ledger_they_share():
     assert other.cost.lm_tokens == 6
 
 
+def test_rows_that_nobody_waits_for_any_more_pay_for_nothing():
+    lm, ledger = Cramped(lambda length: 3), Account(ppl.Budget(tokens=4))
+    session = lm.session()
+    tickets = [session.submit(request(lm, (0, 1), i, ledger=ledger)) for i in range(3)]
+    session.step()
+    session.cancel(tickets[:2])
+    assert session.step() == {}  # there is a fourth token for the row that is left
+    assert ledger.cost.lm_tokens == 4
+
+
 def test_a_row_that_rejoins_half_way_is_booked_once():
     # Room for two short texts, but for one only that has three tokens or more.
     lm = Cramped(lambda length: 2 if length < 3 else 1)

@@ -12,6 +12,7 @@ from engines import DEVICE, make, request
 
 import ppl
 from ppl.lm.engine.runs import Held
+from ppl.lm.engine.slots import bucket
 
 WORDS = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(128))
 
@@ -62,14 +63,23 @@ def nothing_is_left(engine) -> None:
     assert not any(slot.trunk or slot.length for slot in engine.slots.all)
 
 
+def test_slots_are_long_enough():
+    assert [bucket(length) for length in (0, 1, 64, 65, 128)] == [64, 64, 64, 128, 128]
+
+
+@pytest.mark.parametrize("busy", [False, True])
 @torch.inference_mode()
-def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its_end():
+def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its_end(busy):
     """A text is known in a slot, rows come to stand on its beginning, and the text goes on: what
-    it needs is counted from the trunk, so it must stand there, too."""
+    it needs is counted from the trunk, so it must stand there, too. Where a row runs in that slot,
+    the rest is copied out of it."""
     lm = standing(400_000, price=0, block=8)
     engine = lm.engine
-    engine.hidden([WORDS[:60]], [0])
+    (row,) = engine.open([WORDS[:60]])[0].values()
+    if not busy:
+        engine.close(row, WORDS[:60])
     (slot,) = engine.seat([WORDS[:40]], [5])
+    assert row.base == 0
     assert slot.base == 40
     assert engine.slots.length == 64
     computed = engine.tokens_computed
@@ -77,6 +87,8 @@ def test_a_slot_with_a_beginning_that_is_a_trunk_by_now_does_not_grow_beyond_its
     assert engine.tokens_computed - computed == 40
     assert_close(lm, WORDS[:100], states)
     engine.close(slot, WORDS[:40])
+    if busy:
+        engine.close(row, WORDS[:60])
     references_are_right(engine)
 
 
@@ -91,6 +103,7 @@ def test_what_forks_left_behind_as_one_copy_is_stood_on_again():
     assert {row.base for row in rows} == {40}
     for row in rows:
         engine.close(row, text)
+    references_are_right(engine)  # who has left stands on it no more
     (again,) = engine.seat([text])
     assert again.base == 40
     engine.close(again, text)

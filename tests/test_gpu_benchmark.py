@@ -17,13 +17,14 @@ import ppl
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 
 import gpu
+import shapes
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def tiny_shape():
-    return gpu.random_model("tiny", CPU)
+    return shapes.random_model("tiny", CPU)
 
 
 @pytest.mark.parametrize(
@@ -37,22 +38,22 @@ def tiny_shape():
 def test_the_shapes_are_those_of_the_published_models(shape, parameters, kv_bytes):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            Qwen2Config(**gpu.SHAPES[shape]), dtype=torch.bfloat16
+            Qwen2Config(**shapes.SHAPES[shape]), dtype=torch.bfloat16
         )
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert gpu.kv_bytes_per_token(model) == kv_bytes
+    assert shapes.kv_bytes_per_token(model) == kv_bytes
 
 
 def test_a_step_reads_weights_once_and_a_shared_prompt_once(tiny_shape):
     own, shared = (gpu.step_bytes(tiny_shape, gpu.Setting(s, 8, 100, 20)) for s in (False, True))
-    key = gpu.kv_bytes_per_token(tiny_shape)
+    key = shapes.kv_bytes_per_token(tiny_shape)
     weights = sum(p.nbytes for p in tiny_shape.parameters())
     # 8 rows hold 111 tokens each half-way: the prompt, the first new one, and half of the rest.
     assert own == weights + 8 * 111 * key
     assert own - shared == 7 * 100 * key
 
     untied = AutoModelForCausalLM.from_config(
-        Qwen2Config(**{**gpu.SHAPES["tiny"], "tie_word_embeddings": False}), dtype=torch.bfloat16
+        Qwen2Config(**{**shapes.SHAPES["tiny"], "tie_word_embeddings": False}), dtype=torch.bfloat16
     )
     assert gpu.step_bytes(untied, gpu.Setting(False, 8, 100, 20)) == own  # an embedding is a lookup
 

@@ -70,6 +70,57 @@ def test_what_is_no_distribution_has_no_log_probability(dtype):
     assert np.isnan(log_probs).tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])
+@pytest.mark.parametrize("size", [1, 5, 514, 2048])
+@pytest.mark.parametrize("scale", [0.0, 0.1, 5.0, 30.0])
+def test_of_a_small_vocabulary_every_digit_is_the_librarys(size, rows, scale):
+    generator = torch.Generator().manual_seed(size + rows)
+    logits = scale * torch.randn(rows, size, generator=generator)
+    logits[0, 1:] = -torch.inf
+    logits[-1, ::2] += 1000
+    u = np.random.default_rng(size).random(rows)
+    u[rows // 2] = 1 - 2.0**-53
+    assert inversion.invert_alike(logits, u) == drawn(logits, u)
+    wider = torch.cat([logits, logits], 1)[:, :size]
+    assert inversion.invert_alike(wider, u) == drawn(logits, u)
+    assert inversion.invert_alike(logits.t().contiguous().t(), u) == drawn(logits, u)
+
+
+def test_a_row_of_a_small_vocabulary_without_a_distribution():
+    logits = torch.randn(4, 700)
+    logits[0, 650] = torch.nan
+    logits[1] = -torch.inf
+    logits[2, 3] = torch.inf
+    u = np.full(4, 0.5)
+    tokens, log_probs = inversion.invert_alike(logits, u)
+    assert np.isnan(log_probs).tolist() == [True, True, True, False]
+    assert tokens == drawn(logits, u)[0]
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.randn(3, 2049), torch.randn(3, 50).bfloat16(), torch.randn(3, 50).double()]
+)
+def test_what_is_not_small_or_not_float32_is_left_to_the_library(logits):
+    assert inversion.invert_alike(logits, np.full(3, 0.4)) is None
+
+
+@pytest.mark.parametrize("why", ["no compiler", "other digits"])
+def test_where_the_small_program_does_not_serve(monkeypatch, why):
+    logits, u = torch.randn(3, 50), np.full(3, 0.4)
+    if why == "no compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    else:
+        own = inversion.inverted_alike
+        off = lambda logits, u: (own(logits, u)[0], [p + 1e-15 for p in own(logits, u)[1]])  # noqa: E731
+        monkeypatch.setattr(inversion, "inverted_alike", off)
+    for cached in (inversion._same_digits, inversion._built_alike):
+        cached.cache_clear()
+    try:
+        assert inversion.invert_alike(logits, u) is None
+    finally:
+        inversion._same_digits.cache_clear()
+
+
 def test_where_the_program_does_not_serve(monkeypatch):
     logits, u = torch.randn(3, 50), np.full(3, 0.4)
     assert inversion.invert(logits, u) == inversion.inverted(logits, u)
@@ -118,7 +169,7 @@ def test_compiled_models_draw_with_it_what_others_draw():
     )
     plain = make("Llama")
     assert compiled.invert is inversion.invert
-    assert plain.invert is None
+    assert plain.invert is inversion.invert_alike
     calls = []
     compiled.invert = lambda logits, u: calls.append(len(u)) or inversion.invert(logits, u)
     ask = [[request(lm, (5, 6, 7 + s), s) for s in range(12)] for lm in (compiled, plain)]

@@ -87,9 +87,13 @@ def test_the_shortest_contexts(length):
         ({"device_map": {"model": 0, "lm_head": "cpu"}}, ValueError, "among cuda:0, cpu.*whole"),
         ({"device_map": {}}, ValueError, "among no devices.*'auto'"),
         ({"device_map": "disk"}, ValueError, "layers on the disk.*server"),
-        ({"device_map": {"": 9}}, ValueError, "device='cuda:9'.*cpu"),
+        ({"device_map": {"": 9}}, ValueError, r"^device_map=\{'': 9\}: torch has no such.*cpu"),
         ({"device_map": "cpu", "device": "cpu"}, TypeError, "same setting; give device= alone"),
-        ({"torch_dtype": "foo"}, ValueError, "dtype='foo'"),
+        ({"torch_dtype": "foo"}, ValueError, r"^torch_dtype='foo': give torch\.float32"),
+        ({"torch_dtype": "foo", "device": "no"}, ValueError, "^device='no': torch"),
+        ({"device_map": 1.5}, TypeError, "^device_map=1.5"),
+        ({"replicas": 9, "device_map": "cuda:0"}, ValueError, "^device_map='cuda:0': torch has no"),
+        ({"replicas": ["cpu"], "device_map": "cpu"}, ValueError, "^device_map= and the devices"),
         ({"torch_dtype": "auto", "dtype": "auto"}, TypeError, "give dtype= alone"),
         ({"max_model_len": 9}, TypeError, "no max_model_len=; use context_length="),
         ({"cache_dir": "x"}, TypeError, "HF_HUB_CACHE"),
@@ -136,6 +140,7 @@ def test_reward_models_read_them_too_or_say_what_to_do():
         ({"trust_remote_code": True}, "runs no code of a checkpoint.*format="),
         ({"load_in_4bit": True}, r"PRM\.load knows no load_in_4bit=; use ppl\.HFModel"),
         ({"flor": 0.1}, "did you mean floor="),
+        ({"torch_dtype": 1}, "^torch_dtype=1: a dtype"),
     ):
         with pytest.raises(TypeError, match=said):
             PRM.load("tiny", **settings)
@@ -153,7 +158,7 @@ def test_servers_are_asked_for_no_setting_that_they_do_not_have():
     ):
         with pytest.raises(TypeError, match=said):
             ppl.load("http://127.0.0.1:9/v1", **settings)
-    with pytest.raises(ValueError, match="dtype= are for models in this process"):
+    with pytest.raises(ValueError, match=" torch_dtype= are for models in this process"):
         ppl.load("http://127.0.0.1:9/v1", torch_dtype="bfloat16")
 
 

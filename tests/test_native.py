@@ -10,9 +10,9 @@ from compiler import needs_compiler
 from torch.nn.functional import scaled_dot_product_attention
 
 from ppl.lm.engine import building
-from ppl.lm.engine.attention import Span
 from ppl.lm.engine.native import attend
 from ppl.lm.engine.runs import Held, Part, Piece, Segment
+from ppl.lm.engine.spans import Span
 from ppl.lm.engine.table import table_of
 
 pytestmark = needs_compiler

@@ -22,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from public_allocate import ALLOCATE_CALLS, NOT_CALLED_ALLOCATE
+from public_calibration import CALIBRATION_CALLS
 from public_calls import NOT_CALLED, Call, program
 from public_decide import DECIDE_CALLS, NOT_CALLED_HERE
 from public_verifiers import VERIFIER_CALLS
@@ -29,7 +30,7 @@ from public_verifiers import VERIFIER_CALLS
 import ppl
 from ppl import allocate, decide, searchers, tasks, verifiers
 
-CALLS = [*public_calls.CALLS, *VERIFIER_CALLS, *DECIDE_CALLS, *ALLOCATE_CALLS]
+CALLS = [*public_calls.CALLS, *VERIFIER_CALLS, *CALIBRATION_CALLS, *DECIDE_CALLS, *ALLOCATE_CALLS]
 MODULES = [ppl, searchers, verifiers, tasks, decide, decide.scaling, allocate]
 ROOM = re.compile(r"^(tasks|decide|scaling|allocate|programs)\.")
 SECONDS = 20  # a call that takes longer hangs

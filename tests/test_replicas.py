@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import re
@@ -31,12 +32,16 @@ from ppl.errors import (
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
+from ppl.lm.calling import Calling
+from ppl.lm.origin import keeps_origin
 from ppl.lm.replica import Ask, Copy, addressed, opened
 from ppl.lm.sampling import Warp
+from ppl.posterior.models import about, load_again
 from ppl.runtime import replicas
 from ppl.runtime.link import Link
 from ppl.runtime.replicas import Replicas
 from ppl.searchers import SMC, BestOfN
+from ppl.study.sources import told
 
 QUESTIONS = ("2 + 3 =", "4 - 1 + 2 =", "7 * 2 =", "9 - 4 =")
 
@@ -370,6 +375,26 @@ def test_copies_have_gpus_of_their_own(monkeypatch):
             ppl.load("tiny", **settings)
 
 
+def test_devices_of_copies_are_kept_in_files_and_loaded_again(monkeypatch):
+    made = []
+
+    def loader(source, devices, **settings):
+        made.append((devices, settings["dtype"]))
+        return ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+
+    monkeypatch.setattr(sys.modules["ppl.lm.load"], "_RUN_REPLICAS", [loader])
+    devices = ["cpu", "cpu"]
+    lm = ppl.load("tiny", replicas=devices, dtype=torch.float32)
+    devices.append("cpu")  # what was loaded stays what it was
+    assert lm.origin.withheld == ()
+    row = json.loads(json.dumps(about(lm)))
+    load_again([row], {})
+    assert made == [(["cpu", "cpu"], torch.float32)] * 2
+    assert told(lm)["replicas"] == ["cpu", "cpu"]  # as a study's file names them
+    strange = keeps_origin(lambda source, **_: lm)("x", some=["cpu", object()])
+    assert (strange.origin.settings, strange.origin.withheld) == ({}, ("some",))
+
+
 def test_processors_are_divided_node_by_node(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(replicas, "_node_of", lambda cpu: cpu % 2)
@@ -394,7 +419,7 @@ def run(copy, answers):
 
 def test_a_copy_goes_on_after_what_was_drawn_and_leaves_half_way(one):
     answers = {}
-    copy = Copy(one, answers.update)
+    copy = Copy(one, answers.update, Calling())
     text = one.chat(QUESTIONS[0]).tokens
     copy.told([("draw", asked(one, 1, text, allowed=(40, 41, 42)))])
     whole = run(copy, answers)[1]
@@ -419,7 +444,7 @@ def test_a_copy_goes_on_after_what_was_drawn_and_leaves_half_way(one):
 
 def test_a_failing_row_is_found_and_the_others_draw_what_they_would_have_drawn(one, monkeypatch):
     answers = {}
-    copy = Copy(one, answers.update)
+    copy = Copy(one, answers.update, Calling())
     text = one.chat(QUESTIONS[0]).tokens
     copy.told([("draw", asked(one, 1, text))])
     alone = run(copy, answers)[1]

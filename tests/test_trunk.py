@@ -16,7 +16,7 @@ import ppl
 from ppl.lm.engine import trunk
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import Piece
+from ppl.lm.engine.runs import Held, Part, Piece, Segment, Slot, common_keys
 from ppl.lm.engine.slots import Slots, bucket
 from ppl.lm.engine.trunk import Mean, attended, groups_of, together
 
@@ -96,6 +96,18 @@ def test_rows_are_grouped_by_what_they_stand_on():
     assert [(g.trunk, g.rows.tolist()) for g in groups] == [(one, [0, 3]), (other, [2])]
     (group,) = groups_of([other, other], torch.device("cpu"))
     assert group.rows is None
+
+
+def test_slots_on_other_trunks_have_no_keys_in_common():
+    """At one place of them are keys of other positions."""
+    segment = Segment(Piece((), torch.zeros(8, 1)), 0, Held(), trunk=True)
+    text, one, other = tuple(range(20)), Slot(0), Slot(1)
+    one.length = other.length = 20
+    assert common_keys(one, text, other, text) == 20
+    other.stand((Part(segment, 0, 8),))
+    assert common_keys(one, text, other, text) == common_keys(other, text, one, text) == 0
+    one.stand(other.trunk)
+    assert common_keys(one, text, other, text) == 12
 
 
 # -- memory --------------------------------------------------------------------------------------

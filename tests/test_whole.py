@@ -44,12 +44,13 @@ class Louder(LlamaMLP):
         return 1.02 * super().forward(x)
 
 
-def has_own() -> bool:
-    linear = torch.nn.Linear(32, 32).bfloat16().requires_grad_(False)
+def has_own(dtype=torch.bfloat16) -> bool:
+    linear = torch.nn.Linear(32, 32).to(dtype).requires_grad_(False)
     return PackedLinear(linear).own is not None
 
 
 needs_own = pytest.mark.skipif(not has_own(), reason="needs a processor with AVX512-BF16")
+needs_any = pytest.mark.skipif(not has_own(torch.float32), reason="needs one with AVX512")
 pytestmark = needs_compiler
 
 
@@ -106,6 +107,21 @@ def test_a_step_is_as_close_to_float32_as_the_models_own(kind):
     assert any(not torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
     assert off(ours, model) < 1.3 * off(plain, model) + 2e-3
     assert off(plain, model) < 0.05
+
+
+@needs_any
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_in_float32_is_the_models_own(kind):
+    model = small(KINDS[kind](), dtype=torch.float32)
+    engine = Engine(model, name="small", capacity=1 << 22)
+    assert engine.runner.whole is not None
+    assert engine.sharing.able
+    with torch.inference_mode():
+        ours = stepped(engine)
+        engine.runner.whole = None
+        plain = stepped(engine)
+    assert any(not torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert off(ours, model) < 1e-5
 
 
 @torch.inference_mode()
@@ -188,7 +204,7 @@ def test_only_what_is_known_has_a_program():
     slightly.model.layers[0].mlp.__class__ = Louder
     for model in (
         small(KINDS["Llama"](), pack=False),
-        small(KINDS["Llama"](), dtype=torch.float32),
+        small(KINDS["Llama"](), dtype=torch.float64),
         small(tf.LlamaConfig(**SMALL, hidden_act="gelu")),
         small(tf.GraniteConfig(**SMALL)),
         changed,

@@ -47,7 +47,7 @@ def doctor(
     checks = [_models(), _sandbox()]
     found = optional.extras()
     speed = hardware.speed() if measure else None
-    advice = _advice(machine, speed, checks)
+    advice = _advice(machine)
     if as_json:
         print_json(
             {
@@ -103,34 +103,78 @@ def _sandbox() -> Check:
     return Check("sandbox", outcome.status == "passed", "runs programs that models write")
 
 
-def _advice(
-    machine: hardware.Machine, speed: hardware.Speed | None, checks: Sequence[Check]
-) -> list[str]:
-    """What would be faster."""
-    said = []
-    if machine.accelerators:
-        said.append("pass --device cuda (ppl.load(..., device='cuda')) and dtype='bfloat16'")
-    else:
-        said.append(
-            "there is no accelerator: embedded and small models run well here; for models of a"
-            " billion parameters start a vLLM server elsewhere and pass --model http://HOST:8000/v1"
-        )
+def _advice(machine: hardware.Machine) -> list[str]:
+    """Which settings are for this machine."""
+    said = _on_gpus(machine) if machine.accelerators else _on_a_processor(machine)
     if machine.threads > machine.cores:
         said.append(
             f"torch uses {machine.threads} threads on {machine.cores} cores:"
             f" export OMP_NUM_THREADS={machine.cores}"
         )
-    if machine.compiler and not machine.accelerators:
+    elif machine.threads < machine.cores and not machine.accelerators:
         said.append(
-            "ppl.load(..., compile=True) makes steps of small models on this processor faster"
+            f"torch uses {machine.threads} of {machine.cores} cores: quickest for the embedded"
+            " models; for larger ones torch.set_num_threads, or OMP_NUM_THREADS, takes all"
         )
-    elif not machine.compiler:
-        said.append("for compile=True install a C++ compiler: apt-get install g++")
-    if speed is not None and machine.available is not None:
-        fits = [n for n, size in hardware.SIZES.items() if 4.5 * size < machine.available]
-        largest = fits[-1] if fits else "none of these"
-        said.append(f"the memory that is free now holds, in float32, models of up to: {largest}")
+    if machine.available is not None:
+        held = [
+            f"{_largest(width, machine.available)} in {dtype}"
+            for dtype, width in (("float32", 4), ("bfloat16", 2))
+        ]
+        said.append(f"the memory that is free now holds models of up to: {', '.join(held)}")
+    said.append("which setting is for what: docs/engine.md")
     return said
+
+
+def _on_a_processor(machine: hardware.Machine) -> list[str]:
+    said = []
+    if machine.bfloat16:
+        said.append(
+            "dtype='bfloat16' (--dtype bfloat16) for models larger than the embedded ones: half the"
+            " memory, and this processor has instructions for it"
+        )
+    else:
+        said.append(
+            "dtype='bfloat16' (--dtype bfloat16) halves the memory; this processor has no"
+            " instructions for it, so for speed compare it with float32, the default"
+        )
+    if not machine.compiler:
+        said.append(
+            "the engine's own programs, weights='int8' and compile= need a C++ compiler: apt-get"
+            " install g++"
+        )
+    else:
+        if "avx512_vnni" in machine.instructions:
+            said.append(
+                "weights='int8' (--weights int8) for one to four rows at once: another model, half"
+                " of the weights to read"
+            )
+        said.append("compile='auto' (--compile auto) for runs of many minutes")
+    said.append(
+        "there is no accelerator: for models of several billion parameters start a vLLM server"
+        " elsewhere and pass --model http://HOST:8000/v1"
+    )
+    return said
+
+
+def _on_gpus(machine: hardware.Machine) -> list[str]:
+    gpus = [name for name in machine.accelerators if name.startswith("cuda")]
+    if not gpus:
+        return ["device='mps' (--device mps) takes the accelerator; not measured, so compare"]
+    said = [
+        "the first GPU is taken, in bfloat16, unless device= (--device) and dtype= (--dtype) say"
+        " otherwise",
+        "ppl.load(..., graphs=True, compile=True) for runs of minutes on a GPU",
+    ]
+    if len(gpus) > 1:
+        said.append(f"replicas={len(gpus)} (--replicas {len(gpus)}) takes all GPUs, a copy on each")
+    return said
+
+
+def _largest(width: int, free: int) -> str:
+    """The largest of some sizes whose weights, and an eighth more, fit."""
+    fits = [name for name, size in hardware.SIZES.items() if 9 / 8 * width * size < free]
+    return fits[-1] if fits else "none of these"
 
 
 def _print(

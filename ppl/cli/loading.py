@@ -24,11 +24,15 @@ Dtype = Annotated[str | None, _option("--dtype", "'float32', 'bfloat16', ... or 
 AdapterOption = Annotated[str | None, _option("--adapter", "A LoRA adapter: folder or Hub id.")]
 Weights = Annotated[str | None, _option("--weights", "'int8': in eight bits, on a CPU.")]
 Kept = Annotated[
-    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)'.")
+    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)', ...")
 ]
 KvBytes = Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)]
 ContextLength = Annotated[int | None, _option("--context-length", "Tokens of a text.", min=2)]
 Compile = Annotated[str | None, _option("--compile", "'auto', 'on' or 'off': decode steps.")]
+Graphs = Annotated[bool | None, _option("--graphs", "On a GPU: steps as CUDA graphs.")]
+DraftsOption = Annotated[
+    str | None, _option("--drafts", "'siblings': guess tokens, for texts that repeat themselves.")
+]
 Replicas = Annotated[int | None, _option("--replicas", "Copies, in so many processes.", min=1)]
 
 
@@ -49,19 +53,23 @@ class Loading:
     context_length: int | None = None
     compile: str | None = None
     replicas: int | None = None
+    graphs: bool | None = None
+    drafts: str | None = None
 
     def __post_init__(self) -> None:
+        from ppl.lm.drafts import Drafts
         from ppl.lm.engine.kv import KV
         from ppl.lm.pretrained import _check_weights, _dtype, device_here
 
         def weights(said: str) -> None:
             _check_weights(said, device_here(self.device), True)
 
-        checks: dict[str, Callable[[str], object]] = {
+        checks: dict[str, Callable[[Any], object]] = {
             "device": device_here,
             "dtype": _dtype,
             "weights": weights,
             "kv": KV.read,
+            "drafts": Drafts,
         }
         for name, check in checks.items():
             said = getattr(self, name)

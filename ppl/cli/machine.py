@@ -13,6 +13,7 @@ from pathlib import Path
 
 SIZES = {"135M": 0.135e9, "0.5B": 0.5e9, "1.5B": 1.5e9, "7B": 7e9}
 BATCH = 16
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx512_vnni")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Machine:
         memory: bytes, None if not told.
         available: bytes of memory that are free for use, None if not told.
         accelerators: names with their memory.
-        compiler: the C++ compiler that `compile=True` needs, "" if there is none.
+        compiler: the C++ compiler with which the engine's programs are built, "" if there is none.
+        instructions: which the processor has of those that settle what is fast: for products in
+            bfloat16 and of eight bits.
     """
 
     processor: str
@@ -36,6 +39,12 @@ class Machine:
     available: int | None
     accelerators: tuple[str, ...]
     compiler: str
+    instructions: tuple[str, ...] = ()
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the processor multiplies numbers in bfloat16."""
+        return bool({"avx512_bf16", "amx_bf16"} & set(self.instructions))
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ def machine() -> Machine:
         memory.get("MemAvailable"),
         tuple(found),
         (shutil.which(compiler[0]) or "") if compiler else "",
+        tuple(name for name in _INSTRUCTIONS if name in _cpuinfo("flags").split()),
     )
 
 
@@ -112,13 +122,19 @@ def _fastest(work: Callable[[], object], seconds: float) -> float:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> str:
+    """What the system says of the first processor, "" if nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, said = line.partition(":")
+            if key.strip() == name:
+                return said.strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _meminfo() -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,6 +49,8 @@ def serve(
     context_length: loading.ContextLength = None,
     compile: loading.Compile = None,
     replicas: loading.Replicas = None,
+    graphs: loading.Graphs = None,
+    drafts: loading.DraftsOption = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
     from ppl.serve import Limits, Offer
@@ -57,11 +59,23 @@ def serve(
     from ppl.study.sources import model_of, verifier_of
 
     options = loading.Loading(
-        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        weights=weights,
+        kv=kv,
+        kv_bytes=kv_bytes,
+        context_length=context_length,
+        compile=compile,
+        replicas=replicas,
+        graphs=graphs,
+        drafts=drafts,
     )
     programs = [_program(text) for text in program or ()]
     limits = {"tokens": max_tokens, "waiting": queue}
     offers: dict[str, Offer] = {}
+    models: dict[str, Any] = {}  # what has several aliases is loaded once
+    judges: dict[str, Any] = {}
     options.refuse_for_several(model or ())
     hint(f"loading {', '.join(model or [MODEL])}")
     for given in model or [MODEL]:
@@ -69,11 +83,13 @@ def serve(
         name = name if equals else given
         judge = verifier_name(name, verifier)
         own, judging = options.of_model(name, judge is not None), options.of_judge
+        if own and name not in models:
+            models[name] = model_of(name, Source(load=name, settings=own))
+        if judge and judging and judge not in judges:
+            judges[judge] = verifier_of(judge, Source(load=judge, settings=judging))
         offers[alias if equals else given] = Offer(
-            model_of(name, Source(load=name, settings=own)) if own else name,
-            verifier=verifier_of(judge, Source(load=judge, settings=judging))
-            if judge and judging
-            else judge,
+            models.get(name, name),
+            verifier=judges.get(judge, judge) if judge else None,
             searcher=None if searcher is None else parsed(searcher),
         )
     with contextlib.suppress(KeyboardInterrupt):  # it has let its searches end by then

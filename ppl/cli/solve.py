@@ -70,6 +70,8 @@ def solve(
     context_length: loading.ContextLength = None,
     compile: loading.Compile = None,
     replicas: loading.Replicas = None,
+    graphs: loading.Graphs = None,
+    drafts: loading.DraftsOption = None,
     show_tree: Annotated[bool, typer.Option("--show-tree", help="Draw the search.")] = False,
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep the search in a file for `ppl view`.")
@@ -80,7 +82,17 @@ def solve(
     from ppl.language.cost import Budget
 
     options = loading.Loading(
-        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        weights=weights,
+        kv=kv,
+        kv_bytes=kv_bytes,
+        context_length=context_length,
+        compile=compile,
+        replicas=replicas,
+        graphs=graphs,
+        drafts=drafts,
     )
     about, asked = _asked(question, task, problem)
     own = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}

@@ -74,6 +74,8 @@ def sweep(
     context_length: loading.ContextLength = None,
     compile: loading.Compile = None,
     replicas: loading.Replicas = None,
+    graphs: loading.Graphs = None,
+    drafts: loading.DraftsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run and what it would cost.")
     ] = False,
@@ -87,7 +89,17 @@ def sweep(
     for text in searcher or ():
         parsed(text)  # before anything is loaded
     options = loading.Loading(
-        device, dtype, adapter, weights, kv, kv_bytes, context_length, compile, replicas
+        device=device,
+        dtype=dtype,
+        adapter=adapter,
+        weights=weights,
+        kv=kv,
+        kv_bytes=kv_bytes,
+        context_length=context_length,
+        compile=compile,
+        replicas=replicas,
+        graphs=graphs,
+        drafts=drafts,
     )
     models, verifiers = _loaded(options, study, model, verifier)
     flags: dict[str, Any] = {

@@ -100,8 +100,8 @@ def _fields(kind: Any) -> dict[str, Fit | None]:
 
 
 def shown(value: object) -> str:
-    """A value for a message, at most 60 characters of it."""
-    text = repr(value)
+    """A value for a message, on one line, at most 60 characters of it."""
+    text = " ".join(line.strip() for line in repr(value).splitlines())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -116,7 +116,8 @@ def fit(annotation: Any) -> Fit | None:
         said = " or ".join(each.said for each in known)
         return Fit(lambda value: any(each.holds(value) for each in known), said)
     if origin is Literal:
-        said = f"one of {', '.join(map(repr, inner))}"
+        said = ", ".join(map(repr, inner))
+        said = f"one of {said}" if len(inner) > 1 else said
         return Fit(lambda value: isinstance(value, str) and value in inner, said)
     if origin is not None and inspect.isclass(origin):
         return _generic(origin, inner)

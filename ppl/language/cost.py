@@ -347,9 +347,17 @@ _FOR_VERIFIERS = {
 
 def share_seconds(seconds: float, payers: Iterable[Account | None]) -> None:
     """Bills a time to accounts, in proportion to how often each is named."""
-    counts = Counter(payers)
-    counts.pop(None, None)
-    total = counts.total()
+    counts = named(payers)
+    total = sum(counts.values())
     for account, count in counts.items():
+        account.book.seconds += seconds * count / total
+
+
+def named(payers: Iterable[Account | None]) -> dict[Account, int]:
+    """How often each account is named, in the order in which they are first: asked several times a
+    token, where a `Counter` would take most of its time to be made."""
+    counts: dict[Account, int] = {}
+    for account in payers:
         if account is not None:
-            account.book.seconds += seconds * count / total
+            counts[account] = counts.get(account, 0) + 1
+    return counts

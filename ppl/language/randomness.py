@@ -17,7 +17,7 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 # Uniforms of so many positions are made at once.
-_AHEAD = 8
+_AHEAD = 32
 
 
 def key(*parts: int | str) -> int:

@@ -290,7 +290,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         own keyed randomness is used and all particles' requests run as one batch."""
         if len(sample_shape):
             raise ValueError("lm(...) draws one continuation; use a searcher for many")
-        low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
+        low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64, device="cpu").tolist()
         drawn = self.model.sample_batch(
             [ContinueRequest(self.model, self.spec, (high << 32) | low)]
         )[0]
@@ -308,6 +308,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         return torch.tensor(
             self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
             dtype=torch.float64,
+            device="cpu",
         )
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:

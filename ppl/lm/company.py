@@ -128,11 +128,11 @@ class Company:
             self.give_way(count - model.most_rows(texts[:count], lengths[:count]), member)
         return most - running
 
-    def fits(self, member: Member, model: Model, count: int, length: int) -> bool:
-        """Whether so many rows of the batch, of so many tokens, have room beside all others."""
-        others = [row for other in self._working(member) for row in other.held]
+    def room(self, model: Model, length: int, to: Member | None = None) -> int:
+        """How many rows of so many tokens have room beside those of all other batches than one."""
+        others = [row for other in self._working(to) for row in other.held]
         longest = max([length, *(row.length for row in others)])
-        return count + len(others) <= model.batch_rows(longest)
+        return max(0, model.batch_rows(longest) - len(others))
 
     def staying(self, member: Member, model: Model, rows: Sequence[Held]) -> int:
         """How many of the first of these rows, which have run, may go on."""
@@ -156,4 +156,6 @@ class Company:
 
     def _working(self, but: Member | None) -> list[Member]:
         """Other batches that have rows, or rows that wait."""
+        if len(self._members) == 1 and but in self._members:  # asked at every token
+            return []
         return [m for m in self._members if m is not but and (m.held or m._waiting)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.errors import PPLError, WeightError
-from ppl.language.cost import Account
+from ppl.language.cost import Account, named
 from ppl.language.foreign import OF_NEXT, refuse_unknown
 from ppl.language.randomness import Uniforms
 from ppl.language.text import Text
@@ -132,8 +132,9 @@ class LogitsModel(LanguageModel):
         return text
 
     def fresh(self) -> None:
-        """Forgets what was computed, where anything is kept of it: the next request pays for all
-        of its text."""
+        """Forgets what it knows of texts, where it keeps any of that: what was computed of them,
+        and what followed what in them (`drafts=`). The next request pays for all of its text, and
+        is guessed for from nothing, as the first was."""
 
     def decoder(self) -> Decoder:
         """An empty batch."""
@@ -222,6 +223,7 @@ class Session(Member):
         self._decoder = self.model.decoder()
         self._rows: list[Row] = []  # in the decoder's order
         self._uniforms = Uniforms([], [])  # of the rows' next tokens
+        self._masked = False  # whether a row may not draw everything
         self._waiting: deque[Row] = deque()
         self._tickets = 0
         self._company = self.model.company or Company(contextlib.nullcontext())
@@ -264,7 +266,9 @@ class Session(Member):
             # Rows given up stay in the decoder until it advances; they draw nothing.
             logits = self._decoder.logits if len(keep) == len(rows) else self._decoder.logits[keep]
             drawing = [rows[j] for j in keep]
-            masks = [_allowed(row, row.request.spec, logits.shape[-1]) for row in drawing]
+            masks: list[Tensor | None] = [None] * len(drawing)
+            if self._masked:
+                masks = [_allowed(row, row.request.spec, logits.shape[-1]) for row in drawing]
             numbers = self._uniforms.next()[keep]
             tokens, log_probs = _draw_tokens(logits, drawing, masks, numbers)
             for i, (j, token, log_prob) in enumerate(zip(keep, tokens, log_probs, strict=True)):
@@ -306,6 +310,8 @@ class Session(Member):
         if not self._waiting:
             return
         with self._company.lock:
+            if len(self.held) < len(self._rows):
+                return  # some have given way to others: they go on before any join
             count = self._company.joining(self, self.model, self._waiting)
             if not count:
                 return
@@ -316,15 +322,14 @@ class Session(Member):
             self._rows = self.held = self._rows + joining
             keys, drawn = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
             self._uniforms = Uniforms(keys, drawn)
+            self._masked = any(row.request.spec.allowed is not None for row in self._rows)
             self.joined = max(self.joined, len(self._rows))
 
 
 def _admit(rows: Sequence[Row]) -> set[Account]:
     """Books one token per row; the ledgers that cannot pay for theirs."""
     broke = set()
-    for ledger, count in Counter([row.request.ledger for row in rows]).items():
-        if ledger is None:
-            continue
+    for ledger, count in named(row.request.ledger for row in rows).items():
         # What servers of the same search have reserved is not waited for.
         if ledger.tokens_left < count or ledger.out_of_time:
             broke.add(ledger)

@@ -141,7 +141,7 @@ class DraftSession(Session):
         asked = time.perf_counter()
         longest = max(row.length + len(guess) for row, guess in zip(rows, guesses, strict=True))
         with self._company.lock:
-            if not self._company.fits(self, self.model, len(rows), longest):
+            if len(rows) > self._company.room(self.model, longest, self):
                 most = self._company.staying(self, self.model, rows)
                 for row in rows[most:]:  # it shows nothing now, and pays when it goes on
                     if row.request.ledger is not None:

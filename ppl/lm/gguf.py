@@ -72,7 +72,10 @@ def fetched(repository: str, part: str, *, revision: str | None, token: str | bo
             if len(fitting) == 1:
                 return Path(hf_hub_download(repository, fitting[0], **hub))
     except Exception as error:  # of the Hub, of the net, of the disk
-        raise ModelNotFoundError(f"{repository}: {_first_line(error)}") from error
+        raise ModelNotFoundError(
+            f"{repository}: the Hugging Face Hub does not give its GGUF files; a file that is here "
+            f"is loaded by its path ({_first_line(error)})"
+        ) from error
     raise ModelNotFoundError(
         f"{repository} has {len(fitting)} GGUF files with {part!r} in their names; name one of "
         f"{', '.join(files) or 'none'}"

@@ -9,6 +9,7 @@ without being computed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -26,6 +27,7 @@ from ppl.language.randomness import uniforms
 from ppl.lm import sampling
 from ppl.lm.ahead import Ahead
 from ppl.lm.base import Tokens
+from ppl.lm.company import Company
 from ppl.lm.decode import LogitsModel
 from ppl.lm.drafts import Drafts
 from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
@@ -87,8 +89,14 @@ class Drafting:
     def forget(self) -> None:
         """Counts from zero, and knows no text; what passes cost is kept."""
         self.tokens_drafted = self.tokens_accepted = self.row_passes = 0
+        self.fresh()
+
+    def fresh(self) -> None:
+        """Knows no text, nor does the small model."""
         self.store = Ngrams(self.settings.ngram)
         self._unread.clear()
+        if self.small is not None:
+            self.small.fresh()
 
     def guesses(
         self,
@@ -128,16 +136,18 @@ class Drafting:
             for i in near:
                 aheads[i].proposed = self._from_store(rows[i], aheads[i], rooms[i])
         else:
-            # Its context may be shorter, and its memory smaller, than those of whom it guesses for.
+            # Its context may be shorter than that of whom it guesses for.
             rooms = [
                 min(room, small.context_length - row.length)
                 for room, row in zip(rooms, rows, strict=True)
             ]
             asking = [i for i in near if rooms[i] > 0]
             longest = max((rows[i].length + rooms[i] for i in asking), default=1)
-            asking = asking[: small.batch_rows(longest)]
-            some, theirs = [rows[i] for i in asking], [aheads[i] for i in asking]
-            self._from_model(small, some, theirs, [rooms[i] for i in asking], len(rows))
+            company = small.company or Company(contextlib.nullcontext())
+            with company.lock:  # its memory may be full of rows that it draws for others
+                asking = asking[: company.room(small, longest)]
+                some, theirs = [rows[i] for i in asking], [aheads[i] for i in asking]
+                self._from_model(small, some, theirs, [rooms[i] for i in asking], len(rows))
         chains = []
         for i in near:
             chain, chance = [], 1.0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl.errors import UnsupportedModelError
 from ppl.language import checks
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account
 from ppl.lm.adapter import Adapted, Adapter, fitting, heads_of
 from ppl.lm.base import LanguageModel, Tokens
@@ -29,13 +29,16 @@ from ppl.lm.engine.beside import marked
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.drafts import DraftDecoder, refuse_drafts
 from ppl.lm.engine.engine import Engine
-from ppl.lm.engine.inversion import invert
+from ppl.lm.engine.inversion import invert, invert_alike
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
+from ppl.lm.engine.setting import inferring
+from ppl.lm.eviction import Eviction
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
+from ppl.lm.settings import HELD, SETTINGS_HELD, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 
 
@@ -54,15 +57,18 @@ class HFModel(LogitsModel):
         kv_bytes: memory for cached keys and values, and the most that one batch may take.
         kv: as in `ppl.load`; what is not "full" is put behind the name.
         graphs, compile, drafts: as in `ppl.load`.
+        unknown: nothing; a setting of `ppl.load` that a model which is held cannot have, or a name
+            that another library uses, is answered with what to do.
 
     Attributes:
         drafts: what was guessed and how much of it was right; None without `drafts`.
         adapter: what it has beside its weights, see `with_adapter`; None for the model alone.
-        invert: what draws tokens that nothing reshapes, None for `ppl.lm.sampling` alone.
+        invert: what draws tokens that nothing reshapes, where `ppl.lm.sampling` alone need not.
         engine: what computes; of several adapters it is one, which takes each text as `marked`.
 
     Raises:
-        UnsupportedModelError: the model cannot be forked exactly.
+        UnsupportedModelError: the model cannot be forked exactly, or has no head that gives logits.
+        TypeError: `model` or `tokenizer` is none, or there is no such setting.
     """
 
     @checked
@@ -74,15 +80,18 @@ class HFModel(LogitsModel):
         name: str,
         context_length: int | None = None,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
         drafts: str | LanguageModel | Drafts | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown_settings("ppl.HFModel", unknown, SETTINGS_HELD, HELD)
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
+        _check_held(model, tokenizer)
         model = without_wrapper(model, name)
-        self._bare, self.kv = name, str(keeps)
+        self._bare, self._keeps, self.kv = name, keeps, str(keeps)
         self.name = name = keeps.named(name)
         self.model = model.eval()
         make = partial(
@@ -97,7 +106,7 @@ class HFModel(LogitsModel):
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         compiled = self.engine.runner.compiled
         native = compiled is not None and compiled.native
-        self.invert: Invert | None = invert if native else None
+        self.invert: Invert = invert if native else invert_alike
         self.company = Company(self.engine.lock)
         self.engine.slots.give_way = self.company.give_way
         self.context_length = self.engine.context_length
@@ -151,7 +160,7 @@ class HFModel(LogitsModel):
         found = Adapter.read(adapter, {"token": token})
         weights = weights_of(self.model)
         name = f"{self._bare}+{adapter}" if name is None else name_with(name, weights)
-        name = KV.read(self.kv).named(name)
+        name = self._keeps.named(name)
         pairs, heads = fitting(self.model, found), heads_of(self.model, found)
         number = add_adapter(self.engine, self.model, pairs, name)
         view = copy.copy(self)
@@ -186,12 +195,17 @@ class HFModel(LogitsModel):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits `[n, V]` from last hidden states `[n, hidden]`, in the same dtype."""
         numbers = [self.adapter.number] * len(hidden) if self.adapter else []
-        with torch.inference_mode(), self.engine.runner.adapters.running(numbers):
+        with inferring(), self.engine.runner.adapters.running(numbers):
             return self._head(hidden)
 
     def fresh(self) -> None:
         """See `LogitsModel`."""
-        self.engine.pool.clear()
+        with self.engine.lock:
+            self.engine.pool.clear()
+            self.engine.runner.snapshots.clear()
+        drafts = self.together.drafts
+        if drafts is not None:
+            drafts.fresh()
 
     def decoder(self) -> EngineDecoder:
         """A decoder whose rows share this model's engine."""
@@ -212,7 +226,7 @@ class HFModel(LogitsModel):
         ledgers: Sequence[Account | None],
     ) -> Iterator[Tensor]:
         """Logits `[T, V]` before each token of every continuation, from one batch of passes."""
-        with torch.inference_mode():
+        with inferring():
             texts = [self.marked(p + c[:-1]) for p, c in zip(prefixes, continuations, strict=True)]
             hidden = self.engine.hidden(texts, [len(p) - 1 for p in prefixes], payers_of(ledgers))
         for states in hidden:
@@ -246,6 +260,19 @@ def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:
         return engine
 
 
+def _check_held(model: Any, tokenizer: Any) -> None:
+    """Raises TypeError for what is no model or no tokenizer."""
+    if not (hasattr(model, "eval") and hasattr(model, "config")):
+        raise TypeError(
+            f"model={shown(model)}: a causal language model of transformers or peft; one that is "
+            "not loaded yet is ppl.load(name)"
+        )
+    if not hasattr(tokenizer, "encode"):
+        raise TypeError(
+            f"tokenizer={shown(tokenizer)}: the model's own, as AutoTokenizer.from_pretrained gives"
+        )
+
+
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends: set[int] = set()
     generation = getattr(model, "generation_config", None)
@@ -264,6 +291,11 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
     Computing logits ourselves means computing them only where a token is drawn.
     """
     embeddings = model.get_output_embeddings()
+    if embeddings is None:
+        raise UnsupportedModelError(
+            f"{name}: {type(model).__name__} has no head that gives logits of next tokens; load it "
+            "with AutoModelForCausalLM"
+        )
     config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies
@@ -280,7 +312,7 @@ def _checked_head(model: Any, name: str) -> Callable[[Tensor], Tensor]:
         return logits
 
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
-    with torch.inference_mode():
+    with inferring():
         own = model(input_ids=ids, use_cache=False).logits[0].float()
         ours = head(base_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
     if not own.isfinite().all():

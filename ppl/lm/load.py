@@ -16,6 +16,7 @@ from ppl.lm.base import LanguageModel
 from ppl.lm.drafts import Drafts
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
+from ppl.lm.eviction import Eviction
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import device_here, embedded, load_pretrained
@@ -80,7 +81,7 @@ def load(
     adapter: str | Path | None = None,
     context_length: int | None = None,
     kv_bytes: int = 2 << 30,
-    kv: str = "full",
+    kv: str | Eviction = "full",
     pack: bool = True,
     weights: str | None = None,
     graphs: bool = False,
@@ -106,17 +107,19 @@ def load(
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
-        kv_bytes: memory for cached keys and values.
+        kv_bytes: memory for cached keys and values; rows that do not fit wait, but one always runs.
         kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
-            tokens and the first 4, or `"int8+window(512, 4)"`. What is not full is another model,
-            with laws of its own: its name says so, and what it drew is not scored by the full one.
+            tokens and the first 4, `"delayed(4, 256)"` for one of four behind the last 256, either
+            behind `"int8+"`, or an eviction, such as a trained one (`ppl.lm.eviction`). What is not
+            full is another model, with laws of its own: its name says so, and what it drew is not
+            scored by the full one.
         pack: on a CPU, lay weights out for its matrix kernels: faster, but `lm.model` can then no
             longer be trained, saved, moved or cast.
         weights: on a CPU, `"int8"` rounds those of linear layers to eight bits, with a scale to
             every 64: quicker for few rows. That is another model, called `NAME@int8` wherever it is
             named. Needs a C++ compiler.
         graphs: on a GPU, capture decode steps as CUDA graphs, for models whose steps are too short
-            for the processor to launch. Not measured on a GPU yet.
+            for the processor to launch: docs/performance.md has what was measured.
         compile: put decode steps through `torch.compile`, which needs a C++ compiler and, for each
             model, a minute once and some seconds at each later load (torch keeps its work where
             `TORCHINDUCTOR_CACHE_DIR` says). Pays for searches that take minutes. `"auto"` compiles
@@ -126,7 +129,7 @@ def load(
             with the same tokenizer, which draws guesses. Laws, and draws for a seed, are those
             without, up to rounding. Guesses are computed as far as they were seen to pay, which is
             for few rows of texts that repeat themselves or each other; `ppl.lm.drafts.Drafts` has
-            more settings. Not for recurrent layers, `graphs`, `replicas` or a window of `kv`.
+            more settings. Not for recurrent layers, `graphs`, `replicas`, or where `kv` forgets.
         replicas: so many copies of the model, each in a process of its own, behind one model: on as
             many GPUs, or each on its share of the processors, NUMA node by NUMA node; or the
             devices of the copies, such as `["cuda:0", "cuda:2"]`. `kv_bytes` is that of each.
@@ -206,7 +209,7 @@ def _check_settings(
     adapter: str | Path | None,
     context_length: int | None,
     kv_bytes: int,
-    kv: str,
+    kv: str | Eviction,
     pack: bool,
     weights: str | None,
     graphs: bool,
@@ -261,7 +264,7 @@ def _local(
     *,
     context_length: int | None,
     kv_bytes: int,
-    kv: str,
+    kv: str | Eviction,
     graphs: bool,
     compile: bool | Literal["auto"],
     drafts: str | LanguageModel | Drafts | None,

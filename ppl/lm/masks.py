@@ -72,7 +72,7 @@ def as_mask(tokens: TokenSet, size: int, codec_size: int) -> Tensor:
             length, or something that is neither ids nor a mask.
     """
     if isinstance(tokens, np.ndarray) and tokens.dtype == np.bool_:
-        tokens = torch.tensor(tokens)
+        tokens = torch.from_numpy(tokens.copy())
     if isinstance(tokens, Tensor) and tokens.dtype == torch.bool:
         mask = tokens.detach().cpu()
         if mask.shape == (codec_size,) != (size,):
@@ -83,7 +83,7 @@ def as_mask(tokens: TokenSet, size: int, codec_size: int) -> Tensor:
                 "one entry per token id"
             )
     else:
-        mask = torch.zeros(size, dtype=torch.bool)
+        mask = torch.zeros(size, dtype=torch.bool, device="cpu")
         mask[_ids(tokens, size)] = True
     if not mask.numpy().any():  # twenty times as quick as torch's
         raise NoAllowedTokenError(
@@ -97,7 +97,7 @@ def _ids(tokens: TokenSet, size: int) -> Tensor:
         tokens = tokens.detach().cpu().numpy()
     ids = np.asarray(list(tokens) if isinstance(tokens, Collection) else tokens)
     if ids.size == 0:
-        return torch.zeros(0, dtype=torch.long)
+        return torch.zeros(0, dtype=torch.long, device="cpu")
     # Zeros and ones in bytes are a mask of the wrong type, not the ids 0 and 1.
     if ids.dtype.kind not in "iu" or ids.dtype.itemsize == 1 or ids.ndim != 1:
         raise NoAllowedTokenError(

@@ -29,7 +29,7 @@ class Origin:
     Attributes:
         loader: import path of the function, `"module:qualname"`.
         source: what was loaded.
-        settings: what else was given, plain values only.
+        settings: what else was given, plain values only, and lists of them.
         withheld: names of settings that are not kept: keys, tokens, `trust_remote_code`, and values
             that are no plain data. Without them the call cannot be repeated.
     """
@@ -51,9 +51,9 @@ def keeps_origin(loader: Callable[P, M]) -> Callable[P, M]:
         several = isinstance(given_source, list | tuple)
         source = ",".join(given_source) if several else str(given_source)
         plain = {
-            name: value
+            name: _kept(value)
             for name, value in settings.items()
-            if name not in _WITHHELD and isinstance(value, _PLAIN)
+            if name not in _WITHHELD and _is_plain(value)
         }
         given = {name for name, value in settings.items() if value not in (None, False)}
         withheld = tuple(sorted(given - plain.keys()))
@@ -62,3 +62,12 @@ def keeps_origin(loader: Callable[P, M]) -> Callable[P, M]:
 
     LOADERS[path] = load
     return load
+
+
+def _is_plain(value: Any) -> bool:
+    listed = isinstance(value, list | tuple)
+    return all(isinstance(each, _PLAIN) for each in (value if listed else (value,)))
+
+
+def _kept(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

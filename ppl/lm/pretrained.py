@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
 from ppl.lm.engine.quantised import FORMATS, quantise_linears
+from ppl.lm.engine.setting import on_the_cpu
 from ppl.lm.gguf import converted, fetched, file_on_hub
 from ppl.lm.quiet import quiet_transformers
 
@@ -68,7 +70,7 @@ def load_pretrained(
     where = str(path) if path.exists() else str(source)
     hub = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), on_the_cpu():
             model, report = kind.from_pretrained(where, dtype=kept, output_loading_info=True, **hub)
             tokenizer = AutoTokenizer.from_pretrained(where, **hub)
     except (OSError, ValueError, SafetensorError) as error:
@@ -79,9 +81,10 @@ def load_pretrained(
             ) from error
         _refuse_other_kinds(where, hub, str(source), error)
         raise ModelNotFoundError(
-            f"cannot load {source!s} as {kind.__name__}: it is neither a folder here nor a model "
-            f"the Hugging Face Hub would hand out ({str(error).splitlines()[0]})"
+            f"cannot load {source!s} as {kind.__name__}: {_looked_for(str(source), path, error)}"
         ) from error
+    if (judge := _judge(model)) is not None:
+        raise UnsupportedModelError(f"{source!s} is a {judge}")
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise ModelNotFoundError(
             f"{source!s} is no {kind.__name__}: its files lack the weights "
@@ -90,12 +93,46 @@ def load_pretrained(
     if adapter is not None:
         put_in(model, adapter, hub)
     model = model.to(where_to_run).eval().requires_grad_(False)
-    few = torch.arange(4)[None]
-    if weights is not None:
-        quantise_linears(model, weights, lambda: model(input_ids=few, use_cache=False), str(source))
-    elif pack and where_to_run.type == "cpu":
-        pack_linears(model, lambda: model(input_ids=few, use_cache=False))
+    with on_the_cpu():
+        few = {"input_ids": torch.arange(4)[None], "use_cache": False}
+        if weights is not None:
+            quantise_linears(model, weights, lambda: model(**few), str(source))
+        elif pack and where_to_run.type == "cpu":
+            pack_linears(model, lambda: model(**few))
     return model, tokenizer
+
+
+def _looked_for(source: str, path: Path, error: Exception) -> str:
+    """Where a model was looked for that is not there, and what may be meant."""
+    detail = f"({str(error).splitlines()[0]})"
+    if path.exists():
+        return f"its files cannot be read {detail}"
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        return "there is no such folder or file"
+    if ":" in source:
+        return "it is no name; the address of a server is written 'http://host:8000/v1'"
+    close = difflib.get_close_matches(source.lower().replace("_", "-"), EMBEDDED, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"it is neither an embedded model, {' or '.join(EMBEDDED)}{meant}, nor a folder here, nor "
+        f"a model that the Hugging Face Hub hands out {detail}"
+    )
+
+
+def _judge(model: Any) -> str | None:
+    """What a checkpoint is that was loaded as a language model and is a judge, whose head would
+    be left out without a word."""
+    if not type(model).__name__.endswith("ForCausalLM"):
+        return None
+    for saved in getattr(model.config, "architectures", None) or ():
+        if saved.endswith(("ForTokenClassification", "ForProcessRewardModel")):
+            return f"reward model ({saved}), which writes no texts; load it with PRM.load"
+        if saved.endswith("ForSequenceClassification"):
+            return (
+                f"reward model or classifier ({saved}), which writes no texts; load it with "
+                "RewardModel.load or OutcomeModel.load"
+            )
+    return None
 
 
 def _check_weights(weights: str | None, device: torch.device, pack: bool) -> None:

@@ -16,7 +16,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO, Any
 
 import torch
@@ -25,6 +26,7 @@ from ppl.errors import PPLError, ProgramError
 from ppl.language.cost import Account
 from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec, Tokens
+from ppl.lm.calling import Calling
 from ppl.lm.decode import LogitsModel, Session
 from ppl.lm.load import load
 from ppl.lm.row import Row
@@ -135,22 +137,24 @@ class Answer:
 class _Row(Row):
     """A row that remembers what each token had."""
 
-    __slots__ = ("before", "log_probs", "unders")
+    __slots__ = ("before", "calling", "log_probs", "unders")
 
-    def begin(self, new: Sequence[int]) -> None:
+    def begin(self, new: Sequence[int], calling: Calling) -> None:
         """Goes on after tokens that were drawn before."""
-        self.before = len(new)
+        self.before, self.calling = len(new), calling
         self.log_probs: list[float] = []
         self.unders: list[float] = []
         for token in new:
             self.new.append(token)
-            self.stop.after(token)
+            calling.run(self.ticket, self.stop.after, token)
 
     def push(self, model: Any, token: int, log_prob: float) -> Drawn | None:
         """As `Row.push`."""
         self.log_probs.append(log_prob)
         self.unders.append(self.under)
-        return super().push(model, token, log_prob)
+        if self.request.spec.rule.pattern is None:
+            return super().push(model, token, log_prob)
+        return self.calling.run(self.ticket, super().push, model, token, log_prob)
 
     def answer(self) -> Answer:
         """What was drawn until now."""
@@ -166,8 +170,9 @@ class _Row(Row):
 class Drawing(Session):
     """A running batch whose rows may have begun before."""
 
-    def __init__(self, model: LogitsModel) -> None:
+    def __init__(self, model: LogitsModel, calling: Calling) -> None:
         super().__init__(model)
+        self._calling = calling
         self.rows: dict[int, _Row] = {}
 
     def take(self, ask: Ask) -> None:
@@ -183,7 +188,7 @@ class Drawing(Session):
             self.model, spec, ask.key, ask.label, Account(), ask.under, ask.law and not ask.new
         )
         row = _Row(self.model, request, ask.ticket)
-        row.begin(ask.new)
+        row.begin(ask.new, self._calling)
         self.rows[ask.ticket] = row
         self._waiting.append(row)
 
@@ -211,10 +216,11 @@ class Copy:
     Args:
         model: the model.
         reply: is handed answers by ticket.
+        calling: is told whose functions run.
     """
 
-    def __init__(self, model: LogitsModel, reply: Any) -> None:
-        self.model, self._reply = model, reply
+    def __init__(self, model: LogitsModel, reply: Any, calling: Calling) -> None:
+        self.model, self._reply, self._calling = model, reply, calling
         self._drawing: Drawing | None = None
         self._asked: dict[int, Ask] = {}
 
@@ -228,10 +234,10 @@ class Copy:
         scores: list[Ask] = []
         for kind, what in messages:
             if kind == "draw":
-                self._asked[what.ticket] = what
-                self._take(what)
+                self._asked[what.ticket] = ask = self._watched(what)
+                self._take(ask)
             elif kind == "score":
-                scores.append(what)
+                scores.append(self._watched(what))
             elif kind == "logits":
                 self._logits(what)
             elif kind == "fresh":
@@ -244,9 +250,20 @@ class Copy:
         if scores:
             self._scored(scores)
 
+    def _watched(self, ask: Ask) -> Ask:
+        """The request; while a function in `allowed=` runs, it is said whose that is."""
+
+        def watched(spec: Spec) -> Spec:
+            if not callable(spec.allowed):
+                return spec
+            return replace(spec, allowed=partial(self._calling.run, ask.ticket, spec.allowed))
+
+        under = None if ask.under is None else watched(ask.under)
+        return replace(ask, spec=watched(ask.spec), under=under)
+
     def _take(self, ask: Ask) -> None:
         if self._drawing is None:
-            self._drawing = Drawing(self.model)
+            self._drawing = Drawing(self.model, self._calling)
         self._drawing.take(ask)
 
     def work(self) -> None:
@@ -272,7 +289,7 @@ class Copy:
             self._done({asked[0].ticket: Answer(error=sendable(error))})
             return
         for ask in asked:
-            alone = Drawing(self.model)
+            alone = Drawing(self.model, self._calling)
             alone.take(ask)
             answers: dict[int, Answer] = {}
             try:
@@ -344,7 +361,7 @@ def main() -> None:
     first = inbox.get()
     if first is None:
         return
-    source, settings, processors, threads = unpacked(first)
+    source, settings, processors, threads, shared = unpacked(first)
     if processors:
         os.sched_setaffinity(0, processors)
         torch.set_num_threads(threads)
@@ -366,7 +383,7 @@ def main() -> None:
     except Exception as error:
         say(sendable(error, (PPLError, TypeError, ValueError)))
         return
-    copy = Copy(model, say)
+    copy = Copy(model, say, Calling(shared))
     while True:
         lines = [] if copy.busy else [inbox.get()]
         while not inbox.empty():

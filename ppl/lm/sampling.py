@@ -21,6 +21,10 @@ Invert = Callable[[Tensor, NDArray[np.float64]], tuple[list[int], list[float]] |
 """From logits `[B, V]` and uniforms `[B]` to tokens and their log-probabilities, or None where it
 does not serve."""
 
+# Entries that are added up at once before a cumulative sum over the sums; of so few that this does
+# not pay there is one cumulative sum.
+_BLOCK = 256
+ONE_LEVEL = 8 * _BLOCK
 # Probabilities that are drawn from at once on a CPU.
 _CPU_PART = 1 << 19
 
@@ -194,7 +198,7 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def _keep_only(logits: Tensor, allowed: Sequence[Tensor | None]) -> Tensor:
     if all(mask is None for mask in allowed):
         return logits
-    everything = torch.ones(logits.shape[-1], dtype=torch.bool)
+    everything = torch.ones(logits.shape[-1], dtype=torch.bool, device="cpu")
     keep = torch.stack([everything if mask is None else mask for mask in allowed])  # [B, V]
     return logits.masked_fill(~_sent(keep, logits.device), -torch.inf)
 
@@ -232,9 +236,7 @@ def _rounding(log_probs: Tensor) -> float:
     return 8 * torch.finfo(log_probs.dtype).eps
 
 
-def inverse_cdf(
-    probs: Tensor, uniforms: NDArray[np.float64], block: int = 256
-) -> tuple[Tensor, Tensor]:
+def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     """Draws one index per row by inverting the cumulative distribution at the given uniforms.
 
     Two levels: first the block whose cumulative mass passes the uniform, then the index inside it;
@@ -248,10 +250,11 @@ def inverse_cdf(
     Returns:
         `[B]` int64 indices, and `[B]` float64 sums of the rows.
     """
+    block = _BLOCK
     batch, size = probs.shape
     # Times any total, this stays below the total: never beyond the last index with any mass.
     u = _sent(torch.from_numpy(np.minimum(uniforms, 1 - 2.0**-52)), probs.device)[:, None]
-    if size <= 8 * block:  # too few for two levels to pay
+    if size <= ONE_LEVEL:
         mass = probs.cumsum(-1, dtype=torch.float64)
         total = mass[:, -1:]
         found = torch.searchsorted(mass, u * total, right=True)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from ppl.errors import PPLError
 from ppl.language.arguments import shown
 
 P = ParamSpec("P")
@@ -27,6 +29,10 @@ _NEEDLESS = "leave it out, it changes nothing here"
 _FILES = "give the folder that huggingface_hub.snapshot_download(..., {name}=...) returns"
 _ONE_DEVICE = "leave it out: a model is whole on one device, see device="
 _LORA = "use lm.with_adapter(folder), or adapter= for a single one"
+_DRAFTS = "use drafts='siblings', or drafts= a smaller model with the same tokenizer"
+_EIGHT_BITS = "use kv='int8'"
+_ROWS = "use kv_bytes=: as many rows run at once as fit, the others wait"
+_DRAW = "give it where texts are drawn: lm(text, {name}=...)"
 
 REMEDIES: Mapping[str, str] = {
     # transformers
@@ -55,6 +61,8 @@ REMEDIES: Mapping[str, str] = {
     "offload_folder": _ONE_DEVICE,
     "offload_state_dict": _ONE_DEVICE,
     "tp_plan": f"{_ONE_DEVICE}; models that need several run behind a server",
+    "assistant_model": _DRAFTS,
+    "cache_implementation": "use kv=",
     # peft
     "adapter_name_or_path": "use adapter=",
     "peft_model_id": "use adapter=",
@@ -68,12 +76,35 @@ REMEDIES: Mapping[str, str] = {
     "max_model_len": "use context_length=",
     "n_ctx": "use context_length=",
     "n_gpu_layers": "use device=",
+    "n_batch": _NEEDLESS,
+    "n_ubatch": _NEEDLESS,
+    "flash_attn": "leave it out, attention is the engine's own",
+    "filename": "use 'owner/name:Q8_0' as source, or the path of the file",
+    "type_k": _EIGHT_BITS,
+    "type_v": _EIGHT_BITS,
+    "kv_cache_dtype": _EIGHT_BITS,
+    "kv_cache_memory_bytes": "use kv_bytes=",
+    "swap_space": "use kv_bytes=",
+    "max_num_seqs": _ROWS,
+    "max_num_batched_tokens": _ROWS,
+    "data_parallel_size": "use replicas=",
+    "draft_model": _DRAFTS,
+    "speculative_config": _DRAFTS,
+    "speculative_model": _DRAFTS,
+    "num_speculative_tokens": "use drafts=ppl.lm.drafts.Drafts(source, depth=...)",
     "n_threads": "call torch.set_num_threads",
     "quantization": _HOLD,
     "gpu_memory_utilization": "use kv_bytes=",
     "enforce_eager": "use graphs=False, compile=False, the defaults",
     "enable_prefix_caching": "leave it out, what texts have in common is always computed once",
     "tensor_parallel_size": f"{_ONE_DEVICE}; models that need several run behind a server",
+    "temperature": _DRAW,
+    "top_p": _DRAW,
+    "top_k": _DRAW,
+    "min_p": _DRAW,
+    "max_tokens": _DRAW,
+    "max_new_tokens": "give it where texts are drawn: lm(text, max_tokens=...)",
+    "stop": "give it where texts are drawn: lm(text, until=...)",
     "seed": "use searcher.run(program, seed=...): draws are keyed by the search",
 }
 """What to do about a setting of another library, by its name."""
@@ -86,15 +117,33 @@ NO_STEPS: Mapping[str, str] = {
 }
 """What to do about settings of language models that judges do not have."""
 
+SETTINGS_HELD = ("context_length", "kv_bytes", "kv", "graphs", "compile", "drafts")
+"""The settings of a model that is held already (`ppl.HFModel`)."""
+
+_LOADS = "leave it out: this model is loaded already; ppl.load takes {name}= for a folder or a name"
+
+HELD: Mapping[str, str] = {
+    "dtype": "use model.to(torch.bfloat16) before",
+    "torch_dtype": "use model.to(torch.bfloat16) before",
+    "device": "use model.to('cuda') before",
+    "device_map": "use model.to('cuda') before",
+    "adapter": "hand over the model of peft, or use lm.with_adapter(folder)",
+    **dict.fromkeys(
+        ("pack", "weights", "replicas", "revision", "token", "trust_remote_code"), _LOADS
+    ),
+}
+"""What to do about settings of `ppl.load` that a model which is held does not have."""
+
 
 def own_names(loader: Callable[P, M]) -> Callable[P, M]:
     """Decorates a function `(source, **settings)`: it may be called with the names that settings
-    have in transformers."""
+    have in transformers, and its errors then speak of these."""
     known = inspect.signature(loader).parameters
 
     @functools.wraps(loader)
     def load(*args: P.args, **settings: P.kwargs) -> M:
         given: dict[str, Any] = dict(settings)
+        said: list[tuple[str, str]] = []
         for other, ours in _SAME.items():
             if other not in given or other in known:
                 continue
@@ -106,9 +155,24 @@ def own_names(loader: Callable[P, M]) -> Callable[P, M]:
             given[ours] = device_of(value) if other == "device_map" else value
             if given[ours] is None:
                 del given[ours]
-        return loader(*args, **given)  # type: ignore[arg-type]
+                continue
+            said.append((f"{ours}={given[ours]!r}", f"{other}={shown(value)}"))
+            said.append((f"{ours}=", f"{other}="))
+        try:
+            return loader(*args, **given)  # type: ignore[arg-type]
+        except (PPLError, TypeError, ValueError) as error:
+            if said and len(error.args) == 1 and isinstance(error.args[0], str):
+                error.args = (_in_words(error.args[0], said),)
+            raise
 
     return load
+
+
+def _in_words(message: str, said: Sequence[tuple[str, str]]) -> str:
+    """A message that speaks of settings as they were given, `(our words, those)` of each."""
+    for ours, theirs in said:
+        message = theirs.join(re.split(rf"\b{re.escape(ours)}", message))
+    return message
 
 
 def device_of(placed: Any) -> Any:

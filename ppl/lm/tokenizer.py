@@ -20,6 +20,7 @@ from ppl.lm.conversation import render
 
 _REPLACED = "\ufffd"
 _BYTE_NAME = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 # What a string may stand behind while it is encoded: one that merges with nothing.
 _FRONTS = ("\n", "a", "0", ".", "\x00")
 
@@ -40,6 +41,8 @@ class HFCodec(Codec):
     def __init__(self, tokenizer: Any, end_tokens: frozenset[int], name: str) -> None:
         self.tokenizer, self.end_tokens, self.name = tokenizer, end_tokens, name
         self.size = 1 + max(self._vocabulary().values(), default=len(tokenizer) - 1)
+        # How long texts may be is the model's affair: transformers notes here what it has said.
+        getattr(tokenizer, "deprecation_warnings", {})[_TOO_LONG] = True
         self._pieces: dict[int, bytes] = {}
         # Every particle of a search asks the same question and appends the same literals.
         self._encoded = lru_cache(maxsize=4096)(self._encode)

@@ -90,8 +90,12 @@ def _setting(value: Any) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device | Path):
         return str(value)
+    if isinstance(value, tuple):
+        return [_setting(each) for each in value]
     return value
 
 
 def _of_setting(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_of_setting(each) for each in value]
     return torch_dtype(value["dtype"]) if isinstance(value, dict) else value

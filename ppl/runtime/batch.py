@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ppl.errors import PPLError, ProgramError, VerifierError
-from ppl.language.cost import Account, share_seconds
+from ppl.language.cost import Account, named, share_seconds
 from ppl.language.errand import Errand
 from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest
 from ppl.lm.running import Drawn, RunningBatch
@@ -480,6 +480,5 @@ def _book_calls(requests: Sequence[Request]) -> None:
 
 def _book(ledgers: Sequence[Account | None], what: str) -> None:
     """Books one of something to each of the accounts, as often as it is named."""
-    for ledger, count in Counter(ledgers).items():
-        if ledger is not None:
-            ledger.add(**{what: count})
+    for ledger, count in named(ledgers).items():
+        ledger.add(**{what: count})

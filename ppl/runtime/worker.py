@@ -37,6 +37,7 @@ class Process:
         blocks: a message ends at a blank line, instead of at the end of its line.
         folder: where it runs.
         in_turn: every message has one reply, and is sent after the reply to the one before.
+        files: numbers of open files that it is to have under the same numbers.
 
     Raises:
         WorkerError: it cannot be started.
@@ -50,6 +51,7 @@ class Process:
         blocks: bool = False,
         folder: str | None = None,
         in_turn: bool = True,
+        files: Sequence[int] = (),
     ) -> None:
         self.name, self.blocks, self.in_turn = name, blocks, in_turn
         self._group = Group()
@@ -60,6 +62,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                pass_fds=files,
             )
         except OSError as error:
             self._group.stop()

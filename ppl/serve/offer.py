@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from ppl.errors import ArgumentError
@@ -97,7 +98,10 @@ class Menu:
             found = imported(program, imports=True) if isinstance(program, str) else program
             check_program(found, f"programs[{name!r}]")
             self.programs[name] = found
-        verifier = _verifier(verifier)
+        # A name of several offers is one model.
+        self._lm, self._judge = cache(load), cache(PRM.load)
+        if isinstance(verifier, str):
+            verifier = self._judge(verifier)
         self.offers: dict[str, Offered] = {}
         for name, model in models.items():
             if not isinstance(name, str) or not name or not name.isprintable():
@@ -112,7 +116,9 @@ class Menu:
         verifier: Verifier | None,
         searcher: Searcher[Any] | str | None,
     ) -> Offered:
-        judge = _verifier(offer.verifier) or verifier
+        judge = offer.verifier or verifier
+        if isinstance(judge, str):
+            judge = self._judge(judge)
         chosen = searcher if offer.searcher is None else offer.searcher
         chosen = parse(chosen) if isinstance(chosen, str) else chosen or BestOfN(16)
         if not isinstance(chosen, Searcher):
@@ -122,7 +128,7 @@ class Menu:
             raise ArgumentError(
                 f"models[{name!r}]: program={program!r}: one of {', '.join(self.programs)}"
             )
-        lm = load(offer.lm) if isinstance(offer.lm, str) else offer.lm
+        lm = self._lm(offer.lm) if isinstance(offer.lm, str) else offer.lm
         return Offered(lm, judge, chosen, program, offer.rule, offer.step, offer.answer)
 
     def find(self, model: str) -> tuple[str, Offered, str | None]:
@@ -143,7 +149,3 @@ class Menu:
             param="model",
             code="model_not_found",
         )
-
-
-def _verifier(verifier: Verifier | str | None) -> Verifier | None:
-    return PRM.load(verifier) if isinstance(verifier, str) else verifier

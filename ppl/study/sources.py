@@ -209,12 +209,18 @@ def told(source: Any) -> dict[str, Any]:
         return source.told
     origin = getattr(source, "origin", None)
     if origin is not None:
-        kept = {n: v if isinstance(v, _PLAIN) else str(v) for n, v in origin.settings.items()}
+        kept = {name: _shown(value) for name, value in origin.settings.items()}
         beside = {"name": source.name} if "base" in origin.withheld else {}
         return {"load": origin.source, **kept, **beside}
     size = getattr(source, "parameters", None)
     about = {"object": type(source).__qualname__, "name": getattr(source, "name", "")}
     return about if size is None else {**about, "parameters": size}
+
+
+def _shown(setting: Any) -> Any:
+    if isinstance(setting, tuple):
+        return [_shown(each) for each in setting]
+    return setting if isinstance(setting, _PLAIN) else str(setting)
 
 
 def contents(task: Task) -> str:

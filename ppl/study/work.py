@@ -108,10 +108,10 @@ class Bench:
         """Empties the models' caches: no searcher profits from what another has computed."""
         for model in (*self._models.values(), *self._verifiers.values()):
             pool = getattr(getattr(model, "engine", None), "pool", None)
-            if pool is not None:
-                pool.clear()
-            elif isinstance(model, LogitsModel):
+            if isinstance(model, LogitsModel):
                 model.fresh()
+            elif pool is not None:
+                pool.clear()
 
     def _program(self, group: Group, task: Task) -> tuple[Callable[..., Any], tuple[Any, Any]]:
         study, use = self.study, self.study.named("programs")[group.program]

@@ -1,4 +1,5 @@
-"""What keys and values in eight bits, or of a window, cost and save: `ppl.load(..., kv=...)`.
+"""What keys and values in eight bits, of a window, or those that heads keep, cost and save:
+`ppl.load(..., kv=...)`.
 
     python tests/benchmarks/kv_budgets.py --dtype bfloat16
 
@@ -31,8 +32,9 @@ from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, Spec
 from ppl.lm.sampling import Warp
 
-SETTINGS = ["full", "int8", "window(128, 4)", "int8+window(128, 4)"]
+SETTINGS = ["full", "int8", "window(128, 4)", "int8+window(128, 4)", "delayed(4, 64)"]
 LINES = ["full", "int8", "window(24, 4)", "window(16, 4)", "window(8, 4)"]
+LINES += ["delayed(2, 8)", "delayed(4, 16)", "delayed(4, 8)"]
 QUESTIONS = [
     "Write a short story about a lighthouse keeper and a storm.",
     "Explain how a bicycle stays upright, step by step.",
@@ -53,7 +55,7 @@ def run(lm: ppl.HFModel, prompt: int, new: int, rows: int) -> tuple[int, int, fl
     engine = lm.engine
     engine.pool.clear()
     engine.slots.rebuild(0, 1)
-    engine._memory.peak_nbytes = 0
+    engine.pool.held.most = 0
     text = tuple(3 + (i * 7919) % 40_000 for i in range(prompt))
     session = lm.session()
     started = time.perf_counter()
@@ -105,10 +107,10 @@ def deviation(lms: dict[str, ppl.HFModel], new: int) -> None:
         print(f"{kv:>22}{off.mean():>10.4f}{off.abs().mean():>11.4f}{apart:>10.5f}{alike:>8.3f}")
 
 
-def accuracy(draws: int) -> None:
+def accuracy(settings: list[str], draws: int) -> None:
     task = ppl.tasks.load("lines/chain")
     print(f"\n{'kv':>22}{'right':>8}{'error':>8}")
-    for kv in LINES:
+    for kv in settings:
         lm = ppl.load("tiny-lines", kv=kv)
         texts = [lm.chat(problem.question).tokens for problem in task.problems]
         spec = [Spec(t, StepRule(), 40, Warp(), None) for t in texts for _ in range(draws)]
@@ -126,6 +128,7 @@ def accuracy(draws: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="what is kept of keys and values")
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--lines", nargs="*", default=LINES, help="settings of tiny-lines")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the common prompt")
     parser.add_argument("--new", type=int, default=448, help="new tokens a row")
     parser.add_argument("--kv-bytes", type=int, default=100 << 20)
@@ -143,7 +146,7 @@ def main() -> None:
     print(machine())
     print(f"{options.dtype}{', compile=True' * options.compile}, prompt {options.prompt}, ", end="")
     print(f"{options.new} new tokens, kv_bytes={options.kv_bytes}\n")
-    accuracy(options.draws)
+    accuracy(options.lines, options.draws)
     lms = {
         kv: ppl.load(
             find_gguf(),

@@ -73,8 +73,8 @@ def main() -> None:
 
     lm, prm = ppl.load("tiny"), PRM.load("tiny")
     clock = Clock()
-    lm.engine.base.forward = clock.around(lm.engine.base.forward)  # type: ignore[method-assign]
-    prm.engine.base.forward = clock.around(prm.engine.base.forward)  # type: ignore[method-assign]
+    for engine in (lm.engine, prm.engine):
+        engine.runner._pass = clock.around(engine.runner._pass)  # type: ignore[method-assign]
     lm._head = clock.around(lm._head)
     print(machine())
     searchers: dict[str, Searcher] = {

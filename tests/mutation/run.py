@@ -5,9 +5,11 @@
     python tests/mutation/run.py --resume results # go on where an earlier run was ended
     python tests/mutation/run.py --sound          # the tests alone: all must pass without faults
 
-A fault is noticed if one of its tests fails, or does not come to an end. Torch and the other large
-packages are imported once: every fault runs in a fork, on a copy of the project of its own. Exits
-with 1 if fewer than 95% are noticed, or if a fault no longer fits the code.
+A fault is noticed if one of its tests fails, or does not come to an end. Where all of its tests are
+skipped, because this machine lacks what they need, nothing is known of it, and it is not counted.
+Torch and the other large packages are imported once: every fault runs in a fork, on a copy of the
+project of its own. Exits with 1 if fewer than 95% are noticed, or if a fault no longer fits the
+code.
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fault import Fault
+
+if TYPE_CHECKING:
+    import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WANTED = 0.95
 FINAL = ("noticed", "late", "equivalent")
+UNCOUNTED = ("equivalent", "skipped")
+_SKIPPED = 6  # the first number that pytest does not exit with
 # Plugins of packages that are imported already cannot be rewritten, which pytest warns about.
 _PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
 
@@ -133,6 +141,15 @@ def start(fault: Fault, tree: Path, seconds: float) -> tuple[int, Running]:
     return pid, Running(fault, tree, log, time.monotonic() + seconds, original)
 
 
+class Ran:
+    """A plugin of pytest: counts the tests that were run, and not skipped."""
+
+    count = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.count += report.when == "call" and not report.skipped
+
+
 def _test(fault: Fault, tree: Path, log: Path) -> None:
     """In the child: pytest over the copy, then out."""
     os.setsid()
@@ -146,7 +163,10 @@ def _test(fault: Fault, tree: Path, log: Path) -> None:
     try:
         import pytest
 
-        code = int(pytest.main([*shlex.split(fault.tests), *_PYTEST]))
+        ran = Ran()
+        code = int(pytest.main([*shlex.split(fault.tests), *_PYTEST], plugins=[ran]))
+        if code == 0 and not ran.count:
+            code = _SKIPPED
     except BaseException:
         traceback.print_exc()
     finally:
@@ -156,7 +176,8 @@ def _test(fault: Fault, tree: Path, log: Path) -> None:
 
 
 def judged(pid: int, running: Running) -> str | None:
-    """`noticed`, `late` or `missed`, None while the tests run; 'broken' if pytest found none."""
+    """`noticed`, `late` or `missed`, None while the tests run; 'broken' if pytest found none, and
+    'skipped' if it ran none."""
     done, status = os.waitpid(pid, os.WNOHANG)
     if not done:
         if time.monotonic() < running.deadline:
@@ -165,7 +186,8 @@ def judged(pid: int, running: Running) -> str | None:
         os.waitpid(pid, 0)
         return "late"
     code = os.waitstatus_to_exitcode(status)
-    return {0: "missed", 1: "noticed", 2: "noticed"}.get(code, "noticed" if code < 0 else "broken")
+    verdicts = {0: "missed", 1: "noticed", 2: "noticed", _SKIPPED: "skipped"}
+    return verdicts.get(code, "noticed" if code < 0 else "broken")
 
 
 def run(todo: list[Fault], workers: int, seconds: float) -> Iterator[tuple[Fault, str, str]]:
@@ -220,17 +242,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counted = "equivalent" if fault.equivalent and verdict == "missed" else verdict
         counts[counted] += 1
         print(f"{counted:<11}{fault.name}", flush=True)
-        if (counted in ("missed", "broken")) != options.sound:
+        if counted in (("noticed", "late", "broken") if options.sound else ("missed", "broken")):
             print("    " + "\n    ".join(said.splitlines()[-6:]), flush=True)
         if options.resume is not None:
             row = {"fault": fault.name, "tests": fault.tests, "verdict": counted}
             with options.resume.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
     noticed = counts["noticed"] + counts["late"]
-    real = counts.total() - counts["equivalent"]
+    real = counts.total() - sum(counts[verdict] for verdict in UNCOUNTED)
     print(f"{noticed} of {real} faults noticed ({noticed / max(real, 1):.1%}); {dict(counts)}")
     if options.sound:
-        return 0 if counts["missed"] == counts.total() else 1
+        return 0 if counts["missed"] + counts["skipped"] == counts.total() else 1
     return 0 if noticed >= WANTED * real and not counts["broken"] else 1
 
 

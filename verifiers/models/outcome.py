@@ -26,6 +26,7 @@ from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
+from ppl.lm.eviction import Eviction
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
@@ -43,7 +44,7 @@ def _beside(
     source: str | Path,
     kind: str,
     kv_bytes: int,
-    kv: str,
+    kv: str | Eviction,
     options: dict[str, Any],
 ) -> HFModel:
     own = {n: v for n, v in options.items() if n != "token"}
@@ -68,7 +69,9 @@ class _WholeText:
         labels: the outputs of the head, by the names that they have.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int, kv: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int, kv: str | Eviction
+    ) -> None:
         checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         self.name = name = keeps.named(name)
@@ -150,7 +153,7 @@ class RewardModel(Ranker):
         *,
         name: str,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
     ) -> None:
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
         self.name = self._model.name
@@ -160,6 +163,9 @@ class RewardModel(Ranker):
                 "classifier use OutcomeModel"
             )
 
+    def __repr__(self) -> str:
+        return self.name
+
     @staticmethod
     @own_names
     @keeps_origin
@@ -168,7 +174,7 @@ class RewardModel(Ranker):
         source: str | Path,
         *,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         base: HFModel | None = None,
         **options: Any,
     ) -> RewardModel:
@@ -252,7 +258,7 @@ class OutcomeModel(Verifier):
         good: str,
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
     ) -> None:
         checks.floor(floor=floor)
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
@@ -262,6 +268,9 @@ class OutcomeModel(Verifier):
                 f"{name} has the labels {sorted(labels)}, not {good!r}: pass good="
             )
         self.name, self.floor, self._good = self._model.name, floor, labels[good]
+
+    def __repr__(self) -> str:
+        return self.name
 
     @staticmethod
     @own_names
@@ -273,7 +282,7 @@ class OutcomeModel(Verifier):
         good: str = "LABEL_1",
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         base: HFModel | None = None,
         **options: Any,
     ) -> OutcomeModel:

@@ -25,6 +25,7 @@ from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
+from ppl.lm.eviction import Eviction
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
@@ -90,7 +91,7 @@ class PRM(Verifier):
         bad: str | None = None,
         floor: float = 1e-6,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         context_length: int | None = None,
     ) -> None:
         keeps = KV.read(kv)
@@ -126,6 +127,9 @@ class PRM(Verifier):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._same: dict[Codec, bool] = {}
 
+    def __repr__(self) -> str:
+        return self.name
+
     @staticmethod
     @own_names
     @keeps_origin
@@ -145,7 +149,7 @@ class PRM(Verifier):
         token: str | bool | None = None,
         weights: str | None = None,
         kv_bytes: int = 2 << 30,
-        kv: str = "full",
+        kv: str | Eviction = "full",
         context_length: int | None = None,
         base: HFModel | None = None,
         **unknown: Any,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine import admission
 from ppl.lm.engine.beside import Adapters, Pair, marked
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.setting import inferring
 
 _REMEDY = "put the adapter into the weights, as ppl.load(model, adapter=folder) does"
 
@@ -32,7 +32,7 @@ def add_adapter(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], nam
             f"graphs=False, or {_REMEDY}"
         )
     adapters = engine.runner.adapters
-    with engine.lock, torch.inference_mode():
+    with engine.lock, inferring():
         number = adapters.add(model, pairs, next(engine.base.parameters()))
         try:
             _look(engine, adapters, number, name)

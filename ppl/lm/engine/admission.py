@@ -4,7 +4,7 @@ name when they are loaded, rather than run wrongly."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Never
 
@@ -22,6 +22,7 @@ from transformers.cache_utils import (
 
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine.attention import NAME, Looks, watched
+from ppl.lm.engine.evicting import scored_heads
 from ppl.lm.engine.kv import KV, as_kept
 from ppl.lm.engine.layout import Heads, Layout
 from ppl.lm.engine.recurrent import States
@@ -132,6 +133,14 @@ class Plan:
             )
         )
 
+    def gives_up(self, keeps: KV, most: int) -> bool:
+        """Whether rows may give up what they have left behind in texts of `most` tokens. What heads
+        keep of it is of no known position: no layer may ask for one."""
+        far = all(
+            look.reach is not None and not look.reach.moves(most) for look in self.looks.values()
+        )
+        return not self.states and keeps.cuts(most) and (keeps.evicts is None or far)
+
 
 def plan_of(
     base: nn.Module, config: Any, name: str, most: int, device: torch.device, keeps: KV
@@ -203,7 +212,16 @@ def plan_of(
                 "reach; load it with kv='full' or 'int8'"
             )
     layout = Layout(tuple(map(_kept, layers)), output.last_hidden_state.shape[-1])
-    return Plan(layout, how if windows or how == NAME else None, looks, windows, states, named)
+    plan = Plan(layout, how if windows or how == NAME else None, looks, windows, states, named)
+    if keeps.evicts is None or not keeps.cuts(most):
+        return plan
+    why = "attends to other keys and values than it keeps" if not states else "is recurrent"
+    if not plan.keeps_what_is_read or not layout.alike:
+        raise UnsupportedModelError(
+            f"{name}: a {kind} {'has unlike layers' if plan.keeps_what_is_read else why}, so that "
+            f"its heads cannot do kv='{keeps}'; load it with kv='full', 'int8' or a window"
+        )
+    return replace(plan, layout=replace(layout, scored=scored_heads(layout, keeps.evicts)))
 
 
 # What layers of a cache may be: keys and values of all tokens, or of a window, a state, or nothing.

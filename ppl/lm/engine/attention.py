@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -30,10 +28,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ppl.lm.engine.evicting import Evicting
 from ppl.lm.engine.layout import Heads
 from ppl.lm.engine.prefill import Filling
 from ppl.lm.engine.reach import Reach, fitted, ragged_bias, ragged_mask, reaching
 from ppl.lm.engine.setting import Attention
+from ppl.lm.engine.spans import Span
 from ppl.lm.engine.trunk import Mean, Standing, attended, together
 
 NAME = "ppl_grouped"
@@ -59,26 +59,6 @@ Looks = dict[int, Look]
 # Arguments of attention that are left to transformers.
 NOT_OURS = ("position_bias", "indices", "sinks", "block_indices")
 
-# More calls than this cost more than they save.
-_MOST_SPANS = 6
-
-
-class Span(NamedTuple):
-    """Neighbouring rows that attend together.
-
-    Attributes:
-        start, stop: the rows.
-        keys: as many as the longest of them has.
-        shared: so many first keys are the same in all of them.
-        source: a row that has these.
-    """
-
-    start: int
-    stop: int
-    keys: int
-    shared: int = 0
-    source: int = 0
-
 
 @dataclass
 class _Pass:
@@ -94,6 +74,7 @@ class _Pass:
             identity stays its own), the span's first row, and how many query heads share keys.
         standing: which rows stand on a trunk, None if none does.
         filling: of a pass of many tokens a row, which rows get how many.
+        evicting: what heads give up.
     """
 
     spans: list[Span] | None
@@ -103,6 +84,16 @@ class _Pass:
     biases: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     standing: Standing | None = None
     filling: Filling | None = None
+    evicting: Evicting | None = None
+
+    def of_heads(self, module: Any, key: Tensor, mask: Tensor) -> Tensor:
+        """The mask, where heads give tokens up one for each head, of this layer alone."""
+        if self.evicting is None:
+            return mask
+        self.biases.clear()
+        if self.standing is not None:
+            self.standing.forget()
+        return self.evicting.mask(module, key, mask)
 
     def see(self, module: Any, mask: Tensor, key: Tensor, value: Tensor) -> None:
         """Notes how a layer attends, if the model is looked at."""
@@ -148,69 +139,6 @@ def running_filling() -> Filling | None:
     return running.filling if (running := _running.get()) else None
 
 
-def split(reach: Sequence[int]) -> list[Span] | None:
-    """Rows apart that need fewer than half of the keys of the longest; None if it does not pay.
-
-    Args:
-        reach: how many keys each row of a pass needs, in order.
-    """
-    longest = max(reach)
-    if 2 * sum(reach) > longest * len(reach):  # little is wasted on short rows
-        return None
-    spans, start = [], 0
-    for _, group in groupby(reach, lambda keys: 2 * keys > longest):
-        needed = list(group)
-        spans.append(Span(start, start + len(needed), max(needed)))
-        start += len(needed)
-    return spans if len(spans) <= _MOST_SPANS else None
-
-
-def share(
-    spans: Sequence[Span], rows: Sequence[int], common: Sequence[int], price: int
-) -> list[Span]:
-    """Marks, and divides, spans whose rows begin alike.
-
-    Args:
-        spans: what a pass is divided into already.
-        rows: the rows that matter, in order; others lie among them and compute for nobody.
-        common: `[len(rows) - 1]` how many keys each of them shares with the next.
-        price: keys that have to be saved, over all rows, for one product more to pay.
-
-    Returns:
-        At most `_MOST_SPANS` spans, or the given ones.
-    """
-
-    def saved(first: int, last: int) -> int:
-        return (last - first) * min(common[first:last], default=0)
-
-    # Runs of `rows`, both ends included; none reaches from one span into another.
-    ends = [bisect_left(rows, span.stop) for span in spans]
-    runs = [(a, b - 1) for a, b in zip([0, *ends], ends, strict=False) if a < b]
-    while len(runs) < _MOST_SPANS:
-        splits = []
-        for a, b in runs:
-            if a < b:
-                at = min(range(a, b), key=common.__getitem__)
-                splits.append((saved(a, at) + saved(at + 1, b) - saved(a, b), a, at, b))
-        more, a, at, b = max(splits, default=(0, 0, 0, 0))
-        if more <= price:
-            break
-        where = runs.index((a, b))
-        runs[where : where + 1] = [(a, at), (at + 1, b)]
-    if len(runs) > _MOST_SPANS or max((saved(a, b) for a, b in runs), default=0) <= price:
-        return list(spans)
-    marked = []
-    for span in spans:
-        inside = [(a, b) for a, b in runs if span.start <= rows[a] < span.stop]
-        if not inside:
-            marked.append(span)
-        starts = [span.start, *(rows[a] for a, _ in inside[1:]), span.stop]
-        for (a, b), start, stop in zip(inside, starts, starts[1:], strict=False):
-            shared = min(common[a:b]) if saved(a, b) > price else 0
-            marked.append(Span(start, stop, span.keys, shared, rows[a]))
-    return marked
-
-
 def grouped_attention(
     module: Any,
     query: Tensor,
@@ -249,6 +177,7 @@ def grouped_attention(
         return plain
     assert attention_mask is not None
     running.see(module, attention_mask, key, value)
+    attention_mask = running.of_heads(module, key, attention_mask)
     filling = running.filling
     if filling is not None and not filling.takes(attention_mask, key, value, softcap, s_aux):
         filling = None
@@ -436,6 +365,7 @@ def grouped(
     how: str | None = NAME,
     standing: Standing | None = None,
     filling: Filling | None = None,
+    evicting: Evicting | None = None,
 ) -> AbstractContextManager[None]:
     """Lets a model attend in a form of ours, and only meanwhile.
 
@@ -443,20 +373,23 @@ def grouped(
         how: the form, `NAME` or `OWN`; None for models that have to run as they are.
         standing: which rows stand on a trunk; only in the form `NAME`.
         filling: which rows get how many tokens.
+        evicting: what heads give up; only in the form `NAME`.
     """
     if how is None:
         return contextlib.nullcontext()
-    running = _Pass(spans, attention.name, standing=standing, filling=filling)
+    before = attention.name
+    running = _Pass(spans, before, standing=standing, filling=filling, evicting=evicting)
     return _attending(attention, how, running)
 
 
 @contextlib.contextmanager
 def _attending(attention: Attention, how: str, running: _Pass) -> Iterator[None]:
-    token = _running.set(running)
+    token, attention.name = _running.set(running), how
     try:
-        with attention.named(how):
+        with running.evicting or contextlib.nullcontext():
             yield
     finally:
+        attention.name = running.before
         _running.reset(token)
 
 

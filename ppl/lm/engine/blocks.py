@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.attention import Span
 from ppl.lm.engine.beside import ID
 from ppl.lm.engine.runs import Slot, Tokens, Trunk
 from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.spans import Span
 
 
 @dataclass

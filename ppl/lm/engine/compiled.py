@@ -28,12 +28,13 @@ from ppl.errors import UnsupportedModelError
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.attention import NAME as ATTENDED
-from ppl.lm.engine.attention import NOT_OURS, Span, grouped_attention
+from ppl.lm.engine.attention import NOT_OURS, grouped_attention
 from ppl.lm.engine.kv import KV, as_kept
 from ppl.lm.engine.prefill import Packed
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Place, Window
+from ppl.lm.engine.spans import Span
 from ppl.lm.engine.table import Table, table_of
 from ppl.lm.engine.trunk import Group, Mean, Standing, as_bias
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
@@ -158,7 +157,7 @@ class EngineDecoder:
     def park(self, first: int) -> None:
         """Gives up the slots of all rows but so many first ones, as far as none of these runs in
         them; rows take others when they go on."""
-        with self._engine.lock, torch.inference_mode():
+        with self._engine.lock, inferring():
             for number in {*self._stem_of[first:]} - {*self._stem_of[:first]}:
                 self._close(self._stems[number])
 
@@ -194,7 +193,9 @@ class EngineDecoder:
         ]
         computing = [i for i, state in enumerate(states) if state is None]
         sources = [stem for stem, _ in branches]
-        branches_of = Counter(sources[i] for i in computing)
+        branches_of: dict[int, int] = {}
+        for i in computing:
+            branches_of[sources[i]] = branches_of.get(sources[i], 0) + 1
         going = set(branches_of)
         for number, stem in enumerate(old):
             if number not in going:

@@ -148,7 +148,7 @@ def refuse_drafts(engine: Engine, graphs: bool) -> None:
         why = "its recurrent layers cannot take back what they have read"
     elif graphs:
         why = "captured steps take one token a row; load it with graphs=False"
-    elif keeps.window:
+    elif keeps.gives_up:
         why = (
             f"with kv='{keeps}' a row gives up what it may have to go back to; load it with 'full'"
         )

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ppl.language.cost import Account
 from ppl.lm.engine import admission, selfcheck
+from ppl.lm.engine.counters import Counters
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
@@ -60,7 +60,7 @@ def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[E
     return run
 
 
-class Engine:
+class Engine(Counters):
     """Forward passes of one model for many texts at once. Safe to use from several threads.
 
     Args:
@@ -109,7 +109,7 @@ class Engine:
         if getattr(model.config, "is_encoder_decoder", False):
             admission.refuse_halves(self.base, name)
         self.vocabulary = admission.vocabulary(self.base, config)
-        with self.lock, torch.inference_mode():
+        with self.lock, inferring():
             most = self.context_length
             plan = admission.plan_of(self.base, config, name, most, self.device, keeps)
             # Where a text is its state, states take a part of the budget.
@@ -142,27 +142,7 @@ class Engine:
         self.pool.clear()
         self.runner.snapshots.clear()
         self.runner.forget()
-        self._memory.slides = self.sharing.able and not self.resumes and keeps.cuts(most)
-
-    @property
-    def passes(self) -> int:
-        """Forward passes made."""
-        return self.runner.made
-
-    @property
-    def tokens_computed(self) -> int:
-        """Tokens that passes computed for a row."""
-        return self.runner.tokens_computed
-
-    @property
-    def tokens_padded(self) -> int:
-        """Tokens that passes computed for nobody."""
-        return self.runner.tokens_padded
-
-    @property
-    def peak_nbytes(self) -> int:
-        """Most bytes that slots and tree took together."""
-        return self._memory.peak_nbytes
+        self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
@@ -178,12 +158,12 @@ class Engine:
             for text in counts:
                 match = self.pool.match(text)
                 own, apart = self._memory.rest(text, match, counts)
-                bases[text] = len(text) if apart else len(text) - own
+                own = own if match.through is None else len(text) - match.through.base
+                bases[text] = len(text) - (0 if apart else own)
                 outside += apart
                 parts |= {id(p.segment): p.segment.piece.nbytes for p in self._memory.trunk(match)}
             longest = max(n - bases[text] for text, n in zip(texts, lengths, strict=True))
-            trunks = outside * self._memory.bytes_per_token + sum(parts.values())
-            if trunks > self.capacity // 2:
+            if outside * self._memory.bytes_per_token + sum(parts.values()) > self.capacity // 2:
                 return self.batch_rows(max(lengths))
             return self.batch_rows(self._memory.bounded(longest))
 
@@ -201,10 +181,10 @@ class Engine:
         payers: Sequence[Payer],
         weights: Mapping[Tokens, int],
     ) -> list[Tensor]:
-        busy = self.slots.busy
+        wanted = 1 if weights else len(texts)  # beginnings are of a batch that has its share
         weights = {**weights, **{t: 1 << 30 for t in texts if self._memory.crowded(len(t))}}
-        longest = max([*map(len, texts), *(slot.tail for slot in busy)], default=1)
-        rows = self._memory.free_rows(longest)
+        longest = max([*map(len, texts), *(slot.tail for slot in self.slots.busy)], default=1)
+        rows = self._memory.free_rows(longest, wanted)
         states: list[Tensor] = []
         for at in range(0, len(texts), rows):
             part = slice(at, at + rows)
@@ -318,11 +298,12 @@ class Engine:
         """
         unique = list(dict.fromkeys(texts))
         payers = payers or [None] * len(texts)
-        first_payers = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first
-        shared = self._shared(unique, weights)
-        # Memory is made before anything is looked up: what is found stays where it is.
-        self._reserve(unique, weights, shared)
-        self._share_prefixes(shared, unique, first_payers)
+        shared = self._shared(unique, weights) if len(unique) > 1 else {}
+        if shared:
+            who = dict(zip(reversed(texts), reversed(payers), strict=True))  # who asks first pays
+            # Memory is made before anything is looked up: what is found stays where it is.
+            self._reserve(unique, weights, shared)
+            self._share_prefixes(shared, unique, who)
         wanted: dict[Tokens, int] = {}
         for text, start in zip(texts, first, strict=True):
             wanted[text] = min(start, wanted.get(text, start))
@@ -418,8 +399,6 @@ class Engine:
             shared: these, and how many rows begin with each.
             payers: the account of each text; one of those who share a prefix pays for it.
         """
-        if not shared:
-            return
         accounts: dict[Tokens, Payer] = {}
         for text in sorted(texts):
             for prefix in shared:

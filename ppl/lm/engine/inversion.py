@@ -1,14 +1,18 @@
-"""The draw of tokens on a CPU as a program of its own (`draw.cpp`).
+"""The draw of tokens on a CPU as programs of our own.
 
 A step of many rows leaves a large table of logits. To draw a token from each row the library goes
-over it, or over one of float32, some five times; this reads it twice. What is drawn is what
+over it, or over one of float32, some five times; `draw.cpp` reads it twice. What is drawn is what
 `ppl.lm.sampling` draws; log-probabilities may differ from its own in their last digits.
+
+Of a small table all time goes into the library's dozen operations. `cumulate.cpp` is what comes
+after the softmax, as one, with the same digits: nobody can tell whether there is a compiler.
 """
 
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ from ppl.lm.engine.building import built
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 
 Drawn = tuple[list[int], list[float]]
+Invert = Callable[[Tensor, NDArray[np.float64]], Drawn]
 
 
 def invert(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn | None:
@@ -38,6 +43,39 @@ def invert(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn | None:
     if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.bfloat16):
         return None
     return inverted(logits, uniforms) if _draws_alike(logits.dtype) else None
+
+
+def invert_alike(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn | None:
+    """As `invert`, of small vocabularies, and to the last digit what `ppl.lm.sampling` gives.
+
+    Returns:
+        None where the program does not serve: other numbers than float32, more than `ONE_LEVEL`
+        tokens, no CPU, no compiler.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return None
+    if logits.shape[1] > sampling.ONE_LEVEL or not _same_digits():
+        return None
+    return inverted_alike(logits, uniforms)
+
+
+def inverted_alike(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
+    """As `invert_alike`, untried.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses.
+    """
+    run = _built_alike()
+    probs = torch.softmax(logits, -1).contiguous()
+    rows, size = probs.shape
+    # One table, as NumPy takes longer to say where an array is than the program for a row.
+    table = np.empty((4, rows))
+    np.minimum(uniforms, 1 - 2.0**-52, out=table[0])
+    run(rows, size, probs.data_ptr(), table.ctypes.data)
+    # The library's logarithm, as NumPy's differs in the last digit.
+    torch.from_numpy(table[2:]).log_()
+    _, tokens, drawn, total = table.tolist()
+    return list(map(int, tokens)), [a - b for a, b in zip(drawn, total, strict=True)]
 
 
 def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
@@ -66,17 +104,34 @@ def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
 @lru_cache(maxsize=2)
 def _draws_alike(dtype: torch.dtype) -> bool:
     """Whether the program can be built, and draws what the library does."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(8, 5001, generator=generator)
+    found = _both(inverted, 5001, dtype)
+    if found is None:
+        return False
+    (tokens, log_probs), plain = found
+    return tokens == plain[0] and np.allclose(log_probs, plain[1], rtol=0, atol=1e-5)
+
+
+@cache
+def _same_digits() -> bool:
+    """Whether the program can be built, and its numbers are the library's."""
+    found = _both(inverted_alike, 509, torch.float32)
+    return found is not None and found[0] == found[1]
+
+
+def _both(program: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn] | None:
+    """What a program draws, and what the library does; None where the program cannot be built."""
+    rows = 37
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever torch's default device is
+    logits = 3 * torch.randn(rows, size, generator=generator, device="cpu")
     logits[0, ::2] = -torch.inf
     logits = logits.to(dtype)
-    u = torch.rand(8, generator=generator, dtype=torch.float64).numpy()
+    u = torch.rand(rows, generator=generator, dtype=torch.float64, device="cpu").numpy()
     try:
-        tokens, log_probs = inverted(logits, u)
+        own = program(logits, u)
     except RuntimeError:
-        return False
-    plain = sampling.draw(logits, [sampling.warp_of(1.0, 1.0, None, 0.0)] * 8, [None] * 8, u)
-    return tokens == plain[0] and np.allclose(log_probs, plain[1], rtol=0, atol=1e-5)
+        return None
+    plain = [sampling.warp_of(1.0, 1.0, None, 0.0)] * rows
+    return own, sampling.draw(logits, plain, [None] * rows, u)
 
 
 @lru_cache(maxsize=2)
@@ -84,5 +139,14 @@ def _built(half: bool) -> Any:
     """The function `draw` of the source."""
     run = built("draw.cpp", HALF=int(half)).draw
     run.argtypes = [ctypes.c_int32, *[_INT64] * 3, *[_POINTER] * 4]
+    run.restype = None
+    return run
+
+
+@cache
+def _built_alike() -> Any:
+    """The function `cumulate` of its source."""
+    run = built("cumulate.cpp").cumulate
+    run.argtypes = [_INT64, _INT64, _POINTER, _POINTER]
     run.restype = None
     return run

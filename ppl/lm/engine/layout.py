@@ -23,35 +23,42 @@ class Layout:
     Args:
         layers: keys and values of each layer, None for a layer that keeps nothing.
         hidden: size of the last hidden state.
+        scored: heads of a layer that have a score of each token beside keys and values, which then
+            are those of all layers; 0 for none.
 
     Attributes:
         groups: shapes that occur, and how many keys or values of all layers have each.
         places: for each layer, in which group its keys and its values are, and as the how manieth
             there; None where it keeps nothing.
+        owners: for each of the groups, the layers of its keys or values, in their order.
     """
 
     layers: tuple[tuple[Heads, Heads] | None, ...]
     hidden: int
+    scored: int = 0
     groups: tuple[tuple[int, Heads], ...] = field(init=False)
     places: tuple[tuple[tuple[int, int], tuple[int, int]] | None, ...] = field(init=False)
+    owners: tuple[tuple[int, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         shapes: list[Heads] = []
-        counts: list[int] = []
+        owners: list[list[int]] = []
 
-        def place(shape: Heads) -> tuple[int, int]:
+        def place(number: int, shape: Heads) -> tuple[int, int]:
             if shape not in shapes:
                 shapes.append(shape)
-                counts.append(0)
+                owners.append([])
             group = shapes.index(shape)
-            counts[group] += 1
-            return group, counts[group] - 1
+            owners[group].append(number)
+            return group, len(owners[group]) - 1
 
         places = tuple(
-            None if layer is None else (place(layer[0]), place(layer[1])) for layer in self.layers
+            None if layer is None else (place(i, layer[0]), place(i, layer[1]))
+            for i, layer in enumerate(self.layers)
         )
         object.__setattr__(self, "places", places)
-        object.__setattr__(self, "groups", tuple(zip(counts, shapes, strict=True)))
+        object.__setattr__(self, "groups", tuple(zip(map(len, owners), shapes, strict=True)))
+        object.__setattr__(self, "owners", tuple(map(tuple, owners)))
 
     def nbytes(self, dtype: torch.dtype, int8: bool = False) -> int:
         """Bytes that are kept of a token, last hidden state included.
@@ -62,7 +69,14 @@ class Layout:
         shapes = [(count * heads, dim) for count, (heads, dim) in self.groups]
         of_head = [dim + dtype.itemsize if int8 else dim * dtype.itemsize for _, dim in shapes]
         kept = sum(heads * size for (heads, _), size in zip(shapes, of_head, strict=True))
-        return kept + self.hidden * dtype.itemsize
+        scores = len(self.layers) * self.scored * torch.float32.itemsize
+        return kept + self.hidden * dtype.itemsize + scores
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers keep keys of equally many heads, and any."""
+        heads = [layer and layer[0][0] for layer in self.layers]
+        return all(heads) and len(set(heads)) == 1
 
     @property
     def widest(self) -> int:

@@ -4,9 +4,9 @@ A decode step multiplies a few rows with every weight of the model. With weights
 oneDNN rearranges them in each call; laid out beforehand the same product takes half the time or
 less (`docs/performance.md`). The operators are those that `torch.compile` emits for frozen weights.
 They are not a public interface, so each kind of layer is compared with the plain product once, and
-left plain where the operators are missing or disagree. In bfloat16 they read at half the speed of
+left plain where the operators are missing or disagree. Of few rows they read at half the speed of
 the memory; where the processor can, a program of our own multiplies with what they have laid out
-(`ppl.lm.engine.bfloat16`).
+(`ppl.lm.engine.products`).
 
 Layers that are given the same input (queries, keys and values; gate and up) are computed as one
 product: of few rows the small ones cost more than their weights.
@@ -23,8 +23,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from ppl.lm.engine.bfloat16 import Own
 from ppl.lm.engine.pages import Range, enlarge
+from ppl.lm.engine.products import Own
 
 # Rows that the layout is chosen for; measured to serve 1 to 64 rows well.
 _ROWS = 16
@@ -71,7 +71,7 @@ class LaidOutLinear(nn.Module):
 
     @property
     def own_rows(self) -> int:
-        """Up to how many rows in bfloat16 it is a product of our own; 0 for none."""
+        """Up to how many rows it is a product of our own; 0 for none."""
         return 0
 
     @property
@@ -105,11 +105,12 @@ class PackedLinear(LaidOutLinear):
             own = Own(self._packed, weight, self.bias)
         except (AttributeError, RuntimeError):  # oneDNN does not say where, or it is not for us
             return None
-        if weight.shape not in _trusted:
-            x = torch.randn(3, self.in_features, generator=torch.Generator().manual_seed(0))
-            x = x.bfloat16()
-            _trusted[weight.shape] = _alike(own(x), self.by_library(x))
-        return own if _trusted[weight.shape] else None
+        kind = weight.shape, weight.dtype
+        if kind not in _trusted:
+            generator = torch.Generator("cpu").manual_seed(0)
+            x = torch.randn(3, self.in_features, generator=generator, device="cpu").to(weight.dtype)
+            _trusted[kind] = _alike(own(x), self.by_library(x), _TOLERANCE[weight.dtype])
+        return own if _trusted[kind] else None
 
     def product(self, x: Tensor) -> Tensor:
         """`[..., in_features]` to `[..., out_features]`."""
@@ -150,8 +151,10 @@ class PackedLinear(LaidOutLinear):
         return self.own.addresses
 
 
-# By the shape of the weight, whether our own products agree with oneDNN's.
-_trusted: dict[torch.Size, bool] = {}
+# By the shape and type of the weight, whether our own products agree with oneDNN's.
+_trusted: dict[tuple[torch.Size, torch.dtype], bool] = {}
+# Of the largest number, by which two products with a weight may differ.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 _numbers = itertools.count()
 _layers: WeakValueDictionary[int, LaidOutLinear] = WeakValueDictionary()
@@ -350,10 +353,10 @@ def _concatenated(layers: list[nn.Linear]) -> nn.Linear:
 def _computes_alike(layer: nn.Linear, laid_out: Callable[[nn.Linear], LaidOutLinear]) -> bool:
     """Whether what is laid out exists and gives what its weight gives in a plain layer."""
     weight = layer.weight
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+    if weight.device.type != "cpu" or weight.dtype not in _TOLERANCE:
         return False
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, layer.in_features, generator=generator).to(weight.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(3, layer.in_features, generator=generator, device="cpu").to(weight.dtype)
     try:
         ours = laid_out(layer)
         found = ours(x)
@@ -364,8 +367,8 @@ def _computes_alike(layer: nn.Linear, laid_out: Callable[[nn.Linear], LaidOutLin
     else:  # a weight of its own
         bias = None if layer.bias is None else layer.bias.float()
         plain = nn.functional.linear(x.float(), ours.weight.float(), bias)
-    return _alike(found, plain, 1e-4 if weight.dtype == torch.float32 else 2e-2)
+    return _alike(found, plain, _TOLERANCE[weight.dtype])
 
 
-def _alike(found: Tensor, plain: Tensor, tolerance: float = 2e-2) -> bool:
+def _alike(found: Tensor, plain: Tensor, tolerance: float) -> bool:
     return bool((found - plain).abs().max() <= tolerance * plain.abs().max().clamp(min=1.0))

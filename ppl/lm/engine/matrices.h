@@ -1,5 +1,5 @@
 // Products by the processor's units for whole matrices (AMX): 16 rows with 16 outputs at a time, 32
-// inputs a step, from weights that lie as in `bfloat16.cpp`.
+// inputs a step, from weights that lie as in `products.cpp`.
 //
 // Every output is again one sum in one order, and rows are filled up to 16: what a row gives does not
 // depend on the rows beside it.
@@ -80,7 +80,7 @@ static void keep(const float *sums, const float *bias, int64_t rows, int64_t cou
     }
 }
 
-// As `multiply` in bfloat16.cpp.
+// As `multiply` in products.cpp.
 static void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t width, int64_t tile,
                      int32_t threads, const uint16_t *x, const uint16_t *weights,
                      const float *bias, uint16_t *out) {

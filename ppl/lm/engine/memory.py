@@ -61,7 +61,8 @@ class Memory:
         bytes_per_token: what a token takes in either.
         sharing: when rows stand on one copy.
         slides: whether rows give up what they do not look at any more.
-        most: tokens that a slot then has, as long as nothing longer is put into it at once.
+        most: tokens that a slot then has, besides what its heads keep of others, as long as nothing
+            longer is put into it at once.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Memory:
         self.pool.view = self.slots.view
         self.sharing = Sharing()
         self.slides = False
-        self.most = bucket(keeps.sinks + keeps.window + _SLACK)
+        group = 1 if keeps.evicts is None else keeps.evicts.group
+        self.most = bucket(keeps.sinks + keeps.reach + 2 * group - 1 + _SLACK)
 
     @property
     def peak_nbytes(self) -> int:
@@ -94,13 +96,14 @@ class Memory:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return max(1, self.capacity // 2 // self._slot_nbytes(length))
 
-    def free_rows(self, length: int) -> int:
-        """Most rows of `length` tokens that fit beside those that run; one at least, for which
-        others give way if they can."""
-        rows = self.batch_rows(length) - len(self.slots.busy)
-        if rows < 1:
-            self.slots.give_way(1 - rows)
-        return max(1, rows)
+    def free_rows(self, length: int, wanted: int = 1) -> int:
+        """Most rows of `length` tokens that fit beside those that run, one at least. For those that
+        are wanted, up to half of all that fit, others give way if they can."""
+        most = self.batch_rows(length)
+        missing = max(1, min(wanted, most // 2)) - (most - len(self.slots.busy))
+        if missing > 0:
+            self.slots.give_way(missing)
+        return max(1, most - len(self.slots.busy))
 
     def pays(self, rows: int, tokens: int) -> bool:
         """Whether so many tokens with which so many rows begin should be one copy."""
@@ -158,10 +161,13 @@ class Memory:
         missing = len(text) - match.length
         if few and not any(edge.lost for edge in match.runs):
             # What does not fit in a slot of the window has memory of its own, also for one row.
-            alone = rest > self.most and missing > _SLACK
+            evicts = self.slots.keeps.evicts is not None
+            alone = rest > self.most and (missing > _SLACK or evicts)
             if self.pays(1 << 30 if alone else rows, rest):
                 return 1, rest
-        keeps = self.slots.keeps
+        keeps, slot = self.slots.keeps, match.through
+        if keeps.evicts is not None:
+            return (rest if slot is None else slot.column(match.length) + missing), 0
         return min(rest, max(self.most, keeps.sinks + keeps.reach + missing)), 0
 
     def slide(self, slots: Sequence[Slot], more: Sequence[int]) -> None:
@@ -169,14 +175,15 @@ class Memory:
         more."""
         if self.slides:
             for slot, count in zip(slots, more, strict=True):
-                if slot.tail + count > self.most:
+                if slot.tail - slot.left + count > self.most:
                     self.slots.slide(slot, self.slots.keeps.reach)
 
     def _hole(self, base: int, length: int) -> tuple[int, int]:
         """What a row that goes on from there need not have in its slot."""
         keeps = self.slots.keeps
         start, stop = max(base, keeps.sinks), length - keeps.reach
-        return (start, stop) if self.slides and stop > start else NO_HOLE
+        whole = not self.slides or keeps.evicts is not None
+        return NO_HOLE if whole or stop <= start else (start, stop)
 
     def room(self, matches: Mapping[Tokens, Match], tokens: int, apart: Collection[Tokens]) -> bool:
         """Makes room outside of slots for what `place` moves there, and so many tokens besides;
@@ -208,7 +215,7 @@ class Memory:
             if slot is None or slot.busy or slot in claimed:
                 continue
             trunk = self.trunk(match)
-            short = slot.base >= (trunk[-1].stop if trunk else 0)
+            short = slot.base >= (trunk[-1].stop if trunk else 0) or match.through is slot
             if short and self._goes_on(match, len(text) - match.length):
                 own[text] = slot
                 claimed.add(slot)
@@ -219,11 +226,22 @@ class Memory:
         own = self._own(matches)
         spare = iter(self.slots.idle(set(own.values())))
         slots = {text: own[text] if text in own else next(spare) for text in matches}
+        held = {
+            text: _Held.of(slot, match.length)
+            for text, match in matches.items()
+            if text not in own and (slot := match.through) is not None
+        }
         # All are taken before anything is written: taking a slot saves what others still need.
         for text, slot in slots.items():
             self.slots.take(slot, matches[text].length if text in own else 0)
         for text, slot in slots.items():
-            if text not in own:
+            if text in held:
+                slot.stand(held[text].trunk)
+                slot.hole, slot.left = held[text].hole, held[text].left
+                self.slots.columns(slot, 0, held[text].count).copy_(
+                    self.slots.columns(held[text].slot, 0, held[text].count)
+                )
+            elif text not in own:
                 slot.stand(self.trunk(matches[text]))
                 slot.hole = self._hole(slot.base, matches[text].length)
                 for at, piece in self.beyond(matches[text], slot.base):
@@ -239,8 +257,10 @@ class Memory:
         if slot is None or not self.slides:
             return True
         start, stop = slot.hole
-        there = length <= start or length - self.slots.keeps.reach >= stop
-        return there and slot.column(length) + more <= self.most
+        keeps = self.slots.keeps
+        there = length <= start or length - keeps.reach >= stop
+        fits = keeps.evicts is not None or slot.column(length) + more <= self.most
+        return there and fits
 
     def beyond(self, match: Match, base: int) -> Iterator[tuple[int, Piece]]:
         """Views of what was matched from a position on, each with the position it begins at."""
@@ -275,7 +295,7 @@ class Memory:
             self.slots.take(fork)
             fork.stand(slot.trunk)
             fork.length, fork.state = slot.length, slot.state
-            fork.hole = slot.hole
+            fork.hole, fork.left = slot.hole, slot.left
             self.slots.content(fork).copy_(self.slots.content(slot))
         return forks
 
@@ -299,10 +319,35 @@ class Memory:
 
     def bounded(self, tokens: int) -> int:
         """How many of so many tokens a row has in its slot at most."""
-        return min(tokens, self.most) if self.slides else tokens
+        evicts = self.slots.keeps.evicts
+        kept = 0 if evicts is None else -(-tokens // evicts.group) * evicts.most
+        return min(tokens, self.most + kept) if self.slides else tokens
 
     def _slot_nbytes(self, length: int) -> int:
         return self.bytes_per_token * (bucket(length) + 1) + self._state_nbytes
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a slot holds, of which heads keep some, as long as nothing is written there.
+
+    Attributes:
+        slot: where.
+        trunk, hole, left: of the slot.
+        count: columns.
+    """
+
+    slot: Slot
+    trunk: Trunk
+    hole: tuple[int, int]
+    left: int
+    count: int
+
+    @staticmethod
+    def of(slot: Slot, length: int) -> _Held:
+        """Up to a position of its text."""
+        hole, left = (slot.hole, slot.left) if length > slot.hole[0] else (NO_HOLE, 0)
+        return _Held(slot, slot.trunk, hole, left, slot.column(length))
 
 
 def _beside(hole: tuple[int, int], at: int, piece: Piece) -> Iterator[tuple[int, Piece]]:

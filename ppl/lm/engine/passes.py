@@ -16,18 +16,11 @@ from transformers import DynamicCache
 
 from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.engine.admission import Plan, rounds
-from ppl.lm.engine.attention import (
-    NAME,
-    Span,
-    grouped,
-    running_filling,
-    running_spans,
-    share,
-    split,
-)
+from ppl.lm.engine.attention import NAME, grouped, running_filling, running_spans
 from ppl.lm.engine.beside import ID, Adapters
 from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
+from ppl.lm.engine.evicting import Evicting
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, kept, packed
@@ -36,11 +29,13 @@ from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
 from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
+from ppl.lm.engine.spans import Span, share, split
 from ppl.lm.engine.trunk import Standing, standing_on
 from ppl.lm.engine.whole import WholeStep, whole_step
 
-# Query tokens of one prefill pass over all rows: bounds the memory of activations.
-_PREFILL_TOKENS = 4096
+# Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
+# where every head has its own.
+_PREFILL_TOKENS, _EVICTING_TOKENS = 4096, 512
 # Fewer tokens a row attend more quickly all together than each row apart.
 _PACKED = 8
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
@@ -103,11 +98,11 @@ class Passes:
         self.how, self.windows = plan.how, plan.windows
         self.plan, self._states, self._cache = plan, plan.states, plan.cache
         self._keeps = slots.keeps
-        if plan.states and (graphs or compile):
+        self._at_once = _EVICTING_TOKENS if plan.layout.scored else _PREFILL_TOKENS
+        plainly = "its recurrent layers run" if plan.states else "a model whose heads evict runs"
+        if (plan.states or plan.layout.scored) and (graphs or compile):
             flag = "graphs" if graphs else "compile"
-            raise UnsupportedModelError(
-                f"{name}: its recurrent layers run plainly; load it with {flag}=False"
-            )
+            raise UnsupportedModelError(f"{name}: {plainly} plainly; load it with {flag}=False")
         self.snapshots = Snapshots(snapshots)
         self.adapters = Adapters()
         self.stepwise = False
@@ -118,8 +113,7 @@ class Passes:
         self.whole: WholeStep | None = whole_step(base, config, plan) if plain else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
-        if graphs:
-            worth = _GRAPHS_SHARED
+        worth = _GRAPHS_SHARED if graphs else worth
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
@@ -181,6 +175,10 @@ class Passes:
             self._fill_evenly(rows)
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
+        few = missing <= min(_MOST_TOGETHER * len(rows), _PREFILL_TOKENS)
+        if rows and few and self._takes_whole(missing):
+            self._as_steps(rows)
+            return
         if self._packs and missing >= _PACKED * len(rows):
             jobs = []
             for text, slot in rows:
@@ -196,20 +194,24 @@ class Passes:
         while todo:
             text, slot = todo[-1]
             width = len(text) - slot.length
-            group = todo[-max(1, _PREFILL_TOKENS // width) :]
+            group = todo[-max(1, self._at_once // width) :]
             del todo[-len(group) :]
-            for at in range(0, width, _PREFILL_TOKENS):
-                self._fill(group, min(_PREFILL_TOKENS, width - at))
+            for at in range(0, width, self._at_once):
+                self._fill(group, min(self._at_once, width - at))
 
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
-        """As `fill`, of a few tokens a row: by the program of a step, where it takes them."""
-        most = sum(len(text) - slot.length for text, slot in rows)
-        if not self.as_steps(most) or most > _MOST_TOGETHER * len(rows):
+        """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
+        missing = sum(len(text) - slot.length for text, slot in rows)
+        if self.as_steps(missing) and missing <= _MOST_TOGETHER * len(rows):
+            self._as_steps(rows)
+        else:
             self.fill(rows)
-            return
+
+    def _as_steps(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         for text, slot in rows:
             self._check(text[slot.length :])
         run = blocks_of(self._slots, rows, self.price)
+        most = len(run.texts)
         self.adapters.seat(run.texts, range(most), most)
         self._forward(run.inputs, run.window, most, run.spans, standing_on(run.trunks, self.device))
         for text, slot in rows:
@@ -219,16 +221,19 @@ class Passes:
         """Whether a pass of several tokens a row, so many in all, goes through a step's program."""
         if self.compiled is not None:
             return self.compiled.native and not self._keeps
-        return self.whole is not None and not self.adapters.there and self.whole.takes(tokens)
+        return self._takes_whole(tokens)
+
+    def _takes_whole(self, rows: int) -> bool:
+        return self.whole is not None and self.whole.takes(rows) and not self.adapters.there
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
         todo = [row for row in rows if row[1].length < len(row[0])]
         while todo:
             fresh = [row for row in todo if row[1].length == 0]
-            group = (fresh if fresh and self.stepwise else todo)[:_PREFILL_TOKENS]
+            group = (fresh if fresh and self.stepwise else todo)[: self._at_once]
             ends = [min(len(t), (s.length // SPACING + 1) * SPACING) - s.length for t, s in group]
-            most = max(1, _PREFILL_TOKENS // len(group))
+            most = max(1, self._at_once // len(group))
             if self.stepwise:  # all of a text at once, or one token after another
                 ends, most = [len(t) for t, _ in group], most if fresh else 1
                 group = [row for row in group if not fresh or len(row[0]) == max(ends)]
@@ -266,17 +271,15 @@ class Passes:
         where = [slot.index - low for slot in rows]
         ids, positions, columns = table = np.zeros((3, high - low, width), dtype=np.int64)
         columns[:] = self._slots.length
-        sizes = [min(len(text) - slot.length, width) for text, slot in group]
+        sizes, ends = [min(len(text) - slot.length, width) for text, slot in group], [0] * len(ids)
         for row, size, (text, slot) in zip(where, sizes, group, strict=True):
             after = slot.length + size
             ids[row, :size] = text[slot.length : after]
             positions[row, :size] = range(slot.length, after)
             columns[row, :size] = range(slot.tail, slot.tail + size)
+            ends[row] = slot.tail + size - 1
         ids &= ID
         inputs = torch.from_numpy(table)
-        ends = [0] * (high - low)
-        for row, size, slot in zip(where, sizes, rows, strict=True):
-            ends[row] = slot.tail + size - 1
         spans = self._spans(rows, texts, where, ends, width)
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
@@ -319,8 +322,8 @@ class Passes:
         """The job of a text as passes of its own."""
         kv, states = tuple(group.unsqueeze(1) for group in job.kv), job.states[None]
         base = job.start - job.column
-        for at in range(job.start, len(text), _PREFILL_TOKENS):
-            to = min(at + _PREFILL_TOKENS, len(text))
+        for at in range(job.start, len(text), self._at_once):
+            to = min(at + self._at_once, len(text))
             where = torch.arange(at, to)
             self.adapters.seat([text], [0], 1)
             inputs = torch.stack([torch.tensor(text[at:to]) & ID, where, where - base])[:, None]
@@ -340,7 +343,7 @@ class Passes:
     def _pack(self, jobs: Sequence[Job]) -> None:
         assert self.compiled is not None
         places = self._slots.layout.places
-        for batch in packed(jobs, _PREFILL_TOKENS):
+        for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
@@ -417,9 +420,13 @@ class Passes:
         ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
-        beside = self.adapters.seated(inputs.shape[2])
-        with grouped(self._attention, spans, self.how, standing, filling), beside:
+        beside, evicting = self.adapters.seated(inputs.shape[2]), self._evicting(window, standing)
+        with grouped(self._attention, spans, self.how, standing, filling, evicting), beside:
             return self._pass(ids, positions, window, standing)
+
+    def _evicting(self, *memory: Any) -> Evicting | None:
+        evicts = self._keeps.evicts if self.plan.layout.scored else None
+        return None if evicts is None else Evicting(evicts, self._base, *memory)
 
     def _count(self, inputs: Tensor, real: int) -> None:
         self.made += 1
@@ -436,24 +443,16 @@ class Passes:
         self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
     ) -> Tensor:
         """Looks at no value, so that it can be captured, where no row stands on a trunk."""
-        states: Tensor
-        step: WholeStep | CompiledStep | None = self.compiled
-        if self.whole is not None and self.whole.takes(len(ids)) and not self.adapters.there:
-            step = self.whole
+        step = self.whole if self._takes_whole(len(ids)) else self.compiled
         if step is not None and ids.shape[1] == 1:
-            states = step(ids, positions, window, running_spans(), standing)
+            states: Tensor = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states
         cache = window.cache()
         if self._states:
             before = [None if slot is None else slot.state for slot in self._rows]
             self._states.into(cache, window, before)
-        asked = {
-            "input_ids": ids,
-            "position_ids": positions,
-            self._cache: cache,
-            "use_cache": True,
-        }
+        asked = {"input_ids": ids, "position_ids": positions, self._cache: cache, "use_cache": True}
         if not self._slots.kv:  # nothing attends
             output = self._base(attention_mask=None, **asked)
         elif self.windows:  # each layer's own mask, made by the model from these positions
@@ -482,11 +481,12 @@ class Passes:
         states: Tensor
         if self._keeps.int8 and self._slots.kv and self._cache == "past_key_values":
             asked |= {self._cache: rounds(DynamicCache(config=self._config)), "use_cache": True}
-        if not (self.windows and self._keeps.window):
+        if not (self.windows and self._keeps.gives_up):
             states = self._base(**asked).last_hidden_state
             return states
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        with grouped(self._attention, None, self.how), reaching(positions, keeps=self._keeps):
+        heads = grouped(self._attention, None, self.how, evicting=self._evicting())
+        with heads, reaching(positions, keeps=self._keeps):
             states = self._base(position_ids=positions, **asked).last_hidden_state
         return states
 

@@ -32,7 +32,7 @@ class PrefixPool:
 
     Attributes:
         held: the bytes of all segments.
-        keeps: what rows keep of keys and values: of a window, some runs may be lost.
+        keeps: what rows keep of keys and values: some runs may be lost.
         view: reads a run out of a slot; set by whoever owns the slots.
     """
 
@@ -64,9 +64,9 @@ class PrefixPool:
             runs.append(edge)
             length += shared
         match = Match(length, tuple(runs))
-        if not self.keeps.window:
-            return match
-        return match.usable(self.keeps.reach, first)
+        if self.keeps.evicts is not None:
+            return match.packed(self.keeps.reach, first)
+        return match.usable(self.keeps.reach, first) if self.keeps.window else match
 
     def read(self, edge: Edge, size: int) -> Piece:
         """A view of the first `size` tokens of a run, wherever they are."""
@@ -84,7 +84,7 @@ class PrefixPool:
         """
         in_slots = [i for i, edge in enumerate(match.runs) if edge.slot is not None]
         at = 0
-        if in_slots and not self.keeps.window:
+        if in_slots and not self.keeps.gives_up:
             edge = match.runs[in_slots[-1]]
             at = min(edge.stop, match.length)
             assert edge.slot is not None
@@ -110,11 +110,11 @@ class PrefixPool:
         """Makes known what a slot holds: everything about `tokens`, from position 0 on, but what is
         in its hole."""
         start, stop = slot.hole
-        if self.keeps.window:
+        if self.keeps.gives_up:
             for end in slot.hole:
                 self.cut(tokens[:end])
         parent, length = self._end_of(tokens)
-        if self.keeps.window:
+        if self.keeps.gives_up:
             for edge, _ in self._walk(tokens):
                 there = edge.stop <= start or edge.start >= stop
                 if edge.lost and there and edge.start >= slot.base:

@@ -74,6 +74,14 @@ class Asked:
             return function
         return lambda row, head, at, key: function(row, head, at, key) & keeps.sees(at, key)
 
+    def keys(self, count: int, offset: int = 0) -> Tensor:
+        """Positions of so many keys, `[..., count]`, of all rows or each, `[B, 1, 1, count]`."""
+        keys = torch.arange(count, device=self.positions.device) + offset
+        if self.holes is not None:
+            at, lost = self.holes[:, :, None, None, None].unbind(1)
+            keys = keys + lost * (keys >= at)
+        return keys if self.bases is None else keys + self.bases[:, None, None, None]
+
 
 # Each thread has its own.
 _asked: ContextVar[Asked | None] = ContextVar("_asked", default=None)
@@ -113,24 +121,37 @@ def ragged_mask(
             batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, **kwargs
         )
         return own
-    positions = asked.positions
-    keys = torch.arange(kv_length, device=positions.device) + kv_offset
-    if asked.holes is not None:
-        at, lost = asked.holes[:, :, None, None, None].unbind(1)
-        keys = keys + lost * (keys >= at)
-    if asked.bases is not None:
-        keys = keys + asked.bases[:, None, None, None]
     function = asked.within(mask_function)
-    mask = evaluated(function, positions, keys)
+    mask = evaluated(function, asked.positions, asked.keys(kv_length, kv_offset))
     asked.made[id(mask)] = mask, function
     return mask
 
 
-def evaluated(function: Callable[..., Tensor], positions: Tensor, keys: Tensor) -> Tensor:
-    """A mask `[B, 1, Q, L]` of tokens at `[B, Q]` positions over keys at other ones, `[..., L]`."""
-    rows = torch.arange(len(positions), device=positions.device)[:, None, None, None]
-    seen = function(rows, torch.zeros_like(rows), positions[:, None, :, None], keys)
-    return seen.expand(len(positions), 1, positions.shape[1], keys.shape[-1])
+def evaluated(
+    function: Callable[..., Tensor],
+    positions: Tensor,
+    keys: Tensor,
+    rows: Tensor | None = None,
+    heads: int = 1,
+) -> Tensor:
+    """A mask `[B, heads, Q, L]` of tokens at `[B, Q]` positions over keys at others, `[..., L]`;
+    of these rows of a pass, None for all."""
+    at = positions.device
+    numbers = torch.arange(len(positions), device=at) if rows is None else rows
+    of_heads = torch.arange(heads, device=at)[:, None, None]
+    seen = function(numbers[:, None, None, None], of_heads, positions[:, None, :, None], keys)
+    return seen.expand(len(positions), heads, positions.shape[1], keys.shape[-1])
+
+
+def asked() -> Asked:
+    """The masks of the running pass.
+
+    Raises:
+        RuntimeError: there are none of ours.
+    """
+    if (running := _asked.get()) is None:
+        raise RuntimeError("the masks of this pass are not made here")
+    return running
 
 
 def seen_of(mask: Tensor, rows: Tensor | None, start: int, stop: int) -> Tensor | None:
@@ -141,7 +162,7 @@ def seen_of(mask: Tensor, rows: Tensor | None, start: int, stop: int) -> Tensor 
         return None
     positions = asked.positions if rows is None else asked.positions[rows]
     keys = torch.arange(start, stop, device=positions.device)
-    return evaluated(asked.made[id(mask)][1], positions, keys)
+    return evaluated(asked.made[id(mask)][1], positions, keys, rows, mask.shape[1])
 
 
 def ragged_bias(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:

@@ -32,7 +32,7 @@ class Piece:
     """What a model computed for `T` neighbouring tokens of a text.
 
     Attributes:
-        kv: for each shape that keys and values have, `[N, heads, T, head_dim]`.
+        kv: for each shape that keys and values have, `[N, heads, T, head_dim]`; more, see `Slots`.
         states: `[T, hidden_size]` last hidden states.
     """
 
@@ -155,6 +155,8 @@ class Slot:
         length: positions, from 0 on, that are filled, those of the trunk and the hole included.
         hole: positions, from one to another, whose content was given up because the row does not
             look there any more; what follows lies where they were.
+        left: columns with what heads keep of the hole, each of other positions; before what
+            follows.
         edges: runs of the prefix tree that live here and nowhere else.
         busy: True while a row runs here.
         used: when it was last taken or left, for eviction.
@@ -162,7 +164,9 @@ class Slot:
             that has none, and for a row that has no tokens yet.
     """
 
-    __slots__ = ("base", "busy", "edges", "hole", "index", "length", "state", "trunk", "used")
+    __slots__ = (
+        *("base", "busy", "edges", "hole", "index", "left", "length", "state", "trunk", "used"),
+    )
 
     def __init__(self, index: int) -> None:
         self.index, self.length, self.used = index, 0, 0
@@ -170,7 +174,7 @@ class Slot:
         self.edges: set[Edge] = set()
         self.state: State | None = None
         self.trunk: Trunk = ()
-        self.base = 0
+        self.base = self.left = 0
         self.hole = NO_HOLE
 
     @property
@@ -179,9 +183,10 @@ class Slot:
         return self.column(self.length)
 
     def column(self, position: int) -> int:
-        """Where in the slot a position of the text is; the end of the hole is its beginning."""
+        """Where in the slot a position of the text is; what is left of the hole is before its
+        end."""
         start, stop = self.hole
-        return position - self.base - (stop - start if position >= stop else 0)
+        return position - self.base - (stop - start - self.left if position >= stop else 0)
 
     def stand(self, trunk: Trunk) -> None:
         """Lets the row begin with a trunk."""
@@ -190,13 +195,13 @@ class Slot:
         for part in self.trunk:
             part.segment.rows -= 1
         self.trunk, self.base = trunk, trunk[-1].stop if trunk else 0
-        self.hole = NO_HOLE
+        self.hole, self.left = NO_HOLE, 0
 
     def shorten(self, length: int) -> None:
         """Of the content, only this much counts from now on."""
         self.length = length
         if length <= self.hole[0]:
-            self.hole = NO_HOLE
+            self.hole, self.left = NO_HOLE, 0
 
     def forget(self) -> None:
         """Nothing is here any more."""
@@ -276,6 +281,28 @@ class Match:
             if near and edge.lost and edge.start < length:
                 length = edge.start
         return self.cut(length)
+
+    def packed(self, reach: int, first: int | None = None) -> Match:
+        """The longest beginning from which a text can go on where runs are lost of which heads kept
+        some: only a slot has what they kept.
+
+        Args:
+            reach: so many tokens before its end have to be there as they were.
+            first: and all from here on.
+        """
+        lost = [edge for edge in self.runs if edge.lost]
+        if not lost:
+            return self
+        slot = self.slot
+        there = slot is not None and (first is None or first >= lost[-1].stop)
+        if there and slot is not None and slot.hole != NO_HOLE:
+            there = not slot.hole[0] < self.length < slot.hole[1] + reach
+        return self if there else self.cut(lost[0].start)
+
+    @property
+    def through(self) -> Slot | None:
+        """The slot that alone has what heads kept of lost runs; None where no run is lost."""
+        return self.slot if any(edge.lost for edge in self.runs) else None
 
     def trunk(self, least: int) -> Trunk:
         """What rows that go on from here stand on.

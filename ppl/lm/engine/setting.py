@@ -1,5 +1,5 @@
 """What is set around a pass and reset behind it: the attention that a model's configuration names,
-and that nothing is differentiated."""
+that nothing is differentiated, and where tensors are of which no device is said."""
 
 from __future__ import annotations
 
@@ -14,10 +14,26 @@ import torch
 _KEPT = "_attn_implementation_internal"
 
 
+def on_the_cpu() -> AbstractContextManager[Any]:
+    """Tensors of which no device is said are on the CPU, also where torch has another default."""
+    is_so = torch.get_default_device().type == "cpu"
+    return contextlib.nullcontext() if is_so else torch.device("cpu")
+
+
 def inferring() -> AbstractContextManager[Any]:
-    """Inference mode; nothing where it is on already, as entering it again takes its time, too."""
-    entered = torch.is_inference_mode_enabled()
-    return contextlib.nullcontext() if entered else torch.inference_mode()
+    """Inference mode, `on_the_cpu`; nothing where it is on already, as entering it again takes its
+    time, too."""
+    if torch.is_inference_mode_enabled():
+        return contextlib.nullcontext()
+    if torch.get_default_device().type == "cpu":
+        return torch.inference_mode()
+    return _inferring_on_the_cpu()
+
+
+@contextlib.contextmanager
+def _inferring_on_the_cpu() -> Iterator[None]:
+    with torch.inference_mode(), on_the_cpu():
+        yield
 
 
 class Attention:
@@ -41,21 +57,21 @@ class Attention:
         name: str = self._kept[0][_KEPT] if self._kept else self._config._attn_implementation
         return name
 
-    @contextlib.contextmanager
-    def named(self, name: str) -> Iterator[None]:
-        """Lets the model attend in another way, and only meanwhile."""
-        before = self.name
-        self._set(name)
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    def _set(self, name: str) -> None:
+    @name.setter
+    def name(self, name: str) -> None:
         for each in self._kept:
             each[_KEPT] = name
         if not self._kept:  # another version of transformers
             self._config._attn_implementation = name
+
+    @contextlib.contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """Lets the model attend in another way, and only meanwhile."""
+        before, self.name = self.name, name
+        try:
+            yield
+        finally:
+            self.name = before
 
 
 def _parts(config: Any) -> Iterator[Any]:

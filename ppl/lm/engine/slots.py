@@ -13,6 +13,7 @@ of one shape, over all layers (`ppl.lm.engine.layout`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ppl.lm.engine.kv import KV, rounded, stored
 from ppl.lm.engine.layout import Layout
+from ppl.lm.engine.packing import pack
 from ppl.lm.engine.prefix import PrefixPool
 from ppl.lm.engine.runs import NO_HOLE, Part, Piece, Slot
 
@@ -50,7 +52,8 @@ class Slots:
         layout, keeps: as given.
         kv: for each shape that keys and values have, `[N, R, H, L + 1, D]`; padding writes to the
             last position, which nobody reads. In eight bits, then as many with their scales, of
-            which `D` is 1.
+            which `D` is 1. Where heads give tokens up, then scores of all layers, in float32, of
+            which `D` is 1, too.
         states: `[R, L + 1, hidden_size]` last hidden states.
         swaps: slots exchanged so far, for tests and profiles.
         generation: how often the memory was allocated.
@@ -93,6 +96,9 @@ class Slots:
         kv = tuple(like.new_zeros(*shape, dtype=kept) for shape in shapes)
         if self.keeps.int8:
             kv += tuple(like.new_zeros(*shape[:-1], 1) for shape in shapes)
+        if self.layout.scored:
+            shape = len(self.layout.layers), rows, self.layout.scored, length, 1
+            kv += (like.new_zeros(*shape, dtype=torch.float32),)
         return kv, like.new_zeros(rows, length, self.layout.hidden)
 
     def piece(self, length: int) -> Piece:
@@ -109,16 +115,17 @@ class Slots:
         """What the slot itself holds from one position of its text to another, both on one side of
         its hole."""
         at = slot.column(start)
-        return self._columns(slot, at, at + stop - start)
+        return self.columns(slot, at, at + stop - start)
 
-    def _columns(self, slot: Slot, start: int, stop: int) -> Piece:
+    def columns(self, slot: Slot, start: int, stop: int) -> Piece:
+        """What is in some of its columns."""
         own = slice(start, stop)
         kv = tuple(group[:, slot.index, :, own] for group in self.kv)
         return Piece(kv, self.states[slot.index, own])
 
     def content(self, slot: Slot) -> Piece:
         """All that the slot itself holds."""
-        return self._columns(slot, 0, slot.tail)
+        return self.columns(slot, 0, slot.tail)
 
     def states_of(self, slot: Slot, start: int) -> Tensor:
         """A copy of the last hidden states `[n, hidden]` of its row from a position on."""
@@ -179,15 +186,22 @@ class Slots:
 
     def slide(self, slot: Slot, keep: int) -> None:
         """Gives up what a row does not look at any more: all but its last tokens, so many, and the
-        sinks. The tree still knows the text, but not what was computed there."""
-        first = max(slot.base, self.keeps.sinks)
+        sinks, or what its heads keep. The tree still knows the text, but not what was computed
+        there."""
+        evicts = self.keeps.evicts
+        group = 1 if evicts is None else evicts.group
+        first = -(-max(slot.base, self.keeps.sinks) // group) * group
         start, behind = (first, first) if slot.hole == NO_HOLE else slot.hole
-        stop = slot.length - keep
+        stop = (slot.length - keep) // group * group
         if stop <= behind:
             return
         for edge in [e for e in slot.edges if e.stop > start and e.start < stop]:
             self.pool.lose(edge, start, stop)
         rest = self.view(slot, stop, slot.length).clone()
+        if evicts is not None:
+            low, high = start - slot.base, slot.column(stop)
+            whole = self.columns(slot, low, high)
+            slot.left = pack(whole.kv, self.layout.owners, evicts, slot.left)
         slot.hole = start, stop
         self.view(slot, stop, slot.length).copy_(rest)
 
@@ -220,10 +234,14 @@ class Slots:
         rows = slice(low, low + len(columns))
         kv = tuple(group[:, rows] for group in self.kv)
         where = None
-        if self.keeps.window and any(slot.hole != NO_HOLE for slot in self.all[rows]):
-            holes = [(s.hole[0] - s.base, s.hole[1] - s.hole[0]) for s in self.all[rows]]
+        if self.keeps.gives_up and any(slot.hole != NO_HOLE for slot in self.all[rows]):
+            ends = [(s.hole[0] - s.base + s.left, s.hole, s.left) for s in self.all[rows]]
+            holes = [(at, hole[1] - hole[0] - left, left) for at, hole, left in ends]
             where = torch.tensor(holes, device=self.device)
-        return Window(self.layout, kv, self.states[rows], columns, visible, where)
+        window = Window(self.layout, kv, self.states[rows], columns, visible)
+        if where is not None:
+            window.holes, window.left = where[:, :2].contiguous(), where[:, 2]
+        return window
 
     def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
         """The range `[low, high)` of indices that a pass over the given slots covers.
@@ -235,9 +253,12 @@ class Slots:
         if high - low <= (1 + spread) * len(slots):
             return low, high
         wanted = set(slots)
-        # Next to the rows that run on but take no part: they need not move again afterwards.
+        # Behind the rows that run on but take no part: they need not move again afterwards. And
+        # from there on where most of the rows are already: they stay.
         others = sum(s.busy for s in self.all if s not in wanted)
-        low = min(others, len(self.all) - len(slots))
+        before = [0, *itertools.accumulate(s in wanted for s in self.all)]
+        starts = range(min(others, len(self.all) - len(slots)), len(self.all) - len(slots) + 1)
+        low = max(starts, key=lambda start: before[start + len(slots)] - before[start])
         high = low + len(slots)
         inside = [s for s in self.all[low:high] if s not in wanted]
         outside = [s for s in slots if not low <= s.index < high]
@@ -246,12 +267,12 @@ class Slots:
         return low, high
 
     def _swap(self, a: Slot, b: Slot) -> None:
-        size = max(a.tail, b.tail)
-        if size:
-            first, second = self._columns(a, 0, size), self._columns(b, 0, size)
-            copy = first.clone()
-            first.copy_(second)
-            second.copy_(copy)
+        size, other = a.tail, b.tail
+        copy = self.content(a).clone() if size else None  # nothing is moved of an empty one
+        if other:
+            self.columns(a, 0, other).copy_(self.content(b))
+        if copy is not None:
+            self.columns(b, 0, size).copy_(copy)
         self.all[a.index], self.all[b.index] = b, a
         a.index, b.index = b.index, a.index
         self.swaps += 1
@@ -265,12 +286,14 @@ class Window:
         kv, states: the memory of the `B` rows that the pass covers, as those of `Slots`.
         columns: `[B, Q]` places, in this memory, to which the pass writes.
         visible: places that its queries may look at.
-        holes: `[B, 2]` where, in places, each row's hole is, and how long.
         slots: `[B]` in which of the memory's rows each row of the pass is, where several may be in
             one; None where each has its own.
 
     Attributes:
-        kv, columns, visible, holes, slots: as given.
+        kv, columns, visible, slots: as given.
+        holes: `[B, 2]` where, in places, each row's hole is, and how many tokens have no place
+            there; None where no row has one.
+        left: `[B]` how many places before it have what heads keep of the hole.
         int8: whether keys and values are in eight bits, and handed out as copies.
     """
 
@@ -281,7 +304,6 @@ class Window:
         states: Tensor,
         columns: Tensor,
         visible: int,
-        holes: Tensor | None = None,
         slots: Tensor | None = None,
     ) -> None:
         self.kv, self._states, self._places = kv, states, layout.places
@@ -289,7 +311,8 @@ class Window:
         self._rows = rows[:, None]
         self.columns, self.slots = columns, slots
         self.visible = visible
-        self.holes = holes
+        self.holes: Tensor | None = None
+        self.left: Tensor | None = None
         self.int8 = bool(kv) and kv[0].dtype == torch.int8
         self._handed: dict[int, tuple[int, int]] = {}
 
@@ -339,6 +362,14 @@ class Window:
         if self.int8:  # the address of a copy that is gone may be that of another by now
             self._handed[numbers.data_ptr()] = place
         return numbers
+
+    def scores(self, layer: int) -> Tensor:
+        """Scores `[B, H, L + 1]` of all positions of a layer, as they lie."""
+        return self.kv[-1][layer].squeeze(-1)
+
+    def rate(self, layer: int, scores: Tensor) -> None:
+        """Writes scores `[B, H, Q]` at each row's columns."""
+        self.scores(layer)[self._rows, :, self.columns] = scores.transpose(1, 2).to(self.kv[-1])
 
     def keep(self, states: Tensor) -> None:
         """Writes the pass's last hidden states `[B, Q, hidden]`."""

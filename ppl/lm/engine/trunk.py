@@ -105,6 +105,10 @@ class Standing:
             own.values[rows], own.mass[rows] = mean.values, mean.mass
         return own
 
+    def forget(self) -> None:
+        """What masks say that are gone."""
+        self._biases.clear()
+
     def biases(self, mask: Tensor, group: Group, heads: int) -> list[Tensor | None]:
         """What a mask that was made for the running pass says of a trunk.
 
@@ -119,8 +123,8 @@ class Standing:
 
 
 def as_bias(seen: Tensor | None, heads: int) -> Tensor | None:
-    """From `[B, 1, Q, L]`, True where a query may look, to what is added to the scores of so many
-    heads, `[B, 1, heads * Q, L]`; None where it may look everywhere."""
+    """From `[B, 1 or H, Q, L]`, True where a query may look, to what is added to the scores of so
+    many heads each, `[B, 1 or H, heads * Q, L]`; None where it may look everywhere."""
     if seen is None or bool(seen.all()):
         return None
     bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
@@ -210,12 +214,12 @@ def together(
 
     Args:
         queries: `[B, H, n, D]`.
-        bias: None where all look at all keys, else `[B, 1, n, L]`.
+        bias: None where all look at all keys, else `[B, 1 or H, n, L]`.
     """
     rows, heads, count, dim = queries.shape
     stacked = queries.transpose(0, 1).reshape(1, heads, -1, dim)
     if bias is not None:
-        bias = bias.reshape(1, 1, rows * count, -1)
+        bias = bias.transpose(0, 1).reshape(1, bias.shape[1], rows * count, -1)
     mean = attended(stacked, key[None], value[None], bias, scaling, softcap, sure=bias is None)
     values = mean.values.reshape(heads, rows, count, -1).transpose(0, 1)
     return Mean(values, mean.mass.reshape(heads, rows, count).transpose(0, 1))
@@ -234,7 +238,8 @@ def trunk_means(
     Args:
         queries: `[b, H, n, D]` of these rows.
         place: where the layer's keys and values are.
-        biases: for each part of the trunk, None where all look at all of it, else `[b, 1, n, L]`.
+        biases: for each part of the trunk, None where all look at all of it, else
+            `[b, 1 or H, n, L]`.
     """
     means = []
     for part, bias in zip(group.trunk, biases, strict=True):

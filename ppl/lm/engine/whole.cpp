@@ -1,13 +1,14 @@
-// A decode step of models of the Llama kind in bfloat16, from embeddings to last hidden states.
+// A decode step of models of the Llama kind, from embeddings to last hidden states.
 //
 // A step of one row is a thousand small operations besides its products; in Python and torch they
-// take longer than these. Here they are loops between products (`bfloat16.cpp`, `int8.cpp`) and
-// attention (`attention.cpp`), which are called by address. Results are rounded to bfloat16 where the
+// take longer than these. Here they are loops between products (`products.cpp`, `int8.cpp`) and
+// attention (`attention.cpp`), which are called by address. In bfloat16 results are rounded where the
 // model's own operations round, so that nothing but the order of sums differs.
+//
+// Compiled for one kind: HALF for bfloat16 (else float32).
 
 #include <vector>
 
-#define HALF 1
 #include "vectors.h"
 
 #include "attend.h"
@@ -27,7 +28,7 @@ struct Product {  // in weights of eight bits if it has scales
 
     void operator()(int64_t rows, int32_t threads, const number *x, number *out) const {
         if (scales)
-            ((MultiplyEight *)run)(rows, inputs, outputs, threads, 1, x, weights, scales, bias, out);
+            ((MultiplyEight *)run)(rows, inputs, outputs, threads, HALF, x, weights, scales, bias, out);
         else
             ((Multiply *)run)(rows, inputs, outputs, width, tile, threads, x, weights, bias, out);
     }

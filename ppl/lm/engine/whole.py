@@ -1,8 +1,8 @@
 """Decode steps of models of the Llama kind as one program of our own (`whole.cpp`).
 
 A step of one row is bound by what lies between its products: small operations, and the Python that
-calls them. Where all layers are of a kind that is known by name, in bfloat16 on a CPU, with
-products of our own, one call makes the step. It is compared with the model's own pass when the
+calls them. Where all layers are of a kind that is known by name, in bfloat16 or float32 on a CPU,
+with products of our own, one call makes the step. It is compared with the model's own pass when the
 engine is made, and left out where they disagree.
 """
 
@@ -20,16 +20,17 @@ from torch.nn.modules import module
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
-from ppl.lm.engine.attention import Span
 from ppl.lm.engine.building import built
-from ppl.lm.engine.linear import JoinedPart, LaidOutLinear
+from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
+from ppl.lm.engine.spans import Span
 from ppl.lm.engine.table import table_of
 from ppl.lm.engine.trunk import Standing
 
 # Their layers are the same operations; Qwen3 also norms the heads of queries and keys.
 _KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
+_DTYPES = torch.bfloat16, torch.float32
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
@@ -51,6 +52,7 @@ class WholeStep:
         blocks = _blocks(base, config)
         self._base, self._places = base, [_whole(place) for place in plan.layout.places]
         first = blocks[0].self_attn
+        self._dtype = next(base.parameters()).dtype
         self._dim, self._scaling = int(first.head_dim), float(first.scaling)
         queries, heads = (
             int(layer.out_features) // self._dim for layer in (first.q_proj, first.k_proj)
@@ -68,7 +70,7 @@ class WholeStep:
         self._norms: list[Any] = [m._parameters for m in norms]
         self._weights = [each["weight"].detach() for each in self._norms]
         self._where = [weight.data_ptr() for weight in self._weights]
-        rows = [_row(block, self._products) for block in blocks]
+        rows = [_row(block, self._products, self._dtype) for block in blocks]
         # Layers may have been cut after they were made, each by itself.
         sizes = [(self._hidden, self._wide + 2 * heads * self._dim), (self._wide, self._hidden)]
         sizes += [(self._hidden, 2 * inner), (inner, self._hidden)]
@@ -80,13 +82,14 @@ class WholeStep:
         self._hooks = [h for m in base.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
         self._layers = np.array(rows, dtype=np.int64)
-        attend = native.program(heads, queries // heads, self._dim, self._dim, True)
+        half = self._dtype == torch.bfloat16
+        attend = native.program(heads, queries // heads, self._dim, self._dim, half)
         model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
-        addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny)]
+        addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny, self._dtype)]
         self._model = np.array(
             [*model, *addresses, ctypes.cast(attend, _POINTER).value], dtype=np.int64
         )
-        self._run = _program()
+        self._run = _program(half)
 
     def takes(self, rows: int) -> bool:
         """Whether it makes the step of so many rows: for more the library's products are quicker,
@@ -121,12 +124,12 @@ class WholeStep:
             (group, at), (other, there) = place
             keys, values = window.kv[group], window.kv[other]
             runs = table.runs(group, other)
-            where = keys.data_ptr() + at * keys.stride(0) * 2
-            also = values.data_ptr() + there * values.stride(0) * 2
+            where = keys.data_ptr() + at * keys.stride(0) * keys.itemsize
+            also = values.data_ptr() + there * values.stride(0) * values.itemsize
             kept.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
         of_layers = np.array(kept, dtype=np.int64)
         # From here on nobody looks at bounds.
-        fits = x.dtype == keys.dtype == cosines.dtype == sines.dtype == torch.bfloat16
+        fits = x.dtype == keys.dtype == cosines.dtype == sines.dtype == self._dtype
         fits &= cosines.numel() == sines.numel() == rows * self._dim
         fits &= x.is_contiguous() and x.numel() == rows * self._hidden
         shape = self._heads, self._dim, self._dim
@@ -165,7 +168,7 @@ class WholeStep:
 def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
     """The program of a model, if it can have one."""
     weight = next(base.parameters())
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+    if weight.device.type != "cpu" or weight.dtype not in _DTYPES:
         return None
     try:
         return WholeStep(base, config, plan)
@@ -200,7 +203,7 @@ def _blocks(base: nn.Module, config: Any) -> list[Any]:
     return blocks
 
 
-def _row(block: Any, products: list[LaidOutLinear]) -> list[int]:
+def _row(block: Any, products: list[LaidOutLinear], dtype: torch.dtype) -> list[int]:
     """What the program has to know of a layer, `struct Layer`."""
     attention, mlp, tiny = block.self_attn, block.mlp, block.input_layernorm.variance_epsilon
 
@@ -216,32 +219,34 @@ def _row(block: Any, products: list[LaidOutLinear]) -> list[int]:
     def alone(layer: Any) -> list[int]:
         if not isinstance(layer, LaidOutLinear) or not layer.own_rows:
             raise RuntimeError("a layer has no products of our own")
+        if isinstance(layer, PackedLinear) and layer.own is not None and layer.own.dtype != dtype:
+            raise RuntimeError("a layer is of another type than the others")
         products.append(layer)
         return layer.addresses
 
     norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
     return [
-        _norm(block.input_layernorm, tiny),
-        *(0 if norm is None else _norm(norm, tiny) for norm in norms),
+        _norm(block.input_layernorm, tiny, dtype),
+        *(0 if norm is None else _norm(norm, tiny, dtype) for norm in norms),
         *together(attention.q_proj, attention.k_proj, attention.v_proj),
         *alone(attention.o_proj),
-        _norm(block.post_attention_layernorm, tiny),
+        _norm(block.post_attention_layernorm, tiny, dtype),
         *together(mlp.gate_proj, mlp.up_proj),
         *alone(mlp.down_proj),
     ]
 
 
-def _norm(norm: Any, tiny: float) -> int:
-    """The address of its weight."""
+def _norm(norm: Any, tiny: float, dtype: torch.dtype) -> int:
+    """The address of its weight, of the type that all are of."""
     weight, alike = norm.weight, norm.variance_epsilon == tiny
-    if not alike or weight.dtype != torch.bfloat16 or not weight.is_contiguous():
+    if not alike or weight.dtype != dtype or not weight.is_contiguous():
         raise RuntimeError("norms are not all alike")
     return int(weight.data_ptr())
 
 
 @cache
-def _program() -> Any:
-    run = built("whole.cpp").step
+def _program(half: bool) -> Any:
+    run = built("whole.cpp", HALF=int(half)).step
     run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
     run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
     run.restype = None

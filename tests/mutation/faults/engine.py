@@ -31,6 +31,21 @@ FAULTS = [
         INVERTED,
     ),
     Fault(
+        "ppl/lm/engine/inversion.py",
+        "> sampling.ONE_LEVEL or not _same_digits():",
+        "> sampling.ONE_LEVEL:",
+        f"{INVERTED} -k small_program",
+    ),
+    Fault(
+        "ppl/lm/engine/cumulate.cpp",
+        "(first + std::min(k, count - 1)) * size",
+        "first * size",
+        f"{INVERTED} -k every_digit",
+    ),
+    Fault(
+        DECODE, "any(row.request.spec.allowed is not None", "all(row.request.spec.allowed", MASKED
+    ),
+    Fault(
         SAMPLING, "logits / torch.as_tensor(divisor,", "logits * torch.as_tensor(divisor,", DRAWS
     ),
     Fault(
@@ -110,7 +125,7 @@ FAULTS = [
         DECODE,
         "_admit([rows[j] for j in keep])",
         "_admit(rows)",
-        f"{DECODERS} tests/test_loop.py tests/test_loop_alone.py tests/test_loop_parks.py",
+        f"{DECODERS} -k pay_for_nothing",
     ),
     Fault(
         DECODE,
@@ -337,7 +352,7 @@ FAULTS = [
     ),
     Fault(
         ENGINE,
-        "        self._share_prefixes(shared, unique, first_payers)\n",
+        "            self._share_prefixes(shared, unique, who)\n",
         "",
         f"{ENGINES} -k once",
     ),

@@ -11,22 +11,53 @@ TRUNK, KEPT, REACH = (
     "ppl/lm/engine/reach.py",
 )
 
+EVICTING, PACKING = "ppl/lm/engine/evicting.py", "ppl/lm/engine/packing.py"
+GIVEN_UP, HEADS = "ppl/lm/eviction.py", "tests/test_eviction.py"
+
 FILLED = "tests/test_prefill.py"
 COMPANY, TOGETHER = "ppl/lm/company.py", "tests/test_company.py"
 DECODERS, KV = "tests/test_decoders.py", "tests/test_kv.py"
-ENGINES = "tests/test_engine.py tests/test_engine_work.py tests/test_attention.py"
-ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown or full'"
-STANDING = f"{ENGINES} tests/test_trunk.py -k 'standing or trunk'"
+WORK, LONG = "tests/test_engine_work.py", "tests/test_engine_memory.py"
+ENGINES = f"tests/test_engine.py {WORK} tests/test_attention.py"
+ANY = f"{ENGINES} -k 'interleaving or split or evicted or once or grown'"
+TRUNKS = "tests/test_trunk.py"
 
 FAULTS = [
     # Running batches beside each other.
+    Fault(COMPANY, "== 1 and but in self._members:", "== 1:", TOGETHER),
     Fault(
         COMPANY,
         "            self.give_way(count - model.most_rows(texts[:count], lengths[:count]), member)\n",
         "            pass\n",
         f"{TOGETHER} -k middle",
     ),
-    Fault(MEMORY, "self.slots.give_way(1 - rows)", "pass", f"{TOGETHER} -k middle"),
+    Fault(MEMORY, "self.slots.give_way(missing)", "pass", f"{TOGETHER} -k middle"),
+    Fault(MEMORY, "max(1, min(wanted, most // 2))", "1", f"{TOGETHER} -k half_as_many"),
+    Fault(
+        COMPANY,
+        "(len(others) + most) // (len(working) + 1)",
+        "len(others) + most",
+        f"{TOGETHER} -k equal_share",
+    ),
+    Fault(
+        COMPANY,
+        "if any(other._waiting for other in working):",
+        "if working:",
+        f"{TOGETHER} -k equal_share",
+    ),
+    Fault(
+        "ppl/lm/decode.py",
+        "if len(self.held) < len(self._rows):",
+        "if False:",
+        f"{TOGETHER} -k given_way",
+    ),
+    Fault(
+        "ppl/lm/guessing.py",
+        "company.room(small, longest)",
+        "small.batch_rows(longest)",
+        f"{TOGETHER} -k small_model",
+    ),
+    Fault("ppl/lm/huggingface.py", "drafts.fresh()", "pass", "tests/test_fresh.py"),
     Fault(
         COMPANY,
         "others = [row for other in working for row in other.held]",
@@ -41,17 +72,12 @@ FAULTS = [
         "states[max(start - edge.start - 1, 0) :]",
         f"{ENGINES} -k hidden",
     ),
-    Fault(
-        PREFIX,
-        "start = edges[-1].start",
-        "start = last.start",
-        f"{ENGINES} -k shortened",
-    ),
+    Fault(PREFIX, "start = edges[-1].start", "start = last.start", f"{TRUNKS} -k shortened"),
     Fault(
         PREFIX,
         "edge.tokens[at:], edge.start + at, upper",
         "edge.tokens[at:], edge.start, upper",
-        ANY,
+        f"{WORK} -k 'evicted or hidden or grown'",
     ),
     Fault(
         PREFIX,
@@ -63,13 +89,13 @@ FAULTS = [
         PREFIX,
         "            del leaf  # and with it its segment\n",
         '            self.gone = [*getattr(self, "gone", []), leaf]\n',
-        f"{ENGINES} -k 'memory or evicted or interleaving'",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(
         PREFIX,
         "[(leaf.needed, leaf.used,",
         "[(leaf.needed, -leaf.used,",
-        f"{ENGINES}",
+        f"{WORK} -k 'evicted or memory'",
     ),
     Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
     Fault(
@@ -98,7 +124,12 @@ FAULTS = [
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
-    Fault(SLOTS, "        self.empty(slot, keep)\n        self.clock", "        self.clock", ANY),
+    Fault(
+        SLOTS,
+        "        self.empty(slot, keep)\n        self.clock",
+        "        self.clock",
+        f"{WORK} -k 'evicted or taken_first or made_before'",
+    ),
     Fault(SLOTS, "if e.stop > keep]", "if e.start > keep]", ANY),
     Fault(
         SLOTS,
@@ -116,12 +147,12 @@ FAULTS = [
         SLOTS,
         "-(-max(length, 1) // _BUCKET) * _BUCKET",
         "max(length, 1) // _BUCKET * _BUCKET",
-        f"{ENGINES} -k 'interleaving or last_place'",
+        f"{LONG} -k long_enough",
     ),
     Fault(
         SLOTS,
-        "size = max(a.tail, b.tail)",
-        "size = min(a.tail, b.tail)",
+        "copy = self.content(a).clone() if size else None",
+        "copy = self.content(b).clone() if size else None",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     Fault(
@@ -136,13 +167,14 @@ FAULTS = [
         "pass",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
+    Fault(SLOTS, "before[start + len(slots)] - before[start]", "0", "tests/test_slots.py"),
     # Memory.
     Fault(MEMORY, "slot.busy or slot in claimed:", "slot.busy:", ANY),
     Fault(
         MEMORY,
         "slot is None or slot.busy or",
         "slot is None or",
-        f"{DECODERS} {ENGINES} -k interleaving",
+        f"{WORK} {TOGETHER} -k 'draws_alone or do_not_matter'",
     ),
     Fault(
         MEMORY,
@@ -203,42 +235,79 @@ FAULTS = [
         "tests/test_native.py -k included",
     ),
     # One copy of a common beginning.
-    Fault(RUNS, "part.segment.rows -= 1", "pass", STANDING),
-    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", STANDING),
+    Fault(RUNS, "part.segment.rows -= 1", "pass", f"{LONG} -k left_behind"),
+    Fault(RUNS, "self._held.nbytes -= self.piece.nbytes", "pass", f"{TRUNKS} -k shortened"),
     Fault(
         SLOTS,
         "self.pool.segment(piece, slot.base, trunk=True)",
         "self.pool.segment(piece, slot.base)",
-        "tests/test_engine_memory.py -k left_behind",
+        f"{LONG} -k left_behind",
     ),
-    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", STANDING),
-    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", STANDING),
+    Fault(MEMORY, "fork.stand(slot.trunk)", "pass", f"{TRUNKS} -k copies_less"),
+    Fault(MEMORY, "piece[max(base - at, 0) :]", "piece", f"{LONG} -k beginning"),
     Fault(
         TRUNK,
         "torch.logaddexp(self.mass, other.mass)",
         "torch.maximum(self.mass, other.mass)",
-        STANDING,
+        f"{TRUNKS} -k parts_of_attention",
     ),
-    Fault(RUNS, "if a.trunk != b.trunk:", "if False:", STANDING),
+    Fault(RUNS, "if a.trunk != b.trunk:", "if False:", f"{TRUNKS} -k no_keys_in_common"),
     # What is kept of keys and values.
     Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),
     Fault(KEPT, "(keys < self.sinks)", "(keys <= self.sinks)", KV),
     Fault(KEPT, "clamp_(-127, 127)", "clamp_(-120, 120)", f"{KV} -k 'bits or compressed'"),
     Fault(
         KEPT,
-        "return self.window - 1",
-        "return self.window - 2",
-        f"{KV} -k 'interleaving or behind'",
+        "(self.window if self.evicts is None else self.evicts.delay) - 1",
+        "(self.window if self.evicts is None else self.evicts.delay) - 2",
+        f"{KV} -k behind",
     ),
     Fault(KEPT, 'return f"{name} kv={self}" if self else name', "return name", f"{KV} -k named"),
     Fault(
         RUNS,
         "near = edge.stop > length - reach or",
         "near = edge.stop > length or",
-        f"{KV} -k 'interleaving or behind'",
+        f"{KV} -k behind",
     ),
-    Fault(SLOTS, "            self.pool.lose(edge, start, stop)\n", "            pass\n", KV),
-    Fault(MEMORY, "            fork.hole = slot.hole\n", "", f"{KV} -k 'interleaving or behind'"),
+    Fault(
+        SLOTS,
+        "            self.pool.lose(edge, start, stop)\n",
+        "            pass\n",
+        f"{KV} -k behind",
+    ),
+    Fault(MEMORY, "fork.hole, fork.left = slot.hole, slot.left", "pass", f"{KV} -k behind"),
     Fault(REACH, "keys = keys + lost * (keys >= at)", "pass", f"{KV} -k 'interleaving or window'"),
     Fault(BASE, "if value.kv != mine:", "if False:", f"{KV} -k 'named or refused'"),
+    # What heads give up.
+    Fault(EVICTING, "keys > at - self", "keys >= at - self", f"{HEADS} -k 'counts or teacher'"),
+    Fault(
+        EVICTING, "kept = stays[row, head,", "kept = stays[row, head * 0,", f"{HEADS} -k teacher"
+    ),
+    Fault(
+        EVICTING,
+        "self._evicts.score(layer, inputs, new, positions))",
+        "self._evicts.score(0, inputs, new, positions))",
+        f"{HEADS} -k 'teacher or packed'",
+    ),
+    Fault(
+        PACKING, "argsort(dim=-1, stable=True)", "argsort(dim=-1)[..., :0]", f"{HEADS} -k packed"
+    ),
+    Fault(PACKING, "scores > 0.5", "scores > -0.5", f"{HEADS} -k 'packed and dms'"),
+    Fault(
+        SLOTS,
+        "stop = (slot.length - keep) // group * group",
+        "stop = (slot.length - keep + group) // group * group",
+        f"{HEADS} -k packed",
+    ),
+    Fault(MEMORY, "or match.through is slot", "", f"{HEADS} -k packed"),
+    Fault(
+        RUNS,
+        "there = not slot.hole[0] < self.length < slot.hole[1] + reach",
+        "there = True",
+        f"{HEADS} -k packed",
+    ),
+    Fault(
+        GIVEN_UP, '{digest.hexdigest()}, {delay})"', '{delay})"', f"{HEADS} -k 'names or refused'"
+    ),
+    Fault(GIVEN_UP, "norms * (1 + _LONGER *", "norms * (1 - _LONGER *", f"{HEADS} -k interleaving"),
 ]

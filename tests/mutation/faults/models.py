@@ -6,8 +6,10 @@ from fault import Fault
 
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
-PRODUCTS, WHOLE = "tests/test_bfloat16.py", "tests/test_whole.py"
+PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
+JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
     Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
@@ -24,10 +26,10 @@ FAULTS = [
     Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),
     # Products and steps of our own.
-    Fault(f"{ENGINE}/bfloat16.cpp", "each * 2 * LANES", "each * LANES", PRODUCTS),
+    Fault(f"{ENGINE}/products.cpp", "% each * SIDE_BY_SIDE", "% each", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "at % each * 2 * SIDE", "at % each * SIDE", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "filled == inputs ? rows", "filled ? rows", PRODUCTS),
-    Fault(f"{ENGINE}/bfloat16.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
+    Fault(f"{ENGINE}/products.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),
@@ -36,6 +38,9 @@ FAULTS = [
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
+    Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
+    Fault(f"{ENGINE}/counters.py", "whole.takes(1)", "whole.takes(2)", SAYS),
+    Fault("ppl/cli/doctor.py", "9 / 8 * width * size", "9 / 8 * size", SAYS),
     Fault(
         f"{SERVER}/answer.py",
         "isinstance(value, bool) or not isinstance(value, int) or not 0",
@@ -76,7 +81,23 @@ FAULTS = [
         "ppl/runtime/replicas.py", "(-seen[c], now[c])", "(now[c],)", f"{REPLICAS} -k goes_where"
     ),
     Fault(
-        "ppl/lm/replica.py", "            self.stop.after(token)\n", "", f"{REPLICAS} -k half_way"
+        "ppl/lm/replica.py",
+        "            calling.run(self.ticket, self.stop.after, token)\n",
+        "",
+        f"{REPLICAS} -k half_way",
+    ),
+    Fault(
+        "ppl/runtime/link.py",
+        "now == before and now[0] in self._left",
+        "now[0] in self._left",
+        f"{FUNCTIONS} -k calls_return",
+    ),
+    Fault("ppl/runtime/link.py", "self.process.process.kill()", "pass", f"{FUNCTIONS} -k ends"),
+    Fault(
+        "ppl/lm/replica.py",
+        "under = None if ask.under is None else watched(ask.under)",
+        "under = ask.under",
+        f"{FUNCTIONS} -k brings_along",
     ),
     Fault("ppl/runtime/replicas.py", "self.kv = about.kv", "pass", f"{REPLICAS} -k it_copies"),
     Fault(
@@ -89,13 +110,13 @@ FAULTS = [
         "ppl/lm/huggingface.py",
         'vars(self).get("origin") if weights is None else None',
         'vars(self).get("origin")',
-        f"{ADAPTERS} -k no_other_law",
+        f"{JUDGING} -k no_other_law",
     ),
     Fault(
         "ppl/lm/huggingface.py",
-        "name = KV.read(self.kv).named(name)",
+        "name = self._keeps.named(name)",
         "pass",
-        f"{ADAPTERS} -k what_the_base_keeps",
+        f"{JUDGING} -k what_the_base_keeps",
     ),
     # Scores that others compute.
     Fault(
@@ -121,6 +142,24 @@ FAULTS = [
         "request.ledger.add(scored_tokens=length)",
         "pass",
         "tests/test_loop.py -k slow_server",
+    ),
+    Fault(
+        "ppl/lm/settings.py",
+        "error.args = (_in_words(error.args[0], said),)",
+        "pass",
+        "tests/test_loading.py -k 'are_none or do_not_have'",
+    ),
+    Fault(
+        "ppl/lm/origin.py",
+        "tuple(value) if isinstance(value, list) else value",
+        "value",
+        f"{REPLICAS} -k kept_in_files",
+    ),
+    Fault(
+        "ppl/cli/serve.py",
+        "if own and name not in models:",
+        "if own:",
+        "tests/test_cli_loading.py -k aliases",
     ),
     Fault(f"{SERVER}/probe.py", "reversed(texts)][::-1]", "texts]", f"{FLAKY} -k at_start"),
 ]

@@ -55,7 +55,7 @@ FAULTS = [
     ),
     Fault(OPERATORS, "return known + missing, flags", "return known, flags", f"{ARCHON} -k append"),
     Fault(OPERATORS, "draft.critique), log_weight=None", "draft.critique)", f"{ARCHON} -k critics"),
-    Fault(TESTING, "lambda i: -passed[i]", "lambda i: passed[i]", f"{ARCHON} -k really_run"),
+    Fault(TESTING, "lambda i: -passed[i]", "lambda i: passed[i]", f"{ARCHON} -k pass_most"),
     Fault(LAYERS, "and layer[0].alone", "and False", f"{ARCHON} -k rules"),
     Fault(
         POLICIES,

@@ -78,7 +78,7 @@ FAULTS = [
         PARTICLE,
         "key(self.seed, self.identity, *parts)",
         "key(self.identity, *parts)",
-        f"{BOUNDS} -k own_key tests/test_laws.py -k same_seed",
+        f"{BOUNDS} tests/test_laws.py -k 'own_key or same_seed'",
     ),
     Fault(
         PARTICLE,

@@ -1,5 +1,5 @@
-"""Products with bfloat16 weights by a program of our own (`bfloat16.cpp`), on a CPU that has
-instructions for them.
+"""Products with weights in bfloat16 or float32 by a program of our own (`products.cpp`), on a CPU
+that has instructions for them.
 
 The weights stay where oneDNN has put them, in its layout: there is one copy, which both can read.
 """
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ppl.lm.engine.building import built
 
-# Outputs of a tile, most likely first; inputs are filled up to a multiple of so many.
-_WIDTHS, _FILLED = (64, 48, 32, 16), 32
+# Outputs of a tile, most likely first.
+_WIDTHS = (64, 48, 32, 16)
+# Inputs are filled up to a multiple of so many, and so many of them lie side by side.
+_LIES = {torch.bfloat16: (32, 2), torch.float32: (16, 1)}
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
@@ -32,18 +34,22 @@ class Own:
 
     Raises:
         RuntimeError: there is no compiler, or the processor has no such instructions, or the weight
-            is not in bfloat16 or lies otherwise.
+            is of another type or lies otherwise.
 
     Attributes:
+        dtype: of the weight, and of what it is given and gives.
         most: up to so many rows it is quicker than oneDNN.
     """
 
     def __init__(self, packed: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self.outputs, self.inputs = weight.shape
-        program = _program()
-        self.most = int(program.most())
-        if self.most < 1 or weight.dtype != torch.bfloat16 or self.inputs % 2:
+        self.dtype = weight.dtype
+        if self.dtype not in _LIES or self.inputs % _LIES[self.dtype][1]:
             raise RuntimeError("no products of our own")
+        program = _program(self.dtype == torch.bfloat16)
+        self.most = int(program.most())
+        if self.most < 1:
+            raise RuntimeError("no products of our own on this processor")
         self._run, self._packed, self._where = program.multiply, packed, _where(packed)
         # Which it is depends on sizes and threads.
         self._width = next((w for w in _WIDTHS if self._lies(w, weight)), 0)
@@ -54,20 +60,27 @@ class Own:
         self._where_bias = None if self._bias is None else self._bias.data_ptr()
 
     def _tiles(self, width: int) -> Tensor:
-        """The weight as bits, `[tiles, pairs, width, 2]` if it lies so."""
-        kept = (ctypes.c_int16 * (_nbytes(self._packed) // 2)).from_address(self._where)
-        pairs = -(-self.inputs // _FILLED) * _FILLED // 2
-        return torch.frombuffer(kept, dtype=torch.int16).view(-1, pairs, width, 2)
+        """The weight as bits, `[tiles, inputs / beside, width, beside]` if it lies so."""
+        filled, beside = _LIES[self.dtype]
+        kept = (ctypes.c_char * _nbytes(self._packed)).from_address(self._where)
+        inputs = -(-self.inputs // filled) * filled
+        bits = torch.frombuffer(kept, dtype=self._bits)
+        return bits.view(-1, inputs // beside, width, beside)
+
+    @property
+    def _bits(self) -> torch.dtype:
+        return torch.int16 if self.dtype.itemsize == 2 else torch.int32
 
     def _lies(self, width: int, weight: Tensor) -> bool:
         """Whether it lies so, by the first and the last outputs: they are few bytes to look at."""
-        size = -(-self.inputs // _FILLED) * _FILLED * width * 2
+        filled, _ = _LIES[self.dtype]
+        size = -(-self.inputs // filled) * filled * width * self.dtype.itemsize
         if _nbytes(self._packed) % size or _nbytes(self._packed) // size * width < self.outputs:
             return False
         tiles, last = self._tiles(width), (self.outputs - 1) // width
         for tile in {0, last}:
             found = tiles[tile].transpose(0, 1).flatten(1)  # [width, inputs]
-            some = weight[tile * width : (tile + 1) * width].contiguous().view(torch.int16)
+            some = weight[tile * width : (tile + 1) * width].contiguous().view(self._bits)
             if not torch.equal(found[: len(some), : self.inputs], some):
                 return False
         return True
@@ -86,9 +99,9 @@ class Own:
             RuntimeError: `x` is of another type than the weight, or another size, or not on a CPU.
         """
         # From here on nobody looks at bounds.
-        if x.dtype != torch.bfloat16 or x.shape[-1] != self.inputs or not x.is_cpu:
+        if x.dtype != self.dtype or x.shape[-1] != self.inputs or not x.is_cpu:
             raise RuntimeError(
-                f"a layer of [{self.outputs}, {self.inputs}] in bfloat16 on a CPU was given "
+                f"a layer of [{self.outputs}, {self.inputs}] in {self.dtype} on a CPU was given "
                 f"{tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         x = x.contiguous()
@@ -117,8 +130,8 @@ def _nbytes(packed: Tensor) -> int:
 
 
 @cache
-def _program() -> Any:
-    program = built("bfloat16.cpp")
+def _program(half: bool) -> Any:
+    program = built("products.cpp", HALF=int(half))
     program.multiply.argtypes = [*[_INT64] * 5, _INT32, *[_POINTER] * 4]
     program.multiply.restype = None
     program.most.restype = _INT64

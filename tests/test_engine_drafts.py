@@ -180,7 +180,7 @@ def test_bits_are_those_without_guesses_where_steps_are_one_program(rows, monkey
         asked = [request(lm, some_texts()[i % 2], i, max_tokens=30) for i in range(rows)]
         if drafts:
             truth = {(r.key, r.spec): d.value.tokens for r, d in zip(asked, found[0], strict=True)}
-            lm.drafts.settings = replace(ALWAYS, depth=3)  # 16 tokens a pass are one program
+            lm.drafts.settings = replace(ALWAYS, depth=3)  # so many tokens a pass are one program
             poisoned(monkeypatch, truth)
         found.append(lm.sample_batch(asked))
     assert lm.drafts.tokens_accepted > 8 * rows

@@ -101,10 +101,10 @@ class Evicting:
 
     def _scored(self, module: Any, key: Tensor, positions: Tensor) -> Tensor:
         """Scores of all columns, those of new tokens written: `[B, H, L]`."""
+        layer, window = int(module.layer_idx), self._window
         if self._heard is None or self._heard[0] is not module:
             raise RuntimeError(f"what a {type(module).__name__} is given was not seen")
-        number: Any = module.layer_idx
-        inputs, layer, window = self._heard[1], int(number), self._window
+        inputs = self._heard[1]
         if window is None:
             return self._evicts.score(layer, inputs, key, positions).float()
         where = window.columns[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])

@@ -299,7 +299,6 @@ FAULTS = [
         "stop = (slot.length - keep + group) // group * group",
         f"{HEADS} -k packed",
     ),
-    Fault(MEMORY, "or match.through is slot", "", f"{HEADS} -k packed"),
     Fault(
         RUNS,
         "there = not slot.hole[0] < self.length < slot.hole[1] + reach",

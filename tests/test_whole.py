@@ -177,6 +177,24 @@ def test_hooks_of_all_modules_and_norms_with_other_weights_run_as_they_are():
 
 @needs_own
 @torch.inference_mode()
+def test_layers_that_have_come_to_do_something_else_run_as_they_are(monkeypatch):
+    model = small(KINDS["Llama"]())
+    step = Engine(model, name="small", capacity=1 << 22).runner.whole
+    assert step is not None
+    assert step.takes(1)
+    mlp = model.model.layers[1].mlp
+    mlp.forward = lambda x: 0 * x
+    assert not step.takes(1)
+    del mlp.forward
+    assert step.takes(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaMLP, "forward", lambda self, x: 0 * x)
+        assert not step.takes(1)
+    assert step.takes(1)
+
+
+@needs_own
+@torch.inference_mode()
 def test_a_program_that_disagrees_is_left_out(monkeypatch):
     run = WholeStep.__call__
     monkeypatch.setattr(WholeStep, "__call__", lambda self, *given: 1.5 * run(self, *given))

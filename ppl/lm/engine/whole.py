@@ -81,6 +81,9 @@ class WholeStep:
         self._most = min(layer.own_rows for layer in self._products)
         self._hooks = [h for m in base.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
+        self._modules = [vars(m) for m in base.modules()]
+        kinds: set[Any] = set(map(type, base.modules()))
+        self._forwards = {kind: kind.forward for kind in kinds}
         self._layers = np.array(rows, dtype=np.int64)
         half = self._dtype == torch.bfloat16
         attend = native.program(heads, queries // heads, self._dim, self._dim, half)
@@ -93,10 +96,13 @@ class WholeStep:
 
     def takes(self, rows: int) -> bool:
         """Whether it makes the step of so many rows: for more the library's products are quicker,
-        and where something is to be done whenever a layer runs, or a norm has been given another
-        weight, the layers have to run."""
+        and where something else is to be done whenever a layer runs, or a norm has been given
+        another weight, the layers have to run."""
         where = [each["weight"].data_ptr() for each in self._norms]
-        return rows <= self._most and not any(self._hooks) and where == self._where
+        known = rows <= self._most and not any(self._hooks) and where == self._where
+        if not known or any("forward" in each for each in self._modules):
+            return False
+        return all(kind.forward is run for kind, run in self._forwards.items())
 
     def __call__(
         self,

@@ -35,6 +35,7 @@ FAULTS = [
     ),
     Fault(f"{ENGINE}/whole.cpp", "d])) - rounded(b", "d])) + rounded(b", WHOLE),
     Fault(f"{ENGINE}/whole.py", "and not any(self._hooks)", "", WHOLE),
+    Fault(f"{ENGINE}/whole.py", 'or any("forward" in each for each in self._modules)', "", WHOLE),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),

@@ -126,7 +126,8 @@ def test_slots_come_back_after_a_cancellation(tiny):
 
     async def main():
         doomed = asyncio.create_task(SMC(200).arun(solve, QUESTION, lm, prm, seed=1))
-        await asyncio.sleep(0.2)
+        while not busy():
+            await asyncio.sleep(0.001)
         doomed.cancel()
         with pytest.raises(asyncio.CancelledError):
             await doomed

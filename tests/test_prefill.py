@@ -209,8 +209,8 @@ PROMPTS = [
 @needs_compiler
 @pytest.mark.parametrize("most", [4096, 100, 289, 7])
 def test_prompts_to_stand_on_share_passes(sharer, most, monkeypatch):
-    monkeypatch.setattr("ppl.lm.engine.passes._PREFILL_TOKENS", most)
     engine = sharer.engine
+    monkeypatch.setattr(engine.runner, "_at_once", most)
     engine.pool.clear()
     engine.runner.forget()
     total = sum(map(len, PROMPTS))

@@ -42,7 +42,9 @@ class Drafts:
         if self.switch not in ("auto", "always"):
             raise ValueError(f"switch={self.switch!r}: 'auto' or 'always'")
         if isinstance(self.source, str) and self.source != "siblings":
-            raise ValueError(f"drafts={self.source!r}: 'siblings', or a model: drafts=ppl.load(...)")
+            raise ValueError(
+                f"drafts={self.source!r}: 'siblings', or a model: drafts=ppl.load(...)"
+            )
 
 
 def drafts_of(given: str | LanguageModel | Drafts, model: LogitsModel) -> Drafts:

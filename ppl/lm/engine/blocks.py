@@ -76,6 +76,6 @@ def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]], price: int) -> 
         slots.states[part],
         inputs[2],
         max(columns) + 1,
-        slots=torch.tensor(where),
+        slots=torch.tensor(where, device="cpu"),
     )
     return Blocks(inputs, window, spans, texts, trunks)

@@ -175,7 +175,7 @@ class Passes:
             self._fill_evenly(rows)
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
-        few = missing <= min(_MOST_TOGETHER * len(rows), _PREFILL_TOKENS)
+        few = missing <= min(_MOST_TOGETHER * len(rows), self._at_once)
         if rows and few and self._takes_whole(missing):
             self._as_steps(rows)
             return

@@ -140,7 +140,8 @@ class WholeStep:
         fits &= x.is_contiguous() and x.numel() == rows * self._hidden
         shape = self._heads, self._dim, self._dim
         fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        fits &= window.columns.numel() == rows
+        fits &= window.columns.numel() == rows and positions.is_cpu and window.columns.is_cpu
+        fits &= window.slots is None or window.slots.is_cpu
         if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
             raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()

@@ -395,7 +395,7 @@ def test_what_cannot_go_back_is_refused_by_name():
         ppl.HFModel(lfm2, Letters(), name="lfm2", drafts="siblings")
     with pytest.raises(UnsupportedModelError, match=r"no drafts: with kv='window\(16, 4\)'"):
         make(kv="window(16)", drafts="siblings")
-    with pytest.raises(ValueError, match="'siblings', or a model: drafts=ppl.load"):
+    with pytest.raises(ValueError, match=r"'siblings', or a model: drafts=ppl.load"):
         make(drafts="cousins")
     with pytest.raises(ValueError, match="switch='maybe'"):
         Drafts(switch="maybe")

@@ -45,7 +45,6 @@ def by_vllm(folder: str) -> Side:
     engine = vllm_engine(folder)
 
     def run(asked: Texts, rows: int, new: int, seed: int) -> dict[str, float]:
-        count = len(asked) * rows
         # Without seeds: where it cuts prompts, a request that has one ends it on a CPU.
         settings: Any = SamplingParams(max_tokens=new, detokenize=False)
         texts: list[Any] = [{"prompt_token_ids": p} for p in asked for _ in range(rows)]

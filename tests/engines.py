@@ -14,6 +14,7 @@ import ppl
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, Spec
 from ppl.lm.engine.graphs import StepGraphs
+from ppl.lm.engine.linear import pack_linears
 from ppl.lm.sampling import Warp
 
 # Where the engine runs: `cuda` puts the exactness tests on a GPU (tests/benchmarks/gpu.sh does).
@@ -214,8 +215,11 @@ def emulated_graphs(engine) -> StepGraphs:
 
 
 @functools.cache
-def engine_of(kv_bytes: int, compile: bool = False):
-    return make(kv_bytes=kv_bytes, compile=compile).engine
+def engine_of(kv_bytes: int, compile: bool = False, pack: bool = False):
+    model, few = random_model(FAMILIES["Llama"]()), torch.tensor([[1, 2]], device=DEVICE)
+    if pack:
+        pack_linears(model, lambda: model(input_ids=few, use_cache=False))
+    return ppl.HFModel(model, Letters(), name="Llama", kv_bytes=kv_bytes, compile=compile).engine
 
 
 @functools.cache

@@ -156,6 +156,8 @@ def test_positions_that_change_with_the_length_are_refused_by_name_or_exact():
         "standing",
         pytest.param("compiled", marks=needs_compiler),
         pytest.param("compiled standing", marks=needs_compiler),
+        pytest.param("whole", marks=needs_compiler),
+        pytest.param("whole standing", marks=needs_compiler),
     ],
 )
 @pytest.mark.parametrize("kv_bytes", [1, 60_000, 1 << 26])
@@ -164,7 +166,9 @@ def test_positions_that_change_with_the_length_are_refused_by_name_or_exact():
 @torch.inference_mode()
 def test_any_interleaving_equals_a_plain_forward(kv_bytes, way, operations):
     """Rows open anywhere in known texts, run on in any company, stop, are read and evicted."""
-    engine = engine_of(kv_bytes, compile="compiled" in way)
+    engine = engine_of(kv_bytes, compile="compiled" in way, pack="whole" in way)
+    if "whole" in way and engine.runner.whole is None:
+        pytest.skip("needs a processor with AVX512")
     engine.runner.price = 10**9 if way in ("apart", "graphs") else 0
     standing = "standing" in way
     engine.sharing.block, engine.sharing.price = (2, -1) if standing else (64, 10**9)

@@ -129,8 +129,9 @@ OPERATIONS = st.lists(
 )
 
 
-def interleaved(engine, operations, plain_states) -> None:
+def interleaved(engine, operations, plain_states, within: float = 1e-4) -> None:
     """Does this with rows of an engine, and compares all that it says of them with another."""
+    assert_close = functools.partial(assert_near, within=within)
     texts: list[tuple[int, ...]] = [(3,)]
     rows: list[tuple[object, tuple[int, ...], torch.Tensor]] = []
     for kind, numbers, suffix in operations:
@@ -229,6 +230,9 @@ def plain_states(text: tuple[int, ...]) -> torch.Tensor:
     )
 
 
-def assert_close(ours: torch.Tensor, plain: torch.Tensor) -> None:
+def assert_near(ours: torch.Tensor, plain: torch.Tensor, within: float) -> None:
     assert ours.shape == plain.shape
-    assert float((ours - plain).abs().max()) < 1e-4
+    assert float((ours - plain).abs().max()) < within
+
+
+assert_close = functools.partial(assert_near, within=1e-4)

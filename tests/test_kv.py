@@ -179,7 +179,9 @@ def test_any_interleaving_equals_one_pass_of_the_compressed_model(kv, way, kv_by
     engine.runner.graphs = step_graphs(engine) if way == "graphs" else None
     engine._memory.slides, engine._memory.most = "sliding" in way, 11
     engine.pool.clear()
-    interleaved(engine, operations, functools.partial(states_of, kv))
+    # Where the last place is open, a number may go to the other of its eight bits.
+    within = 2e-3 if "int8" in kv else 1e-4
+    interleaved(engine, operations, functools.partial(states_of, kv), within)
 
 
 @pytest.mark.parametrize("standing", [False, True])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-import statistics
 from dataclasses import dataclass
 
-import pyro
 import pytest
 import torch
 import transformers as tf
+from compressed import PROMPT, estimates, evidence, sharp
 from engines import (
     DEVICE,
     FAMILIES,
@@ -36,9 +33,6 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.slots import bucket
 from ppl.lm.eviction import DMS, Delayed
 from ppl.lm.sampling import Warp
-from ppl.searchers import SMC
-
-PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 
 
 def random_dms(delay: int = 5, seed: int = 0, scale: float = 1.0) -> DMS:
@@ -417,42 +411,13 @@ def test_trained_weights_are_read_from_files(tmp_path):
 
 # -- unbiased, for that model ----------------------------------------------------------------------
 
-LETTERS = (5, 6)
-
-
-@functools.cache
-def sharp(kv: str) -> ppl.HFModel:
-    """Of which it matters what heads give up."""
-    model = random_model(FAMILIES["Llama"]())
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight *= 8
-    return ppl.HFModel(model, Letters(), name="sharp", kv=kv)
-
 
 def exact_evidence(delay: int) -> float:
-    lm, total = sharp("delayed(4, 6)"), 0.0
-    for new in itertools.product(LETTERS, repeat=6):
-        states = evicted(lm.model, delay, shortest(4), (*PROMPT, *new))[len(PROMPT) - 1 : -1]
-        of_all = lm.logits(states).double()[:, list(LETTERS)].log_softmax(-1)
-        log_p = sum(float(of_all[t, LETTERS.index(token)]) for t, token in enumerate(new))
-        total += math.exp(log_p + 0.7 * new.count(5) - 3 * 0.4)
-    return total
+    lm = sharp("delayed(4, 6)")
+    return evidence(lm, lambda text: evicted(lm.model, delay, shortest(4), text))
 
 
 def test_evidence_is_that_of_the_model_whose_heads_give_tokens_up():
-    lm = sharp("delayed(4, 6)")
-
-    def program():
-        text = ppl.Text(PROMPT, lm.codec)
-        for t in range(3):
-            step = pyro.sample(f"x{t}", lm(text, max_tokens=2, allowed=LETTERS))
-            text = text + step
-            pyro.factor(f"ok{t}", torch.tensor(0.7 * step.tokens.count(5) - 0.4))
-
-    smc = SMC(8, ess_threshold=0.9)
-    found = [math.exp(smc.run(program, seed=seed).log_evidence) for seed in range(40)]
-    mean, error = statistics.fmean(found), statistics.stdev(found) / 40**0.5
+    mean, error = estimates("delayed(4, 6)", 40)
     assert abs(mean - exact_evidence(6)) < 3.5 * error
     assert abs(mean - exact_evidence(100)) > 6 * error  # which that of the full model is not

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-import statistics
 
 import families
 import pyro
@@ -13,7 +10,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from compressed import Rounding, compressed
+from compressed import PROMPT, Rounding, compressed, estimates, evidence, sharp, tilted
 from engines import (
     DEVICE,
     FAMILIES,
@@ -37,9 +34,8 @@ from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.kv import KV, restored, rounded
 from ppl.lm.engine.slots import bucket
 from ppl.lm.sampling import Warp
-from ppl.searchers import SMC, BestOfN
+from ppl.searchers import BestOfN
 
-PROMPT = tuple(3 + (7 * i * i + 5 * i) % 90 for i in range(20))
 KINDS = ["int8", "window(6, 2)", "int8+window(6, 2)"]
 
 
@@ -415,48 +411,11 @@ def test_a_score_of_a_draw_of_another_setting_is_refused():
 
 # -- unbiased, for the compressed model -----------------------------------------------------------
 
-LETTERS = (5, 6)
-
-
-@functools.cache
-def sharp(kv: str) -> ppl.HFModel:
-    """Of which windows and bits matter."""
-    model = random_model(FAMILIES["Llama"]())
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight *= 8
-    return ppl.HFModel(model, Letters(), name="sharp", kv=kv)
-
-
-def tilted(lm, factors: bool = True):
-    def program():
-        text = ppl.Text(PROMPT, lm.codec)
-        for t in range(3):
-            step = pyro.sample(f"x{t}", lm(text, max_tokens=2, allowed=LETTERS))
-            text = text + step
-            if factors:
-                pyro.factor(f"ok{t}", torch.tensor(0.7 * step.tokens.count(5) - 0.4))
-
-    return program
-
 
 @functools.cache
 def exact_evidence(kv: str) -> float:
-    lm, total = sharp(kv), 0.0
-    for new in itertools.product(LETTERS, repeat=6):
-        states = compressed(lm.model, kv, (*PROMPT, *new))[len(PROMPT) - 1 : -1]
-        of_all = lm.logits(states).double()[:, list(LETTERS)].log_softmax(-1)
-        log_p = sum(float(of_all[t, LETTERS.index(token)]) for t, token in enumerate(new))
-        total += math.exp(log_p + 0.7 * new.count(5) - 3 * 0.4)
-    return total
-
-
-def estimates(kv: str, seeds: int, guide=None) -> tuple[float, float]:
-    """Mean of the evidence over seeds, and its standard error."""
-    smc, program = SMC(8, ess_threshold=0.9), tilted(sharp(kv))
-    found = [math.exp(smc.run(program, guide=guide, seed=s).log_evidence) for s in range(seeds)]
-    return statistics.fmean(found), statistics.stdev(found) / seeds**0.5
+    lm = sharp(kv)
+    return evidence(lm, lambda text: compressed(lm.model, kv, text))
 
 
 @pytest.mark.parametrize("kv", KINDS)

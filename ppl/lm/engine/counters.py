@@ -43,8 +43,7 @@ class Counters:
         needs its layers; through `torch.compile`; or layer by layer, as the model itself does."""
         if self.runner.graphs is not None:
             return "graphs"
-        whole = self.runner.whole
-        if whole is not None and whole.takes(1) and not self.runner.adapters.there:
+        if self.runner.takes_whole(1):
             return "whole"
         return "plain" if self.runner.compiled is None else "compiled"
 

@@ -176,7 +176,7 @@ class Passes:
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
         few = missing <= min(_MOST_TOGETHER * len(rows), self._at_once)
-        if rows and few and self._takes_whole(missing):
+        if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
         if self._packs and missing >= _PACKED * len(rows):
@@ -219,11 +219,11 @@ class Passes:
 
     def as_steps(self, tokens: int) -> bool:
         """Whether a pass of several tokens a row, so many in all, goes through a step's program."""
-        if self.compiled is not None:
-            return self.compiled.native and not self._keeps
-        return self._takes_whole(tokens)
+        step, keeps = self.compiled, self._keeps
+        return self.takes_whole(tokens) if step is None else step.native and not keeps
 
-    def _takes_whole(self, rows: int) -> bool:
+    def takes_whole(self, rows: int) -> bool:
+        """Whether a step of so many rows is one program."""
         return self.whole is not None and self.whole.takes(rows) and not self.adapters.there
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
@@ -443,7 +443,7 @@ class Passes:
         self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
     ) -> Tensor:
         """Looks at no value, so that it can be captured, where no row stands on a trunk."""
-        step = self.whole if self._takes_whole(len(ids)) else self.compiled
+        step = self.whole if self.takes_whole(len(ids)) else self.compiled
         if step is not None and ids.shape[1] == 1:
             states: Tensor = step(ids, positions, window, running_spans(), standing)
             window.keep(states)

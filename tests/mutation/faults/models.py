@@ -40,7 +40,7 @@ FAULTS = [
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
-    Fault(f"{ENGINE}/counters.py", "whole.takes(1)", "whole.takes(2)", SAYS),
+    Fault(f"{ENGINE}/counters.py", "takes_whole(1)", "takes_whole(2)", SAYS),
     Fault("ppl/cli/doctor.py", "9 / 8 * width * size", "9 / 8 * size", SAYS),
     Fault(
         f"{SERVER}/answer.py",

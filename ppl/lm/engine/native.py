@@ -163,6 +163,7 @@ def fill(
         scaling,
         softcap,
         None if sinks is None else sinks.data_ptr(),
+        None,
         out.data_ptr(),
     )
     return out
@@ -177,7 +178,7 @@ def _filling(*kind: int) -> Any:
     """The function `fill` of its source, for one kind of model."""
     run = _program("prefill.cpp", *kind).fill
     run.argtypes = [ctypes.c_int32, _POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, _POINTER, _POINTER]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 3]
     run.restype = None
     return run
 

@@ -1,0 +1,245 @@
+// Attention of many queries to the same keys and values by the processor's units for whole matrices
+// (AMX): as `Together`, of bfloat16, up to `AT_ONCE` queries and `KEYS` keys at a time (FlashAttention,
+// Dao et al. 2022, arXiv:2205.14135).
+//
+// Keys lie as a left factor wants them, so scores are computed with queries side by side, as in
+// `Together`: no maximum and no sum goes across a vector. Weights are rounded to bfloat16, as there.
+// What a query sees does not depend on the queries beside it.
+
+#pragma once
+
+#include "matrices.h"
+#include "together.h"
+
+#define FLASH (DIM % 32 == 0 && WIDE % 16 == 0)
+
+#if FLASH
+namespace flash {
+
+using matrices::ONE;
+using matrices::SIDE;
+using matrices::STEP;
+
+enum { KEYS = 128, VECTORS = 12, AT_ONCE = VECTORS * LANES };
+
+// Columns [SIDE][SIDE] of 32 bits become rows.
+static inline void transposed(__m512i *rows) {
+    __m512i some[SIDE];
+#pragma GCC unroll 8
+    for (int i = 0; i < SIDE; i += 2) {
+        some[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        some[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < SIDE; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(some[i], some[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(some[i], some[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(some[i + 1], some[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(some[i + 1], some[i + 3]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < SIDE; i += 8)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            some[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
+            some[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
+        }
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        rows[j] = _mm512_shuffle_i32x4(some[j], some[j + 8], 0x88);
+        rows[j + 8] = _mm512_shuffle_i32x4(some[j], some[j + 8], 0xdd);
+    }
+}
+
+// Two to the power of x <= 0, in float32 (a polynomial of its own, to 1e-7).
+static inline __m512 power(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126));  // what is smaller is no normal number
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.32647e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.67151e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550734e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022242e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314698e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+struct Together {
+    alignas(64) whole q[VECTORS][DIM / 2];
+    alignas(64) vector sum[VECTORS][WIDE], scores[KEYS];
+    alignas(64) whole pairs[KEYS / 2];
+    alignas(64) number padded[KEYS * DIM], across[WIDE * KEYS];
+    vector most[VECTORS], mass[VECTORS], first[VECTORS], last[VECTORS];
+    int vectors;
+    float scaling;
+
+    // Puts queries in the places of a vector.
+    void ask(int v, const number *const *asked, float scale) {
+        scaling = scale;
+        for (int d = 0; d < DIM; d += STEP) {
+            __m512i rows[SIDE];
+#pragma GCC unroll 16
+            for (int i = 0; i < SIDE; i++) rows[i] = _mm512_loadu_si512(asked[i] + d);
+            transposed(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < SIDE; i++) q[v][d / 2 + i] = (whole)rows[i];
+        }
+        most[v] = vector{} - INFINITY;
+        mass[v] = first[v] = vector{};
+        for (int d = 0; d < WIDE; d++) sum[v][d] = vector{};
+    }
+
+    // A query has seen a key without a value.
+    void sink(int v, int i, float score) {
+        most[v][i] = score / scaling;
+        mass[v][i] = 1;
+    }
+
+    // What the first `count` of them have found.
+    void answer(int v, int count, number *const *out) const {
+        const vector by = 1.0f / mass[v];
+        for (int d = 0; d < WIDE; d += SIDE) {
+            __m512i rows[SIDE];
+#pragma GCC unroll 16
+            for (int i = 0; i < SIDE; i++) rows[i] = (__m512i)(sum[v][d + i] * by);
+            transposed(rows);
+            for (int i = 0; i < count; i++)
+                _mm256_storeu_si256((__m256i *)(out[i] + d), (__m256i)_mm512_cvtneps_pbh((__m512)rows[i]));
+        }
+    }
+
+    // Values of `part` keys, zeros behind them up to `filled`: those of a key are a column.
+    void turn(const number *values, int part, int filled) {
+        for (int t = 0; t < filled; t += STEP)
+            for (int d = 0; d < WIDE; d += SIDE) {
+                __m512i rows[SIDE];
+#pragma GCC unroll 16
+                for (int i = 0; i < SIDE; i++) {
+                    const int at = t + 2 * i;
+                    const __m256i *one = (const __m256i *)(values + at * WIDE + d);
+                    const __m256i *other = (const __m256i *)(values + (at + 1) * WIDE + d);
+                    rows[i] = _mm512_setzero_si512();
+                    if (at < part) rows[i] = _mm512_cvtepu16_epi32(_mm256_loadu_si256(one));
+                    if (at + 1 < part)
+                        rows[i] = _mm512_or_si512(rows[i], _mm512_slli_epi32(_mm512_cvtepu16_epi32(
+                                                               _mm256_loadu_si256(other)), 16));
+                }
+                transposed(rows);
+#pragma GCC unroll 16
+                for (int i = 0; i < SIDE; i++)
+                    _mm512_store_si512(across + (d + i) * KEYS + t, rows[i]);
+            }
+    }
+
+    void score(const number *keys, int count, int v) {  // a multiple of 2 * SIDE keys
+        asm volatile("" ::: "memory");  // the compiler does not know what tiles read
+        for (int t = 0; t < count; t += 2 * SIDE) {
+            _tile_zero(0);
+            _tile_zero(1);
+            for (int d = 0; d < DIM; d += STEP) {
+                _tile_loadd(6, &q[v][d / 2], 4 * SIDE);
+                _tile_loadd(4, keys + t * DIM + d, 2 * DIM);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(5, keys + (t + SIDE) * DIM + d, 2 * DIM);
+                _tile_dpbf16ps(1, 5, 6);
+            }
+            _tile_stored(0, scores + t, 4 * SIDE);
+            _tile_stored(1, scores + t + SIDE, 4 * SIDE);
+        }
+        asm volatile("" ::: "memory");
+    }
+
+    void add(int count, int v) {
+        asm volatile("" ::: "memory");
+        for (int d = 0; d < WIDE; d += SIDE) {
+            _tile_loadd(0, &sum[v][d], 4 * SIDE);
+            for (int t = 0; t < count; t += STEP) {
+                _tile_loadd(6, &pairs[t / 2], 4 * SIDE);
+                _tile_loadd(4, across + d * KEYS + t, 2 * KEYS);
+                _tile_dpbf16ps(0, 4, 6);
+            }
+            _tile_stored(0, &sum[v][d], 4 * SIDE);
+        }
+        asm volatile("" ::: "memory");
+    }
+
+    // From scores to weights; some are hidden where HIDES.
+    template <bool HIDES> void weigh(int v, int count) {
+        const float by = 1.44269504f * scaling;  // to powers of two
+        const __m512 least = _mm512_set1_ps(-INFINITY);
+        __m512 tops[4] = {(__m512)most[v], least, least, least};
+        for (int t = 0; t < count; t += 4)
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                tops[j] = _mm512_max_ps((__m512)scores[t + j], tops[j]);
+        __m512 top = _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
+        top = _mm512_max_ps(top, _mm512_set1_ps(-1e30f));  // who has looked at nothing yet
+        const __m512 scale = _mm512_set1_ps(by), minus = _mm512_mul_ps(top, _mm512_set1_ps(-by));
+        __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (int t = 0; t < count; t += 2) {
+            __m512 w[2];
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) {
+                const __m512 score = (__m512)scores[t + j];
+                w[j] = power(_mm512_fmadd_ps(score, scale, minus));
+                if (HIDES)
+                    w[j] = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, least, _CMP_NEQ_UQ), w[j]);
+                totals[j] = _mm512_add_ps(totals[j], w[j]);
+            }
+            pairs[t / 2] = paired((vector)w[0], (vector)w[1]);
+        }
+        const __m512 shrink = power(_mm512_fmadd_ps((__m512)most[v], scale, minus));
+        if (_mm512_cmp_ps_mask((__m512)most[v], top, _CMP_NEQ_UQ))
+            for (int d = 0; d < WIDE; d++) sum[v][d] *= (vector)shrink;
+        most[v] = (vector)top;
+        mass[v] = mass[v] * (vector)shrink + (vector)_mm512_add_ps(totals[0], totals[1]);
+    }
+
+    // As that of the other.
+    void look(const number *keys, const number *values, int64_t from, int64_t count,
+              float earliest, float softcap) {
+        for (int64_t start = 0; start < count; start += KEYS) {
+            const int part = count - start < KEYS ? (int)(count - start) : KEYS;
+            const int64_t place = from + start;
+            if (place + part <= (int64_t)earliest) continue;
+            const int filled = (part + STEP - 1) / STEP * STEP;
+            const number *some = keys + start * DIM;
+            if (part < filled) {
+                memcpy(padded, some, part * DIM * sizeof(number));
+                memset(padded + part * DIM, 0, (filled - part) * DIM * sizeof(number));
+                some = padded;
+            }
+            turn(values + start * WIDE, part, filled);
+            for (int v = 0; v < vectors; v++) {
+                const __m512 to = (__m512)last[v], since = (__m512)first[v];
+                const float soonest = _mm512_reduce_min_ps(to), latest = _mm512_reduce_max_ps(since);
+                const int64_t behind = (int64_t)_mm512_reduce_max_ps(to) + 1 - place;
+                if (behind <= 0 || place + part <= (int64_t)_mm512_reduce_min_ps(since)) continue;
+                const int seen = behind < part ? (int)behind : part;
+                const int steps = (seen + STEP - 1) / STEP * STEP;
+                score(some, steps, v);
+                for (int t = 0; softcap > 0 && t < seen; t++)
+                    for (int i = 0; i < LANES; i++)
+                        scores[t][i] = softcap * std::tanh(scores[t][i] * scaling / softcap) / scaling;
+                const bool hides = (float)place < latest || (float)(place + seen - 1) > soonest;
+                for (int t = 0; hides && t < seen; t++) {
+                    const __m512 at = _mm512_set1_ps((float)(place + t));
+                    const __mmask16 unseen = _mm512_cmp_ps_mask(since, at, _CMP_GT_OQ) |
+                                             _mm512_cmp_ps_mask(to, at, _CMP_LT_OQ);
+                    scores[t] = (vector)_mm512_mask_mov_ps((__m512)scores[t], unseen,
+                                                           _mm512_set1_ps(-INFINITY));
+                }
+                for (int t = seen; t < steps; t++) scores[t] = vector{} - INFINITY;
+                if (hides || seen < steps)
+                    weigh<true>(v, steps);
+                else
+                    weigh<false>(v, steps);
+                add(steps, v);
+            }
+        }
+    }
+};
+
+}  // namespace flash
+#endif

@@ -132,35 +132,67 @@ struct Together {
             }
     }
 
-    void score(const number *keys, int count, int v) {  // a multiple of 2 * SIDE keys
+    // Of so many keys, a multiple of STEP; up to four tiles of them at a time.
+    void score(const number *keys, int count, int v) {
         asm volatile("" ::: "memory");  // the compiler does not know what tiles read
-        for (int t = 0; t < count; t += 2 * SIDE) {
+        for (int t = 0; t < count; t += 4 * SIDE) {
+            const number *at = keys + t * DIM;
+            const bool all = t + 4 * SIDE <= count;
             _tile_zero(0);
             _tile_zero(1);
+            if (all) _tile_zero(2);
+            if (all) _tile_zero(3);
             for (int d = 0; d < DIM; d += STEP) {
                 _tile_loadd(6, &q[v][d / 2], 4 * SIDE);
-                _tile_loadd(4, keys + t * DIM + d, 2 * DIM);
+                _tile_loadd(4, at + d, 2 * DIM);
                 _tile_dpbf16ps(0, 4, 6);
-                _tile_loadd(5, keys + (t + SIDE) * DIM + d, 2 * DIM);
+                _tile_loadd(5, at + SIDE * DIM + d, 2 * DIM);
                 _tile_dpbf16ps(1, 5, 6);
+                if (!all) continue;
+                _tile_loadd(4, at + 2 * SIDE * DIM + d, 2 * DIM);
+                _tile_dpbf16ps(2, 4, 6);
+                _tile_loadd(5, at + 3 * SIDE * DIM + d, 2 * DIM);
+                _tile_dpbf16ps(3, 5, 6);
             }
             _tile_stored(0, scores + t, 4 * SIDE);
             _tile_stored(1, scores + t + SIDE, 4 * SIDE);
+            if (all) _tile_stored(2, scores + t + 2 * SIDE, 4 * SIDE);
+            if (all) _tile_stored(3, scores + t + 3 * SIDE, 4 * SIDE);
         }
         asm volatile("" ::: "memory");
     }
 
-    void add(int count, int v) {
-        asm volatile("" ::: "memory");
-        for (int d = 0; d < WIDE; d += SIDE) {
-            _tile_loadd(0, &sum[v][d], 4 * SIDE);
-            for (int t = 0; t < count; t += STEP) {
-                _tile_loadd(6, &pairs[t / 2], 4 * SIDE);
-                _tile_loadd(4, across + d * KEYS + t, 2 * KEYS);
-                _tile_dpbf16ps(0, 4, 6);
-            }
-            _tile_stored(0, &sum[v][d], 4 * SIDE);
+    // Values with the weights of so many keys to the sums; N tiles of these at a time.
+    template <int N> void add_some(int count, int v, int d) {
+        _tile_loadd(0, &sum[v][d], 4 * SIDE);
+        if (N > 1) _tile_loadd(1, &sum[v][d + SIDE], 4 * SIDE);
+        if (N > 2) _tile_loadd(2, &sum[v][d + 2 * SIDE], 4 * SIDE);
+        if (N > 3) _tile_loadd(3, &sum[v][d + 3 * SIDE], 4 * SIDE);
+        for (int t = 0; t < count; t += STEP) {
+            const number *at = across + d * KEYS + t;
+            _tile_loadd(6, &pairs[t / 2], 4 * SIDE);
+            _tile_loadd(4, at, 2 * KEYS);
+            _tile_dpbf16ps(0, 4, 6);
+            if (N > 1) _tile_loadd(5, at + SIDE * KEYS, 2 * KEYS);
+            if (N > 1) _tile_dpbf16ps(1, 5, 6);
+            if (N > 2) _tile_loadd(4, at + 2 * SIDE * KEYS, 2 * KEYS);
+            if (N > 2) _tile_dpbf16ps(2, 4, 6);
+            if (N > 3) _tile_loadd(5, at + 3 * SIDE * KEYS, 2 * KEYS);
+            if (N > 3) _tile_dpbf16ps(3, 5, 6);
         }
+        _tile_stored(0, &sum[v][d], 4 * SIDE);
+        if (N > 1) _tile_stored(1, &sum[v][d + SIDE], 4 * SIDE);
+        if (N > 2) _tile_stored(2, &sum[v][d + 2 * SIDE], 4 * SIDE);
+        if (N > 3) _tile_stored(3, &sum[v][d + 3 * SIDE], 4 * SIDE);
+    }
+
+    void add(int count, int v) {
+        enum { ALL = WIDE / (4 * SIDE) * 4 * SIDE };
+        asm volatile("" ::: "memory");
+        for (int d = 0; d < ALL; d += 4 * SIDE) add_some<4>(count, v, d);
+        if (WIDE - ALL == 3 * SIDE) add_some<3>(count, v, ALL);
+        if (WIDE - ALL == 2 * SIDE) add_some<2>(count, v, ALL);
+        if (WIDE - ALL == SIDE) add_some<1>(count, v, ALL);
         asm volatile("" ::: "memory");
     }
 

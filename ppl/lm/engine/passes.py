@@ -334,20 +334,26 @@ class Passes:
 
     @property
     def _packs(self) -> bool:
-        """Whether texts are filled in compiled passes without padding: their layers look at all
-        tokens, their rows know no more than these, and none has weights of its own."""
-        compiled = self.compiled is not None and self.compiled.native
-        plain = not self.windows and not self._states and not self._keeps.int8
-        return compiled and plain and not self.adapters.there
+        """Whether texts are filled in passes without padding: by the program of a step, whose rows
+        know no more than these and have no weights of their own; compiled, layers look at all."""
+        compiled = self.compiled is not None and self.compiled.native and not self.windows
+        plain = not self._states and not self._keeps.int8 and not self.adapters.there
+        return plain and (compiled or self._fills_whole)
+
+    @property
+    def _fills_whole(self) -> bool:
+        return self.whole is not None and self.whole.fills and self.whole.stands
 
     def _pack(self, jobs: Sequence[Job]) -> None:
-        assert self.compiled is not None
-        places = self._slots.layout.places
+        places, whole = self._slots.layout.places, self.whole if self._fills_whole else None
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            run.keep(self.compiled.fill(run, lambda layer: kept(places[layer])))
+            if whole is not None:
+                run.keep(whole.fill(run))
+            elif self.compiled is not None:
+                run.keep(self.compiled.fill(run, lambda layer: kept(places[layer])))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""

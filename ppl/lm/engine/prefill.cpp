@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "together.h"
+#include "attend.h"
 
 #if PAIRS && defined(__AMX_BF16__) && !defined(VECTORS)
 #include "flash.h"
@@ -113,8 +114,9 @@ static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t) {}
 
 // Many tokens of each of some texts: writes their keys and values, and attends, each to all before
 // it and itself.
-// query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; out: as query,
-// WIDE numbers each. runs, layer, other_layer, softcap, sinks: as above; keys and values of a job's
+// query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; firsts: [tokens]
+// the first position that each looks at, or null for the beginning of its text; out: as query, WIDE
+// numbers each, perhaps in the same place. runs, layer, other_layer, softcap, sinks: as above; keys and values of a job's
 // last run are those of its memory, which has room for them.
 extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run *runs, int64_t layer,
                      int64_t other_layer, const number *query, const number *key,
@@ -171,3 +173,5 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
         }
     }
 }
+
+static Fill *const as_declared [[maybe_unused]] = fill;

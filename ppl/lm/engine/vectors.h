@@ -38,6 +38,48 @@ enum { LANES = 16 };  // numbers a vector
 typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t whole __attribute__((vector_size(LANES * sizeof(float))));
 
+#if HALF
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+typedef uint32_t bits __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
+static inline vector wide(halves x) { return (vector)(__builtin_convertvector(x, bits) << 16); }
+
+static inline bits nearest(vector x) {  // as `narrow`, in the upper half
+    const bits all = (bits)x;
+    return x != x ? bits{} + 0x7fc00000 : all + 0x7fff + ((all >> 16) & 1);
+}
+
+static inline halves narrow(vector x) { return __builtin_convertvector(nearest(x) >> 16, halves); }
+static inline vector rounded(vector x) { return (vector)(nearest(x) & 0xffff0000); }
+#else
+typedef vector halves;
+
+static inline vector wide(halves x) { return x; }
+static inline halves narrow(vector x) { return x; }
+static inline vector rounded(vector x) { return x; }
+#endif
+
+// Numbers from somewhere on, of which there are so many left; zeros behind them.
+static inline vector taken(const number *from, int64_t left) {
+    halves x = {};
+    if (left >= LANES)
+        memcpy(&x, from, sizeof x);
+    else
+        memcpy(&x, from, left * sizeof(number));
+    return wide(x);
+}
+
+static inline void put(vector x, number *to, int64_t left) {
+    const halves few = narrow(x);
+    memcpy(to, &few, left >= LANES ? sizeof few : left * sizeof(number));
+}
+
+static inline float total(vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = std::rint(x * 1.44269504f);

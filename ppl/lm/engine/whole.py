@@ -1,9 +1,11 @@
-"""Decode steps of models of the Llama kind as one program of our own (`whole.cpp`).
+"""Passes of models of the Llama kind as one program of our own (`whole.cpp`): decode steps, and passes
+over many tokens of some texts.
 
 A step of one row is bound by what lies between its products: small operations, and the Python that
-calls them. Where all layers are of a kind that is known by name, in bfloat16 or float32 on a CPU,
-with products of our own, one call makes the step. It is compared with the model's own pass when the
-engine is made, and left out where they disagree.
+calls them; and so is a pass of many tokens, in which each of these reads and writes memory. Where
+all layers are of a kind that is known by name, in bfloat16 or float32 on a CPU, with products of
+our own, one call makes the pass. It is compared with the model's own when the engine is made, and
+left out where they disagree.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.building import built
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
+from ppl.lm.engine.prefill import Packed
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
 from ppl.lm.engine.spans import Span
@@ -35,7 +38,7 @@ _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
 class WholeStep:
-    """Passes of one token a row of one model.
+    """Passes of one model: of one token a row, and of many tokens of some texts.
 
     Args:
         base: the decoder without its head.
@@ -46,10 +49,13 @@ class WholeStep:
         RuntimeError: it is not of a kind that is known, or its layers are not laid out for products
             of our own, or there is no compiler.
 
+    Attributes:
+        fills: whether it makes passes of many tokens, too.
     """
 
     def __init__(self, base: nn.Module, config: Any, plan: Plan) -> None:
         blocks = _blocks(base, config)
+        self.fills = True
         self._base, self._places = base, [_whole(place) for place in plan.layout.places]
         first = blocks[0].self_attn
         self._dtype = next(base.parameters()).dtype
@@ -86,20 +92,26 @@ class WholeStep:
         self._forwards = {kind: kind.forward for kind in kinds}
         self._layers = np.array(rows, dtype=np.int64)
         half = self._dtype == torch.bfloat16
-        attend = native.program(heads, queries // heads, self._dim, self._dim, half)
+        kind = heads, queries // heads, self._dim, self._dim, half
+        attention = native.program(*kind), native.filling(*kind)
         model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
         addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny, self._dtype)]
         self._model = np.array(
-            [*model, *addresses, ctypes.cast(attend, _POINTER).value], dtype=np.int64
+            [*model, *addresses, *(ctypes.cast(run, _POINTER).value for run in attention)],
+            dtype=np.int64,
         )
-        self._run = _program(half)
+        self._run, self._fill = _program(half)
 
     def takes(self, rows: int) -> bool:
-        """Whether it makes the step of so many rows: for more the library's products are quicker,
-        and where something else is to be done whenever a layer runs, or a norm has been given
-        another weight, the layers have to run."""
+        """Whether it makes the step of so many rows: for more the library's products are quicker."""
+        return rows <= self._most and self.stands
+
+    @property
+    def stands(self) -> bool:
+        """Whether layers are what they were: where something else is to be done whenever one runs,
+        or a norm has been given another weight, they have to run."""
         where = [each["weight"].data_ptr() for each in self._norms]
-        known = rows <= self._most and not any(self._hooks) and where == self._where
+        known = not any(self._hooks) and where == self._where
         if not known or any("forward" in each for each in self._modules):
             return False
         return all(kind.forward is run for kind, run in self._forwards.items())
@@ -114,11 +126,7 @@ class WholeStep:
     ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass, see `CompiledStep`."""
         rows = len(ids)
-        x = self._base.embed_tokens(ids)  # type: ignore[operator]
-        cosines, sines = (
-            part.contiguous()
-            for part in self._base.rotary_emb(x, positions)  # type: ignore[operator]
-        )
+        x, cosines, sines = self._begun(ids, positions)
         trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
         table = table_of(rows, spans, trunks, bases)
         firsts: dict[Reach, Tensor] = {}
@@ -135,15 +143,12 @@ class WholeStep:
             kept.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
         of_layers = np.array(kept, dtype=np.int64)
         # From here on nobody looks at bounds.
-        fits = x.dtype == keys.dtype == cosines.dtype == sines.dtype == self._dtype
-        fits &= cosines.numel() == sines.numel() == rows * self._dim
-        fits &= x.is_contiguous() and x.numel() == rows * self._hidden
         shape = self._heads, self._dim, self._dim
-        fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        fits &= window.columns.numel() == rows and positions.is_cpu and window.columns.is_cpu
-        fits &= window.slots is None or window.slots.is_cpu
+        fits = keys.dtype == self._dtype and len(table.order) == rows
+        fits &= table.shaped(place) in (None, shape) and window.columns.is_cpu
+        fits &= window.columns.numel() == rows and (window.slots is None or window.slots.is_cpu)
         if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
-            raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
+            raise RuntimeError("slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
         out = torch.empty_like(x)
         self._run(
@@ -170,6 +175,60 @@ class WholeStep:
             out.data_ptr(),
         )
         return out
+
+
+    def fill(self, packed: Packed) -> Tensor:
+        """Last hidden states `[T, 1, hidden]` of all tokens of some texts, as `CompiledStep.fill`."""
+        ids, positions = packed.inputs
+        rows = len(ids)
+        x, cosines, sines = self._begun(ids, positions)
+        firsts: dict[Reach, Tensor | None] = {}
+        for reach in self._reaches:
+            if reach not in firsts:
+                # Texts begin where they begin: most layers need not be told.
+                moves = reach.moves(int(positions.max()) + 1)
+                firsts[reach] = reach.first(positions).contiguous() if moves else None
+        kept, shape = [], (self._heads, self._dim)
+        for ((group, at), (other, there)), reach in zip(self._places, self._reaches, strict=True):
+            jobs, runs = packed.tables(group, other)
+            first = firsts[reach]
+            kept.append((0, 0, at, there, runs.data_ptr(), 0 if first is None else first.data_ptr()))
+            packed.check(group, shape, self._dtype)
+            packed.check(other, shape, self._dtype)
+        of_layers = np.array(kept, dtype=np.int64)
+        out = torch.empty_like(x)
+        self._fill(
+            self._model.ctypes.data,
+            self._tiny,
+            self._scaling,
+            rows,
+            torch.get_num_threads(),
+            jobs.data_ptr(),
+            len(jobs),
+            of_layers.ctypes.data,
+            cosines.data_ptr(),
+            sines.data_ptr(),
+            x.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
+
+    def _begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines of their positions.
+
+        Raises:
+            RuntimeError: they are of another kind than the layers are.
+        """
+        x = self._base.embed_tokens(ids)  # type: ignore[operator]
+        turns = self._base.rotary_emb(x, positions)  # type: ignore[operator]
+        cosines, sines = (part.contiguous() for part in turns)
+        # From here on nobody looks at bounds.
+        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype and x.is_cpu
+        fits &= cosines.numel() == sines.numel() == len(ids) * self._dim
+        fits &= x.is_contiguous() and x.numel() == len(ids) * self._hidden
+        if not fits or not positions.is_cpu:
+            raise RuntimeError("embeddings or positions are of another kind than the layers")
+        return x, cosines, sines
 
 
 def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
@@ -253,8 +312,11 @@ def _norm(norm: Any, tiny: float, dtype: torch.dtype) -> int:
 
 @cache
 def _program(half: bool) -> Any:
-    run = built("whole.cpp", HALF=int(half)).step
-    run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
-    run.restype = None
-    return run
+    program = built("whole.cpp", HALF=int(half))
+    step, texts = program.step, program.texts
+    step.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
+    step.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    texts.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, _POINTER, _INT64]
+    texts.argtypes += [_POINTER] * 5
+    step.restype = texts.restype = None
+    return step, texts

@@ -52,15 +52,14 @@ struct Model {
 
 static void normed(const number *x, const number *weight, int64_t count, float tiny, number *out) {
     vector squares = {};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const vector some = taken(x + i, count - i);
+    over(count, [&](int64_t i, int64_t left) {
+        const vector some = taken(x + i, left);
         squares += some * some;
-    }
+    });
     const float by = 1.0f / std::sqrt(total(squares) / (float)count + tiny);
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t left = count - i;
+    over(count, [&](int64_t i, int64_t left) {
         put(taken(weight + i, left) * rounded(taken(x + i, left) * by), out + i, left);
-    }
+    });
 }
 
 // A head, normed if there is a norm, and turned by its position.
@@ -71,27 +70,27 @@ static void turned(const number *x, const number *weight, float tiny, const numb
         x = out;
     }
     const int64_t half = dim / 2;
-    for (int64_t d = 0; d < half; d += LANES) {
-        const int64_t left = half - d, e = d + half;
+    over(half, [&](int64_t d, int64_t left) {
+        const int64_t e = d + half;
         const vector a = taken(x + d, left), b = taken(x + e, left);
         const vector one = taken(cosines + d, left), other = taken(cosines + e, left);
         put(rounded(a * one) - rounded(b * taken(sines + d, left)), out + d, left);
         put(rounded(b * other) + rounded(a * taken(sines + e, left)), out + e, left);
-    }
+    });
 }
 
 static void added(number *x, const number *more, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES)
-        put(taken(x + i, count - i) + taken(more + i, count - i), x + i, count - i);
+    over(count, [&](int64_t i, int64_t left) {
+        put(taken(x + i, left) + taken(more + i, left), x + i, left);
+    });
 }
 
 static void gated(const number *x, int64_t inner, number *out) {
-    for (int64_t i = 0; i < inner; i += LANES) {
-        const int64_t left = inner - i;
+    over(inner, [&](int64_t i, int64_t left) {
         const vector gate = taken(x + i, left), some = exponentials(gate > 0 ? -gate : gate);
-        const vector open = (gate > 0 ? vector{} + 1.0f : some) / (1.0f + some);
+        const vector open = (gate > 0 ? vector{} + 1.0f : some) * inverse(1.0f + some);
         put(rounded(gate * open) * taken(x + inner + i, left), out + i, left);
-    }
+    });
 }
 
 // Memory for numbers between operations, each at the beginning of a line of the cache: the units for

@@ -6,7 +6,7 @@ Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.evicting import Evicting
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
-from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, kept, packed
+from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
 from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
@@ -31,7 +31,7 @@ from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.engine.spans import Span, share, split
 from ppl.lm.engine.trunk import Standing, standing_on
-from ppl.lm.engine.whole import WholeStep, whole_step
+from ppl.lm.engine.whole import WholeStep, packer, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
 # where every head has its own.
@@ -179,7 +179,7 @@ class Passes:
         if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
-        if self._packs and missing >= _PACKED * len(rows):
+        if self._packer and missing >= _PACKED * len(rows):
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
@@ -311,7 +311,7 @@ class Passes:
                 self._check(text[done:])
             made.append((base, piece))
             jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
-        if self._packs:
+        if self._packer:
             self._pack(jobs)
         else:
             for (text, *_), job in zip(stems, jobs, strict=True):
@@ -333,27 +333,20 @@ class Passes:
             self._forward(inputs, window, to - at, None, standing, filling)
 
     @property
-    def _packs(self) -> bool:
-        """Whether texts are filled in passes without padding: by the program of a step, whose rows
-        know no more than these and have no weights of their own; compiled, layers look at all."""
-        compiled = self.compiled is not None and self.compiled.native and not self.windows
+    def _packer(self) -> Callable[[Packed], Tensor] | None:
+        """What fills texts without padding: the program of a step, whose rows know no more than
+        these tokens and have no weights of their own."""
         plain = not self._states and not self._keeps.int8 and not self.adapters.there
-        return plain and (compiled or self._fills_whole)
-
-    @property
-    def _fills_whole(self) -> bool:
-        return self.whole is not None and self.whole.fills and self.whole.stands
+        return packer(self.whole, self.compiled, self.plan) if plain else None
 
     def _pack(self, jobs: Sequence[Job]) -> None:
-        places, whole = self._slots.layout.places, self.whole if self._fills_whole else None
+        fill = self._packer
+        assert fill is not None
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            if whole is not None:
-                run.keep(whole.fill(run))
-            elif self.compiled is not None:
-                run.keep(self.compiled.fill(run, lambda layer: kept(places[layer])))
+            run.keep(fill(run))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""

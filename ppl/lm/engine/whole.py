@@ -11,7 +11,7 @@ left out where they disagree.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,8 +23,9 @@ from torch.nn.modules import module
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.building import built
+from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
-from ppl.lm.engine.prefill import Packed
+from ppl.lm.engine.prefill import Packed, kept
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
 from ppl.lm.engine.spans import Span
@@ -241,6 +242,18 @@ def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
     # Of another kind, in one way or another.
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
+
+
+def packer(
+    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan
+) -> Callable[[Packed], Tensor] | None:
+    """What computes many tokens of texts in one pass, if anything does: their last hidden states
+    `[T, 1, hidden]`."""
+    if whole is not None and whole.fills and whole.stands:
+        return whole.fill
+    if compiled is None or not compiled.native or plan.windows:  # there each looks at all before it
+        return None
+    return lambda run: compiled.fill(run, lambda layer: kept(plan.layout.places[layer]))
 
 
 def _whole(part: Any) -> Any:

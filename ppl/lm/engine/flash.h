@@ -4,23 +4,24 @@
 //
 // Keys lie as a left factor wants them, so scores are computed with queries side by side, as in
 // `Together`: no maximum and no sum goes across a vector. Weights are rounded to bfloat16, as there.
-// What a query sees does not depend on the queries beside it.
+// What a query sees does not depend on the queries beside it. Compiled with VECTORS, or where the
+// processor has no such units, or heads are of another size, there is none of it.
 
 #pragma once
 
-#include "matrices.h"
 #include "together.h"
 
-#define FLASH (DIM % 32 == 0 && WIDE % 16 == 0)
+#if PAIRS && DIM % 32 == 0 && WIDE % 16 == 0 && defined(__AMX_BF16__) && !defined(VECTORS)
+#define FLASH 1
+#include "matrices.h"
 
-#if FLASH
 namespace flash {
 
 using matrices::ONE;
 using matrices::SIDE;
 using matrices::STEP;
 
-enum { KEYS = 128, VECTORS = 12, AT_ONCE = VECTORS * LANES };
+enum { KEYS = 128, COLUMNS = 12, AT_ONCE = COLUMNS * LANES };
 
 // Columns [SIDE][SIDE] of 32 bits become rows.
 static inline void transposed(__m512i *rows) {
@@ -66,15 +67,15 @@ static inline __m512 power(__m512 x) {
 }
 
 struct Together {
-    alignas(64) whole q[VECTORS][DIM / 2];
-    alignas(64) vector sum[VECTORS][WIDE], scores[KEYS];
+    alignas(64) whole q[COLUMNS][DIM / 2];
+    alignas(64) vector sum[COLUMNS][WIDE], scores[KEYS];
     alignas(64) whole pairs[KEYS / 2];
     alignas(64) number padded[KEYS * DIM], across[WIDE * KEYS];
-    vector most[VECTORS], mass[VECTORS], first[VECTORS], last[VECTORS];
-    int vectors;
+    vector most[COLUMNS], mass[COLUMNS], first[COLUMNS], last[COLUMNS];
+    int columns;  // vectors of queries
     float scaling;
 
-    // Puts queries in the places of a vector.
+    // Puts queries in all places of a vector, which have seen nothing.
     void ask(int v, const number *const *asked, float scale) {
         scaling = scale;
         for (int d = 0; d < DIM; d += STEP) {
@@ -90,11 +91,37 @@ struct Together {
         for (int d = 0; d < WIDE; d++) sum[v][d] = vector{};
     }
 
-    // A query has seen a key without a value.
-    void sink(int v, int i, float score) {
-        most[v][i] = score / scaling;
-        mass[v][i] = 1;
+    // Nothing is asked, and what is not asked sees nothing.
+    void clear() {
+        memset(q, 0, columns * sizeof *q);
+        memset(sum, 0, columns * sizeof *sum);
+        for (int v = 0; v < columns; v++) {
+            most[v] = vector{} - INFINITY;
+            mass[v] = first[v] = vector{};
+            last[v] = vector{} + EVER;
+        }
     }
+
+    // Puts one in its place, and what it has seen so far: see `Together`.
+    void ask(int place, const number *asked, float scale) {
+        const int v = place / LANES, i = place % LANES;
+        scaling = scale;
+        for (int d = 0; d < DIM / 2; d++) q[v][d][i] = both(asked + 2 * d)[0];
+    }
+
+    void seen(int place, float top, float weight) {  // the largest score as it was before scaling
+        most[place / LANES][place % LANES] = top / scaling;
+        mass[place / LANES][place % LANES] = weight;
+    }
+
+    void looks(int place, float from, float, float to) {
+        first[place / LANES][place % LANES] = from;
+        last[place / LANES][place % LANES] = to;
+    }
+
+    float top(int place) const { return most[place / LANES][place % LANES] * scaling; }
+    float weight(int place) const { return mass[place / LANES][place % LANES]; }
+    float &of(int place, int d) { return ((float *)&sum[place / LANES][d])[place % LANES]; }
 
     // What the first `count` of them have found.
     void answer(int v, int count, number *const *out) const {
@@ -230,7 +257,7 @@ struct Together {
 
     // As that of the other.
     void look(const number *keys, const number *values, int64_t from, int64_t count,
-              float earliest, float softcap) {
+              float earliest, float, int64_t, float, float softcap) {
         for (int64_t start = 0; start < count; start += KEYS) {
             const int part = count - start < KEYS ? (int)(count - start) : KEYS;
             const int64_t place = from + start;
@@ -243,7 +270,7 @@ struct Together {
                 some = padded;
             }
             turn(values + start * WIDE, part, filled);
-            for (int v = 0; v < vectors; v++) {
+            for (int v = 0; v < columns; v++) {
                 const __m512 to = (__m512)last[v], since = (__m512)first[v];
                 const float soonest = _mm512_reduce_min_ps(to), latest = _mm512_reduce_max_ps(since);
                 const int64_t behind = (int64_t)_mm512_reduce_max_ps(to) + 1 - place;
@@ -272,6 +299,18 @@ struct Together {
         }
     }
 };
+
+static bool able(float scaling) { return scaling > 0 && matrices::given(); }
+
+}  // namespace flash
+#else
+#define FLASH 0
+
+namespace flash {
+
+enum { COLUMNS = MOST, AT_ONCE = COLUMNS * LANES };
+
+static bool able(float) { return false; }
 
 }  // namespace flash
 #endif

@@ -4,14 +4,8 @@
 
 #include <vector>
 
-#include "together.h"
-#include "attend.h"
-
-#if PAIRS && defined(__AMX_BF16__) && !defined(VECTORS)
 #include "flash.h"
-#else
-#define FLASH 0
-#endif
+#include "attend.h"
 
 // Tokens of a text, from `first` on, and the runs that they look at, from `run` on: the last of them
 // is the memory of the text, in which the first token goes to `column`.
@@ -43,13 +37,10 @@ static void causal(const Filling &call, const Job &job, int64_t start, int count
     auto first = [&](int n) { return call.firsts ? (float)call.firsts[job.first + token(n)] : 0; };
     auto column = [&](int n) { return job.column + token(n); };
     for (int n = 0; n < count; n++) {
-        const int v = n / LANES, i = n % LANES;
         const float *sink = call.sinks ? call.sinks + head * GROUP + (start + n) % GROUP : nullptr;
         all.ask(n, call.query + place(n) * DIM, call.scaling);
-        all.most[v][i] = sink ? *sink : -INFINITY;
-        all.mass[v][i] = sink ? 1.0f : 0.0f;
-        all.first[v][i] = all.low[v][i] = first(n);
-        all.last[v][i] = (float)(own.start + column(n));
+        all.seen(n, sink ? *sink : -INFINITY, sink ? 1.0f : 0.0f);
+        all.looks(n, first(n), first(n), (float)(own.start + column(n)));
     }
     for (int64_t run = job.run; run < job.runs; run++) {
         const bool last = run == job.runs - 1;
@@ -59,22 +50,17 @@ static void causal(const Filling &call, const Job &job, int64_t start, int count
     }
     for (int n = 0; n < count; n++)
         for (int d = 0; d < WIDE; d++)
-            call.out[place(n) * WIDE + d] =
-                narrow(all.sum[d][n / LANES][n % LANES] / all.mass[n / LANES][n % LANES]);
+            call.out[place(n) * WIDE + d] = narrow(all.of(n, d) / all.weight(n));
 }
 
 #if FLASH
-enum { AT_ONCE = flash::AT_ONCE };
-
-static bool can_multiply() { return matrices::given(); }
-
 // As `causal`.
 static void by_matrices(const Filling &call, const Job &job, int64_t start, int count, int64_t head) {
     flash::Together all;
     const Run &own = call.runs[job.runs - 1];
-    all.vectors = (count + LANES - 1) / LANES;
+    all.columns = (count + LANES - 1) / LANES;
     int64_t places[flash::AT_ONCE];
-    for (int v = 0; v < all.vectors; v++) {
+    for (int v = 0; v < all.columns; v++) {
         const number *asked[LANES];
         for (int i = 0; i < LANES; i++) {  // behind the last, once more
             const int n = v * LANES + i < count ? v * LANES + i : count - 1;
@@ -85,9 +71,9 @@ static void by_matrices(const Filling &call, const Job &job, int64_t start, int 
         all.ask(v, asked, call.scaling);
         for (int i = 0; i < LANES; i++) {
             const int64_t place = places[v * LANES + i], token = place / (HEADS * GROUP);
-            if (call.sinks) all.sink(v, i, call.sinks[place % (HEADS * GROUP)]);
-            all.last[v][i] = (float)(own.start + job.column + token - job.first);
-            if (call.firsts) all.first[v][i] = (float)call.firsts[token];
+            if (call.sinks) all.seen(v * LANES + i, call.sinks[place % (HEADS * GROUP)], 1);
+            all.looks(v * LANES + i, call.firsts ? (float)call.firsts[token] : 0, 0,
+                      (float)(own.start + job.column + token - job.first));
         }
     }
     const float earliest = call.firsts ? (float)call.firsts[job.first + start / GROUP] : 0;
@@ -96,19 +82,16 @@ static void by_matrices(const Filling &call, const Job &job, int64_t start, int 
     for (int64_t run = job.run; run < job.runs; run++) {
         const Place keys = place_of(call.runs[run], call.layer, call.other_layer, head);
         all.look(keys.keys, keys.values, keys.start, run == job.runs - 1 ? columns : keys.count,
-                 earliest, call.softcap);
+                 earliest, 0, 0, 0, call.softcap);
     }
     _tile_release();
-    for (int v = 0; v < all.vectors; v++) {
+    for (int v = 0; v < all.columns; v++) {
         number *out[LANES];
         for (int i = 0; i < LANES; i++) out[i] = call.out + places[v * LANES + i] * WIDE;
         all.answer(v, count - v * LANES < LANES ? count - v * LANES : LANES, out);
     }
 }
 #else
-enum { AT_ONCE = MOST * LANES };
-
-static bool can_multiply() { return false; }
 static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t) {}
 #endif
 
@@ -128,9 +111,9 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
     int64_t total = 0;
     for (int64_t at = 0; at < count; at++) total += (jobs[at].stop - jobs[at].first) * GROUP;
     const int64_t fair = total * HEADS / (4 * threads) / LANES * LANES;
-    const bool matrices = FLASH && scaling > 0 && can_multiply();
-    const int64_t few = MOST * LANES;
-    const int64_t most = !matrices || fair < few ? few : fair < AT_ONCE ? fair : AT_ONCE;
+    const bool matrices = flash::able(scaling);
+    const int64_t few = MOST * LANES, many = flash::AT_ONCE;
+    const int64_t most = !matrices || fair < few ? few : fair < many ? fair : many;
     struct Item {
         int64_t job, start;
         int count;

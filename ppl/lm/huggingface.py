@@ -35,6 +35,7 @@ from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.engine.setting import inferring
 from ppl.lm.eviction import Eviction
+from ppl.lm.following import FollowingSession
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
@@ -215,7 +216,7 @@ class HFModel(LogitsModel):
         """A running batch that requests join and leave."""
         model = self.together
         if model.drafts is None:
-            return super().session()
+            return FollowingSession(model, EngineDecoder(model.engine, model._head))
         decoder = DraftDecoder(model.drafts, model.engine, model._head)
         return DraftSession(model, model.drafts, decoder)
 

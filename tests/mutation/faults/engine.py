@@ -19,6 +19,7 @@ LAW = "tests/exact/test_one_law.py"
 DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
 DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
+FOLLOWS, FOLLOWED = "ppl/lm/following.py", "tests/test_following.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -442,4 +443,16 @@ FAULTS = [
     Fault(PACE, "kept * gained / len(chains)", "gained / len(chains)", f"{PACES} -k 'alone'"),
     Fault(PACE, "balance.left - (cost - 1) > -_DEBT", "balance.left < 9", f"{PACES} -k 'allowed'"),
     Fault(PACE, "or packs(rows + 1) or not packs(rows)", "or True", f"{PACES} -k 'leaves'"),
+    # Rows that follow what is known.
+    Fault(FOLLOWS, "if i == len(known) or token != known[i]:", "if i == len(known):", FOLLOWED),
+    Fault(FOLLOWS, "len(row.new) + np.arange(count)", "np.arange(count)", FOLLOWED),
+    Fault(FOLLOWS, "- self._behind : -1]", "- self._behind :]", FOLLOWED),
+    Fault(FOLLOWS, "[row.request.key], [len(row.new)]", "[row.request.key], [0]", FOLLOWED),
+    Fault(FOLLOWS, "self._waiting or _admit([row]):", "_admit([row]):", FOLLOWED),
+    Fault(FOLLOWS, "            super()._go_on([0])\n", "", FOLLOWED),
+    Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),
+    Fault(FOLLOWS, "row.request.under is None", "row.request", FOLLOWED),
+    Fault(
+        "ppl/lm/engine/prefix.py", "len(edges[-1].children) == 1:", "edges[-1].children:", FOLLOWED
+    ),
 ]

@@ -99,6 +99,8 @@ class LeadingSession(Session):
             self._decoder.cut(ahead)
         elif ahead < 0:
             self._decoder.follow(self._rows[0].new[ahead - 1 : -1])
+        for row in self._rows:
+            row.computed = 0
         keys, positions = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
         self._uniforms = Uniforms(keys, positions)
 
@@ -130,8 +132,10 @@ class LeadingSession(Session):
             if len(rows) > self._company.room(self.model, longest, self):
                 return
             made = self._decoder.burst([row.new[-1] for row in rows], numbers, some)
-        if made is None:
-            return
+            if made is None:
+                return
+            for row in rows:  # others that share the memory go by it
+                row.computed = row.length + len(made[0]) - 1
         tokens, log_probs = (part.tolist() for part in made)
         steps = zip(tokens, log_probs, strict=True)
         self._drawn = deque(list(zip(*step, strict=True)) for step in steps)

@@ -17,9 +17,14 @@ _USUAL_STEP = 256
 
 
 class Row:
-    """One request on its way."""
+    """One request on its way.
+
+    Attributes:
+        computed: tokens that its memory has, if it may have some that were not drawn yet.
+    """
 
     __slots__ = (
+        "computed",
         "law",
         "limit",
         "log_prob",
@@ -39,6 +44,7 @@ class Row:
         self.new: list[int] = []
         self.log_prob = self.under = 0.0
         self.unwanted = False
+        self.computed = 0
         self.law: Tensor | None = None
         self.stop = Stop(model.codec, spec.rule, spec.tokens, request.label)
 
@@ -56,14 +62,15 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens of prefix and what was drawn so far."""
-        return len(self.request.spec.tokens) + len(self.new)
+        """Tokens of prefix and what was drawn so far, or computed ahead of it."""
+        return max(len(self.request.spec.tokens) + len(self.new), self.computed)
 
     @property
     def expected_length(self) -> int:
         """Tokens that the row is expected to hold in the end; a guess where nothing limits it."""
         new = self.limit if self.request.spec.max_tokens is not None else _USUAL_STEP
-        return len(self.request.spec.tokens) + max(min(new, self.limit), len(self.new) + 1)
+        expected = len(self.request.spec.tokens) + max(min(new, self.limit), len(self.new) + 1)
+        return max(expected, self.computed)
 
     def push(self, model: LanguageModel, token: int, log_prob: float) -> Drawn | None:
         """Appends a token; returns the finished draw if the continuation ends here."""

@@ -15,6 +15,9 @@ from ppl.language.steps import StepRule
 from ppl.language.text import StopReason
 
 
+_NO_CHARACTER = "\ufffd"
+
+
 class Stop:
     """Follows one continuation; what a token costs does not grow with its length.
 
@@ -40,9 +43,13 @@ class Stop:
     def pauses(self, size: int) -> NDArray[np.uint8] | None:
         """`[size]` of each token 1 if the continuation may end with it, 0 if it goes on whatever
         was there; None if the rule has to be asked."""
-        if self._rule.pattern is not None or self._rule.predicate is not None:
+        rule = self._rule
+        # What is no character is shown by a token that is no part of it.
+        plain = all(string and string[-1] != _NO_CHARACTER for string in rule.strings)
+        if rule.pattern is not None or rule.predicate is not None or not plain:
             return None
-        return _pauses(self._codec, self._rule.strings, size)
+        last = frozenset(string.encode()[-1] for string in rule.strings)
+        return _pauses(self._codec, last, size)
 
     def after(self, token: int) -> StopReason | None:
         """Why the continuation ends with this token, None if it goes on."""
@@ -63,8 +70,8 @@ class Stop:
 
 
 @lru_cache(maxsize=32)
-def _pauses(codec: Codec, strings: tuple[str, ...], size: int) -> NDArray[np.uint8]:
-    last = {string.encode()[-1] for string in strings}
+def _pauses(codec: Codec, last: frozenset[int], size: int) -> NDArray[np.uint8]:
+    """Marks end tokens, and all that have a byte with which a string ends."""
     some = [i for i in range(min(codec.size, size)) if not last.isdisjoint(codec.piece(i))]
     marks = np.zeros(size, dtype=np.uint8)
     marks[[*some, *(token for token in codec.end_tokens if token < size)]] = 1

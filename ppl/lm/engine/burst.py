@@ -56,8 +56,9 @@ class Burst:
             raise RuntimeError("its head is no product of our own")
         weight = base.embed_tokens.weight
         fits = type(base.embed_tokens) is nn.Embedding and weight.is_contiguous()
-        if not fits or weight.dtype != runner.dtype or weight.shape[1] != head.in_features:
-            raise RuntimeError("its embeddings are of another kind")
+        fits &= weight.shape[1] == head.in_features and len(weight) >= head.out_features
+        if not fits or weight.dtype != runner.dtype:
+            raise RuntimeError("its embeddings are of another kind, or not one for each logit")
         if getattr(base.rotary_emb, "rope_type", "default") not in _ROTATIONS:
             raise RuntimeError("it turns positions by the length of the text")
         if not inversion.draws_alike(runner.dtype):
@@ -68,8 +69,8 @@ class Burst:
         if self.most < 2:
             raise RuntimeError("it is too large")
         self._runner, self._whole, self._base, self._head = runner, runner.whole, base, head
-        self._embedding = weight.detach()
-        self._where = weight.data_ptr()
+        self._embeddings, self._where = base.embed_tokens, weight.data_ptr()
+        self._embedding = weight.detach()  # kept: the program has only its address
         self._hooks = head._forward_hooks, head._forward_pre_hooks
         half = runner.dtype == torch.bfloat16
         draw = ctypes.cast(inversion.program(half), _POINTER).value
@@ -80,9 +81,10 @@ class Burst:
 
     def takes(self, rows: int) -> int:
         """How many steps of so many rows one burst may be; 0 for none."""
-        head, weight = self._head, self._base.embed_tokens.weight
+        head, embeddings = self._head, self._embeddings
         as_was = not any(self._hooks) and "forward" not in vars(head)
-        as_was &= weight.data_ptr() == self._where
+        as_was &= self._base.embed_tokens is embeddings
+        as_was &= embeddings.weight.data_ptr() == self._where
         if not as_was or rows > head.own_rows or not self._runner.takes_whole(rows):
             return 0
         return self.most

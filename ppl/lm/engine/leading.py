@@ -64,10 +64,13 @@ class LeadingDecoder(EngineDecoder):
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Appends to each row its token, and then what is drawn, but for the last; see `Burst`."""
+        """Appends to each row its token, and then what is drawn, but for the last; see `Burst`.
+        None, and nothing, where rows have left their slots since `bursts` was asked."""
         assert self._bursts is not None
         stems = [self._stems[stem] for stem in self._stem_of]
         slots = [stem.slot for stem in stems if stem.slot is not None]
+        if len(slots) < len(stems):
+            return None  # another batch has taken the memory of one since
         texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
         self._engine.room(slots, len(uniforms))
         made = self._bursts(slots, texts, uniforms, pauses)

@@ -80,6 +80,7 @@ class PrefixPool:
         edges = [edge for edge, _ in runs]
         while edges[-1].stop < len(tokens) + most and len(edges[-1].children) == 1:
             edges.extend(edges[-1].children.values())
+            edges[-1].used = self._clock
         length = min(edges[-1].stop, len(tokens) + most)
         if length == len(tokens):
             return None

@@ -14,7 +14,6 @@ from ppl.language.codec import Codec, Reader
 from ppl.language.steps import StepRule
 from ppl.language.text import StopReason
 
-
 _NO_CHARACTER = "\ufffd"
 
 

@@ -219,8 +219,8 @@ def test_what_rows_follow_is_in_use():
     """It is not the first to be forgotten."""
     lm = make()
     pool, text = lm.engine.pool, some_texts()[0]
-    lm.engine.hidden([text], [0])
     lm.engine.hidden([(*text, 5, 6, 7)], [0])
+    pool.cut(text)
     other = (9, 9, 9)
     lm.engine.hidden([other], [0])
     assert pool.after(text, 16)[0] == (5, 6, 7)
@@ -230,7 +230,9 @@ def test_what_rows_follow_is_in_use():
 
 @pytest.mark.parametrize("budget", [None, 7, 40])
 @pytest.mark.parametrize(
-    "searcher", [SMC(4), SMC(2), BeamSearch(3), BestOfN(3), ParticleGibbs(3, 2)], ids=repr
+    "searcher",
+    [SMC(4), SMC(2), BeamSearch(3), BestOfN(3), ParticleGibbs(3, 2)],
+    ids=lambda searcher: type(searcher).__name__,
 )
 def test_searches_are_what_they_are_token_by_token(searcher, budget, together):  # noqa: F811
     def walk(lm):
@@ -250,5 +252,5 @@ def test_searches_are_what_they_are_token_by_token(searcher, budget, together): 
         found.append((contents(posterior), cost, lm.engine.tokens_computed))
     (one, cost, computed), (two, cost_, computed_) = found
     assert (cost, computed) == (cost_, computed_)
-    assert [a for a, _ in one] == [a for a, _ in two]
-    assert [b for _, b in one] == pytest.approx([b for _, b in two], abs=1e-5)
+    assert [each[0] for each in one] == [each[0] for each in two]
+    assert [each[1] for each in one] == pytest.approx([each[1] for each in two], abs=1e-5)

@@ -34,6 +34,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.use import KVUse
 from ppl.lm.eviction import Eviction
 from ppl.lm.guessing import Drafting
 from ppl.lm.origin import Origin
@@ -246,6 +247,30 @@ class HFModel(LogitsModel):
         if self.adapter:
             texts = [self.marked(text) for text in texts]
         return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
+
+    @checked
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        """Bytes of keys and values that the steps of a batch read, and most that are kept at once:
+        in closed form from `kv=`, nothing is run.
+
+        Args:
+            prompt: tokens that all rows begin with.
+            new: tokens that each row draws.
+
+        Raises:
+            ValueError: no rows, numbers below 1, or texts beyond `context_length`.
+        """
+        checks.count(prompt=prompt)
+        if not new:
+            raise ValueError("new: tokens of each row, one number at least")
+        for number in new:
+            checks.count(new=number)
+        if prompt + max(new) > self.context_length:
+            raise ValueError(
+                f"prompt={prompt} and {max(new)} of new= are more than {self.name} takes, "
+                f"{self.context_length} tokens: give fewer, or load it with more context_length="
+            )
+        return self.engine.kv_use(prompt, new)
 
 
 def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:

@@ -26,6 +26,7 @@ from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.use import KVUse, use_of
 
 # Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
@@ -166,6 +167,11 @@ class Engine(Counters):
             if outside * self._memory.bytes_per_token + sum(parts.values()) > self.capacity // 2:
                 return self.batch_rows(max(lengths))
             return self.batch_rows(self._memory.bounded(longest))
+
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        """What rows take that draw so many `new` tokens each, after one prompt of so many."""
+        with self.lock:
+            return use_of(self._memory, prompt, new)
 
     @alone
     def hidden(

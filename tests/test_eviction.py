@@ -92,7 +92,7 @@ WAYS = [
     ("delayed(4, 6)", "plain", 60_000),
     ("delayed(4, 6)", "sharing", 1 << 26),
     ("delayed(4, 6)", "standing", 1 << 26),
-    ("delayed(4, 6)", "sliding", 1),
+    ("delayed(4, 6)", "sliding", 26_000),
     ("delayed(4, 6)", "sliding", 60_000),
     ("delayed(4, 6)", "sliding", 1 << 26),
     ("delayed(4, 6)", "sliding standing", 60_000),

@@ -37,13 +37,14 @@ from ppl.lm.engine.setting import inferring
 from ppl.lm.engine.use import KVUse
 from ppl.lm.eviction import Eviction
 from ppl.lm.guessing import Drafting
+from ppl.lm.held import Held
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
 from ppl.lm.settings import HELD, SETTINGS_HELD, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 
 
-class HFModel(LogitsModel):
+class HFModel(Held, LogitsModel):
     """Any Hugging Face causal language model that keeps keys and values of its tokens.
 
     Prompts are computed once, forks share what their ancestors computed, and all rows of a request

@@ -27,6 +27,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
@@ -57,7 +58,7 @@ def _beside(
     return base.with_adapter(source, name=name, token=options.get("token"))
 
 
-class _WholeText:
+class _WholeText(Held):
     """A sequence-classification model read at the last token of the rendered conversation
     that is no padding.
 

@@ -75,7 +75,8 @@ class Engine(Counters):
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
-        ValueError: `graphs` without a GPU, or the model has fewer positions than `context_length`.
+        ValueError: `graphs` without a GPU, the model has fewer positions than `context_length`, or
+            `capacity` is less than its shortest row takes.
 
     Attributes:
         slots, pool: the memory, see `ppl.lm.engine.memory`.
@@ -124,6 +125,11 @@ class Engine(Counters):
                 state_nbytes=plan.states.nbytes,
                 keeps=keeps,
             )
+            if capacity < self._memory.least:
+                raise ValueError(
+                    f"kv_bytes={capacity}: {name} takes {self._memory.least:,} bytes for its "
+                    "shortest row; kv_bytes= are bytes, such as 2 << 30 (2 GiB, the default)"
+                )
             self.slots, self.pool = self._memory.slots, self._memory.pool
             self.runner = Passes(
                 self.base,

@@ -167,6 +167,22 @@ def test_rows_go_on_from_what_others_have_packed(law, standing):
             torch.testing.assert_close(states, states_of(law, text)[cut:], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("law", ["delayed(4, 6)", "dms"])
+@torch.inference_mode()
+def test_a_text_is_cut_back_to_where_some_is_packed_that_its_next_token_looks_at(law, alone):
+    """It is computed anew, whatever of it is known; so is one that is known to its end."""
+    engine = make(kv=LAWS[law][0]).engine
+    engine._memory.slides, engine._memory.most = True, 11
+    (slot,) = engine.open([PROMPT[:9]])[0].values()
+    (text,), _ = on(engine, [slot], [PROMPT[:9]], 27)
+    assert slot.hole[1] < 31 < slot.hole[1] + engine.slots.keeps.reach
+    engine.close(slot, text)
+    asked = [(*text[:31], 77, 78), text[:32]][: 1 if alone else 2]
+    for each, states in zip(asked, engine.hidden(asked, [31] * len(asked)), strict=True):
+        torch.testing.assert_close(states, states_of(law, each)[31:], rtol=0, atol=1e-4)
+
+
 def log_prob(lm, law: str, text: tuple[int, ...], new: tuple[int, ...]) -> float:
     states = evicted(lm.model, *LAWS[law][1:], (*text, *new))[len(text) - 1 : -1]
     of_all = torch.log_softmax(lm.logits(states).double(), -1)

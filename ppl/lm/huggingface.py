@@ -106,6 +106,7 @@ class HFModel(Held, LogitsModel):
             keeps=keeps,
         )
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
+        self.engine.refuse_small()
         compiled = self.engine.runner.compiled
         native = compiled is not None and compiled.native
         self.invert: Invert = invert if native else invert_alike

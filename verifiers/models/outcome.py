@@ -89,6 +89,7 @@ class _WholeText(Held):
                 kind = type(model).__name__
                 raise PRMFormatError(f"{name} is a {kind} without a head called score")
             self.engine = Engine(model, name=name, capacity=kv_bytes, keeps=keeps)
+            self.engine.refuse_small()
             self.parameters = parameter_count(model)
             self.labels = {str(label): int(i) for i, label in model.config.id2label.items()}
         self.codec = HFCodec(tokenizer, frozenset(), name)

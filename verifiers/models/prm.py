@@ -123,6 +123,7 @@ class PRM(Held, Verifier):
                 context_length=context_length,
                 keeps=keeps,
             )
+            self.engine.refuse_small()
             self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()

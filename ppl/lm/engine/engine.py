@@ -75,8 +75,7 @@ class Engine(Counters):
 
     Raises:
         UnsupportedModelError: the model cannot be forked exactly, or not be captured or compiled.
-        ValueError: `graphs` without a GPU, the model has fewer positions than `context_length`, or
-            `capacity` is less than its shortest row takes.
+        ValueError: `graphs` without a GPU, or the model has fewer positions than `context_length`.
 
     Attributes:
         slots, pool: the memory, see `ppl.lm.engine.memory`.
@@ -125,11 +124,6 @@ class Engine(Counters):
                 state_nbytes=plan.states.nbytes,
                 keeps=keeps,
             )
-            if capacity < self._memory.least:
-                raise ValueError(
-                    f"kv_bytes={capacity}: {name} takes {self._memory.least:,} bytes for its "
-                    "shortest row; kv_bytes= are bytes, such as 2 << 30 (2 GiB, the default)"
-                )
             self.slots, self.pool = self._memory.slots, self._memory.pool
             self.runner = Passes(
                 self.base,
@@ -150,6 +144,15 @@ class Engine(Counters):
         self.runner.snapshots.clear()
         self.runner.forget()
         self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
+
+    def refuse_small(self) -> None:
+        """Raises ValueError for a budget that is less than the shortest row takes: rows would run
+        one by one, each beyond it, and it was meant in another unit."""
+        if self.capacity < self._memory.least:
+            raise ValueError(
+                f"kv_bytes={self.capacity}: {self.name} takes {self._memory.least:,} bytes for its "
+                "shortest row; kv_bytes= are bytes, such as 2 << 30 (2 GiB, the default)"
+            )
 
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
@@ -327,7 +330,7 @@ class Engine(Counters):
         states = [
             self.slots.states_of(slots[text], start)
             if text in slots and not self._memory.slides  # else some of it may be elsewhere
-            else self.pool.states(self.pool.match(text, start), start)  # runs were split since
+            else self.pool.states(self.pool.known(text), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()

@@ -43,8 +43,8 @@ FAULTS = [
     Fault(f"{ENGINE}/counters.py", "takes_whole(1)", "takes_whole(2)", SAYS),
     Fault(
         f"{ENGINE}/engine.py",
-        "if capacity < self._memory.least:",
-        "if capacity < 1:",
+        "if self.capacity < self._memory.least:",
+        "if self.capacity < 1:",
         f"{LOADING} -k megabytes",
     ),
     Fault("ppl/lm/held.py", "vars(view).update(vars(self))", "pass", f"{SAYS} -k cannot_be_sent"),

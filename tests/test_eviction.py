@@ -174,11 +174,16 @@ def test_a_text_is_cut_back_to_where_some_is_packed_that_its_next_token_looks_at
     """It is computed anew, whatever of it is known; so is one that is known to its end."""
     engine = make(kv=LAWS[law][0]).engine
     engine._memory.slides, engine._memory.most = True, 11
-    (slot,) = engine.open([PROMPT[:9]])[0].values()
-    (text,), _ = on(engine, [slot], [PROMPT[:9]], 27)
-    assert slot.hole[1] < 31 < slot.hole[1] + engine.slots.keeps.reach
-    engine.close(slot, text)
-    asked = [(*text[:31], 77, 78), text[:32]][: 1 if alone else 2]
+    start = PROMPT[:9]
+    first = engine.open([start] * 2)[0][start]
+    slots = [first, *engine.fork([first])]
+    texts, _ = on(engine, slots, [start] * 2, 19)
+    slots.append(*engine.fork(slots[:1]))
+    texts, _ = on(engine, slots, [*texts, texts[0]], 8)
+    for slot, text in zip(slots, texts, strict=True):
+        assert slot.hole[1] < 31 < slot.hole[1] + engine.slots.keeps.reach
+        engine.close(slot, text)
+    asked = [(*texts[1][:31], 77, 78), texts[1][:32], texts[0]][: 1 if alone else 3]
     for each, states in zip(asked, engine.hidden(asked, [31] * len(asked)), strict=True):
         torch.testing.assert_close(states, states_of(law, each)[31:], rtol=0, atol=1e-4)
 

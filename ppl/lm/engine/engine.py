@@ -26,6 +26,7 @@ from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.use import KVUse, use_of
 
 # Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
@@ -144,6 +145,15 @@ class Engine(Counters):
         self.runner.forget()
         self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
 
+    def refuse_small(self) -> None:
+        """Raises ValueError for a budget that is less than the shortest row takes: rows would run
+        one by one, each beyond it, and it was meant in another unit."""
+        if self.capacity < self._memory.least:
+            raise ValueError(
+                f"kv_bytes={self.capacity}: {self.name} takes {self._memory.least:,} bytes for its "
+                "shortest row; kv_bytes= are bytes, such as 2 << 30 (2 GiB, the default)"
+            )
+
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return self._memory.batch_rows(length)
@@ -166,6 +176,11 @@ class Engine(Counters):
             if outside * self._memory.bytes_per_token + sum(parts.values()) > self.capacity // 2:
                 return self.batch_rows(max(lengths))
             return self.batch_rows(self._memory.bounded(longest))
+
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        """What rows take that draw so many `new` tokens each, after one prompt of so many."""
+        with self.lock:
+            return use_of(self._memory, prompt, new)
 
     @alone
     def hidden(
@@ -319,7 +334,7 @@ class Engine(Counters):
         states = [
             self.slots.states_of(slots[text], start)
             if text in slots and not self._memory.slides  # else some of it may be elsewhere
-            else self.pool.states(self.pool.match(text, start), start)  # runs were split since
+            else self.pool.states(self.pool.known(text), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()

@@ -303,7 +303,13 @@ FAULTS = [
         RUNS,
         "there = not slot.hole[0] < self.length < slot.hole[1] + reach",
         "there = True",
-        f"{HEADS} -k packed",
+        f"{HEADS} -k cut_back",
+    ),
+    Fault(
+        "ppl/lm/engine/engine.py",
+        "self.pool.states(self.pool.known(text), start)",
+        "self.pool.states(self.pool.match(text, start), start)",
+        f"{HEADS} -k cut_back",
     ),
     Fault(
         GIVEN_UP, '{digest.hexdigest()}, {delay})"', '{delay})"', f"{HEADS} -k 'names or refused'"

@@ -41,6 +41,14 @@ FAULTS = [
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
     Fault(f"{ENGINE}/counters.py", "takes_whole(1)", "takes_whole(2)", SAYS),
+    Fault(
+        f"{ENGINE}/engine.py",
+        "if self.capacity < self._memory.least:",
+        "if self.capacity < 1:",
+        f"{LOADING} -k megabytes",
+    ),
+    Fault("ppl/lm/held.py", "vars(view).update(vars(self))", "pass", f"{SAYS} -k cannot_be_sent"),
+    Fault("ppl/lm/base.py", "OF_MODELS.get(name)", "None", f"{SAYS} -k other_models"),
     Fault("ppl/cli/doctor.py", "9 / 8 * width * size", "9 / 8 * size", SAYS),
     Fault(
         f"{SERVER}/answer.py",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ppl.lm.engine.linear import Joined, JoinedPart, PackedLinear, pack_linears
+from ppl.lm.engine.quantised import Int8Linear
 
 
 class Block(nn.Module):
@@ -99,6 +100,20 @@ def test_what_was_computed_is_not_kept():
     pack_linears(model, lambda: model(torch.randn(2, 16)))
     model(torch.randn(2, 16))
     assert model.q.joined._given is None
+
+
+@pytest.mark.parametrize("laid_out", [PackedLinear, Int8Linear])
+def test_a_gradient_that_would_lack_a_layer_is_refused(laid_out):
+    try:
+        layer = laid_out(nn.Linear(64, 64).requires_grad_(False))
+    except RuntimeError:
+        pytest.skip("needs a C++ compiler")
+    x = torch.randn(2, 64, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no gradient.*pack=False"):
+        layer(x)
+    with torch.no_grad():
+        assert layer(x).shape == (2, 64)
+    assert layer(x.detach()).shape == (2, 64)
 
 
 def test_layers_of_another_kind_stay_plain():

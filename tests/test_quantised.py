@@ -88,6 +88,20 @@ def test_the_product_is_that_of_its_weight(outputs, inputs, bias, dtype):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16], ids=str)
+def test_scales_are_of_one_type_whatever_torch_has_as_default(other):
+    plain = layer(64, 96, torch.bfloat16)
+    before, wanted = torch.get_default_dtype(), Int8Linear(plain)
+    torch.set_default_dtype(other)
+    try:
+        ours = Int8Linear(plain)
+    finally:
+        torch.set_default_dtype(before)
+    x = torch.randn(3, 96).to(torch.bfloat16)
+    assert torch.equal(ours.weight, wanted.weight)
+    assert torch.equal(ours(x), wanted(x))
+
+
 def test_all_threads_give_the_same():
     ours, x = Int8Linear(layer(640, 192)), torch.randn(5, 192)
     before = torch.get_num_threads()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from engines import assert_close, make, plain_states, some_texts
 from transformers import Gemma3Config
 
 from ppl.lm.engine.setting import Attention, inferring

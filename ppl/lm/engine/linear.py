@@ -47,8 +47,17 @@ class LaidOutLinear(nn.Module):
         _layers[self._number] = self
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`; not differentiable."""
+        """`[..., in_features]` to `[..., out_features]`.
+
+        Raises:
+            RuntimeError: a gradient is wanted of what it gives.
+        """
         y: Tensor
+        if x.requires_grad and torch.is_grad_enabled():  # or it would silently be without this part
+            raise RuntimeError(
+                "a layer whose weight is laid out for inference has no gradient; load the model "
+                "with pack=False and without weights=, or call it in torch.no_grad()"
+            )
         if torch.compiler.is_compiling():  # the compiler knows no layouts of others
             y = torch.ops.ppl_linear.packed(x, self._number, self.out_features)
         else:
@@ -212,7 +221,7 @@ class JoinedPart(nn.Module):
         self.out_features = joined.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`; not differentiable."""
+        """`[..., in_features]` to `[..., out_features]`."""
         return self.joined.part(self.number, x)
 
     @property

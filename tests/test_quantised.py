@@ -381,6 +381,24 @@ def test_a_cache_that_cannot_be_written_is_none(monkeypatch, tmp_path):
     assert building.built("int8.cpp").multiply
 
 
+def test_what_a_compiler_refuses_is_tried_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("PPL_CACHE", str(tmp_path))
+    runs, run = [], building.subprocess.run
+    monkeypatch.setattr(
+        building.subprocess, "run", lambda *a, **k: runs.append(a[0]) or run(*a, **k)
+    )
+    monkeypatch.setenv("CXX", "g++ -nothing")
+    for _ in range(2):  # as every layer of a model does
+        with pytest.raises(RuntimeError, match="nothing"):
+            building.built("int8.cpp")
+    assert len(runs) == 1
+    monkeypatch.setenv("CXX", "  ")  # as good as none
+    assert building.built("int8.cpp").multiply
+    monkeypatch.setenv("CXX", "g++ 'half")
+    with pytest.raises(RuntimeError, match="CXX=.*half"):
+        building.built("int8.cpp")
+
+
 def test_without_a_compiler_the_remedy_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "g+++")
     quantised._program.cache_clear()

@@ -109,7 +109,7 @@ def test_a_gradient_that_would_lack_a_layer_is_refused(laid_out):
     except RuntimeError:
         pytest.skip("needs a C++ compiler")
     x = torch.randn(2, 64, requires_grad=True)
-    with pytest.raises(RuntimeError, match="no gradient.*pack=False"):
+    with pytest.raises(RuntimeError, match=r"no gradient.*pack=False"):
         layer(x)
     with torch.no_grad():
         assert layer(x).shape == (2, 64)

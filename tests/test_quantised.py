@@ -395,7 +395,7 @@ def test_what_a_compiler_refuses_is_tried_once(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "  ")  # as good as none
     assert building.built("int8.cpp").multiply
     monkeypatch.setenv("CXX", "g++ 'half")
-    with pytest.raises(RuntimeError, match="CXX=.*half"):
+    with pytest.raises(RuntimeError, match=r"CXX=.*half"):
         building.built("int8.cpp")
 
 

@@ -34,8 +34,9 @@ FAULTS = [
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),
     Fault(f"{ENGINE}/whole.cpp", "d])) - rounded(b", "d])) + rounded(b", WHOLE),
-    Fault(f"{ENGINE}/whole.py", "and not any(self._hooks)", "", WHOLE),
-    Fault(f"{ENGINE}/whole.py", 'or any("forward" in each for each in self._modules)', "", WHOLE),
+    Fault(f"{ENGINE}/unaltered.py", "any(self._hooks) or ", "", WHOLE),
+    Fault(f"{ENGINE}/unaltered.py", ' or any("forward" in own for own in self._own)', "", WHOLE),
+    Fault(f"{ENGINE}/unaltered.py", "map(dict.values, self._inside)", "()", f"{WHOLE} -k altered"),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),

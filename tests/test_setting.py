@@ -70,7 +70,9 @@ def test_inference_mode_is_entered_once_and_left():
 def test_what_is_set_around_a_pass_changes_nothing(mode):
     """Also where inference mode is on already."""
     lm, text = make(), some_texts()[1]
-    states = plain_states(text)
+    with torch.inference_mode():
+        states = plain_states(text)
+        wanted = lm.model.lm_head(states)
     torch.set_default_device("meta")
     try:
         with mode(), torch.autocast("cpu", torch.bfloat16):
@@ -84,15 +86,20 @@ def test_what_is_set_around_a_pass_changes_nothing(mode):
         torch.set_default_device(None)
     assert found.dtype == logits.dtype == torch.float32
     assert_close(found, states)
-    with torch.inference_mode():
-        assert_close(logits, lm.model.lm_head(states))
+    assert_close(logits, wanted)
 
 
 def test_what_was_set_is_set_again_where_a_pass_fails():
+    seen = []
+
+    def fail():
+        seen.append(torch.is_autocast_enabled("cpu"))
+        raise ZeroDivisionError
+
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(ZeroDivisionError), inferring():
-            assert not torch.is_autocast_enabled("cpu")
-            raise ZeroDivisionError
+            fail()
+        assert seen == [False]
         assert torch.is_autocast_enabled("cpu")
         assert not torch.is_inference_mode_enabled()
         with inferring():  # not taken for one inside of another

@@ -115,13 +115,22 @@ def test_compiled_texts_are_packed(kind, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("heads", "group", "dim", "wide"),
-    [(1, 1, 8, 8), (2, 3, 64, 64), (1, 7, 12, 10), (3, 2, 9, 16), (1, 50, 8, 8)],
+    [(1, 1, 8, 8), (2, 3, 64, 64), (1, 7, 12, 10), (3, 2, 9, 16), (1, 50, 8, 8), (1, 5, 96, 48)],
 )
 @pytest.mark.parametrize(("softcap", "sinks"), [(0.0, False), (2.0, True)])
 def test_tokens_look_at_all_before_them(heads, group, dim, wide, softcap, sinks, dtype):
     """Of texts of all lengths, from nothing, behind tokens of their own, and on trunks of parts."""
     torch.manual_seed(dim)
-    layers, layer, sizes = 3, 2, [(0, 0, 1), (0, 0, 70), (0, 33, 5), (50, 0, 40), (90, 17, 33)]
+    layers, layer = 3, 2
+    sizes = [
+        (0, 0, 1),
+        (0, 0, 70),
+        (0, 33, 5),
+        (50, 0, 40),
+        (90, 17, 33),
+        (0, 0, 300),
+        (90, 140, 9),
+    ]
     trunk: list[Part] = []
     for start, stop in ((0, 50), (50, 90)):
         kv = tuple(torch.randn(layers, heads, stop - start, n).to(dtype) for n in (dim, wide))

@@ -12,7 +12,7 @@
 
 #include <vector>
 
-#include "together.h"
+#include "flash.h"
 #include "attend.h"
 
 // What one row has seen so far: of each of its heads the largest score, and the sums of weights and
@@ -175,13 +175,13 @@ static void alone(const Call &call, const Rows &group, int64_t run, int64_t row,
     finish(call, row, head, group.shared, seen, q);
 }
 
-template <int V>
+// So many rows as `All` has places.
+template <typename All>
 static void side_by_side(const Call &call, const Rows &group, int64_t run, const int64_t *rows,
-                         int count, int64_t head) {
-    Together<V> all;
+                         int count, int64_t head, All &all) {
     Seen seen;
     float q[GROUP][DIM], earliest = INFINITY, latest = 0;
-    memset(&all, 0, sizeof all);
+    auto asked = [&](int row) { return call.query + (rows[row] * HEADS + head) * GROUP * DIM; };
     for (int row = 0; row < count; row++) {
         begin(call, rows[row], head, seen, q);
         const float first = (float)call.firsts[rows[row]];
@@ -189,35 +189,50 @@ static void side_by_side(const Call &call, const Rows &group, int64_t run, const
         earliest = first < earliest ? first : earliest;
         latest = first > latest ? first : latest;
         for (int g = 0; g < GROUP; g++) {
-            const int v = (row * GROUP + g) / LANES, i = (row * GROUP + g) % LANES;
-            all.most[v][i] = seen.most[g];
-            all.mass[v][i] = seen.mass[g];
-            all.first[v][i] = first;
-            all.low[v][i] = low;
-            all.last[v][i] = INFINITY;
-            all.ask(row * GROUP + g, call.query + ((rows[row] * HEADS + head) * GROUP + g) * DIM,
-                    call.scaling);
-            for (int d = 0; d < WIDE; d++) ((float *)&all.sum[d][v])[i] = seen.sum[g][d];
+            const int place = row * GROUP + g;
+            all.ask(place, asked(row) + g * DIM, call.scaling);
+            all.seen(place, seen.most[g], seen.mass[g]);
+            all.looks(place, first, low, EVER);
+            for (int d = 0; d < WIDE; d++) all.of(place, d) = seen.sum[g][d];
         }
     }
     auto over = [&](const Place &place) {
         all.look(place.keys, place.values, place.start, place.count, earliest, latest, call.few,
-                 INFINITY, call.softcap);
+                 EVER, call.softcap);
     };
     for (; run < group.runs; run++)
         over(place_of(call.runs[run], call.layer, call.other_layer, head));
     if (group.shared) over(beginning(call, group, head));
     for (int row = 0; row < count; row++) {
         for (int g = 0; g < GROUP; g++) {
-            const int v = (row * GROUP + g) / LANES, i = (row * GROUP + g) % LANES;
-            seen.most[g] = all.most[v][i];
-            seen.mass[g] = all.mass[v][i];
-            const number *asked = call.query + ((rows[row] * HEADS + head) * GROUP + g) * DIM;
-            for (int d = 0; d < DIM; d++) q[g][d] = wide(asked[d]) * call.scaling;
-            for (int d = 0; d < WIDE; d++) seen.sum[g][d] = ((float *)&all.sum[d][v])[i];
+            const int place = row * GROUP + g;
+            seen.most[g] = all.top(place);
+            seen.mass[g] = all.weight(place);
+            for (int d = 0; d < DIM; d++) q[g][d] = wide(asked(row)[g * DIM + d]) * call.scaling;
+            for (int d = 0; d < WIDE; d++) seen.sum[g][d] = all.of(place, d);
         }
         finish(call, rows[row], head, group.shared, seen, q);
     }
+}
+
+template <int V>
+static void by_vectors(const Call &call, const Rows &group, int64_t run, const int64_t *rows,
+                       int count, int64_t head) {
+    Together<V> all;
+    memset(&all, 0, sizeof all);
+    side_by_side(call, group, run, rows, count, head, all);
+}
+
+static void by_matrices(const Call &call, const Rows &group, int64_t run, const int64_t *rows,
+                        int count, int64_t head) {
+#if FLASH
+    flash::Together all;
+    all.columns = (count * GROUP + LANES - 1) / LANES;
+    all.clear();
+    matrices::begin();
+    side_by_side(call, group, run, rows, count, head, all);
+    _tile_release();
+#endif
 }
 
 // query: [rows, HEADS * GROUP, DIM]; key and value: [rows, HEADS, DIM or WIDE], of the new tokens.
@@ -256,7 +271,9 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
         int count;
     };
     std::vector<Item> items;
-    for (int vectors = MOST; vectors > 0; vectors--) {
+    const bool matrices = flash::able(scaling) && !lows;
+    const int by_tiles = flash::COLUMNS, by_themselves = MOST;
+    for (int vectors = matrices ? by_tiles : by_themselves; vectors > 0; vectors--) {
         const int most = vectors * LANES / GROUP > 1 ? vectors * LANES / GROUP : 1;
         items.clear();
         for (int64_t g = 0, start = 0; g < count; g++) {
@@ -276,14 +293,16 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
         const int64_t run = item.group ? groups[item.group - 1].runs : 0, head = at % HEADS;
         const int64_t *which = order + item.start;
         const int queries = item.count * GROUP;
-        if (item.count == 1 || queries > MOST * LANES)
+        if (matrices && item.count > 1 && queries <= flash::AT_ONCE)
+            by_matrices(call, group, run, which, item.count, head);
+        else if (item.count == 1 || queries > MOST * LANES)
             for (int i = 0; i < item.count; i++) alone(call, group, run, which[i], head);
         else if (queries > 2 * LANES)
-            side_by_side<3>(call, group, run, which, item.count, head);
+            by_vectors<3>(call, group, run, which, item.count, head);
         else if (queries > LANES)
-            side_by_side<2>(call, group, run, which, item.count, head);
+            by_vectors<2>(call, group, run, which, item.count, head);
         else
-            side_by_side<1>(call, group, run, which, item.count, head);
+            by_vectors<1>(call, group, run, which, item.count, head);
     }
 }
 

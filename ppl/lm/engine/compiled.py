@@ -349,10 +349,7 @@ class CompiledStep:
     def fill(self, packed: Packed, place: Callable[[int], Place]) -> Tensor:
         """Last hidden states `[T, 1, hidden]` of all tokens of some texts, which see those before
         them; only where attention is `native`."""
-        ids = [token for job in packed.jobs for token in job.tokens]
-        positions = [torch.arange(job.start, job.start + len(job.tokens)) for job in packed.jobs]
-        inputs = torch.tensor(ids)[:, None], torch.cat(positions)[:, None]
-        return self._run(*inputs, _Packing(packed, place))
+        return self._run(*packed.inputs, _Packing(packed, place))
 
     def _run(self, ids: Tensor, positions: Tensor, running: _Running | _Packing) -> Tensor:
         given = ids.clone(), positions.clone()  # no views: the compiler would look at their bases

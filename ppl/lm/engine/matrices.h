@@ -16,7 +16,8 @@
 
 namespace matrices {
 
-enum { SIDE = 16, STEP = 32, MANY = 128, ONE = SIDE * SIDE };  // MANY rows, and weights for them, stay in the cache
+// MANY rows stay in the cache, with the weights for some outputs.
+enum { SIDE = 16, STEP = 32, MANY = 256, ONE = SIDE * SIDE, LINE = 32 };
 
 // Whether the system lets this process use them; it has to be asked once.
 static bool given() {
@@ -34,17 +35,29 @@ static void begin() {
     _tile_loadconfig(&shape);
 }
 
+// Weights that come next, so many lines of the cache at every step: tiles that are not there when they
+// are read are waited for, one after the other.
+struct Ahead {
+    const uint16_t *next;
+    int64_t lines;
+
+    void ask() {
+        for (int64_t i = 0; i < lines; i++, next += LINE) _mm_prefetch((const char *)next, _MM_HINT_T1);
+    }
+};
+
 // Sums [2][2][SIDE][SIDE] of 16 rows, and of 16 other rows if BELOW, with 16 outputs, and the next
 // 16 if BESIDE.
 template <bool BELOW, bool BESIDE>
 static void block(const uint16_t *x, const uint16_t *other, int64_t inputs, int64_t width,
-                  const uint16_t *weights, float *sums) {
+                  const uint16_t *weights, float *sums, Ahead &ahead) {
     asm volatile("" ::: "memory");  // the compiler does not know what tiles read
     _tile_zero(0);
     if (BESIDE) _tile_zero(1);
     if (BELOW) _tile_zero(2);
     if (BELOW && BESIDE) _tile_zero(3);
     for (int64_t k = 0; k < inputs; k += STEP, weights += STEP * width) {
+        ahead.ask();
         _tile_loadd(6, weights, 4 * width);
         _tile_loadd(4, x + k, 2 * inputs);
         _tile_dpbf16ps(0, 4, 6);
@@ -98,15 +111,19 @@ static void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t widt
         begin();
         for (int64_t low = 0; low < rows; low += MANY) {
             const int64_t high = low + MANY < rows ? low + MANY : rows;
-            const int64_t end = vectors * (part + 1) / threads;
-            for (int64_t at = vectors * part / threads, n; at < end; at += n) {
+            const int64_t start = vectors * part / threads, end = vectors * (part + 1) / threads;
+            // While the products with a tile of weights are made, the next one is asked for.
+            const int64_t times = (each + 1) / 2 * ((high - low + 2 * SIDE - 1) / (2 * SIDE));
+            Ahead ahead = {weights, (width + times - 1) / times};
+            for (int64_t at = start, n; at < end; at += n) {
+                if (at == start || at % each == 0) ahead.next = weights + (at / each + 1) * tile;
                 n = at % each + 1 < each && at + 1 < end ? 2 : 1;
                 const uint16_t *w = weights + at / each * tile + at % each * 2 * SIDE;
                 for (int64_t row = low; row < high; row += 2 * SIDE) {
                     const int64_t next = row + SIDE;
                     const uint16_t *one = (row < whole ? x : copied) + row * filled;
                     const uint16_t *two = (next < whole ? x : copied) + next * filled;
-#define OF(BELOW, BESIDE) block<BELOW, BESIDE>(one, two, filled, width, w, sums)
+#define OF(BELOW, BESIDE) block<BELOW, BESIDE>(one, two, filled, width, w, sums, ahead)
                     if (next < high)
                         n == 2 ? OF(true, true) : OF(true, false);
                     else

@@ -148,7 +148,7 @@ def fill(
     """
     tokens, query_heads, _, dim = query.shape
     heads, wide = key.shape[1], value.shape[3]
-    run = _filling(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
+    run = filling(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     out = query.new_empty(tokens, 1, query_heads, wide)
@@ -163,6 +163,7 @@ def fill(
         scaling,
         softcap,
         None if sinks is None else sinks.data_ptr(),
+        None,
         out.data_ptr(),
     )
     return out
@@ -173,11 +174,11 @@ def _program(source: str, heads: int, group: int, dim: int, wide: int, half: int
 
 
 @lru_cache(maxsize=64)
-def _filling(*kind: int) -> Any:
+def filling(*kind: int) -> Any:
     """The function `fill` of its source, for one kind of model."""
     run = _program("prefill.cpp", *kind).fill
     run.argtypes = [ctypes.c_int32, _POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, _POINTER, _POINTER]
+    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 3]
     run.restype = None
     return run
 

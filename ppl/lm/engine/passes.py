@@ -5,9 +5,8 @@ Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +22,15 @@ from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.evicting import Evicting
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
 from ppl.lm.engine.kv import KV
-from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, kept, packed
+from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
+from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk
 from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
-from ppl.lm.engine.spans import Span, share, split
+from ppl.lm.engine.spans import MOST_TOGETHER, Common, Span
 from ppl.lm.engine.trunk import Standing, standing_on
-from ppl.lm.engine.whole import WholeStep, whole_step
+from ppl.lm.engine.whole import WholeStep, packer, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
 # where every head has its own.
@@ -40,13 +39,30 @@ _PREFILL_TOKENS, _EVICTING_TOKENS = 4096, 512
 _PACKED = 8
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
-# Tokens a row up to which rows read a common beginning together.
-_MOST_TOGETHER = 16
 # Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
 # common apart: what is read in the time that the additional operations take.
 _CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 27
 # A pass with spans is not captured: what is read must outweigh launching a whole step by hand.
 _GRAPHS_SHARED = 1 << 29
+
+
+class Placed(NamedTuple):
+    """Where the rows of a step are.
+
+    Attributes:
+        low: the first slot that it covers.
+        where: each row's number among those.
+        inputs: `[3, B, 1]` ids, positions and columns.
+        window: the memory of the `B` rows.
+        spans, standing: see `Passes`.
+    """
+
+    low: int
+    where: list[int]
+    inputs: Tensor
+    window: Window
+    spans: list[Span] | None
+    standing: Standing | None
 
 
 class Passes:
@@ -117,17 +133,16 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self._running: list[tuple[int, int, tuple[int, int]]] = []
-        self._common: list[int] = []
+        self._common = Common()
         self.forget()
 
     def forget(self) -> None:
         """Counts from zero."""
         self.made = self.tokens_computed = self.tokens_padded = 0
 
-    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
-        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
-        longest = max(slot.tail for slot in slots) + 1
+    def place(self, slots: Sequence[Slot], texts: Sequence[Tokens], count: int = 1) -> Placed:
+        """Where steps of these rows go, so many of them, beginning with the last token of each
+        text; what is before it its slot holds."""
         low, high = self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
             # What is captured is bound to where its rows lie: few places, few captures.
@@ -144,17 +159,23 @@ class Passes:
         columns[where] = tails = [slot.tail for slot in slots]
         reach = np.zeros(high - low, dtype=np.int64)
         reach[where] = tails
-        spans = self._spans(slots, texts, where, reach.tolist(), 1)
-        inputs = torch.from_numpy(table)[:, :, None]
+        reach[where] += count - 1
+        spans = self._common.spans(slots, texts, where, reach.tolist(), 1, self.price)
         self._seat(slots, where, high - low)
         self.adapters.seat(texts, where, high - low)
+        standing = self._standing(slots, where, high - low)
+        inputs = torch.from_numpy(table)[:, :, None]
+        window = self._slots.window(low, inputs[2].to(self.device), max(tails) + count)
+        return Placed(low, where, inputs, window, spans, standing)
+
+    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
+        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
+        low, where, inputs, window, spans, standing = self.place(slots, texts)
         if self.graphs is None or spans is not None:
-            standing = self._standing(slots, where, high - low)
-            window = self._slots.window(low, inputs[2].to(self.device), longest)
             states = self._forward(inputs, window, len(slots), spans, standing)[:, 0]
         else:
-            self._count(inputs, len(slots))
-            visible = keys_bucket(longest, self._slots.length)
+            self.count(inputs.shape[1], len(slots))
+            visible = keys_bucket(window.visible, self._slots.length)
             states = self.graphs.run(self._slots.generation, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
@@ -175,11 +196,11 @@ class Passes:
             self._fill_evenly(rows)
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
-        few = missing <= min(_MOST_TOGETHER * len(rows), self._at_once)
+        few = missing <= min(MOST_TOGETHER * len(rows), self._at_once)
         if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
-        if self._packs and missing >= _PACKED * len(rows):
+        if self._packer and missing >= _PACKED * len(rows):
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
@@ -202,7 +223,7 @@ class Passes:
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
         missing = sum(len(text) - slot.length for text, slot in rows)
-        if self.as_steps(missing) and missing <= _MOST_TOGETHER * len(rows):
+        if self.as_steps(missing) and missing <= MOST_TOGETHER * len(rows):
             self._as_steps(rows)
         else:
             self.fill(rows)
@@ -280,7 +301,7 @@ class Passes:
             ends[row] = slot.tail + size - 1
         ids &= ID
         inputs = torch.from_numpy(table)
-        spans = self._spans(rows, texts, where, ends, width)
+        spans = self._common.spans(rows, texts, where, ends, width, self.price)
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
@@ -311,7 +332,7 @@ class Passes:
                 self._check(text[done:])
             made.append((base, piece))
             jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
-        if self._packs:
+        if self._packer:
             self._pack(jobs)
         else:
             for (text, *_), job in zip(stems, jobs, strict=True):
@@ -333,21 +354,20 @@ class Passes:
             self._forward(inputs, window, to - at, None, standing, filling)
 
     @property
-    def _packs(self) -> bool:
-        """Whether texts are filled in compiled passes without padding: their layers look at all
-        tokens, their rows know no more than these, and none has weights of its own."""
-        compiled = self.compiled is not None and self.compiled.native
-        plain = not self.windows and not self._states and not self._keeps.int8
-        return compiled and plain and not self.adapters.there
+    def _packer(self) -> Callable[[Packed], Tensor] | None:
+        """What fills texts without padding: the program of a step, whose rows know no more than
+        these tokens and have no weights of their own."""
+        plain = not self._states and not self._keeps.int8 and not self.adapters.there
+        return packer(self.whole, self.compiled, self.plan) if plain else None
 
     def _pack(self, jobs: Sequence[Job]) -> None:
-        assert self.compiled is not None
-        places = self._slots.layout.places
+        fill = self._packer
+        assert fill is not None
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            run.keep(self.compiled.fill(run, lambda layer: kept(places[layer])))
+            run.keep(fill(run))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""
@@ -362,40 +382,6 @@ class Passes:
         for row, slot in zip(where, slots, strict=True):
             trunks[row] = slot.trunk
         return standing_on(trunks, self.device)
-
-    def _spans(
-        self,
-        slots: Sequence[Slot],
-        texts: Sequence[Tokens],
-        where: Sequence[int],
-        positions: Sequence[int],
-        width: int,
-    ) -> list[Span] | None:
-        """How the rows of a pass attend: which apart, and which read a beginning only once.
-
-        Args:
-            slots, texts: of the rows that matter; of each text its slot holds the first tokens.
-            where: at which rows of the pass they are.
-            positions: the last of each row of the pass, counted from the end of its trunk.
-            width: tokens a row.
-        """
-        spans = split([position + 1 for position in positions])
-        if width > _MOST_TOGETHER or (len(slots) - 1) * max(positions) <= self.price:
-            return spans
-        order = sorted(range(len(slots)), key=where.__getitem__)
-        # Unique to the row, not to the slot; a row may move to another trunk.
-        running = [(slots[i].used, slots[i].base, slots[i].hole) for i in order]
-        if running != self._running:
-            # Rows that go on keep what they have in common: known until others run.
-            self._running = running
-            self._common = [
-                common_keys(slots[i], texts[i], slots[j], texts[j])
-                for i, j in itertools.pairwise(order)
-            ]
-        whole = spans or [Span(0, len(positions), max(positions) + 1)]
-        marked = share(whole, [where[i] for i in order], self._common, self.price)
-        # One span of rows that share nothing is a pass like any other, and can be captured.
-        return marked if len(marked) > 1 or marked[0].shared else None
 
     def _forward(
         self,
@@ -416,7 +402,7 @@ class Passes:
             standing: which rows stand on a trunk.
             filling: of a pass of many tokens a row, which rows get how many.
         """
-        self._count(inputs, real)
+        self.count(inputs[0].numel(), real)
         ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
@@ -428,10 +414,11 @@ class Passes:
         evicts = self._keeps.evicts if self.plan.layout.scored else None
         return None if evicts is None else Evicting(evicts, self._base, *memory)
 
-    def _count(self, inputs: Tensor, real: int) -> None:
-        self.made += 1
-        self.tokens_computed += real
-        self.tokens_padded += inputs[0].numel() - real
+    def count(self, tokens: int, real: int, passes: int = 1) -> None:
+        """Counts passes over so many tokens each, of which some are nobody's."""
+        self.made += passes
+        self.tokens_computed += real * passes
+        self.tokens_padded += (tokens - real) * passes
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""

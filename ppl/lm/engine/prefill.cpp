@@ -4,7 +4,8 @@
 
 #include <vector>
 
-#include "together.h"
+#include "flash.h"
+#include "attend.h"
 
 // Tokens of a text, from `first` on, and the runs that they look at, from `run` on: the last of them
 // is the memory of the text, in which the first token goes to `column`.
@@ -19,6 +20,7 @@ struct Filling {
     const number *query, *key, *value;
     float scaling, softcap;
     const float *sinks;
+    const int64_t *firsts;
     number *out;
 };
 
@@ -31,37 +33,87 @@ static void causal(const Filling &call, const Job &job, int64_t start, int count
     auto place = [&](int n) {  // of the query, among all queries and their answers
         return ((job.first + (start + n) / GROUP) * HEADS + head) * GROUP + (start + n) % GROUP;
     };
-    auto column = [&](int n) { return job.column + (start + n) / GROUP; };
+    auto token = [&](int n) { return (start + n) / GROUP; };  // of the job
+    auto first = [&](int n) { return call.firsts ? (float)call.firsts[job.first + token(n)] : 0; };
+    auto column = [&](int n) { return job.column + token(n); };
     for (int n = 0; n < count; n++) {
-        const int v = n / LANES, i = n % LANES;
         const float *sink = call.sinks ? call.sinks + head * GROUP + (start + n) % GROUP : nullptr;
         all.ask(n, call.query + place(n) * DIM, call.scaling);
-        all.most[v][i] = sink ? *sink : -INFINITY;
-        all.mass[v][i] = sink ? 1.0f : 0.0f;
-        all.last[v][i] = (float)(own.start + column(n));
+        all.seen(n, sink ? *sink : -INFINITY, sink ? 1.0f : 0.0f);
+        all.looks(n, first(n), first(n), (float)(own.start + column(n)));
     }
     for (int64_t run = job.run; run < job.runs; run++) {
         const bool last = run == job.runs - 1;
         const Place keys = place_of(call.runs[run], call.layer, call.other_layer, head);
-        all.look(keys.keys, keys.values, keys.start, last ? column(count - 1) + 1 : keys.count, 0, 0,
-                 0, last ? (float)(own.start + column(0)) : INFINITY, call.softcap);
+        all.look(keys.keys, keys.values, keys.start, last ? column(count - 1) + 1 : keys.count,
+                 first(0), first(count - 1), 0, last ? (float)(own.start + column(0)) : INFINITY, call.softcap);
     }
     for (int n = 0; n < count; n++)
         for (int d = 0; d < WIDE; d++)
-            call.out[place(n) * WIDE + d] =
-                narrow(all.sum[d][n / LANES][n % LANES] / all.mass[n / LANES][n % LANES]);
+            call.out[place(n) * WIDE + d] = narrow(all.of(n, d) / all.weight(n));
 }
+
+#if FLASH
+// As `causal`.
+static void by_matrices(const Filling &call, const Job &job, int64_t start, int count, int64_t head) {
+    flash::Together all;
+    const Run &own = call.runs[job.runs - 1];
+    all.columns = (count + LANES - 1) / LANES;
+    int64_t places[flash::AT_ONCE];
+    for (int v = 0; v < all.columns; v++) {
+        const number *asked[LANES];
+        for (int i = 0; i < LANES; i++) {  // behind the last, once more
+            const int n = v * LANES + i < count ? v * LANES + i : count - 1;
+            const int64_t token = (start + n) / GROUP, g = (start + n) % GROUP;
+            places[v * LANES + i] = ((job.first + token) * HEADS + head) * GROUP + g;
+            asked[i] = call.query + places[v * LANES + i] * DIM;
+        }
+        all.ask(v, asked, call.scaling);
+        for (int i = 0; i < LANES; i++) {
+            const int64_t place = places[v * LANES + i], token = place / (HEADS * GROUP);
+            if (call.sinks) all.seen(v * LANES + i, call.sinks[place % (HEADS * GROUP)], 1);
+            all.looks(v * LANES + i, call.firsts ? (float)call.firsts[token] : 0, 0,
+                      (float)(own.start + job.column + token - job.first));
+        }
+    }
+    const float earliest = call.firsts ? (float)call.firsts[job.first + start / GROUP] : 0;
+    const int64_t columns = job.column + (start + count - 1) / GROUP + 1;
+    matrices::begin();
+    for (int64_t run = job.run; run < job.runs; run++) {
+        const Place keys = place_of(call.runs[run], call.layer, call.other_layer, head);
+        all.look(keys.keys, keys.values, keys.start, run == job.runs - 1 ? columns : keys.count,
+                 earliest, 0, 0, 0, call.softcap);
+    }
+    _tile_release();
+    for (int v = 0; v < all.columns; v++) {
+        number *out[LANES];
+        for (int i = 0; i < LANES; i++) out[i] = call.out + places[v * LANES + i] * WIDE;
+        all.answer(v, count - v * LANES < LANES ? count - v * LANES : LANES, out);
+    }
+}
+#else
+static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t) {}
+#endif
 
 // Many tokens of each of some texts: writes their keys and values, and attends, each to all before
 // it and itself.
-// query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; out: as query,
-// WIDE numbers each. runs, layer, other_layer, softcap, sinks: as above; keys and values of a job's
+// query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; firsts: [tokens]
+// the first position that each looks at, or null for the beginning of its text; out: as query, WIDE
+// numbers each, perhaps in the same place. runs, layer, other_layer, softcap, sinks: as above; keys and values of a job's
 // last run are those of its memory, which has room for them.
 extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run *runs, int64_t layer,
                      int64_t other_layer, const number *query, const number *key,
                      const number *value, float scaling, float softcap, const float *sinks,
-                     number *out) {
-    const Filling call = {jobs, runs, layer, other_layer, query, key, value, scaling, softcap, sinks, out};
+                     const int64_t *firsts, number *out) {
+    const Filling call = {jobs,  runs,    layer,   other_layer, query,  key,
+                          value, scaling, softcap, sinks,       firsts, out};
+    // Many queries at a time, but not so many that threads would have nothing to do.
+    int64_t total = 0;
+    for (int64_t at = 0; at < count; at++) total += (jobs[at].stop - jobs[at].first) * GROUP;
+    const int64_t fair = total * HEADS / (4 * threads) / LANES * LANES;
+    const bool matrices = flash::able(scaling);
+    const int64_t few = MOST * LANES, many = flash::AT_ONCE;
+    const int64_t most = !matrices || fair < few ? few : fair < many ? fair : many;
     struct Item {
         int64_t job, start;
         int count;
@@ -69,9 +121,9 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
     std::vector<Item> items;
     for (int64_t at = 0; at < count; at++) {
         const int64_t queries = (jobs[at].stop - jobs[at].first) * GROUP;
-        for (int64_t start = 0; start < queries; start += MOST * LANES) {
+        for (int64_t start = 0; start < queries; start += most) {
             const int64_t left = queries - start;
-            items.push_back({at, start, left < MOST * LANES ? (int)left : MOST * LANES});
+            items.push_back({at, start, (int)(left < most ? left : most)});
         }
     }
 #pragma omp parallel num_threads(threads)
@@ -93,7 +145,9 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
         for (int64_t at = (int64_t)items.size() * HEADS - 1; at >= 0; at--) {
             const Item item = items[at / HEADS];
             const int64_t head = at % HEADS;
-            if (item.count > 2 * LANES)
+            if (matrices)
+                by_matrices(call, jobs[item.job], item.start, item.count, head);
+            else if (item.count > 2 * LANES)
                 causal<3>(call, jobs[item.job], item.start, item.count, head);
             else if (item.count > LANES)
                 causal<2>(call, jobs[item.job], item.start, item.count, head);
@@ -102,3 +156,5 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
         }
     }
 }
+
+static Fill *const as_declared [[maybe_unused]] = fill;

@@ -104,17 +104,30 @@ class Packed:
                 `ppl.lm.engine.native.fill`.
         """
         for new, (group, _) in zip((key, value), place, strict=True):
-            kept = self.jobs[0].kv[group]
-            # From here on nobody looks at bounds.
-            if (new.shape[1], new.shape[3], new.dtype) != (*kept.shape[1::2], kept.dtype):
-                raise RuntimeError(
-                    f"keys and values are not of one kind with the cache: {new.dtype} "
-                    f"{tuple(new.shape)}, {kept.dtype} {tuple(kept.shape)}"
-                )
-        tables = self._table(place[0][0], place[1][0])
+            self.check(group, (new.shape[1], new.shape[3]), new.dtype)
+        tables = self.tables(place[0][0], place[1][0])
         return native.fill(query, key, value, *tables, scaling, softcap or 0.0, sinks, place)
 
-    def _table(self, keys: int, values: int) -> tuple[Tensor, Tensor]:
+    def check(self, group: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        """Raises RuntimeError where the memory has keys or values of other heads and sizes, or of
+        another type: behind this nobody looks at bounds."""
+        for job in self.jobs:
+            for kv in (job.kv, *(part.piece.kv for part in job.trunk)):
+                kept = kv[group]
+                if (kept.shape[1], kept.shape[3], kept.dtype) != (*shape, dtype):
+                    raise RuntimeError(
+                        f"keys and values are not of one kind with the cache: {dtype} {shape}, "
+                        f"{kept.dtype} {tuple(kept.shape)}"
+                    )
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Ids and positions `[T, 1]` of the tokens."""
+        ids = [token for job in self.jobs for token in job.tokens]
+        positions = [torch.arange(job.start, job.start + len(job.tokens)) for job in self.jobs]
+        return torch.tensor(ids)[:, None], torch.cat(positions)[:, None]
+
+    def tables(self, keys: int, values: int) -> tuple[Tensor, Tensor]:
         """Jobs and runs as `native.fill` takes them, for groups of the layout."""
         if (keys, values) not in self._tables:
             jobs: list[list[int]] = []

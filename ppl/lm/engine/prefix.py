@@ -68,6 +68,24 @@ class PrefixPool:
             return match.packed(self.keeps.reach, first)
         return match.usable(self.keeps.reach, first) if self.keeps.window else match
 
+    def after(self, tokens: Tokens, most: int) -> tuple[Tokens, Tensor] | None:
+        """The tokens, up to `most`, that always followed a text, and last hidden states
+        `[1 + n, hidden]` of the text and of each of them; None where nothing is known of the text,
+        or it went on in several ways."""
+        runs = list(self._walk(tokens))
+        if self.keeps.gives_up or not runs or runs[-1][0].stop < len(tokens):
+            return None
+        if sum(shared for _, shared in runs) < len(tokens):
+            return None
+        edges = [edge for edge, _ in runs]
+        while edges[-1].stop < len(tokens) + most and len(edges[-1].children) == 1:
+            edges.extend(edges[-1].children.values())
+        length = min(edges[-1].stop, len(tokens) + most)
+        if length == len(tokens):
+            return None
+        found = [token for edge in edges for token in edge.tokens][len(tokens) : length]
+        return tuple(found), self.states(Match(length, tuple(edges)), len(tokens) - 1)
+
     def read(self, edge: Edge, size: int) -> Piece:
         """A view of the first `size` tokens of a run, wherever they are."""
         if edge.segment is not None:

@@ -111,7 +111,7 @@ extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t 
 // Up to how many rows: oneDNN's products by whole matrices are slower for few rows, not for many.
 extern "C" int64_t most() {
 #if MATRICES
-    if (matrices::given()) return 2 * matrices::MANY;
+    if (matrices::given()) return matrices::MANY;
 #endif
     return INT64_MAX;
 }

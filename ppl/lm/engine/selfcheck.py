@@ -15,7 +15,7 @@ from ppl.lm.engine import admission
 from ppl.lm.engine.memory import Sharing
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.prefix import PrefixPool
-from ppl.lm.engine.runs import Slot, Tokens
+from ppl.lm.engine.runs import Held, Part, Segment, Slot, Stem, Tokens
 from ppl.lm.engine.slots import Slots
 
 
@@ -69,10 +69,13 @@ def checked(engine: Checked) -> None:
         engine.sharing.able = _stands(engine)
     if whole is not None:
         _forget(engine)
-        engine.runner.whole = whole
+        engine.runner.whole, whole.fills = whole, False
         if not _runs_whole(engine):
             engine.runner.whole = None
-            _forget(engine)
+        else:
+            whole.fills = True
+            whole.fills = _fills(engine)
+        _forget(engine)
 
 
 def _runs_whole(engine: Checked) -> bool:
@@ -85,6 +88,27 @@ def _runs_whole(engine: Checked) -> bool:
         raise
     except Exception:  # a model that is called otherwise fails in any way
         return False
+
+
+def _fills(engine: Checked) -> bool:
+    """Whether passes over many tokens of some texts that are one program give what the model gives:
+    from nothing, behind tokens of their own, and on a trunk."""
+    texts = admission.samples(engine.vocabulary, engine.context_length)
+    runner, at = engine.runner, 2
+    try:
+        begun = [piece for _, piece in runner.segments([Stem(text, (), ()) for text in texts])]
+        trunk = (Part(Segment(begun[1], 0, Held()), 0, at),)
+        stems = [Stem(texts[0], (), [(0, begun[0][:at])]), Stem(texts[1], trunk, ())]
+        gone_on = [piece.states[at - start :] for start, piece in runner.segments(stems)]
+        for states in ([piece.states for piece in begun], gone_on):
+            admission.compare(
+                runner.plainly, engine.base, engine.name, texts, states, strict=engine.resumes
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a model that is called otherwise fails in any way
+        return False
+    return True
 
 
 def _compare(engine: Checked) -> None:

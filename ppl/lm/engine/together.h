@@ -10,6 +10,7 @@
 #include "vectors.h"
 
 enum { PART = 16, MOST = 3 };  // keys at a time; vectors of queries
+const float EVER = 1e9f;       // behind all positions
 
 #if HALF && DIM % 2 == 0 && defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -187,6 +188,23 @@ template <int V> struct Together {
         for (int d = 0; d < DIM; d++) q[d][v][i] = wide(asked[d]) * scale;
 #endif
     }
+
+    // What a query has seen so far: the largest score, the sum of weights, and that of values.
+    void seen(int place, float top, float weight) {
+        most[place / LANES][place % LANES] = top;
+        mass[place / LANES][place % LANES] = weight;
+    }
+
+    // The first and the last position that it looks at, and the first of the `few` first ones.
+    void looks(int place, float from, float early, float to) {
+        first[place / LANES][place % LANES] = from;
+        low[place / LANES][place % LANES] = early;
+        last[place / LANES][place % LANES] = to;
+    }
+
+    float top(int place) const { return most[place / LANES][place % LANES]; }
+    float weight(int place) const { return mass[place / LANES][place % LANES]; }
+    float &of(int place, int d) { return ((float *)&sum[d][place / LANES])[place % LANES]; }
 };
 
 // So many keys and values: where, how far apart layers and heads are, which tokens.

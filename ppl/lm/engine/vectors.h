@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #if HALF
 typedef uint16_t number;
 
@@ -37,6 +41,63 @@ enum { LANES = 16 };  // numbers a vector
 // two times a polynomial (coefficients of Cephes, S. Moshier, expf).
 typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t whole __attribute__((vector_size(LANES * sizeof(float))));
+
+#if HALF
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+typedef uint32_t bits __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
+static inline vector wide(halves x) { return (vector)(__builtin_convertvector(x, bits) << 16); }
+
+#if defined(__AVX512BF16__)
+static inline halves narrow(vector x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
+#else
+static inline halves narrow(vector x) {
+    const bits all = (bits)x, nearest = (all + 0x7fff + ((all >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x != x ? bits{} + 0x7fc0 : nearest, halves);
+}
+#endif
+static inline vector rounded(vector x) { return wide(narrow(x)); }
+#else
+typedef vector halves;
+
+static inline vector wide(halves x) { return x; }
+static inline halves narrow(vector x) { return x; }
+static inline vector rounded(vector x) { return x; }
+#endif
+
+// Numbers from somewhere on, of which there are so many left; zeros behind them.
+static inline vector taken(const number *from, int64_t left) {
+    halves x = {};
+    memcpy(&x, from, left >= LANES ? sizeof x : left * sizeof(number));
+    return wide(x);
+}
+
+static inline void put(vector x, number *to, int64_t left) {
+    const halves few = narrow(x);
+    memcpy(to, &few, left >= LANES ? sizeof few : left * sizeof(number));
+}
+
+// f(i, left) for every LANES-th of `count` numbers.
+template <typename F> static inline __attribute__((always_inline)) void over(int64_t count, const F &f) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) f(i, (int64_t)LANES);
+    if (i < count) f(i, count - i);
+}
+
+static inline vector inverse(vector x) {  // to the precision of float32, if not to its last place
+#if defined(__AVX512F__)
+    const vector near = (vector)_mm512_rcp14_ps((__m512)x);
+    return near * (2.0f - x * near);
+#else
+    return 1.0f / x;
+#endif
+}
+
+static inline float total(vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
 
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;

@@ -1,15 +1,17 @@
-"""Decode steps of models of the Llama kind as one program of our own (`whole.cpp`).
+"""Passes of models of the Llama kind as one program of our own (`whole.cpp`): decode steps, and
+passes over many tokens of some texts.
 
 A step of one row is bound by what lies between its products: small operations, and the Python that
-calls them. Where all layers are of a kind that is known by name, in bfloat16 or float32 on a CPU,
-with products of our own, one call makes the step. It is compared with the model's own pass when the
-engine is made, and left out where they disagree.
+calls them; and so is a pass of many tokens, in which each of these reads and writes memory. Where
+all layers are of a kind that is known by name, in bfloat16 or float32 on a CPU, with products of
+our own, one call makes the pass. It is compared with the model's own when the engine is made, and
+left out where they disagree.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,7 +22,9 @@ from torch import Tensor, nn
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
 from ppl.lm.engine.building import built
+from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
+from ppl.lm.engine.prefill import Packed, kept
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
 from ppl.lm.engine.spans import Span
@@ -35,7 +39,7 @@ _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
 class WholeStep:
-    """Passes of one token a row of one model.
+    """Passes of one model: of one token a row, and of many tokens of some texts.
 
     Args:
         base: the decoder without its head.
@@ -46,21 +50,24 @@ class WholeStep:
         RuntimeError: it is not of a kind that is known, or its layers are not laid out for products
             of our own, or there is no compiler.
 
+    Attributes:
+        fills: whether it makes passes of many tokens, too.
     """
 
     def __init__(self, base: nn.Module, config: Any, plan: Plan) -> None:
         blocks = _blocks(base, config)
+        self.fills = True
         self._base, self._places = base, [_whole(place) for place in plan.layout.places]
         first = blocks[0].self_attn
         self._dtype = next(base.parameters()).dtype
-        self._dim, self._scaling = int(first.head_dim), float(first.scaling)
+        self.dim, self._scaling = int(first.head_dim), float(first.scaling)
         queries, heads = (
-            int(layer.out_features) // self._dim for layer in (first.q_proj, first.k_proj)
+            int(layer.out_features) // self.dim for layer in (first.q_proj, first.k_proj)
         )
-        self._heads, self._wide = heads, queries * self._dim
+        self._heads, self._wide = heads, queries * self.dim
         self._reaches = [_whole(plan.looks[i].reach) for i in range(len(blocks))]
         shapes = set(plan.layout.layers)
-        if shapes != {((heads, self._dim), (heads, self._dim))} or not plan.keeps_what_is_read:
+        if shapes != {((heads, self.dim), (heads, self.dim))} or not plan.keeps_what_is_read:
             raise RuntimeError("its layers keep other keys and values than they attend to")
         self._hidden, inner = int(config.hidden_size), int(config.intermediate_size)
         self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
@@ -69,7 +76,7 @@ class WholeStep:
         self._unaltered = Unaltered(base)
         rows = [_row(block, self._products, self._dtype) for block in blocks]
         # Layers may have been cut after they were made, each by itself.
-        sizes = [(self._hidden, self._wide + 2 * heads * self._dim), (self._wide, self._hidden)]
+        sizes = [(self._hidden, self._wide + 2 * heads * self.dim), (self._wide, self._hidden)]
         sizes += [(self._hidden, 2 * inner), (inner, self._hidden)]
         found = [(layer.in_features, layer.out_features) for layer in self._products]
         scales = {(block.self_attn.head_dim, block.self_attn.scaling) for block in blocks}
@@ -78,18 +85,24 @@ class WholeStep:
         self._most = min(layer.own_rows for layer in self._products)
         self._layers = np.array(rows, dtype=np.int64)
         half = self._dtype == torch.bfloat16
-        attend = native.program(heads, queries // heads, self._dim, self._dim, half)
-        model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
+        kind = heads, queries // heads, self.dim, self.dim, half
+        attention = native.program(*kind), native.filling(*kind)
+        model = [len(blocks), self._hidden, heads, queries // heads, self.dim, inner]
         addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny, self._dtype)]
         self._model = np.array(
-            [*model, *addresses, ctypes.cast(attend, _POINTER).value], dtype=np.int64
+            [*model, *addresses, *(ctypes.cast(run, _POINTER).value for run in attention)],
+            dtype=np.int64,
         )
-        self._run = _program(half)
+        self.program, self._fill = _program(half)
 
     def takes(self, rows: int) -> bool:
-        """Whether it makes the step of so many rows: for more the library's products are quicker,
-        and where the model was altered since, its layers have to run."""
-        return rows <= self._most and self._unaltered()
+        """Whether it makes the step of so many rows: the library's products of more are quicker."""
+        return rows <= self._most and self.stands
+
+    @property
+    def stands(self) -> bool:
+        """Whether layers are what they were; where one was altered since, they have to run."""
+        return self._unaltered()
 
     def __call__(
         self,
@@ -100,40 +113,55 @@ class WholeStep:
         standing: Standing | None = None,
     ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass, see `CompiledStep`."""
-        rows = len(ids)
-        x = self._base.embed_tokens(ids)  # type: ignore[operator]
-        cosines, sines = (
-            part.contiguous()
-            for part in self._base.rotary_emb(x, positions)  # type: ignore[operator]
-        )
+        x, cosines, sines = self.begun(ids, positions)
+        call, kept = self.asked(x, positions, window, spans, standing)
+        slots, out = window.slots, torch.empty_like(x)
+        where = None if slots is None else slots.data_ptr()
+        self.program(*call, where, *(part.data_ptr() for part in (cosines, sines, x, out)))
+        del kept
+        return out
+
+    def asked(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        window: Window,
+        spans: Sequence[Span],
+        standing: Standing | None,
+    ) -> tuple[list[Any], list[Any]]:
+        """What the program is given before `slots`; and what must be there until it is done.
+
+        Args:
+            x: as `begun` gives it.
+
+        Raises:
+            RuntimeError: what is kept is of another kind than the layers.
+        """
+        rows = len(x)
         trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
         table = table_of(rows, spans, trunks, bases)
         firsts: dict[Reach, Tensor] = {}
         for reach in self._reaches:
             if reach not in firsts:
                 firsts[reach] = reach.first(positions).contiguous()
-        kept = []
+        of_layers = []
         for place, reach in zip(self._places, self._reaches, strict=True):
             (group, at), (other, there) = place
             keys, values = window.kv[group], window.kv[other]
             runs = table.runs(group, other)
             where = keys.data_ptr() + at * keys.stride(0) * keys.itemsize
             also = values.data_ptr() + there * values.stride(0) * values.itemsize
-            kept.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
-        of_layers = np.array(kept, dtype=np.int64)
+            of_layers.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
+        kept = np.array(of_layers, dtype=np.int64)
         # From here on nobody looks at bounds.
-        fits = x.dtype == keys.dtype == cosines.dtype == sines.dtype == self._dtype
-        fits &= cosines.numel() == sines.numel() == rows * self._dim
-        fits &= x.is_contiguous() and x.numel() == rows * self._hidden
-        shape = self._heads, self._dim, self._dim
-        fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        fits &= window.columns.numel() == rows and positions.is_cpu and window.columns.is_cpu
-        fits &= window.slots is None or window.slots.is_cpu
+        shape = self._heads, self.dim, self.dim
+        fits = keys.dtype == self._dtype and len(table.order) == rows
+        fits &= table.shaped(place) in (None, shape) and window.columns.is_cpu
+        fits &= window.columns.numel() == rows and (window.slots is None or window.slots.is_cpu)
         if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
-            raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
+            raise RuntimeError("slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
-        out = torch.empty_like(x)
-        self._run(
+        call = [
             self._model.ctypes.data,
             self._tiny,
             self._scaling,
@@ -145,18 +173,69 @@ class WholeStep:
             table.order.data_ptr(),
             table.groups.data_ptr(),
             len(table.groups),
-            of_layers.ctypes.data,
+            kept.ctypes.data,
             keys.stride(1),
             keys.stride(2),
             values.stride(1),
             values.stride(2),
-            None if window.slots is None else window.slots.data_ptr(),
+        ]
+        return call, [table, firsts, kept, columns, positions, bases]
+
+    def fill(self, packed: Packed) -> Tensor:
+        """Last hidden states `[T, 1, hidden]` of all tokens of texts, as `CompiledStep.fill`."""
+        ids, positions = packed.inputs
+        rows = len(ids)
+        x, cosines, sines = self.begun(ids, positions)
+        firsts: dict[Reach, Tensor | None] = {}
+        for reach in self._reaches:
+            if reach not in firsts:
+                # Texts begin where they begin: most layers need not be told.
+                moves = reach.moves(int(positions.max()) + 1)
+                firsts[reach] = reach.first(positions).contiguous() if moves else None
+        kept, shape = [], (self._heads, self.dim)
+        for ((group, at), (other, there)), reach in zip(self._places, self._reaches, strict=True):
+            jobs, runs = packed.tables(group, other)
+            first = firsts[reach]
+            kept.append(
+                (0, 0, at, there, runs.data_ptr(), 0 if first is None else first.data_ptr())
+            )
+            packed.check(group, shape, self._dtype)
+            packed.check(other, shape, self._dtype)
+        of_layers = np.array(kept, dtype=np.int64)
+        out = torch.empty_like(x)
+        self._fill(
+            self._model.ctypes.data,
+            self._tiny,
+            self._scaling,
+            rows,
+            torch.get_num_threads(),
+            jobs.data_ptr(),
+            len(jobs),
+            of_layers.ctypes.data,
             cosines.data_ptr(),
             sines.data_ptr(),
             x.data_ptr(),
             out.data_ptr(),
         )
         return out
+
+    def begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines `[n, B, dim]` of
+        positions `[B, n]`.
+
+        Raises:
+            RuntimeError: they are of another kind than the layers are.
+        """
+        x = self._base.embed_tokens(ids)  # type: ignore[operator]
+        turns = self._base.rotary_emb(x, positions)  # type: ignore[operator]
+        cosines, sines = (part.transpose(0, 1).contiguous() for part in turns)
+        # From here on nobody looks at bounds.
+        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype and x.is_cpu
+        fits &= cosines.shape == sines.shape == (positions.shape[1], len(ids), self.dim)
+        fits &= x.is_contiguous() and x.numel() == len(ids) * self._hidden
+        if not fits or not positions.is_cpu:
+            raise RuntimeError("embeddings or positions are of another kind than the layers")
+        return x, cosines, sines
 
 
 def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
@@ -169,6 +248,18 @@ def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
     # Of another kind, in one way or another.
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
+
+
+def packer(
+    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan
+) -> Callable[[Packed], Tensor] | None:
+    """What computes many tokens of texts in one pass, if anything does: their last hidden states
+    `[T, 1, hidden]`."""
+    if whole is not None and whole.fills and whole.stands:
+        return whole.fill
+    if compiled is None or not compiled.native or plan.windows:  # there each looks at all before it
+        return None
+    return lambda run: compiled.fill(run, lambda layer: kept(plan.layout.places[layer]))
 
 
 def _whole(part: Any) -> Any:
@@ -240,8 +331,11 @@ def _norm(norm: Any, tiny: float, dtype: torch.dtype) -> int:
 
 @cache
 def _program(half: bool) -> Any:
-    run = built("whole.cpp", HALF=int(half)).step
-    run.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
-    run.restype = None
-    return run
+    program = built("whole.cpp", HALF=int(half))
+    step, texts = program.step, program.texts
+    step.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
+    step.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    texts.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, _POINTER, _INT64]
+    texts.argtypes += [_POINTER] * 5
+    step.restype = texts.restype = None
+    return step, texts

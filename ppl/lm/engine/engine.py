@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ppl.language.cost import Account
@@ -489,9 +490,12 @@ class Engine(Counters):
 
 
 def _rearm() -> None:
-    """After a fork nobody else runs: a lock that another thread held would never be released."""
+    """After a fork nobody else runs: a lock that another thread held would never be released, and
+    a pass that waits for threads of before would never end."""
     for lock in _locks.values():
         lock._at_fork_reinit()
+    if _locks:
+        torch.set_num_threads(1)  # as in torch's own workers
 
 
 if hasattr(os, "register_at_fork"):

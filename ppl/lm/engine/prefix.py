@@ -191,10 +191,12 @@ class PrefixPool:
 
     def settle(self, edge: Edge) -> None:
         """Copies a run out of its slot into memory of its own."""
-        assert edge.slot is not None
+        slot = edge.slot
+        assert slot is not None
         piece = self.read(edge, len(edge.tokens)).clone()
-        edge.slot.edges.discard(edge)
+        # Whoever interrupts leaves a run where its slot knows of it, or nowhere in a slot.
         edge.segment, edge.slot = self.segment(piece, edge.start), None
+        slot.edges.discard(edge)
 
     def lose(self, edge: Edge, start: int, stop: int) -> None:
         """Its slot gives up what is between two positions."""

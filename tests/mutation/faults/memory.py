@@ -251,6 +251,18 @@ FAULTS = [
         "torch.maximum(self.mass, other.mass)",
         f"{TRUNKS} -k parts_of_attention",
     ),
+    Fault(
+        RUNS,
+        "parts.append(Part(segment, segment.start, stop))",
+        "parts.append(Part(segment, edge.start, stop))",
+        f"{TRUNKS} -k stays_whole",
+    ),
+    Fault(
+        PREFIX,
+        "        # Whoever interrupts",
+        "        slot.edges.discard(edge)\n        # Whoever interrupts",
+        "tests/test_slots.py -k interrupts",
+    ),
     Fault(RUNS, "if a.trunk != b.trunk:", "if False:", f"{TRUNKS} -k no_keys_in_common"),
     # What is kept of keys and values.
     Fault(KEPT, "keys > positions - self.window", "keys >= positions - self.window", KV),

@@ -7,6 +7,7 @@ from fault import Fault
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
@@ -33,8 +34,12 @@ FAULTS = [
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),
-    Fault(f"{ENGINE}/whole.cpp", "d])) - rounded(b", "d])) + rounded(b", WHOLE),
-    Fault(f"{ENGINE}/whole.py", "and not any(self._hooks)", "", WHOLE),
+    Fault(f"{ENGINE}/layers.h", "(a * one) - rounded(b", "(a * one) + rounded(b", WHOLE),
+    Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query);", "nullptr, query);", FILLS),
+    Fault(f"{ENGINE}/whole.cpp", "if (l) between.go_on(", "if (l > 1) between.go_on(", FILLS),
+    Fault(f"{ENGINE}/whole.py", "and whole.stands:", "and True:", FILLS),
+    Fault(f"{ENGINE}/selfcheck.py", "whole.fills = _fills(engine)", "pass", FILLS),
+    Fault(f"{ENGINE}/whole.py", "not any(self._hooks) and ", "", WHOLE),
     Fault(f"{ENGINE}/whole.py", 'or any("forward" in each for each in self._modules)', "", WHOLE),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),

@@ -40,11 +40,11 @@ def answers(lm):
 )
 def test_a_model_on_the_cpu_is_loaded_and_asked_under_any_default(settings, monkeypatch):
     monkeypatch.setattr(linear, "_trusted", {})
-    inversion._draws_alike.cache_clear()
+    inversion.draws_alike.cache_clear()
     there = answers(ppl.load("tiny", device="cpu", **settings))
     trusted = dict(linear._trusted)
     linear._trusted.clear()
-    inversion._draws_alike.cache_clear()
+    inversion.draws_alike.cache_clear()
     with META:
         lm = ppl.load("tiny", device="cpu", **settings)
         here = answers(lm)
@@ -54,10 +54,10 @@ def test_a_model_on_the_cpu_is_loaded_and_asked_under_any_default(settings, monk
 
 
 def test_draws_are_compared_where_they_are_made():
-    there = inversion._draws_alike(torch.float32)
-    inversion._draws_alike.cache_clear()
+    there = inversion.draws_alike(torch.float32)
+    inversion.draws_alike.cache_clear()
     with META:
-        assert inversion._draws_alike(torch.float32) == there
+        assert inversion.draws_alike(torch.float32) == there
 
 
 def test_reward_models_are_loaded_there_too():

@@ -126,21 +126,21 @@ def test_where_the_program_does_not_serve(monkeypatch):
     assert inversion.invert(logits, u) == inversion.inverted(logits, u)
     assert inversion.invert(logits.double(), u) is None
     monkeypatch.setenv("CXX", "no-such-compiler")
-    for cached in (inversion._draws_alike, inversion._built):
+    for cached in (inversion.draws_alike, inversion.program):
         cached.cache_clear()
     assert inversion.invert(logits, u) is None
-    inversion._draws_alike.cache_clear()
+    inversion.draws_alike.cache_clear()
 
 
 def test_a_program_that_draws_something_else_is_not_used(monkeypatch):
     own = inversion.inverted
     shifted = lambda logits, u: ([t + 1 for t in own(logits, u)[0]], own(logits, u)[1])  # noqa: E731
     monkeypatch.setattr(inversion, "inverted", shifted)
-    inversion._draws_alike.cache_clear()
+    inversion.draws_alike.cache_clear()
     try:
         assert inversion.invert(torch.randn(3, 50), np.full(3, 0.4)) is None
     finally:
-        inversion._draws_alike.cache_clear()
+        inversion.draws_alike.cache_clear()
 
 
 def test_only_what_nothing_reshapes_is_inverted_by_it():

@@ -328,14 +328,24 @@ class Session(Member):
 
 def _admit(rows: Sequence[Row]) -> set[Account]:
     """Books one token per row; the ledgers that cannot pay for theirs."""
-    broke = set()
-    for ledger, count in named(row.request.ledger for row in rows).items():
-        # What servers of the same search have reserved is not waited for.
-        if ledger.tokens_left < count or ledger.out_of_time:
-            broke.add(ledger)
-        else:
-            ledger.add(lm_tokens=count)
+    broke = _broke(rows)
+    _book([row for row in rows if row.request.ledger not in broke] if broke else rows)
     return broke
+
+
+def _broke(rows: Sequence[Row]) -> set[Account]:
+    """The ledgers that cannot pay for one token of each of their rows."""
+    # What servers of the same search have reserved is not waited for.
+    return {
+        ledger
+        for ledger, count in named(row.request.ledger for row in rows).items()
+        if ledger.tokens_left < count or ledger.out_of_time
+    }
+
+
+def _book(rows: Sequence[Row]) -> None:
+    for ledger, count in named(row.request.ledger for row in rows).items():
+        ledger.add(lm_tokens=count)
 
 
 def _draw_tokens(

@@ -33,7 +33,7 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
 from ppl.lm.pace import Switch
 from ppl.lm.row import Row
-from ppl.lm.sampling import _PLAIN, Warp
+from ppl.lm.sampling import PLAIN, Warp
 
 # Kinds of guesses of a model: how likely it found them, in tenths.
 _TENTHS = 11
@@ -338,7 +338,7 @@ class Drafting:
 
 def _is_whole(warp: Warp) -> bool:
     """Whether all tokens can be drawn."""
-    return warp.temperature > 0 and replace(warp, temperature=1.0) == _PLAIN
+    return warp.temperature > 0 and replace(warp, temperature=1.0) == PLAIN
 
 
 def last(row: Row, count: int) -> list[int]:

@@ -26,17 +26,19 @@ from ppl.lm.drafts import Drafts, drafts_of
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.beside import marked
+from ppl.lm.engine.burst import burst_of
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.drafts import DraftDecoder, refuse_drafts
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.inversion import invert, invert_alike
 from ppl.lm.engine.kv import KV
+from ppl.lm.engine.leading import LeadingDecoder
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.engine.setting import inferring
 from ppl.lm.eviction import Eviction
-from ppl.lm.following import FollowingSession
 from ppl.lm.guessing import Drafting
+from ppl.lm.leading import LeadingSession
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
 from ppl.lm.settings import HELD, SETTINGS_HELD, refuse_unknown_settings
@@ -107,13 +109,18 @@ class HFModel(LogitsModel):
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
         compiled = self.engine.runner.compiled
         native = compiled is not None and compiled.native
-        self.invert: Invert = invert if native else invert_alike
         self.company = Company(self.engine.lock)
         self.engine.slots.give_way = self.company.give_way
         self.context_length = self.engine.context_length
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
+        runner, config = self.engine.runner, model.config.get_text_config()
+        heads = config, model.get_output_embeddings()
+        self._bursts = None if drafts is not None else burst_of(runner, self.engine.base, *heads)
+        # One program draws, whether by itself or within a burst: one row's digits are the same.
+        own = native or self._bursts is not None
+        self.invert: Invert = invert if own else invert_alike
         self.adapter: Adapted | None = None
         self._alone: HFModel | None = None
         self.drafts: Drafting | None = None
@@ -216,7 +223,7 @@ class HFModel(LogitsModel):
         """A running batch that requests join and leave."""
         model = self.together
         if model.drafts is None:
-            return FollowingSession(model, EngineDecoder(model.engine, model._head))
+            return LeadingSession(model, LeadingDecoder(model.engine, model._head, model._bursts))
         decoder = DraftDecoder(model.drafts, model.engine, model._head)
         return DraftSession(model, model.drafts, decoder)
 

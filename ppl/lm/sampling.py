@@ -76,7 +76,7 @@ def warp_of(temperature: float, top_p: float, top_k: int | None, min_p: float) -
 
 
 # The very object that programs get, so that whether all rows have it is soon told.
-_PLAIN = warp_of(1.0, 1.0, None, 0.0)
+PLAIN = warp_of(1.0, 1.0, None, 0.0)
 
 
 def warped_log_probs(
@@ -138,7 +138,7 @@ def draw(
         is allowed may have no probability, see `nothing_left`).
     """
     rows, size = logits.shape
-    if invert is not None and warps.count(_PLAIN) == rows:
+    if invert is not None and warps.count(PLAIN) == rows:
         drawn = invert(_keep_only(logits, allowed), uniforms)
         if drawn is not None:
             return drawn
@@ -172,7 +172,7 @@ def _draw(
     allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
 ) -> tuple[Tensor, Tensor]:
-    if warps.count(_PLAIN) == len(warps):
+    if warps.count(PLAIN) == len(warps):
         # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
         logits = _keep_only(logits, allowed)
         probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))

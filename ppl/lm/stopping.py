@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ppl.errors import ProgramError
 from ppl.language.codec import Codec, Reader
 from ppl.language.steps import StepRule
@@ -34,6 +37,13 @@ class Stop:
         reads = self._stops is None and not rule.never
         self._reader = Reader(codec, before) if reads else None
 
+    def pauses(self, size: int) -> NDArray[np.uint8] | None:
+        """`[size]` of each token 1 if the continuation may end with it, 0 if it goes on whatever
+        was there; None if the rule has to be asked."""
+        if self._rule.pattern is not None or self._rule.predicate is not None:
+            return None
+        return _pauses(self._codec, self._rule.strings, size)
+
     def after(self, token: int) -> StopReason | None:
         """Why the continuation ends with this token, None if it goes on."""
         if token in self._codec.end_tokens:
@@ -50,6 +60,15 @@ class Stop:
             raise ProgramError(
                 f"{self._label}: until= raised {type(error).__name__}: {error} for {self._text!r}"
             ) from error
+
+
+@lru_cache(maxsize=32)
+def _pauses(codec: Codec, strings: tuple[str, ...], size: int) -> NDArray[np.uint8]:
+    last = {string.encode()[-1] for string in strings}
+    some = [i for i in range(min(codec.size, size)) if not last.isdisjoint(codec.piece(i))]
+    marks = np.zeros(size, dtype=np.uint8)
+    marks[[*some, *codec.end_tokens]] = 1
+    return marks
 
 
 class Stops(Protocol):

@@ -154,26 +154,6 @@ class EngineDecoder:
         else:
             self._logits = before[[same[i] for i in range(len(stems))]]
 
-    def known_after(self, token: int, most: int) -> tuple[Tokens, Tensor] | None:
-        """What the only active row may go on with after a token, all of it known: tokens, and
-        logits `[1 + n, V]` after the first and after each of these. None where that is not known,
-        or there are several ways."""
-        return None if self._stems[0].slot is not None else self._known_after(token, most)
-
-    @whole
-    def _known_after(self, token: int, most: int) -> tuple[Tokens, Tensor] | None:
-        text = (*self._stems[0].text, token)
-        found = self._engine.pool.after(text, most)
-        if found is None:
-            return None
-        tokens, states = found
-        return tokens, self._head(states, [text] * len(states))
-
-    @whole
-    def follow(self, tokens: Sequence[int]) -> None:
-        """Lets the only active row go on along what is known; `advance` has to follow."""
-        self._stems = [Stem((*self._stems[0].text, *tokens), None)]
-
     def park(self, first: int) -> None:
         """Gives up the slots of all rows but so many first ones, as far as none of these runs in
         them; rows take others when they go on."""

@@ -259,8 +259,7 @@ class Engine(Counters):
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
-        self._memory.slide(slots, [1] * len(slots))
-        self._room(max(slot.tail for slot in slots) + 1)
+        self.room(slots, 1)
         return self.runner.step(slots, texts)
 
     @alone
@@ -276,6 +275,11 @@ class Engine(Counters):
             self.slots.view(slot, start, slot.length).states.clone()
             for slot, start in zip(slots, starts, strict=True)
         ]
+
+    def room(self, slots: Sequence[Slot], count: int) -> None:
+        """Makes room for so many more tokens of each row."""
+        self._memory.slide(slots, [count] * len(slots))
+        self._room(max(slot.tail for slot in slots) + count)
 
     def _room(self, length: int) -> None:
         if length > self.slots.length:

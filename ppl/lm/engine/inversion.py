@@ -42,7 +42,7 @@ def invert(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn | None:
     """
     if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.bfloat16):
         return None
-    return inverted(logits, uniforms) if _draws_alike(logits.dtype) else None
+    return inverted(logits, uniforms) if draws_alike(logits.dtype) else None
 
 
 def invert_alike(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn | None:
@@ -84,7 +84,7 @@ def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
     Raises:
         RuntimeError: there is no compiler, or it refuses.
     """
-    run = _built(logits.dtype == torch.bfloat16)
+    run = program(logits.dtype == torch.bfloat16)
     rows, size = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     # Times any total, this stays below the total: never beyond the last token with any mass.
@@ -102,7 +102,7 @@ def inverted(logits: Tensor, uniforms: NDArray[np.float64]) -> Drawn:
 
 
 @lru_cache(maxsize=2)
-def _draws_alike(dtype: torch.dtype) -> bool:
+def draws_alike(dtype: torch.dtype) -> bool:
     """Whether the program can be built, and draws what the library does."""
     found = _both(inverted, 5001, dtype)
     if found is None:
@@ -118,7 +118,7 @@ def _same_digits() -> bool:
     return found is not None and found[0] == found[1]
 
 
-def _both(program: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn] | None:
+def _both(own: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn] | None:
     """What a program draws, and what the library does; None where the program cannot be built."""
     rows = 37
     generator = torch.Generator("cpu").manual_seed(0)  # whatever torch's default device is
@@ -127,15 +127,15 @@ def _both(program: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn]
     logits = logits.to(dtype)
     u = torch.rand(rows, generator=generator, dtype=torch.float64, device="cpu").numpy()
     try:
-        own = program(logits, u)
+        drawn = own(logits, u)
     except RuntimeError:
         return None
     plain = [sampling.warp_of(1.0, 1.0, None, 0.0)] * rows
-    return own, sampling.draw(logits, plain, [None] * rows, u)
+    return drawn, sampling.draw(logits, plain, [None] * rows, u)
 
 
 @lru_cache(maxsize=2)
-def _built(half: bool) -> Any:
+def program(half: bool) -> Any:
     """The function `draw` of the source."""
     run = built("draw.cpp", HALF=int(half)).draw
     run.argtypes = [ctypes.c_int32, *[_INT64] * 3, *[_POINTER] * 4]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,25 @@ _MOST_TOGETHER = 16
 _CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 27
 # A pass with spans is not captured: what is read must outweigh launching a whole step by hand.
 _GRAPHS_SHARED = 1 << 29
+
+
+class Placed(NamedTuple):
+    """Where the rows of a step are.
+
+    Attributes:
+        low: the first slot that it covers.
+        where: each row's number among those.
+        inputs: `[3, B, 1]` ids, positions and columns.
+        window: the memory of the `B` rows.
+        spans, standing: see `Passes`.
+    """
+
+    low: int
+    where: list[int]
+    inputs: Tensor
+    window: Window
+    spans: list[Span] | None
+    standing: Standing | None
 
 
 class Passes:
@@ -125,9 +144,9 @@ class Passes:
         """Counts from zero."""
         self.made = self.tokens_computed = self.tokens_padded = 0
 
-    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
-        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
-        longest = max(slot.tail for slot in slots) + 1
+    def place(self, slots: Sequence[Slot], texts: Sequence[Tokens], count: int = 1) -> Placed:
+        """Where steps of these rows go, so many of them, beginning with the last token of each
+        text; what is before it its slot holds."""
         low, high = self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
             # What is captured is bound to where its rows lie: few places, few captures.
@@ -144,17 +163,23 @@ class Passes:
         columns[where] = tails = [slot.tail for slot in slots]
         reach = np.zeros(high - low, dtype=np.int64)
         reach[where] = tails
+        reach[where] += count - 1
         spans = self._spans(slots, texts, where, reach.tolist(), 1)
-        inputs = torch.from_numpy(table)[:, :, None]
         self._seat(slots, where, high - low)
         self.adapters.seat(texts, where, high - low)
+        standing = self._standing(slots, where, high - low)
+        inputs = torch.from_numpy(table)[:, :, None]
+        window = self._slots.window(low, inputs[2].to(self.device), max(tails) + count)
+        return Placed(low, where, inputs, window, spans, standing)
+
+    def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
+        """Computes the last token of each row's text: last hidden states `[rows, hidden]`."""
+        low, where, inputs, window, spans, standing = self.place(slots, texts)
         if self.graphs is None or spans is not None:
-            standing = self._standing(slots, where, high - low)
-            window = self._slots.window(low, inputs[2].to(self.device), longest)
             states = self._forward(inputs, window, len(slots), spans, standing)[:, 0]
         else:
-            self._count(inputs, len(slots))
-            visible = keys_bucket(longest, self._slots.length)
+            self.count(inputs.shape[1], len(slots))
+            visible = keys_bucket(window.visible, self._slots.length)
             states = self.graphs.run(self._slots.generation, low, visible, inputs)[:, 0].clone()
         for slot in slots:
             slot.length += 1
@@ -415,7 +440,7 @@ class Passes:
             standing: which rows stand on a trunk.
             filling: of a pass of many tokens a row, which rows get how many.
         """
-        self._count(inputs, real)
+        self.count(inputs[0].numel(), real)
         ids, positions, _ = inputs.to(self.device).unbind()
         if standing is not None:
             standing.window = window
@@ -427,10 +452,11 @@ class Passes:
         evicts = self._keeps.evicts if self.plan.layout.scored else None
         return None if evicts is None else Evicting(evicts, self._base, *memory)
 
-    def _count(self, inputs: Tensor, real: int) -> None:
-        self.made += 1
-        self.tokens_computed += real
-        self.tokens_padded += inputs[0].numel() - real
+    def count(self, tokens: int, real: int, passes: int = 1) -> None:
+        """Counts passes over so many tokens each, of which some are nobody's."""
+        self.made += passes
+        self.tokens_computed += real * passes
+        self.tokens_padded += (tokens - real) * passes
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""

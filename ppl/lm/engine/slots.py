@@ -290,7 +290,7 @@ class Window:
             one; None where each has its own.
 
     Attributes:
-        kv, columns, visible, slots: as given.
+        kv, states, columns, visible, slots: as given.
         holes: `[B, 2]` where, in places, each row's hole is, and how many tokens have no place
             there; None where no row has one.
         left: `[B]` how many places before it have what heads keep of the hole.
@@ -306,7 +306,7 @@ class Window:
         visible: int,
         slots: Tensor | None = None,
     ) -> None:
-        self.kv, self._states, self._places = kv, states, layout.places
+        self.kv, self.states, self._places = kv, states, layout.places
         rows = torch.arange(len(columns), device=columns.device) if slots is None else slots
         self._rows = rows[:, None]
         self.columns, self.slots = columns, slots
@@ -373,7 +373,7 @@ class Window:
 
     def keep(self, states: Tensor) -> None:
         """Writes the pass's last hidden states `[B, Q, hidden]`."""
-        self._states[self._rows, self.columns] = states
+        self.states[self._rows, self.columns] = states
 
 
 class WindowLayer(CacheLayerMixin):

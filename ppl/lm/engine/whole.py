@@ -60,14 +60,14 @@ class WholeStep:
         self._base, self._places = base, [_whole(place) for place in plan.layout.places]
         first = blocks[0].self_attn
         self._dtype = next(base.parameters()).dtype
-        self._dim, self._scaling = int(first.head_dim), float(first.scaling)
+        self.dim, self._scaling = int(first.head_dim), float(first.scaling)
         queries, heads = (
-            int(layer.out_features) // self._dim for layer in (first.q_proj, first.k_proj)
+            int(layer.out_features) // self.dim for layer in (first.q_proj, first.k_proj)
         )
-        self._heads, self._wide = heads, queries * self._dim
+        self._heads, self._wide = heads, queries * self.dim
         self._reaches = [_whole(plan.looks[i].reach) for i in range(len(blocks))]
         shapes = set(plan.layout.layers)
-        if shapes != {((heads, self._dim), (heads, self._dim))} or not plan.keeps_what_is_read:
+        if shapes != {((heads, self.dim), (heads, self.dim))} or not plan.keeps_what_is_read:
             raise RuntimeError("its layers keep other keys and values than they attend to")
         self._hidden, inner = int(config.hidden_size), int(config.intermediate_size)
         self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
@@ -79,7 +79,7 @@ class WholeStep:
         self._where = [weight.data_ptr() for weight in self._weights]
         rows = [_row(block, self._products, self._dtype) for block in blocks]
         # Layers may have been cut after they were made, each by itself.
-        sizes = [(self._hidden, self._wide + 2 * heads * self._dim), (self._wide, self._hidden)]
+        sizes = [(self._hidden, self._wide + 2 * heads * self.dim), (self._wide, self._hidden)]
         sizes += [(self._hidden, 2 * inner), (inner, self._hidden)]
         found = [(layer.in_features, layer.out_features) for layer in self._products]
         scales = {(block.self_attn.head_dim, block.self_attn.scaling) for block in blocks}
@@ -93,15 +93,15 @@ class WholeStep:
         self._forwards = {kind: kind.forward for kind in kinds}
         self._layers = np.array(rows, dtype=np.int64)
         half = self._dtype == torch.bfloat16
-        kind = heads, queries // heads, self._dim, self._dim, half
+        kind = heads, queries // heads, self.dim, self.dim, half
         attention = native.program(*kind), native.filling(*kind)
-        model = [len(blocks), self._hidden, heads, queries // heads, self._dim, inner]
+        model = [len(blocks), self._hidden, heads, queries // heads, self.dim, inner]
         addresses = [self._layers.ctypes.data, _norm(base.norm, self._tiny, self._dtype)]
         self._model = np.array(
             [*model, *addresses, *(ctypes.cast(run, _POINTER).value for run in attention)],
             dtype=np.int64,
         )
-        self._run, self._fill = _program(half)
+        self.program, self._fill = _program(half)
 
     def takes(self, rows: int) -> bool:
         """Whether it makes the step of so many rows: for more the library's products are quicker."""
@@ -126,33 +126,58 @@ class WholeStep:
         standing: Standing | None = None,
     ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass, see `CompiledStep`."""
-        rows = len(ids)
         x, cosines, sines = self._begun(ids, positions)
+        call, kept = self.asked(x, cosines, sines, positions, window, spans, standing)
+        slots, out = window.slots, torch.empty_like(x)
+        where = None if slots is None else slots.data_ptr()
+        self.program(*call, where, *(part.data_ptr() for part in (cosines, sines, x, out)))
+        del kept
+        return out
+
+    def asked(
+        self,
+        x: Tensor,
+        cosines: Tensor,
+        sines: Tensor,
+        positions: Tensor,
+        window: Window,
+        spans: Sequence[Span],
+        standing: Standing | None,
+    ) -> tuple[list[Any], list[Any]]:
+        """What the program is given before `slots`; and what must be there until it is done.
+
+        Args:
+            x, cosines, sines: of the rows' tokens.
+
+        Raises:
+            RuntimeError: they are of another kind than the layers.
+        """
+        rows = len(x)
         trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
         table = table_of(rows, spans, trunks, bases)
         firsts: dict[Reach, Tensor] = {}
         for reach in self._reaches:
             if reach not in firsts:
                 firsts[reach] = reach.first(positions).contiguous()
-        kept = []
+        of_layers = []
         for place, reach in zip(self._places, self._reaches, strict=True):
             (group, at), (other, there) = place
             keys, values = window.kv[group], window.kv[other]
             runs = table.runs(group, other)
             where = keys.data_ptr() + at * keys.stride(0) * keys.itemsize
             also = values.data_ptr() + there * values.stride(0) * values.itemsize
-            kept.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
-        of_layers = np.array(kept, dtype=np.int64)
+            of_layers.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
+        kept = np.array(of_layers, dtype=np.int64)
         # From here on nobody looks at bounds.
-        shape = self._heads, self._dim, self._dim
-        fits = keys.dtype == self._dtype and len(table.order) == rows
-        fits &= table.shaped(place) in (None, shape) and window.columns.is_cpu
-        fits &= window.columns.numel() == rows and (window.slots is None or window.slots.is_cpu)
+        fits = self._alike(x, cosines, sines, positions) and keys.dtype == self._dtype
+        shape = self._heads, self.dim, self.dim
+        fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
+        fits &= window.columns.numel() == rows and window.columns.is_cpu
+        fits &= window.slots is None or window.slots.is_cpu
         if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
-            raise RuntimeError("slots are of another kind than the layers")
+            raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
-        out = torch.empty_like(x)
-        self._run(
+        call = [
             self._model.ctypes.data,
             self._tiny,
             self._scaling,
@@ -164,18 +189,13 @@ class WholeStep:
             table.order.data_ptr(),
             table.groups.data_ptr(),
             len(table.groups),
-            of_layers.ctypes.data,
+            kept.ctypes.data,
             keys.stride(1),
             keys.stride(2),
             values.stride(1),
             values.stride(2),
-            None if window.slots is None else window.slots.data_ptr(),
-            cosines.data_ptr(),
-            sines.data_ptr(),
-            x.data_ptr(),
-            out.data_ptr(),
-        )
-        return out
+        ]
+        return call, [table, firsts, kept, columns, positions, bases]
 
 
     def fill(self, packed: Packed) -> Tensor:
@@ -189,7 +209,9 @@ class WholeStep:
                 # Texts begin where they begin: most layers need not be told.
                 moves = reach.moves(int(positions.max()) + 1)
                 firsts[reach] = reach.first(positions).contiguous() if moves else None
-        kept, shape = [], (self._heads, self._dim)
+        if not self._alike(x, cosines, sines, positions):
+            raise RuntimeError("embeddings or positions are of another kind than the layers")
+        kept, shape = [], (self._heads, self.dim)
         for ((group, at), (other, there)), reach in zip(self._places, self._reaches, strict=True):
             jobs, runs = packed.tables(group, other)
             first = firsts[reach]
@@ -215,21 +237,18 @@ class WholeStep:
         return out
 
     def _begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines of their positions.
-
-        Raises:
-            RuntimeError: they are of another kind than the layers are.
-        """
+        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines of their positions."""
         x = self._base.embed_tokens(ids)  # type: ignore[operator]
-        turns = self._base.rotary_emb(x, positions)  # type: ignore[operator]
-        cosines, sines = (part.contiguous() for part in turns)
-        # From here on nobody looks at bounds.
-        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype and x.is_cpu
-        fits &= cosines.numel() == sines.numel() == len(ids) * self._dim
-        fits &= x.is_contiguous() and x.numel() == len(ids) * self._hidden
-        if not fits or not positions.is_cpu:
-            raise RuntimeError("embeddings or positions are of another kind than the layers")
-        return x, cosines, sines
+        cosines, sines = self._base.rotary_emb(x, positions)  # type: ignore[operator]
+        return x, cosines.contiguous(), sines.contiguous()
+
+    def _alike(self, x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor) -> bool:
+        """Whether these are of the kind of the layers, of a token each."""
+        rows = len(x)
+        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype
+        fits &= cosines.numel() == sines.numel() == rows * self.dim
+        fits &= x.is_contiguous() and x.numel() == rows * self._hidden
+        return fits and positions.is_cpu and x.is_cpu
 
 
 def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:

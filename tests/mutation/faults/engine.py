@@ -19,7 +19,7 @@ LAW = "tests/exact/test_one_law.py"
 DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
 DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
-FOLLOWS, FOLLOWED = "ppl/lm/following.py", "tests/test_following.py"
+FOLLOWS, FOLLOWED = "ppl/lm/leading.py", "tests/test_leading.py"
 
 FAULTS = [
     # From logits to tokens.

@@ -1,0 +1,171 @@
+"""Several decode steps as one program of our own (`burst.cpp`), for models that are small.
+
+A step of a small model takes less than what is around it: looking up where its rows are, asking for
+it, drawing. Where the step is one program (`ppl.lm.engine.whole`) and so is the draw
+(`ppl.lm.engine.inversion`), one call makes several, each of the tokens drawn after the one before,
+with the digits that each has by itself. It ends where a row may.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ppl.lm.engine import inversion
+from ppl.lm.engine.building import built
+from ppl.lm.engine.linear import LaidOutLinear
+from ppl.lm.engine.passes import Passes
+from ppl.lm.engine.runs import Slot, Tokens
+
+# Bytes of weights that a burst reads: some ten milliseconds, in which nobody else is asked.
+_BYTES = 1 << 27
+# Steps of one burst.
+_MOST = 16
+# Of these a position is turned by the same angles, however long the text is.
+_ROTATIONS = ("default", "linear", "llama3", "yarn")
+_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+
+class Burst:
+    """Bursts of one model.
+
+    Args:
+        runner: what makes its passes.
+        base: the decoder without its head.
+        head: its head, from last hidden states to logits, with nothing after it.
+
+    Raises:
+        RuntimeError: its steps, its head or its draws are no programs of our own, or it is too
+            large for bursts to pay.
+    """
+
+    def __init__(self, runner: Passes, base: Any, head: Any) -> None:
+        if runner.whole is None or runner.windows:
+            raise RuntimeError("its steps are not one program, or do not look at all before them")
+        if not isinstance(head, LaidOutLinear) or not head.own_rows:
+            raise RuntimeError("its head is no product of our own")
+        weight = base.embed_tokens.weight
+        fits = type(base.embed_tokens) is nn.Embedding and weight.is_contiguous()
+        if not fits or weight.dtype != runner.dtype or weight.shape[1] != head.in_features:
+            raise RuntimeError("its embeddings are of another kind")
+        if getattr(base.rotary_emb, "rope_type", "default") not in _ROTATIONS:
+            raise RuntimeError("it turns positions by the length of the text")
+        if not inversion.draws_alike(runner.dtype):
+            raise RuntimeError("its draws are no program of our own")
+        layers = [m for m in (head, *base.modules()) if isinstance(m, LaidOutLinear)]
+        size = sum(part.nbytes for layer in layers for part in layer.memory)
+        self.most = min(_MOST, _BYTES // size)
+        if self.most < 2:
+            raise RuntimeError("it is too large")
+        self._runner, self._whole, self._base, self._head = runner, runner.whole, base, head
+        self._embedding = weight.detach()
+        self._where = weight.data_ptr()
+        self._hooks = head._forward_hooks, head._forward_pre_hooks
+        half = runner.dtype == torch.bfloat16
+        draw = ctypes.cast(inversion.program(half), _POINTER).value
+        step = ctypes.cast(self._whole.program, _POINTER).value
+        dim = self._whole.dim
+        self._model = np.array([step, draw, *head.addresses, self._where, dim], dtype=np.int64)
+        self._run = _program(half)
+
+    def takes(self, rows: int) -> int:
+        """How many steps of so many rows one burst may be; 0 for none."""
+        head, weight = self._head, self._base.embed_tokens.weight
+        as_was = not any(self._hooks) and "forward" not in vars(head)
+        as_was &= weight.data_ptr() == self._where
+        if not as_was or rows > head.own_rows or not self._runner.takes_whole(rows):
+            return 0
+        return self.most
+
+    def __call__(
+        self,
+        slots: Sequence[Slot],
+        texts: Sequence[Tokens],
+        uniforms: NDArray[np.float64],
+        pauses: Sequence[NDArray[np.uint8]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Computes the last token of each row's text, draws the next, computes that, and so on, up
+        to a token with which a row may end; of the last that is drawn nothing is computed.
+
+        Args:
+            slots: have all but the last token of each text, and room for so many more.
+            texts: of each row.
+            uniforms: `[T, rows]` by which to draw.
+            pauses: `[V]` of each row 1 for tokens with which it may end.
+
+        Returns:
+            Tokens and their log-probabilities `[t, rows]`, NaN where there is no distribution; None
+            where rows read something together, which is not for a burst.
+        """
+        most = len(uniforms)
+        _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
+        if any(span.shared for span in spans or ()):
+            return None
+        rows = inputs.shape[1]
+        x = self._base.embed_tokens(inputs[0])
+        positions = inputs[1] + torch.arange(most)
+        # As they are at every step by itself: [T, rows, dim].
+        turns = [
+            part.expand(rows, -1, -1).transpose(0, 1).contiguous()
+            for part in self._base.rotary_emb(x, positions)
+        ]
+        if any(part.shape != (most, rows, self._whole.dim) for part in turns):
+            raise RuntimeError("positions are turned in another way than the layers")
+        cosines, sines = (part[0] for part in turns)
+        call, kept = self._whole.asked(x, cosines, sines, inputs[1], window, [], standing)
+        numbers = np.minimum(uniforms, 1 - 2.0**-52)
+        by_row = np.full((most, rows), 0.5)
+        by_row[:, where] = numbers
+        tokens, log_probs = np.empty((most, rows), dtype=np.int64), np.empty((most, rows))
+        ends = np.zeros(rows, dtype=np.int64)
+        ends[where] = [each.ctypes.data for each in pauses]
+        logits = x.new_empty(rows, self._head.out_features)
+        out = torch.empty_like(x)
+        states = window.states
+        made = self._run(
+            self._model.ctypes.data,
+            most,
+            states.data_ptr(),
+            states.stride(0),
+            states.stride(1),
+            ends.ctypes.data,
+            by_row.ctypes.data,
+            tokens.ctypes.data,
+            log_probs.ctypes.data,
+            logits.data_ptr(),
+            *call,
+            *(part.data_ptr() for part in (*turns, x, out)),
+        )
+        del kept
+        self._runner.count(rows, len(slots), made)
+        for slot in slots:
+            slot.length += made
+        return tokens[:made, where], log_probs[:made, where]
+
+
+def burst_of(runner: Passes, base: nn.Module, config: Any, head: Any) -> Burst | None:
+    """Bursts of a model, if it can have them; a configuration may say that logits are reshaped."""
+    named = "final_logit_softcapping", "logit_scale", "logits_scaling"
+    if any(getattr(config, name, None) is not None for name in named):
+        return None
+    try:
+        return Burst(runner, base, head)
+    except (AttributeError, RuntimeError):  # of another kind, in one way or another
+        return None
+
+
+@cache
+def _program(half: bool) -> Any:
+    run = built("burst.cpp", HALF=int(half)).burst
+    run.argtypes = [_POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 5]
+    run.argtypes += [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
+    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    run.restype = _INT64
+    return run

@@ -1,0 +1,176 @@
+"""Running batches that draw several tokens at once where they can, and show one a step.
+
+Two things need no pass, or no step, for each token. A row that is alone and goes back to where a
+search has been draws again from texts of which the engine knows how they went on
+(`ppl.lm.engine.prefix`): as long as it draws what was drawn before it needs only draws, and the
+logits of all that is known come from one product of the head. And small models make several steps
+at once (`ppl.lm.engine.burst`).
+
+Each token is drawn by its own number from its own logits, as without. Rows show one token a step
+like all others, so what their search pays, and which of them are done first, is as without, too.
+Where something comes between, a row that joins, or a budget that ends, they go back to what they
+have shown; what was computed stays known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ppl.errors import PPLError
+from ppl.language.cost import named
+from ppl.language.randomness import Uniforms, uniforms
+from ppl.lm import sampling
+from ppl.lm.base import Drawn, Tokens
+from ppl.lm.company import gives_back
+from ppl.lm.decode import LogitsModel, Session, _book, _broke
+from ppl.lm.engine.leading import LeadingDecoder
+from ppl.lm.row import Row
+
+# Known tokens that are drawn together: what is drawn beyond the first that differs is for nothing.
+_MOST = 16
+# Of more rows one or another ends so soon that there are no several steps to be made at once.
+_ROWS = 4
+
+Step = list[tuple[int, float]]
+"""Of each row a token, and its log-probability."""
+
+
+class LeadingSession(Session):
+    """A running batch of an engine; see `Session` for what it is to others.
+
+    Args:
+        model: what draws.
+        decoder: an empty batch of it.
+    """
+
+    def __init__(self, model: LogitsModel, decoder: LeadingDecoder) -> None:
+        super().__init__(model)
+        self._decoder: LeadingDecoder = decoder
+        self._drawn: deque[Step] = deque()  # and not shown
+        # Tokens that rows have shown and the decoder does not have, one of which it is to be given;
+        # negative, if it has more than they have shown.
+        self._behind = 1
+
+    @gives_back
+    def step(self) -> dict[int, Drawn | PPLError | None]:
+        """Shows one token of every row; answers those that are done."""
+        if not self._drawn:
+            return super().step()
+        rows = self._rows
+        if self._waiting or any(row.unwanted for row in rows) or _broke(rows):
+            self._settle()
+            super()._go_on(list(range(len(rows))))
+            return super().step()
+        _book(rows)
+        done: dict[int, Drawn | PPLError | None] = {}
+        for row, (token, log_prob) in zip(rows, self._drawn.popleft(), strict=True):
+            try:
+                drawn: Drawn | PPLError | None = row.push(self.model, token, log_prob)
+            except PPLError as error:
+                drawn = error
+            if drawn is not None:
+                done[row.ticket] = drawn
+        self._behind += 1
+        if done or not self._drawn:
+            self._settle()
+            self._go_on([i for i, row in enumerate(rows) if row.ticket not in done])
+        return done
+
+    def _go_on(self, keep: list[int]) -> None:
+        rows = self._rows
+        if not keep:  # what they are ahead of what they have shown stays known
+            self._drawn.clear()
+            self._behind = 1
+        elif len(keep) == len(rows) <= _ROWS and not self._waiting and all(map(_plain, rows)):
+            self._lead()
+        if not self._drawn:
+            super()._go_on(keep)
+
+    def _settle(self) -> None:
+        """Lets the decoder have all but the last token that its rows have shown."""
+        self._drawn.clear()
+        ahead, self._behind = 1 - self._behind, 1
+        if ahead > 0:
+            self._decoder.cut(ahead)
+        elif ahead < 0:
+            self._decoder.follow(self._rows[0].new[ahead - 1 : -1])
+        keys, positions = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
+        self._uniforms = Uniforms(keys, positions)
+
+    def _lead(self) -> None:
+        """Draws what can be drawn at once."""
+        rows = self._rows
+        if len(rows) == 1:
+            found = self._decoder.known_after(rows[0].new[-1], _MOST)
+            if found is not None:
+                self._drawn = _drawn_along(rows[0], *found)
+                return
+        self._burst()
+
+    def _burst(self) -> None:
+        rows = self._rows
+        most = self._decoder.bursts(len(rows))
+        if most < 2 or not all(row.request.spec.warp == sampling.PLAIN for row in rows):
+            return
+        pauses = [row.stop.pauses(self._decoder.logits.shape[1]) for row in rows]
+        some = [pause for pause in pauses if pause is not None]
+        most = min(most, _left(rows), *(row.limit - len(row.new) for row in rows))
+        if most < 2 or len(some) < len(rows):
+            return
+        keys = np.array([row.request.key for row in rows], dtype=np.uint64)[:, None]
+        positions = np.array([len(row.new) for row in rows])[:, None] + np.arange(most)
+        numbers = uniforms(keys, positions).T
+        longest = max(row.length for row in rows) + most
+        with self._company.lock:
+            if len(rows) > self._company.room(self.model, longest, self):
+                return
+            made = self._decoder.burst([row.new[-1] for row in rows], numbers, some)
+        if made is None:
+            return
+        tokens, log_probs = (part.tolist() for part in made)
+        steps = zip(tokens, log_probs, strict=True)
+        self._drawn = deque(list(zip(*step, strict=True)) for step in steps)
+        self._behind = 1 - len(self._drawn)
+        if not all(map(math.isfinite, log_probs[-1])):
+            self._drawn.pop()  # said where it is drawn by itself
+            if not self._drawn:
+                self._settle()
+
+
+def _plain(row: Row) -> bool:
+    """Whether what it draws depends on its tokens only by their logits, and is all that is read."""
+    return row.request.spec.allowed is None and row.request.under is None
+
+
+def _left(rows: Sequence[Row]) -> int:
+    """How many tokens of each row those who pay have left."""
+    counts = named(row.request.ledger for row in rows)
+    return int(min([_MOST, *(ledger.tokens_left / count for ledger, count in counts.items())]))
+
+
+def _drawn_along(row: Row, known: Tokens, logits: Tensor) -> deque[Step]:
+    """What a row draws, each with its log-probability, up to the first token that is not known.
+
+    Args:
+        known: `n` tokens that may follow.
+        logits: `[n + 1, V]` before each of them, and after the last.
+    """
+    count = len(logits)
+    keys = np.full(count, row.request.key, dtype=np.uint64)
+    numbers = uniforms(keys, len(row.new) + np.arange(count))
+    own = getattr(row.request.model, "invert", None)
+    warps, masks = [row.request.spec.warp] * count, [None] * count
+    tokens, log_probs = sampling.draw(logits, warps, masks, numbers, own)
+    drawn: deque[Step] = deque()
+    for i, (token, log_prob) in enumerate(zip(tokens, log_probs, strict=True)):
+        if not math.isfinite(log_prob):
+            break  # said where it is drawn by itself
+        drawn.append([(token, log_prob)])
+        if i == len(known) or token != known[i]:
+            break
+    return drawn

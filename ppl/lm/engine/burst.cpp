@@ -3,7 +3,7 @@
 //
 // Compiled for one kind: HALF for bfloat16 (else float32).
 
-#include "vectors.h"
+#include "layers.h"
 
 typedef void Step(const void *model, float tiny, float scaling, int64_t rows, int32_t threads,
                   const int64_t *columns, const int64_t *positions, const int64_t *bases,
@@ -11,24 +11,13 @@ typedef void Step(const void *model, float tiny, float scaling, int64_t rows, in
                   int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
                   const int64_t *slots, const number *cosines, const number *sines, number *x,
                   number *out);
-typedef void Multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
-                      const void *, const float *, number *);
-typedef void MultiplyEight(int64_t, int64_t, int64_t, int32_t, int32_t, const void *, const void *,
-                           const float *, const float *, void *);
 typedef void Draw(int32_t threads, int64_t rows, int64_t size, int64_t stride, const number *logits,
                   const double *uniforms, int64_t *tokens, double *log_probs);
-
-struct Head {  // as `Product` in whole.cpp
-    void *run;
-    int64_t inputs, outputs, width, tile;
-    const void *weights;
-    const float *scales, *bias;
-};
 
 struct Burst {
     Step *step;
     Draw *draw;
-    Head head;
+    Product head;  // from last hidden states to logits
     const number *embedding;  // [tokens, hidden]
     int64_t dim;              // of a head of attention: numbers of a cosine
 };
@@ -47,7 +36,7 @@ extern "C" int64_t burst(const Burst *model, int64_t most, number *states, int64
                          const void *groups, int64_t count, const void *kept, int64_t slot,
                          int64_t head, int64_t value_slot, int64_t value_head, const number *cosines,
                          const number *sines, number *x, number *out) {
-    const Head &last = model->head;
+    const Product &last = model->head;
     const int64_t hidden = last.inputs, size = last.outputs;
     for (int64_t made = 0; made < most; made++) {
         const int64_t turn = made * rows * model->dim;
@@ -60,12 +49,7 @@ extern "C" int64_t burst(const Burst *model, int64_t most, number *states, int64
                     sines + turn, x, out);
         for (int64_t r = 0; r < rows; r++)
             memcpy(states + r * row + columns[r] * column, out + r * hidden, hidden * sizeof(number));
-        if (last.scales)
-            ((MultiplyEight *)last.run)(rows, hidden, size, threads, HALF, out, last.weights,
-                                        last.scales, last.bias, logits);
-        else
-            ((Multiply *)last.run)(rows, hidden, size, last.width, last.tile, threads, out,
-                                   last.weights, last.bias, logits);
+        last(rows, threads, out, logits);
         int64_t *drawn = tokens + made * rows;
         double *found = log_probs + made * rows;
         model->draw(threads, rows, size, size, logits, uniforms + made * rows, drawn, found);

@@ -109,17 +109,8 @@ class Burst:
         if any(span.shared for span in spans or ()):
             return None
         rows = inputs.shape[1]
-        x = self._base.embed_tokens(inputs[0])
-        positions = inputs[1] + torch.arange(most)
-        # As they are at every step by itself: [T, rows, dim].
-        turns = [
-            part.expand(rows, -1, -1).transpose(0, 1).contiguous()
-            for part in self._base.rotary_emb(x, positions)
-        ]
-        if any(part.shape != (most, rows, self._whole.dim) for part in turns):
-            raise RuntimeError("positions are turned in another way than the layers")
-        cosines, sines = (part[0] for part in turns)
-        call, kept = self._whole.asked(x, cosines, sines, inputs[1], window, [], standing)
+        x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
+        call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
         numbers = np.minimum(uniforms, 1 - 2.0**-52)
         by_row = np.full((most, rows), 0.5)
         by_row[:, where] = numbers

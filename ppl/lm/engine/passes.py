@@ -5,7 +5,6 @@ Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,10 +25,10 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.prefill import LEAST, Filling, Job, Packed, packed
 from ppl.lm.engine.reach import reaching
 from ppl.lm.engine.recurrent import SPACING, Snapshots
-from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk, common_keys
+from ppl.lm.engine.runs import Piece, Slot, Stem, Tokens, Trunk
 from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
-from ppl.lm.engine.spans import Span, share, split
+from ppl.lm.engine.spans import MOST_TOGETHER, Common, Span
 from ppl.lm.engine.trunk import Standing, standing_on
 from ppl.lm.engine.whole import WholeStep, packer, whole_step
 
@@ -40,8 +39,6 @@ _PREFILL_TOKENS, _EVICTING_TOKENS = 4096, 512
 _PACKED = 8
 # A pass of one token a row may cover a third more slots than rows before slots are exchanged.
 _SPREAD = 1 / 3
-# Tokens a row up to which rows read a common beginning together.
-_MOST_TOGETHER = 16
 # Bytes of keys and values that a step must be spared, in every layer, to read what rows have in
 # common apart: what is read in the time that the additional operations take.
 _CPU_SHARED, _GPU_SHARED = 1 << 20, 1 << 27
@@ -136,8 +133,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self._running: list[tuple[int, int, tuple[int, int]]] = []
-        self._common: list[int] = []
+        self._common = Common()
         self.forget()
 
     def forget(self) -> None:
@@ -164,7 +160,7 @@ class Passes:
         reach = np.zeros(high - low, dtype=np.int64)
         reach[where] = tails
         reach[where] += count - 1
-        spans = self._spans(slots, texts, where, reach.tolist(), 1)
+        spans = self._common.spans(slots, texts, where, reach.tolist(), 1, self.price)
         self._seat(slots, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(slots, where, high - low)
@@ -200,7 +196,7 @@ class Passes:
             self._fill_evenly(rows)
             return
         missing = sum(len(text) - slot.length for text, slot in rows)
-        few = missing <= min(_MOST_TOGETHER * len(rows), self._at_once)
+        few = missing <= min(MOST_TOGETHER * len(rows), self._at_once)
         if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
@@ -227,7 +223,7 @@ class Passes:
     def extend(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
         missing = sum(len(text) - slot.length for text, slot in rows)
-        if self.as_steps(missing) and missing <= _MOST_TOGETHER * len(rows):
+        if self.as_steps(missing) and missing <= MOST_TOGETHER * len(rows):
             self._as_steps(rows)
         else:
             self.fill(rows)
@@ -305,7 +301,7 @@ class Passes:
             ends[row] = slot.tail + size - 1
         ids &= ID
         inputs = torch.from_numpy(table)
-        spans = self._spans(rows, texts, where, ends, width)
+        spans = self._common.spans(rows, texts, where, ends, width, self.price)
         self._seat(rows, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(rows, where, high - low)
@@ -386,40 +382,6 @@ class Passes:
         for row, slot in zip(where, slots, strict=True):
             trunks[row] = slot.trunk
         return standing_on(trunks, self.device)
-
-    def _spans(
-        self,
-        slots: Sequence[Slot],
-        texts: Sequence[Tokens],
-        where: Sequence[int],
-        positions: Sequence[int],
-        width: int,
-    ) -> list[Span] | None:
-        """How the rows of a pass attend: which apart, and which read a beginning only once.
-
-        Args:
-            slots, texts: of the rows that matter; of each text its slot holds the first tokens.
-            where: at which rows of the pass they are.
-            positions: the last of each row of the pass, counted from the end of its trunk.
-            width: tokens a row.
-        """
-        spans = split([position + 1 for position in positions])
-        if width > _MOST_TOGETHER or (len(slots) - 1) * max(positions) <= self.price:
-            return spans
-        order = sorted(range(len(slots)), key=where.__getitem__)
-        # Unique to the row, not to the slot; a row may move to another trunk.
-        running = [(slots[i].used, slots[i].base, slots[i].hole) for i in order]
-        if running != self._running:
-            # Rows that go on keep what they have in common: known until others run.
-            self._running = running
-            self._common = [
-                common_keys(slots[i], texts[i], slots[j], texts[j])
-                for i, j in itertools.pairwise(order)
-            ]
-        whole = spans or [Span(0, len(positions), max(positions) + 1)]
-        marked = share(whole, [where[i] for i in order], self._common, self.price)
-        # One span of rows that share nothing is a pass like any other, and can be captured.
-        return marked if len(marked) > 1 or marked[0].shared else None
 
     def _forward(
         self,

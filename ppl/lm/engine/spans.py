@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
+
+from ppl.lm.engine.runs import Slot, Tokens, common_keys
+
+# Tokens a row up to which rows read a common beginning together.
+MOST_TOGETHER = 16
 
 # More calls than this cost more than they save.
 _MOST_SPANS = 6
@@ -89,3 +94,46 @@ def share(
             shared = min(common[a:b]) if saved(a, b) > price else 0
             marked.append(Span(start, stop, span.keys, shared, rows[a]))
     return marked
+
+
+class Common:
+    """What the rows of a pass have in common, known as long as the same rows run."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[int, int, tuple[int, int]]] = []
+        self._keys: list[int] = []
+
+    def spans(
+        self,
+        slots: Sequence[Slot],
+        texts: Sequence[Tokens],
+        where: Sequence[int],
+        positions: Sequence[int],
+        width: int,
+        price: int,
+    ) -> list[Span] | None:
+        """How the rows of a pass attend: which apart, and which read a beginning only once.
+
+        Args:
+            slots, texts: of the rows that matter; of each text its slot holds the first tokens.
+            where: at which rows of the pass they are.
+            positions: the last of each row of the pass, counted from the end of its trunk.
+            width: tokens a row.
+            price: as of `ppl.lm.engine.passes.Passes`.
+        """
+        spans = split([position + 1 for position in positions])
+        if width > MOST_TOGETHER or (len(slots) - 1) * max(positions) <= price:
+            return spans
+        order = sorted(range(len(slots)), key=where.__getitem__)
+        # Unique to the row, not to the slot; a row may move to another trunk.
+        running = [(slots[i].used, slots[i].base, slots[i].hole) for i in order]
+        if running != self._running:
+            # Rows that go on keep what they have in common: known until others run.
+            self._running = running
+            self._keys = [
+                common_keys(slots[i], texts[i], slots[j], texts[j]) for i, j in pairwise(order)
+            ]
+        whole = spans or [Span(0, len(positions), max(positions) + 1)]
+        marked = share(whole, [where[i] for i in order], self._keys, price)
+        # One span of rows that share nothing is a pass like any other, and can be captured.
+        return marked if len(marked) > 1 or marked[0].shared else None

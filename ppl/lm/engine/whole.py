@@ -1,5 +1,5 @@
-"""Passes of models of the Llama kind as one program of our own (`whole.cpp`): decode steps, and passes
-over many tokens of some texts.
+"""Passes of models of the Llama kind as one program of our own (`whole.cpp`): decode steps, and
+passes over many tokens of some texts.
 
 A step of one row is bound by what lies between its products: small operations, and the Python that
 calls them; and so is a pass of many tokens, in which each of these reads and writes memory. Where
@@ -104,7 +104,7 @@ class WholeStep:
         self.program, self._fill = _program(half)
 
     def takes(self, rows: int) -> bool:
-        """Whether it makes the step of so many rows: for more the library's products are quicker."""
+        """Whether it makes the step of so many rows: the library's products of more are quicker."""
         return rows <= self._most and self.stands
 
     @property
@@ -126,8 +126,8 @@ class WholeStep:
         standing: Standing | None = None,
     ) -> Tensor:
         """Last hidden states `[B, 1, hidden]` of one pass, see `CompiledStep`."""
-        x, cosines, sines = self._begun(ids, positions)
-        call, kept = self.asked(x, cosines, sines, positions, window, spans, standing)
+        x, cosines, sines = self.begun(ids, positions)
+        call, kept = self.asked(x, positions, window, spans, standing)
         slots, out = window.slots, torch.empty_like(x)
         where = None if slots is None else slots.data_ptr()
         self.program(*call, where, *(part.data_ptr() for part in (cosines, sines, x, out)))
@@ -137,8 +137,6 @@ class WholeStep:
     def asked(
         self,
         x: Tensor,
-        cosines: Tensor,
-        sines: Tensor,
         positions: Tensor,
         window: Window,
         spans: Sequence[Span],
@@ -147,10 +145,10 @@ class WholeStep:
         """What the program is given before `slots`; and what must be there until it is done.
 
         Args:
-            x, cosines, sines: of the rows' tokens.
+            x: as `begun` gives it.
 
         Raises:
-            RuntimeError: they are of another kind than the layers.
+            RuntimeError: what is kept is of another kind than the layers.
         """
         rows = len(x)
         trunks, bases = (standing.trunks, standing.bases) if standing is not None else ((), None)
@@ -169,13 +167,12 @@ class WholeStep:
             of_layers.append((where, also, at, there, runs.data_ptr(), firsts[reach].data_ptr()))
         kept = np.array(of_layers, dtype=np.int64)
         # From here on nobody looks at bounds.
-        fits = self._alike(x, cosines, sines, positions) and keys.dtype == self._dtype
         shape = self._heads, self.dim, self.dim
-        fits &= table.shaped(place) in (None, shape) and len(table.order) == rows
-        fits &= window.columns.numel() == rows and window.columns.is_cpu
-        fits &= window.slots is None or window.slots.is_cpu
+        fits = keys.dtype == self._dtype and len(table.order) == rows
+        fits &= table.shaped(place) in (None, shape) and window.columns.is_cpu
+        fits &= window.columns.numel() == rows and (window.slots is None or window.slots.is_cpu)
         if not fits or (keys.shape[1] if window.slots is None else len(window.slots)) != rows:
-            raise RuntimeError("embeddings, positions or slots are of another kind than the layers")
+            raise RuntimeError("slots are of another kind than the layers")
         columns, positions = window.columns.contiguous(), positions.contiguous()
         call = [
             self._model.ctypes.data,
@@ -197,25 +194,24 @@ class WholeStep:
         ]
         return call, [table, firsts, kept, columns, positions, bases]
 
-
     def fill(self, packed: Packed) -> Tensor:
-        """Last hidden states `[T, 1, hidden]` of all tokens of some texts, as `CompiledStep.fill`."""
+        """Last hidden states `[T, 1, hidden]` of all tokens of texts, as `CompiledStep.fill`."""
         ids, positions = packed.inputs
         rows = len(ids)
-        x, cosines, sines = self._begun(ids, positions)
+        x, cosines, sines = self.begun(ids, positions)
         firsts: dict[Reach, Tensor | None] = {}
         for reach in self._reaches:
             if reach not in firsts:
                 # Texts begin where they begin: most layers need not be told.
                 moves = reach.moves(int(positions.max()) + 1)
                 firsts[reach] = reach.first(positions).contiguous() if moves else None
-        if not self._alike(x, cosines, sines, positions):
-            raise RuntimeError("embeddings or positions are of another kind than the layers")
         kept, shape = [], (self._heads, self.dim)
         for ((group, at), (other, there)), reach in zip(self._places, self._reaches, strict=True):
             jobs, runs = packed.tables(group, other)
             first = firsts[reach]
-            kept.append((0, 0, at, there, runs.data_ptr(), 0 if first is None else first.data_ptr()))
+            kept.append(
+                (0, 0, at, there, runs.data_ptr(), 0 if first is None else first.data_ptr())
+            )
             packed.check(group, shape, self._dtype)
             packed.check(other, shape, self._dtype)
         of_layers = np.array(kept, dtype=np.int64)
@@ -236,19 +232,23 @@ class WholeStep:
         )
         return out
 
-    def _begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines of their positions."""
-        x = self._base.embed_tokens(ids)  # type: ignore[operator]
-        cosines, sines = self._base.rotary_emb(x, positions)  # type: ignore[operator]
-        return x, cosines.contiguous(), sines.contiguous()
+    def begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `[B, 1, hidden]` of ids `[B, 1]`, and cosines and sines `[n, B, dim]` of
+        positions `[B, n]`.
 
-    def _alike(self, x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor) -> bool:
-        """Whether these are of the kind of the layers, of a token each."""
-        rows = len(x)
-        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype
-        fits &= cosines.numel() == sines.numel() == rows * self.dim
-        fits &= x.is_contiguous() and x.numel() == rows * self._hidden
-        return fits and positions.is_cpu and x.is_cpu
+        Raises:
+            RuntimeError: they are of another kind than the layers are.
+        """
+        x = self._base.embed_tokens(ids)  # type: ignore[operator]
+        turns = self._base.rotary_emb(x, positions)  # type: ignore[operator]
+        cosines, sines = (part.transpose(0, 1).contiguous() for part in turns)
+        # From here on nobody looks at bounds.
+        fits = x.dtype == cosines.dtype == sines.dtype == self._dtype and x.is_cpu
+        fits &= cosines.shape == sines.shape == (positions.shape[1], len(ids), self.dim)
+        fits &= x.is_contiguous() and x.numel() == len(ids) * self._hidden
+        if not fits or not positions.is_cpu:
+            raise RuntimeError("embeddings or positions are of another kind than the layers")
+        return x, cosines, sines
 
 
 def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:

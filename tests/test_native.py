@@ -101,8 +101,11 @@ def test_windows_softcaps_sinks_and_values_of_another_width(window, softcap, sin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("rows", "heads", "group", "dim", "more"),
-    [*((*case, 4) for case in CASES), (40, 1, 3, 16, 4), (9, 2, 49, 8, 4), (23, 1, 2, 12, 4)]
-    + [(40, 2, 3, 64, 0), (90, 1, 2, 32, 16), (3, 1, 9, 128, 80)],  # by units for whole matrices
+    [
+        *((*case, 4) for case in CASES),
+        *((40, 1, 3, 16, 4), (9, 2, 49, 8, 4), (23, 1, 2, 12, 4)),
+        *((40, 2, 3, 64, 0), (90, 1, 2, 32, 16), (3, 1, 9, 128, 80)),  # by whole matrices
+    ],
 )
 @pytest.mark.parametrize(("window", "softcap", "sinks"), [(0, 0, 0), (30, 2.0, 1), (90, 0, 0)])
 def test_trunks_are_read_by_pointer(rows, heads, group, dim, more, window, softcap, sinks, dtype):

@@ -221,6 +221,24 @@ def test_what_is_not_finite_stays_so():
     assert not out[1].isfinite().any()
 
 
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_in_a_trunk_stays_so(which, bad):
+    kv = tuple(torch.rand(1, 1, 200, 64).bfloat16() for _ in range(2))
+    kv[which][0, 0, 100, 7] = bad
+    trunk = (Part(Segment(Piece(kv, torch.zeros(200, 1)), 0, Held()), 0, 200),)
+    query, key, value = torch.rand(3, 5, 1, 1, 64).bfloat16()
+    keys, values = torch.rand(2, 5, 1, 8, 64).bfloat16()
+    place, none = torch.tensor([3] * 5), torch.zeros(5, dtype=torch.long)
+    table = table_of(5, [], [trunk] * 5, none + 200)
+    out = attend(
+        query, key, value, keys, values, place, none, place + 200, table, None,
+        place=((0, 0), (1, 0)),
+    )  # fmt: skip
+    assert not out[..., 7].isfinite().any()
+    assert which or out.isnan().all()
+
+
 def test_other_keys_than_those_of_the_cache_are_refused():
     """Written where they do not fit, they would destroy what lies behind."""
     query = torch.randn(2, 4, 1, 16)

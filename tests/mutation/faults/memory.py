@@ -236,8 +236,8 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/engine/flash.h",
-        "if (hides || seen < steps)",
-        "if (hides)",
+        "for (int t = seen; t < steps; t++)",
+        "for (int t = steps; t < steps; t++)",
         f"{FILLED} -k before_them",
     ),
     Fault(

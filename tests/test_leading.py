@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,10 @@ from ppl.language.steps import StepRule
 from ppl.lm import leading
 from ppl.lm.base import ContinueRequest, Spec
 from ppl.lm.decode import Session
-from ppl.lm.engine.burst import Burst
+from ppl.lm.engine import burst as burst_module
+from ppl.lm.engine.burst import Burst, burst_of
+from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.whole import WholeStep
 from ppl.lm.leading import LeadingSession
 from ppl.lm.sampling import Warp
 from ppl.searchers import MCTS
@@ -290,6 +294,34 @@ def test_steps_are_by_themselves_where_something_else_is_asked(what, made, toget
             assert not together["bursts"]
     (right,) = other.sample_batch([asked])
     assert_same(right, ours)
+
+
+@needs_compiler
+@needs_any
+def test_bursts_that_are_not_the_steps_are_left_out(monkeypatch):
+    model = small(KINDS["Llama"](), dtype=torch.float32)
+    config, head = model.config, model.get_output_embeddings()
+    engine = Engine(model, name="small", capacity=1 << 22)
+    assert burst_of(engine, config, head) is not None
+    assert not engine.slots.busy
+    assert engine.passes == engine.tokens_computed == 0
+    begun = WholeStep.begun
+
+    def turned(self, ids, positions):
+        x, cosines, sines = begun(self, ids, positions)
+        return x, cosines, sines * (positions.shape[1] == 1)
+
+    monkeypatch.setattr(WholeStep, "begun", turned)
+    assert burst_of(engine, config, head) is None
+    monkeypatch.undo()
+    short = Engine(model, name="small", capacity=1 << 22, context_length=3)
+    assert burst_of(short, config, head) is None
+    for name, value in ("final_logit_softcapping", 3.0), ("logit_scale", 2.0):
+        reshaped = copy.deepcopy(config)
+        setattr(reshaped, name, value)
+        assert burst_of(engine, reshaped, head) is None
+    monkeypatch.setattr(burst_module, "_BYTES", 20_000)
+    assert burst_of(engine, config, head) is None
 
 
 @bursts

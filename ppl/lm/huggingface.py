@@ -115,9 +115,8 @@ class HFModel(LogitsModel):
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
-        runner, config = self.engine.runner, model.config.get_text_config()
-        heads = config, model.get_output_embeddings()
-        self._bursts = None if drafts is not None else burst_of(runner, self.engine.base, *heads)
+        parts = model.config.get_text_config(), model.get_output_embeddings()
+        self._bursts = None if drafts is not None else burst_of(self.engine, *parts)
         # One program draws, whether by itself or within a burst: one row's digits are the same.
         own = native or self._bursts is not None
         self.invert: Invert = invert if own else invert_alike

@@ -52,8 +52,8 @@ class LeadingSession(Session):
         super().__init__(model)
         self._decoder: LeadingDecoder = decoder
         self._drawn: deque[Step] = deque()  # and not shown
-        # Tokens that rows have shown and the decoder does not have, one of which it is to be given;
-        # negative, if it has more than they have shown.
+        # Tokens that rows have shown and the decoder does not have; less than nothing, if it has
+        # some that they have not shown. In between it is given one.
         self._behind = 1
 
     @gives_back

@@ -67,7 +67,7 @@ def _pauses(codec: Codec, strings: tuple[str, ...], size: int) -> NDArray[np.uin
     last = {string.encode()[-1] for string in strings}
     some = [i for i in range(min(codec.size, size)) if not last.isdisjoint(codec.piece(i))]
     marks = np.zeros(size, dtype=np.uint8)
-    marks[[*some, *codec.end_tokens]] = 1
+    marks[[*some, *(token for token in codec.end_tokens if token < size)]] = 1
     return marks
 
 

@@ -76,6 +76,8 @@ def main() -> None:
     for engine in (lm.engine, prm.engine):
         engine.runner._pass = clock.around(engine.runner._pass)  # type: ignore[method-assign]
     lm._head = clock.around(lm._head)
+    if lm._bursts is not None:  # steps, heads and draws of several tokens
+        lm._bursts._run = clock.around(lm._bursts._run)
     print(machine())
     searchers: dict[str, Searcher] = {
         f"SMC({options.particles})": SMC(options.particles),

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppl.lm.engine import inversion
+from ppl.lm.engine.admission import samples
 from ppl.lm.engine.building import built
+from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Slot, Tokens
+from ppl.lm.engine.setting import inferring
 
 # Bytes of weights that a burst reads: some ten milliseconds, in which nobody else is asked.
 _BYTES = 1 << 27
@@ -141,15 +144,44 @@ class Burst:
         return tokens[:made, where], log_probs[:made, where]
 
 
-def burst_of(runner: Passes, base: nn.Module, config: Any, head: Any) -> Burst | None:
-    """Bursts of a model, if it can have them; a configuration may say that logits are reshaped."""
+def burst_of(engine: Engine, config: Any, head: Any) -> Burst | None:
+    """Bursts of a model, if it can have them, and draws with them what it draws step by step; a
+    configuration may say that logits are reshaped."""
     named = "final_logit_softcapping", "logit_scale", "logits_scaling"
     if any(getattr(config, name, None) is not None for name in named):
         return None
     try:
-        return Burst(runner, base, head)
+        burst = Burst(engine.runner, engine.base, head)
     except (AttributeError, RuntimeError):  # of another kind, in one way or another
         return None
+    with engine.lock, inferring():
+        found = _agrees(burst, engine, head)
+        engine.pool.clear()
+        engine.runner.forget()
+    return burst if found else None
+
+
+def _agrees(burst: Burst, engine: Engine, head: Any) -> bool:
+    """Whether a burst is the steps that it stands for; leaves no row."""
+    text, *_ = samples(engine.vocabulary, engine.context_length)
+    start, most = text[: len(text) - 2], 2
+    if len(start) < 2:
+        return False
+    uniforms = np.array([[0.3], [0.7]])
+    (slot,) = engine.open([start[:-1]])[0].values()
+    made = burst([slot], [start], uniforms, [np.zeros(head.out_features, dtype=np.uint8)])
+    engine.drop(slot)
+    engine.pool.clear()
+    (slot,) = engine.open([start[:-1]])[0].values()
+    drawn: list[tuple[list[int], list[float]]] = []
+    for at in range(most):
+        states = engine.step([slot], [(*start, *(tokens[0] for tokens, _ in drawn))])
+        drawn.append(inversion.inverted(head(states), uniforms[at]))
+    engine.drop(slot)
+    if made is None:
+        return False
+    tokens, log_probs = (np.array(part) for part in zip(*drawn, strict=True))
+    return np.array_equal(made[0], tokens) and np.allclose(made[1], log_probs, rtol=0, atol=1e-4)
 
 
 @cache

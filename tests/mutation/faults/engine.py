@@ -19,6 +19,7 @@ LAW = "tests/exact/test_one_law.py"
 DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
 DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
+BURST, BURSTS = "ppl/lm/engine/burst.py", "ppl/lm/engine/burst.cpp"
 FOLLOWS, FOLLOWED = "ppl/lm/leading.py", "tests/test_leading.py"
 
 FAULTS = [
@@ -446,10 +447,24 @@ FAULTS = [
     # Rows that follow what is known.
     Fault(FOLLOWS, "if i == len(known) or token != known[i]:", "if i == len(known):", FOLLOWED),
     Fault(FOLLOWS, "len(row.new) + np.arange(count)", "np.arange(count)", FOLLOWED),
-    Fault(FOLLOWS, "- self._behind : -1]", "- self._behind :]", FOLLOWED),
-    Fault(FOLLOWS, "[row.request.key], [len(row.new)]", "[row.request.key], [0]", FOLLOWED),
-    Fault(FOLLOWS, "self._waiting or _admit([row]):", "_admit([row]):", FOLLOWED),
-    Fault(FOLLOWS, "            super()._go_on([0])\n", "", FOLLOWED),
+    Fault(FOLLOWS, "new[ahead - 1 : -1]", "new[ahead:]", FOLLOWED),
+    Fault(FOLLOWS, "self._uniforms = Uniforms(", "Uniforms(", FOLLOWED),
+    Fault(FOLLOWS, "            super()._go_on(list(range(len(rows))))\n", "", FOLLOWED),
+    Fault(FOLLOWS, "if self._waiting or any(", "if any(", FOLLOWED),
+    Fault(FOLLOWS, " or _broke(rows):", ":", FOLLOWED),
+    # Bursts.
+    Fault(FOLLOWS, "self._decoder.cut(ahead)", "pass", FOLLOWED),
+    Fault(FOLLOWS, "self._behind = 1 - len(self._drawn)", "self._behind = 1", FOLLOWED),
+    Fault(FOLLOWS, "min(most, _left(rows), *", "min(most, *", FOLLOWED),
+    Fault(FOLLOWS, "            self._drawn.pop()  #", "            pass  #", FOLLOWED),
+    Fault(BURST, "slot.length += made", "slot.length += most", FOLLOWED),
+    Fault(BURST, "weight.data_ptr() == self._where", "weight is not None", FOLLOWED),
+    Fault(BURST, 'not any(self._hooks) and "forward" not in', '"forward" not in', FOLLOWED),
+    Fault(BURSTS, "columns[r]++, positions[r]++", "columns[r]++", FOLLOWED),
+    Fault(BURSTS, "cosines + turn,", "cosines,", FOLLOWED),
+    Fault(BURSTS, " || pauses[r][drawn[r]]", "", FOLLOWED),
+    Fault(BURSTS, "uniforms + made * rows", "uniforms", FOLLOWED),
+    Fault(BURSTS, "states + r * row + columns[r]", "states + r * row + 0 * columns[r]", FOLLOWED),
     Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),
     Fault(FOLLOWS, "row.request.under is None", "row.request", FOLLOWED),
     Fault(

@@ -105,11 +105,11 @@ def test_compiled_steps_in_other_surroundings():
     finally:
         torch.set_default_device(None)
     assert_close(states[0], plain_states((*text, 7))[-1])
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(RuntimeError, match=r"one kind with the cache.*bfloat16.*float32"),
-    ):
-        engine.step([slots[text]], [(*text, 7, 8)])
+    with torch.autocast("cpu", torch.bfloat16):
+        states = engine.step([slots[text]], [(*text, 7, 8)])
+        with pytest.raises(RuntimeError, match=r"one kind with the cache.*bfloat16.*float32"):
+            engine.runner.step([slots[text]], [(*text, 7, 8, 9)])
+    assert_close(states[0], plain_states((*text, 7, 8))[-1])
 
 
 @needs_compiler

@@ -104,6 +104,27 @@ def file(tmp_path, monkeypatch):
     return path
 
 
+FORK = """
+import os, signal, sys, torch, ppl
+from engines import make, some_texts
+
+torch.set_num_threads(2)
+lm, text = make(), some_texts()[1]
+before = lm.engine.hidden([text] * 3, [0] * 3)[0]
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # it would wait for threads that are not there
+    lm.engine.pool.clear()
+    again = lm.engine.hidden([text] * 3, [0] * 3)[0]
+    os._exit(0 if torch.allclose(before, again, atol=1e-4) else 1)
+print(os.waitpid(child, 0)[1], torch.get_num_threads())
+"""
+
+
+def test_a_model_runs_on_in_a_child_that_was_forked():
+    assert run_script(FORK, warnings="ignore") == "0 2"
+
+
 def whole(folder: Path) -> bool:
     return [(folder / name).read_text() for name in ("model", "tokenizer")] == ["whole"] * 2
 

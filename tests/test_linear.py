@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ppl.lm.engine.linear import JoinedPart, PackedLinear, pack_linears
+from ppl.lm.engine.linear import Joined, JoinedPart, PackedLinear, pack_linears
+from ppl.lm.engine.quantised import Int8Linear
 
 
 class Block(nn.Module):
@@ -71,13 +72,48 @@ def test_an_input_that_is_changed_in_place_is_not_one_input():
     torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
+def test_joined_layers_may_be_asked_by_several_threads():
+    """As where a model is called while its engine runs. Another gets in whenever a tensor goes."""
+
+    class Input:
+        def __init__(self, number, last=lambda: None):
+            self.number, self.last = number, last
+
+        def __del__(self):
+            self.last()
+
+    def doubled(x):
+        return torch.tensor([[x.number, -x.number]])
+
+    joined, theirs, found = Joined(doubled, [1, 1]), Input(3.0), []
+    joined.part(0, Input(1.0, lambda: found.append(float(joined.part(0, theirs)))))
+    ours = Input(2.0)
+    assert float(joined.part(0, ours)) == 2  # the first one goes, and they ask
+    assert found == [3]
+    assert float(joined.part(1, theirs)) == -3
+    assert float(joined.part(1, ours)) == -2
+
+
 @torch.inference_mode()
 def test_what_was_computed_is_not_kept():
     model = block(False, torch.float32)
     pack_linears(model, lambda: model(torch.randn(2, 16)))
     model(torch.randn(2, 16))
-    assert model.q.joined._input is None
-    assert not any(o is not None for o in model.q.joined._outputs)
+    assert model.q.joined._given is None
+
+
+@pytest.mark.parametrize("laid_out", [PackedLinear, Int8Linear])
+def test_a_gradient_that_would_lack_a_layer_is_refused(laid_out):
+    try:
+        layer = laid_out(nn.Linear(64, 64).requires_grad_(False))
+    except RuntimeError:
+        pytest.skip("needs a C++ compiler")
+    x = torch.randn(2, 64, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"no gradient.*pack=False"):
+        layer(x)
+    with torch.no_grad():
+        assert layer(x).shape == (2, 64)
+    assert layer(x.detach()).shape == (2, 64)
 
 
 def test_layers_of_another_kind_stay_plain():

@@ -88,6 +88,20 @@ def test_the_product_is_that_of_its_weight(outputs, inputs, bias, dtype):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16], ids=str)
+def test_scales_are_of_one_type_whatever_torch_has_as_default(other):
+    plain = layer(64, 96, torch.bfloat16)
+    before, wanted = torch.get_default_dtype(), Int8Linear(plain)
+    torch.set_default_dtype(other)
+    try:
+        ours = Int8Linear(plain)
+    finally:
+        torch.set_default_dtype(before)
+    x = torch.randn(3, 96).to(torch.bfloat16)
+    assert torch.equal(ours.weight, wanted.weight)
+    assert torch.equal(ours(x), wanted(x))
+
+
 def test_all_threads_give_the_same():
     ours, x = Int8Linear(layer(640, 192)), torch.randn(5, 192)
     before = torch.get_num_threads()
@@ -365,6 +379,24 @@ def test_a_cache_that_cannot_be_written_is_none(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PPL_CACHE", str(tmp_path / "file"))
     assert building.built("int8.cpp").multiply
+
+
+def test_what_a_compiler_refuses_is_tried_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("PPL_CACHE", str(tmp_path))
+    runs, run = [], building.subprocess.run
+    monkeypatch.setattr(
+        building.subprocess, "run", lambda *a, **k: runs.append(a[0]) or run(*a, **k)
+    )
+    monkeypatch.setenv("CXX", "g++ -nothing")
+    for _ in range(2):  # as every layer of a model does
+        with pytest.raises(RuntimeError, match="nothing"):
+            building.built("int8.cpp")
+    assert len(runs) == 1
+    monkeypatch.setenv("CXX", "  ")  # as good as none
+    assert building.built("int8.cpp").multiply
+    monkeypatch.setenv("CXX", "g++ 'half")
+    with pytest.raises(RuntimeError, match=r"CXX=.*half"):
+        building.built("int8.cpp")
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from engines import assert_close, make, plain_states, some_texts
 from transformers import Gemma3Config
 
 from ppl.lm.engine.setting import Attention, inferring
@@ -61,3 +64,43 @@ def test_inference_mode_is_entered_once_and_left():
     with torch.inference_mode(), torch.inference_mode(False), inferring():
         assert torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, torch.inference_mode])
+def test_what_is_set_around_a_pass_changes_nothing(mode):
+    """Also where inference mode is on already."""
+    lm, text = make(), some_texts()[1]
+    with torch.inference_mode():
+        states = plain_states(text)
+        wanted = lm.model.lm_head(states)
+    torch.set_default_device("meta")
+    try:
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            # Enough rows of enough tokens for passes of every kind.
+            texts = [text + (5,) * n for n in range(40)]
+            found = lm.engine.hidden(texts, [0] * len(texts))[0]
+            logits = lm.logits(found)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert found.dtype == logits.dtype == torch.float32
+    assert_close(found, states)
+    assert_close(logits, wanted)
+
+
+def test_what_was_set_is_set_again_where_a_pass_fails():
+    seen = []
+
+    def fail():
+        seen.append(torch.is_autocast_enabled("cpu"))
+        raise ZeroDivisionError
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ZeroDivisionError), inferring():
+            fail()
+        assert seen == [False]
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_inference_mode_enabled()
+        with inferring():  # not taken for one inside of another
+            assert torch.is_inference_mode_enabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from engines import assert_close, make, plain_states, some_texts
 
 from ppl.lm.engine.layout import Layout
 from ppl.lm.engine.prefix import PrefixPool
@@ -52,3 +53,24 @@ def test_a_few_that_compute_along_are_not_worth_an_exchange():
     slots = filled([1] * 8)
     assert slots.gather([slots.all[i] for i in (1, 2, 4)], 1 / 3) == (1, 5)
     assert slots.swaps == 0
+
+
+@torch.inference_mode()
+def test_who_interrupts_a_run_that_moves_leaves_it_right(monkeypatch):
+    """It is in its slot as long as the slot knows of it, and would move it again."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    engine, text = make().engine, some_texts()[0]
+    engine.hidden([text], [0])
+    (slot,) = (slot for slot in engine.slots.all if slot.edges)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.pool, "segment", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.slots.take(slot)
+    engine.slots.take(slot)
+    engine.slots.columns(slot, 0, len(text)).states.zero_()
+    state = engine.known(text)
+    assert state is not None
+    assert_close(state, plain_states(text)[-1])

@@ -388,3 +388,27 @@ def test_rows_standing_on_trunks_equal_a_plain_forward(kind, program):
     assert not any(slot.busy for slot in engine.slots.all)
     engine.pool.clear()
     assert engine.pool.nbytes == 0
+
+
+@torch.inference_mode()
+def test_what_rows_stand_on_stays_whole_when_others_found_its_beginning():
+    """Prompts of several questions begin alike with less than a block: each is one copy, its
+    beginning too, though the tree knows that where it was founded last."""
+    engine, generator = make().engine, torch.Generator().manual_seed(0)
+    engine.sharing.price = 50
+
+    def some(count):
+        return tuple(torch.randint(3, 97, (count,), generator=generator).tolist())
+
+    header = some(20)
+    prompts = [header[:n] + some(70 - n) for n in (20, 12, 5, 20)]
+    slots = engine.seat(prompts, [3] * 4)
+    assert [slot.base for slot in slots] == [70] * 4
+    assert engine.slots.length < 70
+    again = engine.seat(prompts, [3] * 4)
+    assert [slot.trunk for slot in again] == [slot.trunk for slot in slots]
+    states = engine.step(slots, [(*prompt, 7) for prompt in prompts])
+    for prompt, state in zip(prompts, states, strict=True):
+        ids = torch.tensor([(*prompt, 7)], device=DEVICE)
+        plain = engine.base(ids, use_cache=False).last_hidden_state[0, -1]
+        torch.testing.assert_close(state, plain, rtol=1e-4, atol=1e-4)

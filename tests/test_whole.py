@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import laid_out
 import pytest
 import torch
@@ -9,6 +11,7 @@ import transformers as tf
 from compiler import needs_compiler
 from engines import SMALL, random_model, some_texts
 from laid_out import KINDS, needs_any, needs_own, small
+from torch.nn.utils import prune
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ppl.lm.engine.engine import Engine
@@ -145,6 +148,69 @@ def test_layers_that_have_come_to_do_something_else_run_as_they_are(monkeypatch)
         patch.setattr(LlamaMLP, "forward", lambda self, x: 0 * x)
         assert not step.takes(1)
     assert step.takes(1)
+
+
+def another(module):
+    changed = copy.deepcopy(module)
+    next(changed.parameters()).mul_(3)
+    return changed
+
+
+def in_place_of(parent, name, made):
+    def alter():
+        before = getattr(parent, name)
+        setattr(parent, name, made(before))
+        return lambda: setattr(parent, name, before)
+
+    return alter
+
+
+def pruned(norm):
+    def alter():
+        prune.random_unstructured(norm, "weight", amount=0.5)
+        return lambda: None  # for good
+
+    return alter
+
+
+ALTERED = {
+    "another layer": lambda m: in_place_of(m.layers[0], "mlp", lambda x: LlamaMLP(m.config)),
+    "another product": lambda m: in_place_of(
+        m.layers[0].mlp, "down_proj", lambda x: torch.nn.Linear(x.in_features, x.out_features)
+    ),
+    "another norm": lambda m: in_place_of(m, "norm", another),
+    "another activation": lambda m: in_place_of(
+        m.layers[1].mlp, "act_fn", lambda x: torch.nn.GELU()
+    ),
+    "another scale": lambda m: in_place_of(m.layers[1].self_attn, "scaling", lambda x: 2 * x),
+    "another epsilon": lambda m: in_place_of(m.layers[1].input_layernorm, "variance_epsilon",
+                                             lambda x: 0.5),
+    "a pruned norm": lambda m: pruned(m.norm),
+}  # fmt: skip
+
+
+@needs_any
+@pytest.mark.parametrize("how", ALTERED)
+@torch.inference_mode()
+def test_a_model_that_was_altered_runs_as_it_is(how):
+    model = small(KINDS["Llama"](), dtype=torch.float32)
+    engine = Engine(model, name="small", capacity=1 << 22)
+    step, text = engine.runner.whole, some_texts()[1]
+    assert step is not None
+    for restore in (False, True):
+        back = ALTERED[how](model.model)()
+        if restore:
+            back()
+        assert step.takes(1) == (restore and how != "a pruned norm")
+        engine.pool.clear()
+        (slot,) = engine.seat([text[:4]])
+        found = engine.step([slot], [text[:5]])[0]
+        engine.drop(slot)
+        plain = model.model(torch.tensor([text[:5]]), use_cache=False).last_hidden_state[0, -1]
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+        if how == "a pruned norm":
+            break
+        back()
 
 
 @needs_own

@@ -55,6 +55,8 @@ class LeadingSession(Session):
         # Tokens that rows have shown and the decoder does not have; less than nothing, if it has
         # some that they have not shown. In between it is given one.
         self._behind = 1
+        # Steps by themselves after a burst, and those of them that are left.
+        self._rest = self._resting = 0
 
     @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
@@ -112,12 +114,16 @@ class LeadingSession(Session):
             if found is not None:
                 self._drawn = _drawn_along(rows[0], *found)
                 return
-        self._burst()
+        if self._resting:
+            self._resting -= 1
+        else:
+            self._burst()
 
     def _burst(self) -> None:
         rows = self._rows
-        most = self._decoder.bursts(len(rows))
-        if most < 2 or not all(row.request.spec.warp == sampling.PLAIN for row in rows):
+        warps = [row.request.spec.warp for row in rows]
+        most = self._decoder.bursts(warps)
+        if most < 2:
             return
         pauses = [row.stop.pauses(self._decoder.logits.shape[1]) for row in rows]
         some = [pause for pause in pauses if pause is not None]
@@ -131,11 +137,15 @@ class LeadingSession(Session):
         with self._company.lock:
             if len(rows) > self._company.room(self.model, longest, self):
                 return
-            made = self._decoder.burst([row.new[-1] for row in rows], numbers, some)
+            last, heat = [row.new[-1] for row in rows], [warp.temperature for warp in warps]
+            made = self._decoder.burst(last, numbers, some, heat)
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it
                 row.computed = row.length + len(made[0]) - 1
+        # One of a single step costs more than the step: where they are such, few are tried.
+        self._rest = min(2 * self._rest + 1, _MOST) if len(made[0]) == 1 else self._rest // 2
+        self._resting = self._rest
         tokens, log_probs = (part.tolist() for part in made)
         steps = zip(tokens, log_probs, strict=True)
         self._drawn = deque(list(zip(*step, strict=True)) for step in steps)

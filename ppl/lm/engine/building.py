@@ -28,13 +28,21 @@ _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fno-math-err
 _FLAGS += ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 
 
+# What was said of what cannot be built, by the name that it would have.
+_refused: dict[str, str] = {}
+
+
 def built(source: str, **defines: int) -> ctypes.CDLL:
     """The library of a source beside this file, with these macros.
 
     Raises:
         RuntimeError: there is no compiler, or it refuses.
     """
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    named = os.environ.get("CXX", "").strip() or "g++"
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:
+        raise RuntimeError(f"CXX={named!r} names no C++ compiler: {error}") from error
     found = shutil.which(compiler[0])
     if found is None:
         raise RuntimeError(
@@ -53,6 +61,8 @@ def built(source: str, **defines: int) -> ctypes.CDLL:
     if _of_this_user(kept):
         with contextlib.suppress(OSError):  # a damaged one is built anew
             return ctypes.CDLL(str(kept))
+    if kept.name in _refused:  # every layer of a model asks
+        raise RuntimeError(_refused[kept.name])
     try:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / kept.name
@@ -63,7 +73,10 @@ def built(source: str, **defines: int) -> ctypes.CDLL:
             return ctypes.CDLL(str(library))  # stays loaded when its file is gone
     except (subprocess.CalledProcessError, OSError) as refusal:
         said = (getattr(refusal, "stderr", "") or str(refusal)).strip()
-        raise RuntimeError(f"{' '.join(command)}: {said}") from refusal
+        said = f"{' '.join(command)}: {said}"
+        if isinstance(refusal, subprocess.CalledProcessError):  # it will do so again
+            _refused[kept.name] = said
+        raise RuntimeError(said) from refusal
 
 
 def _texts(path: Path) -> list[bytes]:

@@ -47,8 +47,17 @@ class LaidOutLinear(nn.Module):
         _layers[self._number] = self
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`; not differentiable."""
+        """`[..., in_features]` to `[..., out_features]`.
+
+        Raises:
+            RuntimeError: a gradient is wanted of what it gives.
+        """
         y: Tensor
+        if x.requires_grad and torch.is_grad_enabled():  # or it would silently be without this part
+            raise RuntimeError(
+                "a layer whose weight is laid out for inference has no gradient; load the model "
+                "with pack=False and without weights=, or call it in torch.no_grad()"
+            )
         if torch.compiler.is_compiling():  # the compiler knows no layouts of others
             y = torch.ops.ppl_linear.packed(x, self._number, self.out_features)
         else:
@@ -180,8 +189,7 @@ class Joined:
 
     def __init__(self, layer: LaidOutLinear, sizes: list[int]) -> None:
         self.layer, self.sizes = layer, sizes
-        self._input: Tensor | None = None
-        self._outputs: list[Tensor | None] = []
+        self._given: tuple[Tensor, list[Tensor | None]] | None = None  # an input, and what is left
 
     def apart(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The rows of each layer, views."""
@@ -189,13 +197,16 @@ class Joined:
 
     def part(self, number: int, x: Tensor) -> Tensor:
         """`[..., in_features]` to the outputs of one of the layers."""
-        if self._input is not x or self._outputs[number] is None:
-            self._input, self._outputs = x, list(self.layer(x).split(self.sizes, -1))
-        output = self._outputs[number]
-        assert output is not None
-        self._outputs[number] = None
-        if not any(o is not None for o in self._outputs):
-            self._input = None  # nothing is kept alive longer than it is needed
+        given = self._given  # one look: another thread may be asking about another input
+        output = None if given is None or given[0] is not x else given[1][number]
+        if given is None or output is None:
+            outputs: list[Tensor | None] = list(self.layer(x).split(self.sizes, -1))
+            self._given = given = x, outputs
+            output = outputs[number]
+            assert output is not None
+        given[1][number] = None
+        if self._given is given and not any(o is not None for o in given[1]):
+            self._given = None  # nothing is kept alive longer than it is needed
         return output
 
 
@@ -210,7 +221,7 @@ class JoinedPart(nn.Module):
         self.out_features = joined.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`; not differentiable."""
+        """`[..., in_features]` to `[..., out_features]`."""
         return self.joined.part(self.number, x)
 
     @property

@@ -60,7 +60,7 @@ class Int8Linear(LaidOutLinear):
         self._bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
         groups, tiles = -(-self.in_features // _GROUP), -(-self.out_features // _TILE)
         self._numbers = torch.empty(tiles, groups * _GROUP // 4, _TILE, 4, dtype=torch.uint8)
-        self._scales = torch.empty(tiles, groups, _TILE)
+        self._scales = torch.empty(tiles, groups, _TILE, dtype=torch.float32)
         weight = linear.weight.detach()
         for first in range(0, tiles * _TILE, _AT_ONCE):
             some = weight[first : first + _AT_ONCE].float()

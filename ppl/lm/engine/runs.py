@@ -315,10 +315,13 @@ class Match:
             segment, stop = edge.segment, min(edge.stop, self.length)
             if segment is None or not segment.trunk:
                 break
-            if parts and parts[-1].segment is segment:
-                parts[-1] = parts[-1]._replace(stop=stop)
-            else:
-                parts.append(Part(segment, edge.start, stop))
+            # A segment still has its beginning where another text has founded that anew: in as few
+            # parts as there are, what was long enough to stand on stays so.
+            while parts and parts[-1].start >= segment.start:
+                parts.pop()
+            if parts and parts[-1].stop > segment.start:
+                parts[-1] = parts[-1]._replace(stop=segment.start)
+            parts.append(Part(segment, segment.start, stop))
         del parts[MOST_PARTS:]
         while parts and parts[-1].stop - parts[-1].start < least:
             parts.pop()

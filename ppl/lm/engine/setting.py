@@ -1,11 +1,12 @@
 """What is set around a pass and reset behind it: the attention that a model's configuration names,
-that nothing is differentiated, and where tensors are of which no device is said."""
+that nothing is differentiated or cast, and where tensors are of which no device is said."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,19 +22,32 @@ def on_the_cpu() -> AbstractContextManager[Any]:
 
 
 def inferring() -> AbstractContextManager[Any]:
-    """Inference mode, `on_the_cpu`; nothing where it is on already, as entering it again takes its
-    time, too."""
-    if torch.is_inference_mode_enabled():
-        return contextlib.nullcontext()
-    if torch.get_default_device().type == "cpu":
-        return torch.inference_mode()
-    return _inferring_on_the_cpu()
+    """Inference mode, `on_the_cpu`, and no casts but the model's own, whatever is set around it;
+    nothing inside of itself, as entering it again takes its time, too."""
+    return contextlib.nullcontext() if _inside.get() else _Inferring()
 
 
-@contextlib.contextmanager
-def _inferring_on_the_cpu() -> Iterator[None]:
-    with torch.inference_mode(), on_the_cpu():
-        yield
+# Each thread has its own.
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)
+# Kinds of devices on which models run.
+_KINDS = "cpu", "cuda"
+
+
+class _Inferring:
+    """A generator would take as long as all that is entered."""
+
+    def __enter__(self) -> None:
+        casting = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
+        self._entered: list[Any] = [torch.inference_mode(), on_the_cpu()]
+        self._entered += [torch.autocast(kind, enabled=False) for kind in casting]
+        for each in self._entered:
+            each.__enter__()
+        self._before = _inside.set(True)
+
+    def __exit__(self, *failure: Any) -> None:
+        _inside.reset(self._before)
+        for each in reversed(self._entered):
+            each.__exit__(*failure)
 
 
 class Attention:

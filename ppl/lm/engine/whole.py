@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
@@ -31,6 +30,7 @@ from ppl.lm.engine.slots import Window
 from ppl.lm.engine.spans import Span
 from ppl.lm.engine.table import table_of
 from ppl.lm.engine.trunk import Standing
+from ppl.lm.engine.unaltered import Unaltered
 
 # Their layers are the same operations; Qwen3 also norms the heads of queries and keys.
 _KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -73,10 +73,7 @@ class WholeStep:
         self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
         # Kept: the program has only addresses.
         self._products: list[LaidOutLinear] = []
-        norms = [m for m in base.modules() if hasattr(m, "variance_epsilon")]
-        self._norms: list[Any] = [m._parameters for m in norms]
-        self._weights = [each["weight"].detach() for each in self._norms]
-        self._where = [weight.data_ptr() for weight in self._weights]
+        self._unaltered = Unaltered(base)
         rows = [_row(block, self._products, self._dtype) for block in blocks]
         # Layers may have been cut after they were made, each by itself.
         sizes = [(self._hidden, self._wide + 2 * heads * self.dim), (self._wide, self._hidden)]
@@ -86,11 +83,6 @@ class WholeStep:
         if found != len(blocks) * sizes or len(scales) > 1:
             raise RuntimeError("its layers are not all of the sizes that it says")
         self._most = min(layer.own_rows for layer in self._products)
-        self._hooks = [h for m in base.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
-        self._modules = [vars(m) for m in base.modules()]
-        kinds: set[Any] = set(map(type, base.modules()))
-        self._forwards = {kind: kind.forward for kind in kinds}
         self._layers = np.array(rows, dtype=np.int64)
         half = self._dtype == torch.bfloat16
         kind = heads, queries // heads, self.dim, self.dim, half
@@ -109,13 +101,8 @@ class WholeStep:
 
     @property
     def stands(self) -> bool:
-        """Whether layers are what they were: where something else is to be done whenever one runs,
-        or a norm has been given another weight, they have to run."""
-        where = [each["weight"].data_ptr() for each in self._norms]
-        known = not any(self._hooks) and where == self._where
-        if not known or any("forward" in each for each in self._modules):
-            return False
-        return all(kind.forward is run for kind, run in self._forwards.items())
+        """Whether layers are what they were; where one was altered since, they have to run."""
+        return self._unaltered()
 
     def __call__(
         self,

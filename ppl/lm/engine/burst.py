@@ -80,19 +80,13 @@ class Burst:
         self._model = np.array([step, draw, *head.addresses, self._where, dim], dtype=np.int64)
         self._run = _program(half)
 
-<<<<<<< HEAD
-    def takes(self, rows: int) -> int:
-        """How many steps of so many rows one burst may be; 0 for none."""
-        head, embeddings = self._head, self._embeddings
-=======
     def takes(self, warps: Sequence[Warp]) -> int:
         """How many steps of rows that draw so one burst may be; 0 for none: where anything is left
         out of a law, or logits of half precision are to be divided in a higher one."""
         rows, halves = len(warps), self._runner.dtype == torch.bfloat16
         if not all(warp == PLAIN if halves else warp.only_heats for warp in warps):
             return 0
-        head, weight = self._head, self._base.embed_tokens.weight
->>>>>>> main
+        head, embeddings = self._head, self._embeddings
         as_was = not any(self._hooks) and "forward" not in vars(head)
         as_was &= self._base.embed_tokens is embeddings
         as_was &= embeddings.weight.data_ptr() == self._where

@@ -275,7 +275,7 @@ class Engine(Counters):
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
-        self.room(slots, 1)
+        self.room(slots, [1] * len(slots))
         return self.runner.step(slots, texts)
 
     @alone
@@ -283,8 +283,7 @@ class Engine(Counters):
         """Computes the last tokens of each row's text, those that its slot does not hold yet, in
         one pass: last hidden states `[n, hidden]` of these."""
         more = [len(t) - slot.length for t, slot in zip(texts, slots, strict=True)]
-        self._memory.slide(slots, more)
-        self._room(max(slot.tail + n for slot, n in zip(slots, more, strict=True)))
+        self.room(slots, more)
         starts = [slot.length for slot in slots]
         self.runner.extend(list(zip(texts, slots, strict=True)))
         return [
@@ -292,14 +291,12 @@ class Engine(Counters):
             for slot, start in zip(slots, starts, strict=True)
         ]
 
-    def room(self, slots: Sequence[Slot], count: int) -> None:
+    def room(self, slots: Sequence[Slot], counts: Sequence[int]) -> None:
         """Makes room for so many more tokens of each row."""
-        self._memory.slide(slots, [count] * len(slots))
-        self._room(max(slot.tail for slot in slots) + count)
-
-    def _room(self, length: int) -> None:
-        if length > self.slots.length:
-            self._memory.reserve(0, length)
+        self._memory.slide(slots, counts)
+        longest = max(slot.tail + n for slot, n in zip(slots, counts, strict=True))
+        if longest > self.slots.length:
+            self._memory.reserve(0, longest)
 
     def _run(
         self,

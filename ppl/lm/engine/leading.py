@@ -71,7 +71,7 @@ class LeadingDecoder(EngineDecoder):
         stems = [self._stems[stem] for stem in self._stem_of]
         slots = [stem.slot for stem in stems if stem.slot is not None]
         texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
-        self._engine.room(slots, len(uniforms))
+        self._engine.room(slots, [len(uniforms)] * len(slots))
         made = self._bursts(slots, texts, uniforms, pauses, temperatures)
         if made is not None:
             for stem, text, drawn in zip(stems, texts, made[0][:-1].T.tolist(), strict=True):

@@ -55,8 +55,6 @@ class LeadingSession(Session):
         # Tokens that rows have shown and the decoder does not have; less than nothing, if it has
         # some that they have not shown. In between it is given one.
         self._behind = 1
-        # Steps by themselves after a burst, and those of them that are left.
-        self._rest = self._resting = 0
 
     @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
@@ -114,10 +112,7 @@ class LeadingSession(Session):
             if found is not None:
                 self._drawn = _drawn_along(rows[0], *found)
                 return
-        if self._resting:
-            self._resting -= 1
-        else:
-            self._burst()
+        self._burst()
 
     def _burst(self) -> None:
         rows = self._rows
@@ -143,9 +138,6 @@ class LeadingSession(Session):
                 return
             for row in rows:  # others that share the memory go by it
                 row.computed = row.length + len(made[0]) - 1
-        # One of a single step costs more than the step: where they are such, few are tried.
-        self._rest = min(2 * self._rest + 1, _MOST) if len(made[0]) == 1 else self._rest // 2
-        self._resting = self._rest
         tokens, log_probs = (part.tolist() for part in made)
         steps = zip(tokens, log_probs, strict=True)
         self._drawn = deque(list(zip(*step, strict=True)) for step in steps)

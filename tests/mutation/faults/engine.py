@@ -21,6 +21,7 @@ DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
 BURST, BURSTS = "ppl/lm/engine/burst.py", "ppl/lm/engine/burst.cpp"
 FOLLOWS, FOLLOWED = "ppl/lm/leading.py", "tests/test_leading.py"
+BESIDE = "tests/test_bursts.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -466,6 +467,13 @@ FAULTS = [
     Fault(BURSTS, " || pauses[r][drawn[r]]", "", FOLLOWED),
     Fault(BURSTS, "uniforms + made * rows", "uniforms", FOLLOWED),
     Fault(BURSTS, "states + r * row + columns[r]", "states + r * row + 0 * columns[r]", FOLLOWED),
+    Fault(FOLLOWS, "len(made[0]) - 1", "0", BESIDE),
+    Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
+    Fault("ppl/lm/engine/leading.py", "if len(slots) < len(stems):", "if not stems:", BESIDE),
+    Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
+    Fault(BURST, "self._base.embed_tokens is embeddings", "True", BESIDE),
+    Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),
+    Fault("ppl/lm/engine/prefix.py", "edges[-1].used = self._clock", "pass", BESIDE),
     Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),
     Fault(FOLLOWS, "row.request.under is None", "row.request", FOLLOWED),
     Fault(

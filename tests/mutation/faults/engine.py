@@ -471,7 +471,7 @@ FAULTS = [
     Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
     Fault("ppl/lm/engine/leading.py", "if len(slots) < len(stems):", "if not stems:", BESIDE),
     Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
-    Fault(BURST, "self._base.embed_tokens is embeddings", "True", BESIDE),
+    Fault(BURST, "self._head, self._embeddings", "self._head, self._base.embed_tokens", BESIDE),
     Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),
     Fault("ppl/lm/engine/prefix.py", "edges[-1].used = self._clock", "pass", BESIDE),
     Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),

@@ -28,7 +28,8 @@ class Unaltered:
         self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
         self._own = [vars(m) for m in modules]
-        self._forwards = {kind: kind.forward for kind in set(map(type, modules))}
+        kinds: set[Any] = set(map(type, modules))
+        self._forwards = {kind: kind.forward for kind in kinds}
         self._inside = [m._modules for m in modules if m._modules]
         self._settings = [(vars(m), name) for m in modules for name in _SETTINGS if name in vars(m)]
         self._norms = [m._parameters for m in modules if hasattr(m, "variance_epsilon")]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from public_calls import COUNT, INFINITE, NAN, NEGATIVE, POSITIVE, SHARE, Call, half, lm, of
 
 from ppl import allocate, programs
+from ppl.lm.engine.use import KVUse
 from ppl.searchers import BestOfN
 from ppl.study.runs import Row, Runs
 
@@ -18,6 +22,25 @@ def runs() -> Runs:
     row = Row("c", "t", "q", "m", "p", "SMC(2)", 2, {}, 0, "1", True, {}, {"best": True}, {}, 0.0,
               "done", None)  # fmt: skip
     return Runs(("made",), (row,), {}, ())
+
+
+class Kept:
+    """Counts a byte a token."""
+
+    kv = "full"
+
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        return KVUse(sum(new), prompt + sum(new))
+
+
+KV: dict[str, Any] = {
+    **{"problem": "q0", "kv": "full", "samples": 2, "length": 4},
+    **{"right": 1.0, "bytes_read": 8.0, "peak_bytes": 6.0},
+}
+
+
+def scaled() -> list[allocate.KVRecord]:
+    return [allocate.KVRecord(**{**KV, "problem": f"q{q}"}) for q in range(4)]
 
 
 POLICY = allocate.by_difficulty(made(), ["a"], [5.0], bins=2)
@@ -52,6 +75,56 @@ ALLOCATE_CALLS = [
         "allocate.Policy.choose",
         of(POLICY.choose, value=0.5, budget=5.0),
         bad={"value": SHARE, "budget": (1.0,)},
+    ),
+    Call(
+        "allocate.Drawn",
+        of(allocate.Drawn, tokens=3, answer="1", right=True),
+        bad={"tokens": COUNT},
+        free=("answer",),
+    ),
+    Call(
+        "allocate.KVRecord",
+        of(allocate.KVRecord, **KV),
+        bad={
+            "samples": COUNT,
+            "length": COUNT,
+            "right": SHARE,
+            "bytes_read": (NEGATIVE, INFINITE),
+            "peak_bytes": (NEGATIVE, INFINITE),
+        },
+    ),
+    Call(
+        "allocate.kv_records",
+        of(
+            allocate.kv_records,
+            lm=Kept(),
+            problem="q",
+            prompt=3,
+            drawn=[allocate.Drawn(3, "1", True)],
+            samples=[1],
+            lengths=[4],
+        ),
+        bad={
+            "lm": (lm(),),
+            "samples": ([], [0], [2]),
+            "lengths": ([], [0]),
+            "prompt": COUNT,
+        },
+    ),
+    Call(
+        "allocate.hyper_scale",
+        of(allocate.hyper_scale, records=scaled()),
+        bad={"records": ([], scaled()[:1]), "folds": (0, 1, 5)},
+    ),
+    Call(
+        "allocate.HyperScale.frontier",
+        of(allocate.hyper_scale(scaled()).frontier),
+        bad={"by": ("seconds",), "kv": ("int8",)},
+    ),
+    Call(
+        "allocate.HyperScale.gain",
+        of(allocate.hyper_scale(scaled()).gain, budget=9.0, kv="full"),
+        bad={"budget": (*POSITIVE, 1.0), "kv": ("int8",), "over": ("int8",), "by": ("seconds",)},
     ),
     Call(
         "allocate.exchange",
@@ -107,5 +180,8 @@ ALLOCATE_CALLS = [
 
 NOT_CALLED_ALLOCATE = {
     "AtBudget": "made by by_difficulty",
+    "HyperScale": "made by hyper_scale; its methods are tried",
+    "KVGain": "made by HyperScale.gain",
+    "KVPoint": "made by hyper_scale",
     "Policy": "made by by_difficulty; its method is tried",
 }

@@ -55,7 +55,7 @@ def plain_logits(kind, text):
         return lm.model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1]
 
 
-KINDS = ["bigrams", ("Llama", 1 << 26), ("Llama", 40_000), ("GPT2", 1), ("Phi", 1 << 26)]
+KINDS = ["bigrams", ("Llama", 1 << 26), ("Llama", 40_000), ("GPT2", 42_000), ("Phi", 1 << 26)]
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["join", "advance", "extend", "extend", "rewind", "leave"]),

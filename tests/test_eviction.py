@@ -92,7 +92,7 @@ WAYS = [
     ("delayed(4, 6)", "plain", 60_000),
     ("delayed(4, 6)", "sharing", 1 << 26),
     ("delayed(4, 6)", "standing", 1 << 26),
-    ("delayed(4, 6)", "sliding", 1),
+    ("delayed(4, 6)", "sliding", 26_000),
     ("delayed(4, 6)", "sliding", 60_000),
     ("delayed(4, 6)", "sliding", 1 << 26),
     ("delayed(4, 6)", "sliding standing", 60_000),
@@ -165,6 +165,27 @@ def test_rows_go_on_from_what_others_have_packed(law, standing):
         asked = [(*texts[1][:cut], 77, 78), texts[1][: cut + 1], texts[2]]
         for text, states in zip(asked, engine.hidden(asked, [cut] * 3), strict=True):
             torch.testing.assert_close(states, states_of(law, text)[cut:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("law", ["delayed(4, 6)", "dms"])
+@torch.inference_mode()
+def test_a_text_is_cut_back_to_where_some_is_packed_that_its_next_token_looks_at(law, alone):
+    """It is computed anew, whatever of it is known; so is one that is known to its end."""
+    engine = make(kv=LAWS[law][0]).engine
+    engine._memory.slides, engine._memory.most = True, 11
+    start = PROMPT[:9]
+    first = engine.open([start] * 2)[0][start]
+    slots = [first, *engine.fork([first])]
+    texts, _ = on(engine, slots, [start] * 2, 19)
+    slots.append(*engine.fork(slots[:1]))
+    texts, _ = on(engine, slots, [*texts, texts[0]], 8)
+    for slot, text in zip(slots, texts, strict=True):
+        assert slot.hole[1] < 31 < slot.hole[1] + engine.slots.keeps.reach
+        engine.close(slot, text)
+    asked = [(*texts[1][:31], 77, 78), texts[1][:32], texts[0]][: 1 if alone else 3]
+    for each, states in zip(asked, engine.hidden(asked, [31] * len(asked)), strict=True):
+        torch.testing.assert_close(states, states_of(law, each)[31:], rtol=0, atol=1e-4)
 
 
 def log_prob(lm, law: str, text: tuple[int, ...], new: tuple[int, ...]) -> float:

@@ -13,7 +13,7 @@ import ppl
 from ppl.errors import WeightError
 from ppl.lm import sampling
 from ppl.lm.engine import inversion
-from ppl.lm.sampling import warp_of
+from ppl.lm.sampling import Warp, warp_of
 
 pytestmark = [needs_compiler, pytest.mark.skipif(DEVICE.type != "cpu", reason="of a CPU")]
 
@@ -143,8 +143,8 @@ def test_a_program_that_draws_something_else_is_not_used(monkeypatch):
         inversion.draws_alike.cache_clear()
 
 
-def test_only_what_nothing_reshapes_is_inverted_by_it():
-    """Masks are: they leave fewer tokens, of the same shape."""
+def test_only_laws_of_which_nothing_is_left_out_are_inverted_by_it():
+    """Masks are: they leave fewer tokens, of the same shape. Logits are divided by temperatures."""
     asked = []
 
     def watch(logits, u):
@@ -158,9 +158,19 @@ def test_only_what_nothing_reshapes_is_inverted_by_it():
     assert found[0] == expected[0]
     assert found[1] == pytest.approx(expected[1], abs=1e-5)
     assert (asked[0][0].isfinite() == mask).all()
-    for warp in (warp_of(0.7, 1.0, None, 0.0), warp_of(1.0, 0.9, None, 0.0)):
-        sampling.draw(logits, [PLAIN, warp], [None] * 2, u, watch)
-    assert len(asked) == 1
+    hot = [PLAIN, warp_of(0.7, 1.0, None, 0.0)]
+    found = sampling.draw(logits, hot, [None] * 2, u, watch)
+    assert len(asked) == 2
+    assert torch.equal(asked[1][0], logits[0])
+    assert torch.equal(asked[1][1], logits[1] / torch.tensor(0.7))
+    exact = sampling.warped_log_probs(logits, hot, [None] * 2)[[0, 1], found[0]]
+    assert found[1] == pytest.approx(exact.tolist(), abs=1e-5)
+    halves = logits.bfloat16()
+    sampling.draw(halves, hot, [None] * 2, u, watch)
+    assert torch.equal(asked[2], halves.float() / torch.tensor([[1.0], [0.7]]))
+    for other in Warp(top_p=0.9), Warp(top_k=5), Warp(min_p=0.1), Warp(0.0):
+        sampling.draw(logits, [PLAIN, other], [None] * 2, u, watch)
+    assert len(asked) == 3
 
 
 def test_compiled_models_draw_with_it_what_others_draw():

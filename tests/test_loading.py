@@ -48,6 +48,21 @@ def test_counts_are_whole_numbers(bad):
         ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$", context_length=bad)
 
 
+def test_bytes_are_not_megabytes():
+    """A budget below the shortest row is one that was meant in another unit."""
+    least = ppl.load("tiny").engine._memory.least
+    assert least == 65 * ppl.load("tiny").engine._memory.bytes_per_token
+    for load in (ppl.load, PRM.load):
+        with pytest.raises(ValueError, match=r"kv_bytes=1000: .* are bytes, such as 2 << 30"):
+            load("tiny", kv_bytes=1000)
+    with pytest.raises(ValueError, match=f"kv_bytes={least - 1}: .* takes {least:,} bytes"):
+        ppl.load("tiny", kv_bytes=least - 1)
+    lm = ppl.load("tiny", kv_bytes=least)  # and a single row runs, however long it is
+    text = lm.prompt("1 + " * 60).tokens
+    (drawn,) = lm.sample_batch([request(lm, text, 1, max_tokens=3)])
+    assert drawn.value.tokens
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, "1", True])
 def test_warps_are_numbers_in_their_range(bad):
     lm = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")

@@ -1,10 +1,14 @@
 """What is said to someone who comes from another library, or has mistyped: the name of what was
 given, and what to give instead."""
 
+import copy
+import functools
+import pickle
 import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers as tf
 from engines import FAMILIES, Letters, random_model
 
@@ -18,6 +22,7 @@ from ppl.errors import (
     SearchStateError,
     UnsupportedModelError,
 )
+from ppl.language import foreign
 from ppl.lm.pretrained import TINY
 from ppl.searchers.parse import parse
 from ppl.verifiers import PRM
@@ -135,13 +140,49 @@ def test_models_and_judges_show_their_names():
     assert repr(PRM.load("tiny", kv="int8")) == "PRM('tiny') kv=int8"
 
 
+def test_a_model_cannot_be_sent_and_says_what_to_do_instead():
+    """Whatever the model is in: a program, a partial, a list."""
+    lm, prm = ppl.load("tiny"), PRM.load("tiny")
+    for held, call in (
+        (lm, r"ppl\.load\('tiny'\) there"),
+        (prm, r"PRM\.load\('tiny'\) there"),
+        ([functools.partial(print, lm)], r"replicas=2"),
+    ):
+        with pytest.raises(TypeError, match=f"tiny.*cannot be pickled.*{call}"):
+            pickle.dumps(held)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        copy.deepcopy(lm)
+    other = copy.copy(lm)  # a view of the same one
+    assert type(other) is ppl.HFModel
+    assert other.engine is lm.engine
+    table = ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+    assert pickle.loads(pickle.dumps(table)).name == table.name
+
+
+def test_names_that_other_models_have_are_answered_with_ours():
+    lm, table = ppl.load("tiny"), ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
+    for model in (lm, table):
+        name = type(model).__name__
+        with pytest.raises(AttributeError, match=rf"'{name}' .*'generate': lm\(text, \.\.\.\)\.s"):
+            model.generate("Calculate")
+        with pytest.raises(AttributeError, match=rf"'{name}' object has no attribute 'bogus'$"):
+            print(model.bogus)
+        assert not hasattr(model, "_bogus")
+    with pytest.raises(AttributeError, match=r"lm\.engine\.dtype is that of a model in this"):
+        print(lm.dtype)
+    assert lm.engine.dtype == torch.float32
+    for hint in foreign.OF_MODELS:  # none of ours is among them
+        assert not hasattr(lm, hint)
+
+
 def test_engines_show_what_they_did_and_how(monkeypatch):
     lm = ppl.load("tiny", kv_bytes=64 << 20)
     monkeypatch.setattr(lm.engine.runner, "whole", None)  # which this machine may have
     assert lm.engine.steps == "plain"
     lm(lm.chat("Calculate 4 - 9 + 6."), max_tokens=4).sample()
     said = repr(lm.engine)
-    assert said.startswith(f"<Engine of tiny: plain steps, {lm.engine.passes} passes, ")
+    assert said.startswith(f"<Engine of tiny: float32 on {lm.engine.device}, plain steps, ")
+    assert f"plain steps, {lm.engine.passes} passes, " in said
     assert f"{lm.engine.tokens_computed} tokens computed, 0 padded" in said
     assert said.endswith(f"at most {lm.engine.peak_nbytes / 1e6:.1f} of 67.1 MB>")
 
@@ -170,6 +211,8 @@ def test_the_doctor_says_which_settings_are_for_this_machine():
     assert "dtype='bfloat16' (--dtype bfloat16) for models larger" in new
     assert "weights='int8' (--weights int8) for one to four rows" in new
     assert "compare it with float32" in old
+    for one in (new, old):
+        assert "float32, whatever their files have, unless dtype= (--dtype)" in one
     assert "weights='int8'" not in old
     assert "compile='auto'" in old
     assert "install g++" in said("avx512_bf16", compiler="")

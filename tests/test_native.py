@@ -101,8 +101,11 @@ def test_windows_softcaps_sinks_and_values_of_another_width(window, softcap, sin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("rows", "heads", "group", "dim", "more"),
-    [*((*case, 4) for case in CASES), (40, 1, 3, 16, 4), (9, 2, 49, 8, 4), (23, 1, 2, 12, 4)]
-    + [(40, 2, 3, 64, 0), (90, 1, 2, 32, 16), (3, 1, 9, 128, 80)],  # by units for whole matrices
+    [
+        *((*case, 4) for case in CASES),
+        *((40, 1, 3, 16, 4), (9, 2, 49, 8, 4), (23, 1, 2, 12, 4)),
+        *((40, 2, 3, 64, 0), (90, 1, 2, 32, 16), (3, 1, 9, 128, 80)),  # by whole matrices
+    ],
 )
 @pytest.mark.parametrize(("window", "softcap", "sinks"), [(0, 0, 0), (30, 2.0, 1), (90, 0, 0)])
 def test_trunks_are_read_by_pointer(rows, heads, group, dim, more, window, softcap, sinks, dtype):
@@ -216,6 +219,24 @@ def test_what_is_not_finite_stays_so():
     out = attend(query, key, value, keys, values, place, none, place, table_of(2, []), None)
     assert out[0].isnan().all()
     assert not out[1].isfinite().any()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_in_a_trunk_stays_so(which, bad):
+    kv = tuple(torch.rand(1, 1, 200, 64).bfloat16() for _ in range(2))
+    kv[which][0, 0, 100, 7] = bad
+    trunk = (Part(Segment(Piece(kv, torch.zeros(200, 1)), 0, Held()), 0, 200),)
+    query, key, value = torch.rand(3, 5, 1, 1, 64).bfloat16()
+    keys, values = torch.rand(2, 5, 1, 8, 64).bfloat16()
+    place, none = torch.tensor([3] * 5), torch.zeros(5, dtype=torch.long)
+    table = table_of(5, [], [trunk] * 5, none + 200)
+    out = attend(
+        query, key, value, keys, values, place, none, place + 200, table, None,
+        place=((0, 0), (1, 0)),
+    )  # fmt: skip
+    assert not out[..., 7].isfinite().any()
+    assert which or out.isnan().all()
 
 
 def test_other_keys_than_those_of_the_cache_are_refused():

@@ -189,6 +189,22 @@ def test_little_is_lost_in_finding_out(rows, rate, alike):
     assert min(later) > 0.98
 
 
+@pytest.mark.parametrize(("rows", "least"), [(4, 0.93), (8, 0.93)])
+def test_little_is_lost_when_other_work_comes(rows, least):
+    """After three batches that are guessed well, one that is not, or of which half the rows are:
+    what was saved may be spent, once."""
+    found = []
+    for right in ([0.3] * rows, [0.9, 0.225] * (rows // 2), [0.95, 0.24] * (rows // 2)):
+        for seed in range(6):
+            rng, switch = np.random.default_rng(seed), Switch(1, always=False)
+            for _ in range(3):
+                ratio(switch, [0.97] * rows, rng)
+            found.append([ratio(switch, right, rng) for _ in range(2)])
+    first, later = np.mean(found, 0)
+    assert first > least
+    assert later > 0.975
+
+
 @pytest.mark.parametrize(("rows", "rate", "least"), [(1, 0.5, 1.1), (1, 0.95, 2.5), (8, 0.95, 1.2)])
 def test_what_pays_is_found(rows, rate, least):
     found = []

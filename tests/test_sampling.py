@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ppl.language.randomness import Uniforms, generator, key, uniforms
+from ppl.language.randomness import _AHEAD, Uniforms, generator, key, uniforms
 from ppl.lm.masks import as_mask
 from ppl.lm.sampling import Warp, draw, inverse_cdf, warped_log_probs
 
@@ -231,8 +231,8 @@ def test_rows_side_by_side_get_the_uniforms_of_their_own_positions():
     keys, begun = [7, 2**64 - 1, 123456789, 5], [0, 3, 100, 0]
     running = Uniforms(keys, begun)
     rows = [0, 1, 2, 3]
-    for step in range(21):  # past what is made at once, twice
-        if step in (5, 13):
+    for step in range(2 * _AHEAD + 5):  # past what is made at once, twice
+        if step in (5, _AHEAD + 3):
             running.keep([0, 2] if step == 5 else [1])
             rows = [rows[0], rows[2]] if step == 5 else [rows[1]]
         expected = [

@@ -127,7 +127,7 @@ def _advice(machine: hardware.Machine) -> list[str]:
 
 
 def _on_a_processor(machine: hardware.Machine) -> list[str]:
-    said = []
+    said = ["models are float32, whatever their files have, unless dtype= (--dtype) says otherwise"]
     if machine.bfloat16:
         said.append(
             "dtype='bfloat16' (--dtype bfloat16) for models larger than the embedded ones: half the"

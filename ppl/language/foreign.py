@@ -41,6 +41,26 @@ OF_NEXT: Mapping[str, str] = {
 }
 """Of `lm.next(text, ...)`."""
 
+_DRAW = "lm(text, ...).sample() draws one, pyro.sample(site, lm(text, ...)) does in a program"
+OF_MODELS: Mapping[str, str] = {
+    **dict.fromkeys(("generate", "sample", "complete", "completion", "invoke", "predict"), _DRAW),
+    **dict.fromkeys(("create_completion", "create_chat_completion"), _DRAW),
+    "beam_search": "BeamSearch(beam_width).run(program) of ppl.searchers",
+    "compute_transition_scores": "lm(text, ...).log_prob(continuation) is the score",
+    "score": "lm(text, ...).log_prob(continuation) is the score",
+    "tokenize": "lm.encode(string) gives a Text, lm.codec the tokenizer",
+    "decode": "text.text is the string of a Text, lm.codec.decode(tokens) that of ids",
+    "tokenizer": "lm.codec has it",
+    "apply_chat_template": "lm.chat(messages) makes a Text",
+    **dict.fromkeys(
+        ("to", "cuda", "half", "bfloat16"), "ppl.load(..., device=, dtype=) says where"
+    ),
+    **dict.fromkeys(("dtype", "device"), "lm.engine.{name} is that of a model in this process"),
+    "config": "lm.model.config is that of a model in this process",
+    "save_pretrained": "lm.model is the model of transformers, loaded with pack=False",
+}
+"""Of language models: attributes that others have."""
+
 OF_SEARCHERS: Mapping[str, str] = {
     "num_return_sequences": "n= of BestOfN",
     "num_samples": "n= of BestOfN",

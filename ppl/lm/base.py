@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -21,7 +21,7 @@ from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramE
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.language.cost import Account
-from ppl.language.foreign import OF_CALLS, refuse_unknown
+from ppl.language.foreign import OF_CALLS, OF_MODELS, refuse_unknown
 from ppl.language.site import Draw, Entry, Site, Visit
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, Text
@@ -257,6 +257,14 @@ class LanguageModel(TextMaker):
         Raises ProgramError unless the model can be enumerated, as a `TableLM` can.
         """
         raise ProgramError(f"only a TableLM can be enumerated, not {self!r}")
+
+    if not TYPE_CHECKING:  # where types are checked, there are no other attributes
+
+        def __getattr__(self, name: str) -> Never:
+            """Raises AttributeError, for a name of another library with what to do here."""
+            said = f"{type(self).__name__!r} object has no attribute {name!r}"
+            hint = OF_MODELS.get(name)
+            raise AttributeError(f"{said}: {hint.format(name=name)}" if hint else said)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,7 +32,6 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
 from ppl.lm.pace import Switch
 from ppl.lm.row import Row
-from ppl.lm.sampling import PLAIN, Warp
 
 # Kinds of guesses of a model: how likely it found them, in tenths.
 _TENTHS = 11
@@ -318,7 +316,7 @@ class Drafting:
             if (self._since <= _SOON or self.settings.switch == "always")
             and _OPEN[0] < log_probs[i] < _OPEN[1]
             and allowed[i] is None
-            and _is_whole(rows[i].request.spec.warp)
+            and rows[i].request.spec.warp.only_heats
         ]
         laws: dict[int, list[Share]] = {}
         if whole:
@@ -334,11 +332,6 @@ class Drafting:
             law = laws.get(i) or [share_of(tokens[i], log_probs[i], float(numbers[i]))]
             with self._lock:
                 self.store.note(contexts[i], law)
-
-
-def _is_whole(warp: Warp) -> bool:
-    """Whether all tokens can be drawn."""
-    return warp.temperature > 0 and replace(warp, temperature=1.0) == PLAIN
 
 
 def last(row: Row, count: int) -> list[int]:

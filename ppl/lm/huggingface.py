@@ -36,8 +36,10 @@ from ppl.lm.engine.leading import LeadingDecoder
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with, weights_of
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.use import KVUse
 from ppl.lm.eviction import Eviction
 from ppl.lm.guessing import Drafting
+from ppl.lm.held import Held
 from ppl.lm.leading import LeadingSession
 from ppl.lm.origin import Origin
 from ppl.lm.sampling import Invert
@@ -45,7 +47,7 @@ from ppl.lm.settings import HELD, SETTINGS_HELD, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 
 
-class HFModel(LogitsModel):
+class HFModel(Held, LogitsModel):
     """Any Hugging Face causal language model that keeps keys and values of its tokens.
 
     Prompts are computed once, forks share what their ancestors computed, and all rows of a request
@@ -107,6 +109,7 @@ class HFModel(LogitsModel):
             keeps=keeps,
         )
         self.engine = _compiled_or_not(make, model) if compile == "auto" else make(compile=compile)
+        self.engine.refuse_small()
         compiled = self.engine.runner.compiled
         native = compiled is not None and compiled.native
         self.company = Company(self.engine.lock)
@@ -253,6 +256,30 @@ class HFModel(LogitsModel):
         if self.adapter:
             texts = [self.marked(text) for text in texts]
         return self.engine.most_rows(texts, [min(n, self.context_length) for n in lengths])
+
+    @checked
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        """Bytes of keys and values that the steps of a batch read, and most that are kept at once:
+        in closed form from `kv=`, nothing is run.
+
+        Args:
+            prompt: tokens that all rows begin with.
+            new: tokens that each row draws.
+
+        Raises:
+            ValueError: no rows, numbers below 1, or texts beyond `context_length`.
+        """
+        checks.count(prompt=prompt)
+        if not new:
+            raise ValueError("new: tokens of each row, one number at least")
+        for number in new:
+            checks.count(new=number)
+        if prompt + max(new) > self.context_length:
+            raise ValueError(
+                f"prompt={prompt} and {max(new)} of new= are more than {self.name} takes, "
+                f"{self.context_length} tokens: give fewer, or load it with more context_length="
+            )
+        return self.engine.kv_use(prompt, new)
 
 
 def _compiled_or_not(make: Callable[..., Engine], model: Any) -> Engine:

@@ -114,8 +114,9 @@ class LeadingSession(Session):
 
     def _burst(self) -> None:
         rows = self._rows
-        most = self._decoder.bursts(len(rows))
-        if most < 2 or not all(row.request.spec.warp == sampling.PLAIN for row in rows):
+        warps = [row.request.spec.warp for row in rows]
+        most = self._decoder.bursts(warps)
+        if most < 2:
             return
         pauses = [row.stop.pauses(self._decoder.logits.shape[1]) for row in rows]
         some = [pause for pause in pauses if pause is not None]
@@ -129,7 +130,8 @@ class LeadingSession(Session):
         with self._company.lock:
             if len(rows) > self._company.room(self.model, longest, self):
                 return
-            made = self._decoder.burst([row.new[-1] for row in rows], numbers, some)
+            last, heat = [row.new[-1] for row in rows], [warp.temperature for warp in warps]
+            made = self._decoder.burst(last, numbers, some, heat)
         if made is None:
             return
         tokens, log_probs = (part.tolist() for part in made)

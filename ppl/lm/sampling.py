@@ -53,6 +53,12 @@ class Warp:
         if self.top_k is not None:
             checks.count(top_k=self.top_k)
 
+    @property
+    def only_heats(self) -> bool:
+        """Whether it divides the logits and does nothing else: all tokens can still be drawn."""
+        keeps_all = self.top_p == 1 and self.top_k is None and self.min_p == 0
+        return keeps_all and self.temperature > 0
+
     def sharpened(self, power: float) -> Warp | None:
         """The warp under which tokens have their probability to a power, renormalised.
 
@@ -99,11 +105,7 @@ def warped_log_probs(
         empty = (logits.amax(-1) == -torch.inf) & (given.amax(-1) > -torch.inf)  # nothing is NaN
     temperature = np.array([w.temperature for w in warps])
     if np.any(temperature != 1.0):
-        # Greedy rows are divided by one and then reduced to their arg max.
-        divisor = np.where(temperature == 0, 1.0, temperature)
-        logits = (
-            logits / torch.as_tensor(divisor, dtype=logits.dtype, device=logits.device)[:, None]
-        )
+        logits = _divided(logits, temperature)
     vocabulary = logits.shape[-1]
     top_k = np.array([w.top_k or vocabulary for w in warps])
     top_k = np.minimum(np.where(temperature == 0, 1, top_k), vocabulary)
@@ -131,30 +133,32 @@ def draw(
     Args:
         logits, warps, allowed: as in `warped_log_probs`.
         uniforms: `[B]` in (0, 1).
-        invert: a program for rows with nothing to reshape.
+        invert: a program for rows with nothing to reshape, but for their temperature.
 
     Returns:
         Token ids and log-probabilities, one each per row; NaN where there is no distribution (what
         is allowed may have no probability, see `nothing_left`).
     """
     rows, size = logits.shape
-    if invert is not None and warps.count(PLAIN) == rows:
-        drawn = invert(_keep_only(logits, allowed), uniforms)
-        if drawn is not None:
-            return drawn
-    if logits.device.type == "cpu":
-        # As many rows at once as its cache takes: fresh memory for the probabilities of all rows
-        # would cost more, in page faults, than drawing from them.
-        most = max(1, _CPU_PART // size)
-        if rows > most:
-            parts = [slice(at, at + most) for at in range(0, rows, most)]
-            each = [draw(logits[p], warps[p], allowed[p], uniforms[p]) for p in parts]
-            return [t for some, _ in each for t in some], [p for _, some in each for p in some]
-        tokens, log_probs = _draw(logits, warps, allowed, uniforms)
+    plain, on_cpu = warps.count(PLAIN) == rows, logits.device.type == "cpu"
+    own = invert if plain or all(warp.only_heats for warp in warps) else None
+    drawn = own(_keep_only(logits, allowed), uniforms) if own is not None and plain else None
+    # As many rows at once as its cache takes: fresh memory for the probabilities of all rows would
+    # cost more, in page faults, than drawing from them.
+    most = max(1, _CPU_PART // size)
+    if drawn is None and on_cpu and rows > most:
+        parts = [slice(at, at + most) for at in range(0, rows, most)]
+        each = [draw(logits[p], warps[p], allowed[p], uniforms[p], own) for p in parts]
+        return [t for some, _ in each for t in some], [p for _, some in each for p in some]
+    if own is not None and not plain:
+        drawn = own(_keep_only(_heated(logits, warps), allowed), uniforms)
+    if drawn is not None:
+        return drawn
+    tokens, log_probs = _draw(logits, warps, allowed, uniforms)
+    if on_cpu:
         return tokens.tolist(), log_probs.tolist()
     # One transfer for both: float64 holds every token id exactly.
-    both = torch.stack([each.double() for each in _draw(logits, warps, allowed, uniforms)])
-    tokens_, log_probs_ = both.tolist()
+    tokens_, log_probs_ = torch.stack([tokens.double(), log_probs.double()]).tolist()
     return [int(token) for token in tokens_], log_probs_
 
 
@@ -172,15 +176,27 @@ def _draw(
     allowed: Sequence[Tensor | None],
     uniforms: NDArray[np.float64],
 ) -> tuple[Tensor, Tensor]:
-    if warps.count(PLAIN) == len(warps):
-        # Nothing to reshape: probabilities in one pass, logarithms only of those drawn.
-        logits = _keep_only(logits, allowed)
+    if all(warp.only_heats for warp in warps):
+        # Nothing to leave out: probabilities in one pass, logarithms only of those drawn.
+        plain = warps.count(PLAIN) == len(warps)
+        logits = _keep_only(logits if plain else _heated(logits, warps), allowed)
         probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
         tokens, total = inverse_cdf(probs, uniforms)
         return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
     warped = warped_log_probs(logits, warps, allowed)
     tokens, _ = inverse_cdf(warped.exp(), uniforms)
     return tokens, warped.gather(1, tokens[:, None]).squeeze(1)
+
+
+def _heated(logits: Tensor, warps: Sequence[Warp]) -> Tensor:
+    temperature = np.array([w.temperature for w in warps])
+    return _divided(logits.to(_at_least_float32(logits.dtype)), temperature)
+
+
+def _divided(logits: Tensor, temperature: NDArray[np.float64]) -> Tensor:
+    # Greedy rows are divided by one and then reduced to their arg max.
+    divisor = np.where(temperature == 0, 1.0, temperature)
+    return logits / torch.as_tensor(divisor, dtype=logits.dtype, device=logits.device)[:, None]
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -30,6 +30,7 @@ from ppl.language.cost import Account
 from ppl.language.steps import StepRule
 from ppl.lm.base import Drawn, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import LogitsModel
+from ppl.lm.held import Held
 from ppl.lm.load import runs_replicas
 from ppl.lm.replica import About, Answer, Ask, packed
 from ppl.lm.row import Row
@@ -45,7 +46,7 @@ _BLOCK = 16
 _SLACK = 9 / 8
 
 
-class Replicas(LogitsModel):
+class Replicas(Held, LogitsModel):
     """Several copies of a local model, each in a process of its own; see `ppl.load(replicas=)`.
 
     Args:

@@ -27,6 +27,7 @@ def enumerated(proposal: ppl.AWRS) -> dict[str, float]:
     pending = [()]
     while pending:
         script = pending.pop()
+        assert len(script) <= len("abcd$")  # no token is proposed twice, so this comes to an end
         used = iter(script)
         probability = 1.0
 

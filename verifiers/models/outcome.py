@@ -27,6 +27,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import load_pretrained
@@ -57,7 +58,7 @@ def _beside(
     return base.with_adapter(source, name=name, token=options.get("token"))
 
 
-class _WholeText:
+class _WholeText(Held):
     """A sequence-classification model read at the last token of the rendered conversation
     that is no padding.
 
@@ -88,6 +89,7 @@ class _WholeText:
                 kind = type(model).__name__
                 raise PRMFormatError(f"{name} is a {kind} without a head called score")
             self.engine = Engine(model, name=name, capacity=kv_bytes, keeps=keeps)
+            self.engine.refuse_small()
             self.parameters = parameter_count(model)
             self.labels = {str(label): int(i) for i, label in model.config.id2label.items()}
         self.codec = HFCodec(tokenizer, frozenset(), name)

@@ -26,6 +26,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import embedded
@@ -45,7 +46,7 @@ from ppl.verifiers.models.heads import Labels, LogOdds, beside, log_sigmoid, ref
 Tokens = tuple[int, ...]
 
 
-class PRM(Verifier):
+class PRM(Held, Verifier):
     """A process reward model of a declared format.
 
     Plain token-classification models read the text's own token ids where language model and reward
@@ -122,6 +123,7 @@ class PRM(Verifier):
                 context_length=context_length,
                 keeps=keeps,
             )
+            self.engine.refuse_small()
             self.parameters = parameter_count(model)
         self.codec = HFCodec(tokenizer, frozenset(), name)
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()

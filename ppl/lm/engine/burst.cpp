@@ -26,11 +26,12 @@ struct Burst {
 // columns, positions: [rows] of the first step; they go on with it. cosines, sines: [most, rows, dim].
 // states: where last hidden states of row 0 go, rows `row` and columns `column` numbers apart.
 // pauses: [rows] of each row which tokens it may end with, [outputs]; null for a row that is nobody's.
+// temperatures: [rows] by which logits are divided; null where they are not.
 // uniforms, tokens, log_probs: [most, rows]. logits: [rows, outputs]. out: [rows, hidden].
 // It ends with the step after which a row may end, or has no distribution. Returns how many it made.
 extern "C" int64_t burst(const Burst *model, int64_t most, number *states, int64_t row,
-                         int64_t column, const uint8_t *const *pauses, const double *uniforms,
-                         int64_t *tokens, double *log_probs, number *logits, const void *whole,
+                         int64_t column, const uint8_t *const *pauses,
+                         const float *temperatures, const double *uniforms, int64_t *tokens, double *log_probs, number *logits, const void *whole,
                          float tiny, float scaling, int64_t rows, int32_t threads, int64_t *columns,
                          int64_t *positions, const int64_t *bases, const int64_t *order,
                          const void *groups, int64_t count, const void *kept, int64_t slot,
@@ -50,6 +51,9 @@ extern "C" int64_t burst(const Burst *model, int64_t most, number *states, int64
         for (int64_t r = 0; r < rows; r++)
             memcpy(states + r * row + columns[r] * column, out + r * hidden, hidden * sizeof(number));
         last(rows, threads, out, logits);
+        for (int64_t r = 0; temperatures && r < rows; r++)
+            for (int64_t i = 0; i < size; i++)
+                logits[r * size + i] = narrow(wide(logits[r * size + i]) / temperatures[r]);
         int64_t *drawn = tokens + made * rows;
         double *found = log_probs + made * rows;
         model->draw(threads, rows, size, size, logits, uniforms + made * rows, drawn, found);

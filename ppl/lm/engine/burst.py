@@ -26,6 +26,7 @@ from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.engine.setting import inferring
+from ppl.lm.sampling import PLAIN, Warp
 
 # Bytes of weights that a burst reads: some ten milliseconds, in which nobody else is asked.
 _BYTES = 1 << 27
@@ -78,8 +79,12 @@ class Burst:
         self._model = np.array([step, draw, *head.addresses, self._where, dim], dtype=np.int64)
         self._run = _program(half)
 
-    def takes(self, rows: int) -> int:
-        """How many steps of so many rows one burst may be; 0 for none."""
+    def takes(self, warps: Sequence[Warp]) -> int:
+        """How many steps of rows that draw so one burst may be; 0 for none: where anything is left
+        out of a law, or logits of half precision are to be divided in a higher one."""
+        rows, halves = len(warps), self._runner.dtype == torch.bfloat16
+        if not all(warp == PLAIN if halves else warp.only_heats for warp in warps):
+            return 0
         head, weight = self._head, self._base.embed_tokens.weight
         as_was = not any(self._hooks) and "forward" not in vars(head)
         as_was &= weight.data_ptr() == self._where
@@ -93,6 +98,7 @@ class Burst:
         texts: Sequence[Tokens],
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
+        temperatures: Sequence[float],
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Computes the last token of each row's text, draws the next, computes that, and so on, up
         to a token with which a row may end; of the last that is drawn nothing is computed.
@@ -102,6 +108,7 @@ class Burst:
             texts: of each row.
             uniforms: `[T, rows]` by which to draw.
             pauses: `[V]` of each row 1 for tokens with which it may end.
+            temperatures: of each row, by which its logits are divided.
 
         Returns:
             Tokens and their log-probabilities `[t, rows]`, NaN where there is no distribution; None
@@ -120,6 +127,10 @@ class Burst:
         tokens, log_probs = np.empty((most, rows), dtype=np.int64), np.empty((most, rows))
         ends = np.zeros(rows, dtype=np.int64)
         ends[where] = [each.ctypes.data for each in pauses]
+        heat = None
+        if any(each != 1 for each in temperatures):
+            heat = np.ones(rows, dtype=np.float32)
+            heat[where] = temperatures
         logits = x.new_empty(rows, self._head.out_features)
         out = torch.empty_like(x)
         states = window.states
@@ -130,6 +141,7 @@ class Burst:
             states.stride(0),
             states.stride(1),
             ends.ctypes.data,
+            None if heat is None else heat.ctypes.data,
             by_row.ctypes.data,
             tokens.ctypes.data,
             log_probs.ctypes.data,
@@ -169,7 +181,7 @@ def _agrees(burst: Burst, engine: Engine, head: Any) -> bool:
         return False
     uniforms = np.array([[0.3], [0.7]])
     (slot,) = engine.open([start[:-1]])[0].values()
-    made = burst([slot], [start], uniforms, [np.zeros(head.out_features, dtype=np.uint8)])
+    made = burst([slot], [start], uniforms, [np.zeros(head.out_features, dtype=np.uint8)], [1.0])
     engine.drop(slot)
     engine.pool.clear()
     (slot,) = engine.open([start[:-1]])[0].values()
@@ -187,7 +199,7 @@ def _agrees(burst: Burst, engine: Engine, head: Any) -> bool:
 @cache
 def _program(half: bool) -> Any:
     run = built("burst.cpp", HALF=int(half)).burst
-    run.argtypes = [_POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 5]
+    run.argtypes = [_POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 6]
     run.argtypes += [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
     run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
     run.restype = _INT64

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 
@@ -12,6 +14,8 @@ class Counters:
     """The part of an `Engine` that is read, never called. Numbers count since it was made."""
 
     name: str
+    device: torch.device
+    dtype: torch.dtype
     capacity: int
     runner: Passes
     _memory: Memory
@@ -49,7 +53,8 @@ class Counters:
 
     def __repr__(self) -> str:
         return (
-            f"<Engine of {self.name}: {self.steps} steps, {self.passes} passes, "
+            f"<Engine of {self.name}: {str(self.dtype).removeprefix('torch.')} on {self.device}, "
+            f"{self.steps} steps, {self.passes} passes, "
             f"{self.tokens_computed} tokens computed, {self.tokens_padded} padded, at most "
             f"{self.peak_nbytes / 1e6:.1f} of {self.capacity / 1e6:.1f} MB>"
         )

@@ -27,6 +27,7 @@ from ppl.lm.engine.memory import Memory
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.use import KVUse, use_of
 
 # Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
@@ -145,6 +146,15 @@ class Engine(Counters):
         self.runner.forget()
         self._memory.slides = self.sharing.able and plan.gives_up(keeps, most)
 
+    def refuse_small(self) -> None:
+        """Raises ValueError for a budget that is less than the shortest row takes: rows would run
+        one by one, each beyond it, and it was meant in another unit."""
+        if self.capacity < self._memory.least:
+            raise ValueError(
+                f"kv_bytes={self.capacity}: {self.name} takes {self._memory.least:,} bytes for its "
+                "shortest row; kv_bytes= are bytes, such as 2 << 30 (2 GiB, the default)"
+            )
+
     def batch_rows(self, length: int) -> int:
         """Most rows of `length` tokens that fit the byte budget, at least one."""
         return self._memory.batch_rows(length)
@@ -167,6 +177,11 @@ class Engine(Counters):
             if outside * self._memory.bytes_per_token + sum(parts.values()) > self.capacity // 2:
                 return self.batch_rows(max(lengths))
             return self.batch_rows(self._memory.bounded(longest))
+
+    def kv_use(self, prompt: int, new: Sequence[int]) -> KVUse:
+        """What rows take that draw so many `new` tokens each, after one prompt of so many."""
+        with self.lock:
+            return use_of(self._memory, prompt, new)
 
     @alone
     def hidden(
@@ -260,7 +275,7 @@ class Engine(Counters):
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
         """Computes the last token of each row's text, all others of which its slot holds: last
         hidden states `[rows, hidden]`."""
-        self.room(slots, 1)
+        self.room(slots, [1] * len(slots))
         return self.runner.step(slots, texts)
 
     @alone
@@ -268,8 +283,7 @@ class Engine(Counters):
         """Computes the last tokens of each row's text, those that its slot does not hold yet, in
         one pass: last hidden states `[n, hidden]` of these."""
         more = [len(t) - slot.length for t, slot in zip(texts, slots, strict=True)]
-        self._memory.slide(slots, more)
-        self._room(max(slot.tail + n for slot, n in zip(slots, more, strict=True)))
+        self.room(slots, more)
         starts = [slot.length for slot in slots]
         self.runner.extend(list(zip(texts, slots, strict=True)))
         return [
@@ -277,14 +291,12 @@ class Engine(Counters):
             for slot, start in zip(slots, starts, strict=True)
         ]
 
-    def room(self, slots: Sequence[Slot], count: int) -> None:
+    def room(self, slots: Sequence[Slot], counts: Sequence[int]) -> None:
         """Makes room for so many more tokens of each row."""
-        self._memory.slide(slots, [count] * len(slots))
-        self._room(max(slot.tail for slot in slots) + count)
-
-    def _room(self, length: int) -> None:
-        if length > self.slots.length:
-            self._memory.reserve(0, length)
+        self._memory.slide(slots, counts)
+        longest = max(slot.tail + n for slot, n in zip(slots, counts, strict=True))
+        if longest > self.slots.length:
+            self._memory.reserve(0, longest)
 
     def _run(
         self,
@@ -320,7 +332,7 @@ class Engine(Counters):
         states = [
             self.slots.states_of(slots[text], start)
             if text in slots and not self._memory.slides  # else some of it may be elsewhere
-            else self.pool.states(self.pool.match(text, start), start)  # runs were split since
+            else self.pool.states(self.pool.known(text), start)  # runs were split since
             for text, start in zip(texts, first, strict=True)
         ]
         self.pool.trim()

@@ -54,7 +54,7 @@ static inline void transposed(__m512i *rows) {
 
 // Two to the power of x <= 0, in float32 (a polynomial of its own, to 1e-7).
 static inline __m512 power(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126));  // what is smaller is no normal number
+    x = _mm512_max_ps(_mm512_set1_ps(-126), x);  // less gives no normal number; NaN stays NaN
     const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 r = _mm512_sub_ps(x, n);
     __m512 p = _mm512_set1_ps(1.32647e-3f);
@@ -223,8 +223,8 @@ struct Together {
         asm volatile("" ::: "memory");
     }
 
-    // From scores to weights; some are hidden where HIDES.
-    template <bool HIDES> void weigh(int v, int count) {
+    // From scores to weights. Those of what is hidden are next to nothing, the largest being one.
+    void weigh(int v, int count) {
         const float by = 1.44269504f * scaling;  // to powers of two
         const __m512 least = _mm512_set1_ps(-INFINITY);
         __m512 tops[4] = {(__m512)most[v], least, least, least};
@@ -240,10 +240,7 @@ struct Together {
             __m512 w[2];
 #pragma GCC unroll 2
             for (int j = 0; j < 2; j++) {
-                const __m512 score = (__m512)scores[t + j];
-                w[j] = power(_mm512_fmadd_ps(score, scale, minus));
-                if (HIDES)
-                    w[j] = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(score, least, _CMP_NEQ_UQ), w[j]);
+                w[j] = power(_mm512_fmadd_ps((__m512)scores[t + j], scale, minus));
                 totals[j] = _mm512_add_ps(totals[j], w[j]);
             }
             pairs[t / 2] = paired((vector)w[0], (vector)w[1]);
@@ -290,10 +287,7 @@ struct Together {
                                                            _mm512_set1_ps(-INFINITY));
                 }
                 for (int t = seen; t < steps; t++) scores[t] = vector{} - INFINITY;
-                if (hides || seen < steps)
-                    weigh<true>(v, steps);
-                else
-                    weigh<false>(v, steps);
+                weigh(v, steps);
                 add(steps, v);
             }
         }

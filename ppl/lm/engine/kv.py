@@ -108,6 +108,20 @@ class KV:
         """How many of the tokens before it a token looks at, besides what it keeps of others."""
         return (self.window if self.evicts is None else self.evicts.delay) - 1
 
+    def kept(self, length: int, base: int = 0) -> int:
+        """How many tokens are kept of a text of so many, and looked at from its end: what heads
+        give up goes by whole groups, and counts as kept where nobody knows how many stay.
+
+        Args:
+            base: so many first ones are elsewhere; they are not counted, and stay whole there.
+        """
+        if not self.gives_up:
+            return length - base
+        group, most = (1, 0) if self.evicts is None else (self.evicts.group, self.evicts.most)
+        start = -(-max(base, self.sinks) // group)
+        behind = max(0, (length - self.reach - 1) // group - start)
+        return length - base - behind * (group - most)
+
     def near(self, positions: Tensor) -> Tensor:
         """The first of the last tokens that are kept, at each of the given positions."""
         return (positions - self.reach).clamp(min=0) if self.window else torch.zeros_like(positions)

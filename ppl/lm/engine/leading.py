@@ -12,6 +12,7 @@ from ppl.lm.engine.burst import Burst
 from ppl.lm.engine.decoder import EngineDecoder, Stem, whole
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.runs import Tokens
+from ppl.lm.sampling import Warp
 
 
 class LeadingDecoder(EngineDecoder):
@@ -48,14 +49,14 @@ class LeadingDecoder(EngineDecoder):
         """Lets the only active row go on along what is known; `advance` has to follow."""
         self._stems = [Stem((*self._stems[0].text, *tokens), None)]
 
-    def bursts(self, rows: int) -> int:
-        """How many steps of the active rows, so many, one burst may be; 0 for none: each has to be
-        alone with its text, and in a slot."""
-        if self._bursts is None or len(self._stems) != rows or len(self._stem_of) != rows:
+    def bursts(self, warps: Sequence[Warp]) -> int:
+        """How many steps of the active rows, which draw so, one burst may be; 0 for none: each has
+        to be alone with its text, and in a slot."""
+        if self._bursts is None or len(self._stems) != len(self._stem_of):
             return 0
         if any(stem.slot is None for stem in self._stems):
             return 0
-        return self._bursts.takes(rows)
+        return self._bursts.takes(warps)
 
     @whole
     def burst(
@@ -63,14 +64,15 @@ class LeadingDecoder(EngineDecoder):
         tokens: Sequence[int],
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
+        temperatures: Sequence[float],
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Appends to each row its token, and then what is drawn, but for the last; see `Burst`."""
         assert self._bursts is not None
         stems = [self._stems[stem] for stem in self._stem_of]
         slots = [stem.slot for stem in stems if stem.slot is not None]
         texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
-        self._engine.room(slots, len(uniforms))
-        made = self._bursts(slots, texts, uniforms, pauses)
+        self._engine.room(slots, [len(uniforms)] * len(slots))
+        made = self._bursts(slots, texts, uniforms, pauses, temperatures)
         if made is not None:
             for stem, text, drawn in zip(stems, texts, made[0][:-1].T.tolist(), strict=True):
                 stem.text = (*text, *drawn)

@@ -88,6 +88,11 @@ class Memory:
         self.most = bucket(keeps.sinks + keeps.reach + 2 * group - 1 + _SLACK)
 
     @property
+    def least(self) -> int:
+        """Bytes of the shortest slot: with less, every row is beyond the budget."""
+        return self._slot_nbytes(1)
+
+    @property
     def peak_nbytes(self) -> int:
         """Most bytes that slots and tree took together."""
         return self.pool.held.most

@@ -58,15 +58,19 @@ class PrefixPool:
         Args:
             first: what follows this position is wanted, too, not only that row.
         """
+        match = self.known(tokens)
+        if self.keeps.evicts is not None:
+            return match.packed(self.keeps.reach, first)
+        return match.usable(self.keeps.reach, first) if self.keeps.window else match
+
+    def known(self, tokens: Tokens) -> Match:
+        """The longest stored prefix of `tokens`, whether or not a row can go on from there."""
         runs: list[Edge] = []
         length = 0
         for edge, shared in self._walk(tokens):
             runs.append(edge)
             length += shared
-        match = Match(length, tuple(runs))
-        if self.keeps.evicts is not None:
-            return match.packed(self.keeps.reach, first)
-        return match.usable(self.keeps.reach, first) if self.keeps.window else match
+        return Match(length, tuple(runs))
 
     def after(self, tokens: Tokens, most: int) -> tuple[Tokens, Tensor] | None:
         """The tokens, up to `most`, that always followed a text, and last hidden states

@@ -8,8 +8,27 @@ IMPERFECT, ACCEPTANCE = (f"verifiers/combine/{name}.py" for name in ("imperfect"
 BEST_OF_N, PAIRS = "searchers/sampling/best_of_n.py", "ppl/export/pairs.py"
 BINS, MIXES, ROWS = "tests/test_allocate.py", "tests/test_mix.py", "tests/test_revise.py"
 WEAK = "tests/test_imperfect.py"
+HYPER, SCALES = "ppl/allocate/hyper_scale.py", "tests/test_hyper_scale.py"
+KEEPS, USE = "ppl/lm/engine/kv.py", "ppl/lm/engine/use.py"
 
 FAULTS = [
+    Fault(HYPER, "if point.accuracy > best:", "if point.accuracy >= best:", f"{SCALES} -k planted"),
+    Fault(
+        HYPER,
+        "self._right[self._fold != fold][:, within]",
+        "self._right[:, within]",
+        f"{SCALES} -k other_questions",
+    ),
+    Fault(
+        HYPER,
+        "d if d.tokens <= length else Drawn(length, None, False)",
+        "d",
+        f"{SCALES} -k grid",
+    ),
+    Fault(KEEPS, "-(-max(base, self.sinks) // group)", "max(base, self.sinks) // group", SCALES),
+    Fault(KEEPS, "behind * (group - most)", "behind * group", SCALES),
+    Fault(USE, "for step in steps[1:])", "for step in steps)", SCALES),
+    Fault(USE, "most = shared + max(", "most = max(", f"{SCALES} -k rows_share"),
     Fault(
         DIFFICULTY,
         "train, test = everyone[fold != k], everyone[fold == k]",

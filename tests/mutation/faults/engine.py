@@ -441,6 +441,7 @@ FAULTS = [
         "saves = slot.tail > slot.base",
         f"{DRAFTS} -k 'bits'",
     ),
+    Fault(PACE, "0.7, 2.0, 0.005", "0.7, 20.0, 0.005", f"{PACES} -k no_more"),
     Fault(PACE, "kept * gained / len(chains)", "gained / len(chains)", f"{PACES} -k 'alone'"),
     Fault(PACE, "balance.left - (cost - 1) > -_DEBT", "balance.left < 9", f"{PACES} -k 'allowed'"),
     Fault(PACE, "or packs(rows + 1) or not packs(rows)", "or True", f"{PACES} -k 'leaves'"),

@@ -212,8 +212,8 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/engine/prefill.cpp",
-        "return job.column + (start + n) / GROUP; };",
-        "return job.column + (start + n) / GROUP + 1; };",
+        "return job.column + token(n); };",
+        "return job.column + token(n) + 1; };",
         f"{FILLED} -k before_them",
     ),
     Fault(
@@ -226,6 +226,18 @@ FAULTS = [
         "ppl/lm/engine/together.h",
         "const int steps = (part + 1) / 2;",
         "const int steps = part / 2;",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(  # noticed where the processor has units for whole matrices
+        "ppl/lm/engine/flash.h",
+        "_mm512_reduce_max_ps(to) + 1 - place",
+        "_mm512_reduce_max_ps(to) - place",
+        f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/flash.h",
+        "for (int t = seen; t < steps; t++)",
+        "for (int t = steps; t < steps; t++)",
         f"{FILLED} -k before_them",
     ),
     Fault(
@@ -315,7 +327,13 @@ FAULTS = [
         RUNS,
         "there = not slot.hole[0] < self.length < slot.hole[1] + reach",
         "there = True",
-        f"{HEADS} -k packed",
+        f"{HEADS} -k cut_back",
+    ),
+    Fault(
+        "ppl/lm/engine/engine.py",
+        "self.pool.states(self.pool.known(text), start)",
+        "self.pool.states(self.pool.match(text, start), start)",
+        f"{HEADS} -k cut_back",
     ),
     Fault(
         GIVEN_UP, '{digest.hexdigest()}, {delay})"', '{delay})"', f"{HEADS} -k 'names or refused'"

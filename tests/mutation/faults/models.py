@@ -8,6 +8,7 @@ ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 SETTING = "tests/test_setting.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
@@ -34,7 +35,6 @@ FAULTS = [
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),
-    Fault(f"{ENGINE}/whole.cpp", "d])) - rounded(b", "d])) + rounded(b", WHOLE),
     Fault(f"{ENGINE}/unaltered.py", "any(self._hooks) or ", "", WHOLE),
     Fault(f"{ENGINE}/unaltered.py", ' or any("forward" in own for own in self._own)', "", WHOLE),
     Fault(f"{ENGINE}/unaltered.py", "map(dict.values, self._inside)", "()", f"{WHOLE} -k altered"),
@@ -70,11 +70,24 @@ FAULTS = [
         "        pass",
         "tests/test_concurrency.py -k forked",
     ),
+    Fault(f"{ENGINE}/layers.h", "(a * one) - rounded(b", "(a * one) + rounded(b", WHOLE),
+    Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query);", "nullptr, query);", FILLS),
+    Fault(f"{ENGINE}/whole.cpp", "if (l) between.go_on(", "if (l > 1) between.go_on(", FILLS),
+    Fault(f"{ENGINE}/whole.py", "and whole.stands:", "and True:", FILLS),
+    Fault(f"{ENGINE}/selfcheck.py", "whole.fills = _fills(engine)", "pass", FILLS),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
     Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
     Fault(f"{ENGINE}/counters.py", "takes_whole(1)", "takes_whole(2)", SAYS),
+    Fault(
+        f"{ENGINE}/engine.py",
+        "if self.capacity < self._memory.least:",
+        "if self.capacity < 1:",
+        f"{LOADING} -k megabytes",
+    ),
+    Fault("ppl/lm/held.py", "vars(view).update(vars(self))", "pass", f"{SAYS} -k cannot_be_sent"),
+    Fault("ppl/lm/base.py", "OF_MODELS.get(name)", "None", f"{SAYS} -k other_models"),
     Fault("ppl/cli/doctor.py", "9 / 8 * width * size", "9 / 8 * size", SAYS),
     Fault(
         f"{SERVER}/answer.py",

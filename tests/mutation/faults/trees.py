@@ -135,7 +135,12 @@ FAULTS = [
         "return drawn.value, drawn.log_prob",
         PROPOSALS,
     ),
-    Fault(AWRS, "            left = _without(left, drawn)\n", "", PROPOSALS),
+    Fault(
+        AWRS,
+        "            left = _without(left, drawn)\n",
+        "",
+        f"{PROPOSALS} -k own_probability",
+    ),
     Fault(AWRS, "left = left.clone()", "pass", "tests/test_masks.py"),
     Fault(
         AWRS, "or number == self.max_candidates", "or number - 1 == self.max_candidates", PROPOSALS

@@ -226,7 +226,9 @@ def engine_of(kv_bytes: int, compile: bool = False, pack: bool = False):
 @functools.cache
 def plain_states(text: tuple[int, ...]) -> torch.Tensor:
     return (
-        engine_of(1).base(torch.tensor([text], device=DEVICE), use_cache=False).last_hidden_state[0]
+        engine_of(1 << 20)
+        .base(torch.tensor([text], device=DEVICE), use_cache=False)
+        .last_hidden_state[0]
     )
 
 

@@ -295,6 +295,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
 def test_models_with_other_state_are_exact_or_refused_by_name_packed_or_not(kind):
     model = random_model(OTHERS[kind]())
     ids, text = torch.arange(4)[None], tuple(range(5, 25))

@@ -118,9 +118,9 @@ class HFModel(Held, LogitsModel):
         self.codec: HFCodec = HFCodec(tokenizer, _end_tokens(model, tokenizer), name)
         self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
-        parts = model.config.get_text_config(), model.get_output_embeddings()
-        self._bursts = None if drafts is not None else burst_of(self.engine, *parts)
-        # One program draws, whether by itself or within a burst: one row's digits are the same.
+        heads = model.config.get_text_config(), model.get_output_embeddings()
+        self._bursts = burst_of(self.engine, *heads)
+        # One program draws, by itself, within a burst or after a guess: with the same digits.
         own = native or self._bursts is not None
         self.invert: Invert = invert if own else invert_alike
         self.adapter: Adapted | None = None

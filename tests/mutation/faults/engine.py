@@ -25,11 +25,17 @@ BESIDE = "tests/test_bursts.py"
 
 FAULTS = [
     # From logits to tokens.
-    Fault(SAMPLING, "invert is not None and warps.count(_PLAIN) == rows", "invert", INVERTED),
+    Fault(
+        SAMPLING,
+        "invert if plain or all(warp.only_heats for warp in warps)",
+        "invert if True",
+        INVERTED,
+    ),
+    Fault(SAMPLING, "keeps_all and self.temperature > 0", "keeps_all", INVERTED),
     Fault("ppl/lm/engine/draw.cpp", "block ? mass[block - 1] : 0", "0", INVERTED),
     Fault(
         "ppl/lm/engine/inversion.py",
-        "if _draws_alike(logits.dtype) else None",
+        "if draws_alike(logits.dtype) else None",
         "",
         INVERTED,
     ),
@@ -109,11 +115,16 @@ FAULTS = [
         DRAWS,
         equivalent="a softmax sums to one up to its rounding",
     ),
-    Fault(SAMPLING, "logits = _keep_only(logits, allowed)\n", "pass\n", MASKED),
     Fault(
         SAMPLING,
-        "uniforms[p]) for p in parts]",
-        "uniforms[: p.stop - p.start]) for p in parts]",
+        "logits = _keep_only(logits if plain else _heated(logits, warps), allowed)\n",
+        "logits = logits if plain else _heated(logits, warps)\n",
+        MASKED,
+    ),
+    Fault(
+        SAMPLING,
+        "uniforms[p], own) for p in parts]",
+        "uniforms[: p.stop - p.start], own) for p in parts]",
         f"{DRAWS} {ENGINES} -k 'shorter or frequencies or sixteen'",
     ),
     Fault(SAMPLING, "np.minimum(uniforms, 1 - 2.0**-52)", "uniforms", DRAWS),

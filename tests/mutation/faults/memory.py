@@ -100,8 +100,8 @@ FAULTS = [
     Fault(PREFIX, "edge.slot.edges.add(upper)", "pass", ANY),
     Fault(
         PREFIX,
-        "edge.slot.edges.discard(edge)\n        edge.segment, edge.slot",
-        "edge.segment, edge.slot",
+        "None\n        slot.edges.discard(edge)\n",
+        "None\n",
         ANY,
     ),
     Fault(

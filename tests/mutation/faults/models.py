@@ -40,8 +40,8 @@ FAULTS = [
     Fault(f"{ENGINE}/unaltered.py", "map(dict.values, self._inside)", "()", f"{WHOLE} -k altered"),
     Fault(
         f"{ENGINE}/linear.py",
-        "if given is None or given[0] is not x",
-        "if given is None or self._given[0] is not x",
+        "            output = outputs[number]\n",
+        "            output = self._given[1][number]\n",
         "tests/test_linear.py -k threads",
     ),
     Fault(f"{ENGINE}/linear.py", "if x.requires_grad and", "if False and", "tests/test_linear.py"),

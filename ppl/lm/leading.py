@@ -116,15 +116,14 @@ class LeadingSession(Session):
 
     def _burst(self) -> None:
         rows = self._rows
+        if any(row.stop.asked for row in rows):
+            return
         warps = [row.request.spec.warp for row in rows]
         most = self._decoder.bursts(warps)
+        most = min(most, _left(rows), *(row.limit - len(row.new) for row in rows))
         if most < 2:
             return
         pauses = [row.stop.pauses(self._decoder.logits.shape[1]) for row in rows]
-        some = [pause for pause in pauses if pause is not None]
-        most = min(most, _left(rows), *(row.limit - len(row.new) for row in rows))
-        if most < 2 or len(some) < len(rows):
-            return
         keys = np.array([row.request.key for row in rows], dtype=np.uint64)[:, None]
         positions = np.array([len(row.new) for row in rows])[:, None] + np.arange(most)
         numbers = uniforms(keys, positions).T
@@ -133,7 +132,7 @@ class LeadingSession(Session):
             if len(rows) > self._company.room(self.model, longest, self):
                 return
             last, heat = [row.new[-1] for row in rows], [warp.temperature for warp in warps]
-            made = self._decoder.burst(last, numbers, some, heat)
+            made = self._decoder.burst(last, numbers, pauses, heat)
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it

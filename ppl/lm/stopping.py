@@ -39,15 +39,18 @@ class Stop:
         reads = self._stops is None and not rule.never
         self._reader = Reader(codec, before) if reads else None
 
-    def pauses(self, size: int) -> NDArray[np.uint8] | None:
-        """`[size]` of each token 1 if the continuation may end with it, 0 if it goes on whatever
-        was there; None if the rule has to be asked."""
+    @property
+    def asked(self) -> bool:
+        """Whether the rule has to be asked after every token, whichever it is."""
         rule = self._rule
         # What is no character is shown by a token that is no part of it.
         plain = all(string and string[-1] != _NO_CHARACTER for string in rule.strings)
-        if rule.pattern is not None or rule.predicate is not None or not plain:
-            return None
-        last = frozenset(string.encode()[-1] for string in rule.strings)
+        return rule.pattern is not None or rule.predicate is not None or not plain
+
+    def pauses(self, size: int) -> NDArray[np.uint8]:
+        """`[size]` of each token 1 if the continuation may end with it, 0 if it goes on whatever
+        was there; of rules that need not be asked."""
+        last = frozenset(string.encode()[-1] for string in self._rule.strings)
         return _pauses(self._codec, last, size)
 
     def after(self, token: int) -> StopReason | None:

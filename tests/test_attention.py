@@ -102,7 +102,7 @@ def test_short_rows_beside_a_long_one_attend_on_their_own(family, monkeypatch):
     texts = [tuple(3 + (i * j) % 90 for j in range(1, n)) for i, n in enumerate((9, 100, 7, 12), 1)]
     seen = []
     monkeypatch.setattr(
-        "ppl.lm.engine.passes.split", lambda reach: seen.append(split(reach)) or split(reach)
+        "ppl.lm.engine.spans.split", lambda reach: seen.append(split(reach)) or split(reach)
     )
     slots, _ = lm.engine.open(texts)
     longer = [(*text, token) for text, token in zip(texts, [4, 5, 6, 7], strict=True)]

@@ -61,23 +61,28 @@ extern "C" void texts(const Model *model, float tiny, float scaling, int64_t row
     Memory memory(rows, queries, keys, keys);
     number *query = memory.of(rows * queries), *key = memory.of(rows * keys);
     number *value = memory.of(rows * keys);
+    // From the attention of one layer, if there is one before, to that of the next.
+    auto between = [&](const Between &layers, int64_t l, int64_t first) {
+        const int64_t some = rows - first < size ? rows - first : size;
+        number *own = x + first * hidden;
+        if (l) layers.go_on(model->each[l - 1], some, query + first * queries, own);
+        if (l < model->layers)
+            layers.ask(model->each[l], some, own, cosines + first * dim, sines + first * dim,
+                       query + first * queries, key + first * keys, value + first * keys);
+        for (int64_t row = 0; l == model->layers && row < some; row++)
+            normed(own + row * hidden, model->norm, hidden, tiny, out + (first + row) * hidden);
+    };
     for (int64_t l = 0; l <= model->layers; l++) {
-#pragma omp parallel num_threads(workers)
-        {
-            const Between between(*model, tiny, size, apart ? 1 : threads);
+        if (apart) {
+#pragma omp parallel num_threads(threads)
+            {
+                const Between layers(*model, tiny, size, 1);
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t first = 0; first < rows; first += size) {
-                const int64_t some = rows - first < size ? rows - first : size;
-                number *own = x + first * hidden;
-                if (l) between.go_on(model->each[l - 1], some, query + first * queries, own);
-                if (l < model->layers)
-                    between.ask(model->each[l], some, own, cosines + first * dim,
-                                sines + first * dim, query + first * queries, key + first * keys,
-                                value + first * keys);
-                for (int64_t row = 0; l == model->layers && row < some; row++)
-                    normed(own + row * hidden, model->norm, hidden, tiny,
-                           out + (first + row) * hidden);
+                for (int64_t first = 0; first < rows; first += size) between(layers, l, first);
             }
+        } else {  // not in a parallel region of one: threads within it would be made anew each time
+            const Between layers(*model, tiny, size, threads);
+            for (int64_t first = 0; first < rows; first += size) between(layers, l, first);
         }
         if (l < model->layers)  // what each has seen takes the place of its query
             model->fill(threads, jobs, count, kept[l].runs, kept[l].layer, kept[l].other_layer, query,

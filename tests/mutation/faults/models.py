@@ -72,7 +72,7 @@ FAULTS = [
     ),
     Fault(f"{ENGINE}/layers.h", "(a * one) - rounded(b", "(a * one) + rounded(b", WHOLE),
     Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query);", "nullptr, query);", FILLS),
-    Fault(f"{ENGINE}/whole.cpp", "if (l) between.go_on(", "if (l > 1) between.go_on(", FILLS),
+    Fault(f"{ENGINE}/whole.cpp", "if (l) layers.go_on(", "if (l > 1) layers.go_on(", FILLS),
     Fault(f"{ENGINE}/whole.py", "and whole.stands:", "and True:", FILLS),
     Fault(f"{ENGINE}/selfcheck.py", "whole.fills = _fills(engine)", "pass", FILLS),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),

@@ -323,10 +323,7 @@ class Drafting:
             # A row at a time stays in the processor's cache; on a device each would be a transfer.
             parts = [[i] for i in whole] if logits.device.type == "cpu" else [whole]
             for part in parts:
-                some = logits[part].float()
-                heat = [rows[i].request.spec.warp.temperature for i in part]
-                if any(each != 1 for each in heat):
-                    some = some / torch.tensor(heat, device=some.device)[:, None]
+                some = sampling.heated(logits[part], [rows[i].request.spec.warp for i in part])
                 laws |= zip(part, leading(torch.softmax(some, -1)), strict=True)
         for i in new:
             law = laws.get(i) or [share_of(tokens[i], log_probs[i], float(numbers[i]))]

@@ -151,7 +151,7 @@ def draw(
         each = [draw(logits[p], warps[p], allowed[p], uniforms[p], own) for p in parts]
         return [t for some, _ in each for t in some], [p for _, some in each for p in some]
     if own is not None and not plain:
-        drawn = own(_keep_only(_heated(logits, warps), allowed), uniforms)
+        drawn = own(_keep_only(heated(logits, warps), allowed), uniforms)
     if drawn is not None:
         return drawn
     tokens, log_probs = _draw(logits, warps, allowed, uniforms)
@@ -179,7 +179,7 @@ def _draw(
     if all(warp.only_heats for warp in warps):
         # Nothing to leave out: probabilities in one pass, logarithms only of those drawn.
         plain = warps.count(PLAIN) == len(warps)
-        logits = _keep_only(logits if plain else _heated(logits, warps), allowed)
+        logits = _keep_only(logits if plain else heated(logits, warps), allowed)
         probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
         tokens, total = inverse_cdf(probs, uniforms)
         return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
@@ -188,7 +188,8 @@ def _draw(
     return tokens, warped.gather(1, tokens[:, None]).squeeze(1)
 
 
-def _heated(logits: Tensor, warps: Sequence[Warp]) -> Tensor:
+def heated(logits: Tensor, warps: Sequence[Warp]) -> Tensor:
+    """Logits `[B, V]` divided by their rows' temperatures, in float32 at least."""
     temperature = np.array([w.temperature for w in warps])
     return _divided(logits.to(_at_least_float32(logits.dtype)), temperature)
 

@@ -26,6 +26,7 @@ from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.engine.setting import inferring
+from ppl.lm.engine.unaltered import Unaltered
 from ppl.lm.sampling import PLAIN, Warp
 
 # Bytes of weights that a burst reads: some ten milliseconds, in which nobody else is asked.
@@ -72,7 +73,7 @@ class Burst:
         self._runner, self._whole, self._base, self._head = runner, runner.whole, base, head
         self._embeddings, self._where = base.embed_tokens, weight.data_ptr()
         self._embedding = weight.detach()  # kept: the program has only its address
-        self._hooks = head._forward_hooks, head._forward_pre_hooks
+        self._unaltered = Unaltered(head)
         half = runner.dtype == torch.bfloat16
         draw = ctypes.cast(inversion.program(half), _POINTER).value
         step = ctypes.cast(self._whole.program, _POINTER).value
@@ -87,8 +88,7 @@ class Burst:
         if not all(warp == PLAIN if halves else warp.only_heats for warp in warps):
             return 0
         head, embeddings = self._head, self._embeddings
-        as_was = not any(self._hooks) and "forward" not in vars(head)
-        as_was &= embeddings.weight.data_ptr() == self._where
+        as_was = self._unaltered() and embeddings.weight.data_ptr() == self._where
         if not as_was or rows > head.own_rows or not self._runner.takes_whole(rows):
             return 0
         return self.most

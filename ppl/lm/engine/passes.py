@@ -430,8 +430,9 @@ class Passes:
         self, ids: Tensor, positions: Tensor, window: Window, standing: Standing | None
     ) -> Tensor:
         """Looks at no value, so that it can be captured, where no row stands on a trunk."""
-        step = self.whole if self.takes_whole(len(ids)) else self.compiled
-        if step is not None and ids.shape[1] == 1:
+        single = ids.shape[1] == 1
+        step = self.whole if single and self.takes_whole(len(ids)) else self.compiled
+        if step is not None and single:
             states: Tensor = step(ids, positions, window, running_spans(), standing)
             window.keep(states)
             return states

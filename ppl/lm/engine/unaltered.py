@@ -20,7 +20,7 @@ class Unaltered:
     """The layers of a model, as they are now.
 
     Args:
-        base: the decoder without its head.
+        base: the decoder without its head, or another part of a model.
     """
 
     def __init__(self, base: nn.Module) -> None:

@@ -117,8 +117,8 @@ FAULTS = [
     ),
     Fault(
         SAMPLING,
-        "logits = _keep_only(logits if plain else _heated(logits, warps), allowed)\n",
-        "logits = logits if plain else _heated(logits, warps)\n",
+        "logits = _keep_only(logits if plain else heated(logits, warps), allowed)\n",
+        "logits = logits if plain else heated(logits, warps)\n",
         MASKED,
     ),
     Fault(
@@ -472,7 +472,7 @@ FAULTS = [
     Fault(FOLLOWS, "            self._drawn.pop()  #", "            pass  #", FOLLOWED),
     Fault(BURST, "slot.length += made", "slot.length += most", FOLLOWED),
     Fault(BURST, "weight.data_ptr() == self._where", "weight is not None", FOLLOWED),
-    Fault(BURST, 'not any(self._hooks) and "forward" not in', '"forward" not in', FOLLOWED),
+    Fault(BURST, "self._unaltered() and ", "", FOLLOWED),
     Fault(BURSTS, "columns[r]++, positions[r]++", "columns[r]++", FOLLOWED),
     Fault(BURSTS, "cosines + turn,", "cosines,", FOLLOWED),
     Fault(BURSTS, " || pauses[r][drawn[r]]", "", FOLLOWED),

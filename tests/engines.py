@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from unittest import mock
 
 import numpy as np
 import torch
@@ -193,6 +194,14 @@ def emulated(step, device):
     """As on a GPU: a step is captured with its shapes, and what it returns is written over."""
     output = step().clone()
     return lambda: output.copy_(step())
+
+
+def captured(name: str = "Llama", **options) -> ppl.HFModel:
+    """A model whose steps are captured, on a GPU or as if there were one."""
+    if ON_GPU:
+        return make(name, graphs=True, **options)
+    with mock.patch("ppl.lm.engine.graphs.cuda_graph", emulated):
+        return make(name, graphs=True, **options)
 
 
 def step_graphs(engine) -> StepGraphs:

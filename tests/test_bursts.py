@@ -22,7 +22,7 @@ from ppl.language.cost import Account, Budget
 from ppl.language.steps import StepRule
 from ppl.lm import leading
 from ppl.lm.base import ContinueRequest, Spec
-from ppl.lm.engine.burst import burst_of
+from ppl.lm.engine.bursts import bursts_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.sampling import Warp
 from ppl.lm.stopping import Stop
@@ -153,7 +153,7 @@ def test_each_logit_has_to_have_an_embedding(outputs):
     model.lm_head = torch.nn.Linear(32, outputs, bias=False)
     model = small(model, dtype=torch.float32)
     engine = Engine(model, name="small", capacity=1 << 22)
-    assert (burst_of(engine, model.config, model.lm_head) is None) == (outputs > 97)
+    assert (bursts_of(engine, model.config, model.lm_head, model.lm_head) is None) == (outputs > 97)
 
 
 @needs_compiler

@@ -27,7 +27,7 @@ from ppl.lm import leading
 from ppl.lm.base import ContinueRequest, Spec
 from ppl.lm.decode import Session
 from ppl.lm.engine import burst as burst_module
-from ppl.lm.engine.burst import burst_of
+from ppl.lm.engine.bursts import bursts_of
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.leading import LeadingDecoder
 from ppl.lm.engine.whole import WholeStep
@@ -303,7 +303,7 @@ def test_bursts_that_are_not_the_steps_are_left_out(monkeypatch):
     model = small(KINDS["Llama"](), dtype=torch.float32)
     config, head = model.config, model.get_output_embeddings()
     engine = Engine(model, name="small", capacity=1 << 22)
-    assert burst_of(engine, config, head) is not None
+    assert bursts_of(engine, config, head, head) is not None
     assert not engine.slots.busy
     assert engine.passes == engine.tokens_computed == 0
     begun = WholeStep.begun
@@ -313,16 +313,16 @@ def test_bursts_that_are_not_the_steps_are_left_out(monkeypatch):
         return x, cosines, sines * (positions.shape[1] == 1)
 
     monkeypatch.setattr(WholeStep, "begun", turned)
-    assert burst_of(engine, config, head) is None
+    assert bursts_of(engine, config, head, head) is None
     monkeypatch.undo()
     short = Engine(model, name="short", capacity=1 << 22, context_length=3)
-    assert burst_of(short, config, head) is None
+    assert bursts_of(short, config, head, head) is None
     for name, value in ("final_logit_softcapping", 3.0), ("logit_scale", 2.0):
         reshaped = copy.deepcopy(config)
         setattr(reshaped, name, value)
-        assert burst_of(engine, reshaped, head) is None
+        assert bursts_of(engine, reshaped, head, head) is None
     monkeypatch.setattr(burst_module, "_BYTES", 20_000)
-    assert burst_of(engine, config, head) is None
+    assert bursts_of(engine, config, head, head) is None
 
 
 @bursts

@@ -23,8 +23,10 @@ def test_shares_are_where_numbers_draw():
             likely = sorted(probs[row].tolist(), reverse=True)[:4]
             assert len(law) == sum(p >= 0.02 for p in likely)
             for token, low, high in law:
-                inside = np.array([low + (high - low) * part for part in (0.01, 0.5, 0.99)])
-                drawn, _ = inverse_cdf(probs[row].expand(3, -1), inside)
+                inside = [low + (high - low) * part for part in (0.01, 0.5, 0.99)]
+                drawn, _ = inverse_cdf(
+                    probs[row].expand(3, -1), torch.tensor(inside, dtype=torch.float64)
+                )
                 assert drawn.tolist() == [token] * 3
                 assert high - low == pytest.approx(float(probs[row, token]), rel=1e-4)
 

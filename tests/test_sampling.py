@@ -18,7 +18,7 @@ from ppl.lm.sampling import Warp, draw, inverse_cdf, warped_log_probs
 
 
 def indices(probs: torch.Tensor, u: np.ndarray) -> torch.Tensor:
-    return inverse_cdf(probs, u)[0]
+    return inverse_cdf(probs, torch.from_numpy(u))[0]
 
 
 def reference(logits: list[float], warp: Warp, allowed: set[int] | None) -> np.ndarray | None:
@@ -102,7 +102,7 @@ def test_sums_over_many_tokens_are_exact_enough_to_cut():
 
 def test_the_total_of_a_row_is_added_up_in_float64():
     probs = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0))
-    _, total = inverse_cdf(probs, np.array([0.5]))
+    _, total = inverse_cdf(probs, torch.tensor([0.5], dtype=torch.float64))
     assert float(total) == pytest.approx(float(probs.double().sum()), rel=1e-13)
 
 

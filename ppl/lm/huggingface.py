@@ -26,7 +26,7 @@ from ppl.lm.drafts import Drafts, drafts_of
 from ppl.lm.engine.adapted import add_adapter
 from ppl.lm.engine.admission import base_of, not_finite, without_wrapper
 from ppl.lm.engine.beside import marked
-from ppl.lm.engine.burst import burst_of
+from ppl.lm.engine.bursts import bursts_of
 from ppl.lm.engine.decoder import EngineDecoder, payers_of
 from ppl.lm.engine.drafts import DraftDecoder, refuse_drafts
 from ppl.lm.engine.engine import Engine
@@ -119,7 +119,7 @@ class HFModel(Held, LogitsModel):
         self.parameters = parameter_count(model)
         self._head = _checked_head(model, name)
         heads = model.config.get_text_config(), model.get_output_embeddings()
-        self._bursts = burst_of(self.engine, *heads)
+        self._bursts = bursts_of(self.engine, *heads, self._head)
         # One program draws, by itself, within a burst or after a guess: with the same digits.
         own = native or self._bursts is not None
         self.invert: Invert = invert if own else invert_alike

@@ -3,8 +3,8 @@
 Two things need no pass, or no step, for each token. A row that is alone and goes back to where a
 search has been draws again from texts of which the engine knows how they went on
 (`ppl.lm.engine.prefix`): as long as it draws what was drawn before it needs only draws, and the
-logits of all that is known come from one product of the head. And small models make several steps
-at once (`ppl.lm.engine.burst`).
+logits of all that is known come from one product of the head. And some models make several steps
+at once (`ppl.lm.engine.bursts`).
 
 Each token is drawn by its own number from its own logits, as without. Rows show one token a step
 like all others, so what their search pays, and which of them are done first, is as without, too.
@@ -33,8 +33,8 @@ from ppl.lm.row import Row
 
 # Known tokens that are drawn together: what is drawn beyond the first that differs is for nothing.
 _MOST = 16
-# Of more rows one or another ends so soon that there are no several steps to be made at once.
-_ROWS = 4
+# Steps in which nobody joins, after which more than one is made at once.
+_CALM = 8
 
 Step = list[tuple[int, float]]
 """Of each row a token, and its log-probability."""
@@ -55,13 +55,16 @@ class LeadingSession(Session):
         # Tokens that rows have shown and the decoder does not have; less than nothing, if it has
         # some that they have not shown. In between it is given one.
         self._behind = 1
+        # Steps since rows joined others that were running.
+        self._calm = 2 * _MOST
 
     @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
         """Shows one token of every row; answers those that are done."""
+        rows = self._rows
+        self._calm = 0 if self._waiting and rows else self._calm + 1
         if not self._drawn:
             return super().step()
-        rows = self._rows
         if self._waiting or any(row.unwanted for row in rows) or _broke(rows):
             self._settle()
             super()._go_on(list(range(len(rows))))
@@ -76,20 +79,42 @@ class LeadingSession(Session):
             if drawn is not None:
                 done[row.ticket] = drawn
         self._behind += 1
-        if done or not self._drawn:
+        going = [i for i, row in enumerate(rows) if row.ticket not in done]
+        if not self._drawn:
             self._settle()
-            self._go_on([i for i, row in enumerate(rows) if row.ticket not in done])
+            self._go_on(going)
+        elif done:
+            self._leave(going)
         return done
 
     def _go_on(self, keep: list[int]) -> None:
-        rows = self._rows
         if not keep:  # what they are ahead of what they have shown stays known
             self._drawn.clear()
             self._behind = 1
-        elif len(keep) == len(rows) <= _ROWS and not self._waiting and all(map(_plain, rows)):
+        elif (
+            len(keep) <= self._decoder.leading
+            and not self._waiting
+            and all(_plain(self._rows[i]) for i in keep)
+        ):
+            if len(keep) < len(self._rows):
+                self._leave(keep)
+                keep = list(range(len(keep)))
             self._lead()
         if not self._drawn:
             super()._go_on(keep)
+
+    def _leave(self, keep: list[int]) -> None:
+        """All rows but these are done; these stay as far ahead of what they have shown."""
+        staying = set(keep)
+        gone = [i for i in range(len(self._rows)) if i not in staying]
+        with self._company.lock:
+            self._decoder.leave(gone, max(0, 1 - self._behind))
+            self._drawn = deque([step[i] for i in keep] for step in self._drawn if keep)
+            self.held = [row for i, row in enumerate(self.held) if i in staying]
+            self._rows = [self._rows[i] for i in keep]
+            self._uniforms.keep(keep)
+        if not keep:
+            self._behind = 1
 
     def _settle(self) -> None:
         """Lets the decoder have all but the last token that its rows have shown."""
@@ -115,15 +140,17 @@ class LeadingSession(Session):
         self._burst()
 
     def _burst(self) -> None:
-        rows = self._rows
-        if any(row.stop.asked for row in rows):
+        rows, pausing = self._rows, self._decoder.pausing
+        if pausing and any(row.stop.asked for row in rows):
             return
-        warps = [row.request.spec.warp for row in rows]
-        most = self._decoder.bursts(warps)
+        most = self._decoder.bursts([row.request.spec.warp for row in rows])
         most = min(most, _left(rows), *(row.limit - len(row.new) for row in rows))
+        if not pausing:  # rows that join, or end, may come between
+            most = min(most, self._calm // 2) if self._calm >= _CALM else 0
         if most < 2:
             return
-        pauses = [row.stop.pauses(self._decoder.logits.shape[1]) for row in rows]
+        size = self._decoder.logits.shape[1]
+        pauses = [row.stop.pauses(size) for row in rows] if pausing else []
         keys = np.array([row.request.key for row in rows], dtype=np.uint64)[:, None]
         positions = np.array([len(row.new) for row in rows])[:, None] + np.arange(most)
         numbers = uniforms(keys, positions).T
@@ -131,7 +158,8 @@ class LeadingSession(Session):
         with self._company.lock:
             if len(rows) > self._company.room(self.model, longest, self):
                 return
-            last, heat = [row.new[-1] for row in rows], [warp.temperature for warp in warps]
+            last = [row.new[-1] for row in rows]
+            heat = [row.request.spec.warp.temperature for row in rows]
             made = self._decoder.burst(last, numbers, pauses, heat)
             if made is None:
                 return

@@ -180,12 +180,26 @@ def _draw(
         # Nothing to leave out: probabilities in one pass, logarithms only of those drawn.
         plain = warps.count(PLAIN) == len(warps)
         logits = _keep_only(logits if plain else heated(logits, warps), allowed)
-        probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
-        tokens, total = inverse_cdf(probs, uniforms)
-        return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
+        return draw_plainly(logits, _sent(torch.from_numpy(uniforms), logits.device))
     warped = warped_log_probs(logits, warps, allowed)
-    tokens, _ = inverse_cdf(warped.exp(), uniforms)
+    tokens, _ = inverse_cdf(warped.exp(), _sent(torch.from_numpy(uniforms), warped.device))
     return tokens, warped.gather(1, tokens[:, None]).squeeze(1)
+
+
+def draw_plainly(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """As `draw`, of laws of which nothing is left out: looks at no value, so that a GPU need not
+    be waited for.
+
+    Args:
+        logits: `[B, V]`.
+        uniforms: `[B]` float64 in (0, 1), on their device.
+
+    Returns:
+        `[B]` int64 token ids, and `[B]` float64 log-probabilities.
+    """
+    probs = torch.softmax(logits, dim=-1, dtype=_at_least_float32(logits.dtype))
+    tokens, total = inverse_cdf(probs, uniforms)
+    return tokens, probs.gather(1, tokens[:, None]).squeeze(1).double().log() - total.log()
 
 
 def heated(logits: Tensor, warps: Sequence[Warp]) -> Tensor:
@@ -253,7 +267,7 @@ def _rounding(log_probs: Tensor) -> float:
     return 8 * torch.finfo(log_probs.dtype).eps
 
 
-def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+def inverse_cdf(probs: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draws one index per row by inverting the cumulative distribution at the given uniforms.
 
     Two levels: first the block whose cumulative mass passes the uniform, then the index inside it;
@@ -262,7 +276,7 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64]) -> tuple[Tensor, T
 
     Args:
         probs: `[B, V]` non-negative; rows need not sum to one.
-        uniforms: `[B]` in (0, 1).
+        uniforms: `[B]` float64 in (0, 1), on their device.
 
     Returns:
         `[B]` int64 indices, and `[B]` float64 sums of the rows.
@@ -270,7 +284,7 @@ def inverse_cdf(probs: Tensor, uniforms: NDArray[np.float64]) -> tuple[Tensor, T
     block = _BLOCK
     batch, size = probs.shape
     # Times any total, this stays below the total: never beyond the last index with any mass.
-    u = _sent(torch.from_numpy(np.minimum(uniforms, 1 - 2.0**-52)), probs.device)[:, None]
+    u = uniforms.clamp(max=1 - 2.0**-52)[:, None]
     if size <= ONE_LEVEL:
         mass = probs.cumsum(-1, dtype=torch.float64)
         total = mass[:, -1:]

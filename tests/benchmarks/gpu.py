@@ -325,8 +325,9 @@ def measure(model: Any, side: str, setting: Setting, repeats: int) -> Measured |
 
 
 def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool, kv: str) -> None:
-    """Prints where the time of one decode step goes, and how long the device waits."""
-    device = model.device
+    """Prints where the time of a decode step goes, on average over several, as they may be one
+    burst, and how long the device waits."""
+    device, several = model.device, min(16, setting.new // 4)
     free(device)
     try:
         lm = _language_model(model, setting, graphs, compile, kv)
@@ -336,13 +337,18 @@ def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool, kv: 
     session = lm.session()
     for request in _requests(lm, setting.prompts(model.config.vocab_size, 0), 1 + setting.new):
         session.submit(request)
+
+    def steps() -> None:
+        for _ in range(several):
+            session.step()
+
     for _ in range(3):
         session.step()
-    wall = statistics.median(timed(session.step, device) for _ in range(3))
+    wall = statistics.median(timed(steps, device) for _ in range(2)) / several
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if device.type == "cuda" else []
     with profile(activities=activities) as profiler:
-        session.step()
+        steps()
         synchronize(device)
     session.close()
     order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
@@ -355,9 +361,9 @@ def profile_step(model: Any, setting: Setting, graphs: bool, compile: bool, kv: 
             for event in profiler.events()
             if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
         ]
-        busy = sum(kernels) / 1e6
+        busy, count = sum(kernels) / 1e6 / several, len(kernels) / several
         print(
-            f"a step: {wall * 1e3:.2f} ms without the profiler; {len(kernels)} kernels and copies, "
+            f"a step: {wall * 1e3:.2f} ms without the profiler; {count:.0f} kernels and copies, "
             f"{busy * 1e3:.2f} ms; the device idles for {max(0.0, 1 - busy / wall):.0%}"
         )
     else:

@@ -18,8 +18,8 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PPL_TEST_DEVICE=$device PYTH
 exact='equal_a_plain or matter or once or interleaving or split_by or alone or teacher_forcing
  or chunks or hidden_states or last_place or gemma2 or half_way or replayed or beginning or beside
  or within_the_budget or compressed_model or both_kept or anywhere or no_more_than or hold_it_once
- or no_such_weights'
-tests=(tests/test_{engine,engine_work,graphs,compiled,attention,kv,trunk,quantised}.py)
+ or no_such_weights or step_by_step'
+tests=(tests/test_{engine,engine_work,graphs,replays,compiled,attention,kv,trunk,quantised}.py)
 # One thread a worker: with all cores each, they wait for one another many times as long.
 OMP_NUM_THREADS=1 timeout "${EXACT_SECONDS:-200}" "$python" -m pytest "${tests[@]}" -q -n "${WORKERS:-8}" \
   -p no:cacheprovider -p no:benchmark -k "$(echo $exact) and not compiled" 2>&1 | tee "$logs/exact.txt" | tail -25

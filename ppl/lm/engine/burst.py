@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppl.lm.engine import inversion
-from ppl.lm.engine.admission import samples
 from ppl.lm.engine.building import built
-from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Slot, Tokens
-from ppl.lm.engine.setting import inferring
 from ppl.lm.engine.unaltered import Unaltered
 from ppl.lm.sampling import PLAIN, Warp
 
@@ -39,7 +36,7 @@ _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
 class Burst:
-    """Bursts of one model.
+    """Bursts of one model; see `ppl.lm.engine.leading.Bursts`.
 
     Args:
         runner: what makes its passes.
@@ -50,6 +47,10 @@ class Burst:
         RuntimeError: its steps, its head or its draws are no programs of our own, or it is too
             large for bursts to pay.
     """
+
+    # Of more rows one or another ends so soon that there are no several steps to be made at once.
+    rows = 4
+    pausing = True
 
     def __init__(self, runner: Passes, base: Any, head: Any) -> None:
         if runner.whole is None or runner.windows:
@@ -101,20 +102,7 @@ class Burst:
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Computes the last token of each row's text, draws the next, computes that, and so on, up
-        to a token with which a row may end; of the last that is drawn nothing is computed.
-
-        Args:
-            slots: have all but the last token of each text, and room for so many more.
-            texts: of each row.
-            uniforms: `[T, rows]` by which to draw.
-            pauses: `[V]` of each row 1 for tokens with which it may end.
-            temperatures: of each row, by which its logits are divided.
-
-        Returns:
-            Tokens and their log-probabilities `[t, rows]`, NaN where there is no distribution; None
-            where rows read something together, which is not for a burst.
-        """
+        """See `ppl.lm.engine.leading.Bursts`."""
         most = len(uniforms)
         _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         if any(span.shared for span in spans or ()):
@@ -155,46 +143,6 @@ class Burst:
         for slot in slots:
             slot.length += made
         return tokens[:made, where], log_probs[:made, where]
-
-
-def burst_of(engine: Engine, config: Any, head: Any) -> Burst | None:
-    """Bursts of a model, if it can have them, and draws with them what it draws step by step; a
-    configuration may say that logits are reshaped."""
-    named = "final_logit_softcapping", "logit_scale", "logits_scaling"
-    if any(getattr(config, name, None) is not None for name in named):
-        return None
-    try:
-        burst = Burst(engine.runner, engine.base, head)
-    except (AttributeError, RuntimeError):  # of another kind, in one way or another
-        return None
-    with engine.lock, inferring():
-        found = _agrees(burst, engine, head)
-        engine.pool.clear()
-        engine.runner.forget()
-    return burst if found else None
-
-
-def _agrees(burst: Burst, engine: Engine, head: Any) -> bool:
-    """Whether a burst is the steps that it stands for; leaves no row."""
-    text, *_ = samples(engine.vocabulary, engine.context_length)
-    start, most = text[: len(text) - 2], 2
-    if len(start) < 2:
-        return False
-    uniforms = np.array([[0.3], [0.7]])
-    (slot,) = engine.open([start[:-1]])[0].values()
-    made = burst([slot], [start], uniforms, [np.zeros(head.out_features, dtype=np.uint8)], [1.0])
-    engine.drop(slot)
-    engine.pool.clear()
-    (slot,) = engine.open([start[:-1]])[0].values()
-    drawn: list[tuple[list[int], list[float]]] = []
-    for at in range(most):
-        states = engine.step([slot], [(*start, *(tokens[0] for tokens, _ in drawn))])
-        drawn.append(inversion.inverted(head(states), uniforms[at]))
-    engine.drop(slot)
-    if made is None:
-        return False
-    tokens, log_probs = (np.array(part) for part in zip(*drawn, strict=True))
-    return np.array_equal(made[0], tokens) and np.allclose(made[1], log_probs, rtol=0, atol=1e-4)
 
 
 @cache

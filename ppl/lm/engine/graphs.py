@@ -66,7 +66,7 @@ def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
 
 @dataclass
 class _Captured:
-    table: Tensor
+    given: tuple[Tensor, ...]
     replay: Callable[[], Tensor]
 
 
@@ -74,7 +74,7 @@ class StepGraphs:
     """The captured steps of one engine.
 
     Args:
-        step: `(table, low, visible) -> states`, one pass over the slots from `low` on: `table`
+        step: `(table, ..., low, visible) -> result`, one pass over the slots from `low` on: `table`
             `[3, B, 1]` has token ids, positions and columns, `visible` bounds the positions.
         device: where.
         capture: makes a replay of a step without arguments; None: `cuda_graph`.
@@ -85,7 +85,7 @@ class StepGraphs:
 
     def __init__(
         self,
-        step: Callable[[Tensor, int, int], Tensor],
+        step: Callable[..., Tensor],
         device: torch.device,
         capture: Callable[[Callable[[], Tensor], torch.device], Callable[[], Tensor]] | None = None,
     ) -> None:
@@ -96,26 +96,31 @@ class StepGraphs:
         self.captured = 0
         self._forget()
 
-    def run(self, memory: int, low: int, visible: int, table: Tensor) -> Tensor:
-        """The states `[B, 1, hidden]` of one pass; overwritten by the next of the same shape.
+    def run(self, memory: int, low: int, visible: int, *given: Tensor, replays: int = 1) -> Tensor:
+        """What one pass returns, the states `[B, 1, hidden]` say; overwritten by the next of the
+        same shape.
 
         Args:
             memory: which allocation of keys and values. What was captured for another is dropped.
-            low, visible, table: what the step is called with.
+            low, visible, given: what the step is called with.
+            replays: how often; the step may leave in its tensors what the next is to be given.
         """
         if any(key[0] != memory for key in self._known):
             self._forget()
-        key = memory, low, table.shape[1], visible
+        key = memory, low, visible, *(tensor.shape for tensor in given)
         if key not in self._known:
-            own = table.to(self._device, copy=True)
-            replay = self._capture(lambda: self._step(own, low, visible), self._device)
+            own = tuple(tensor.to(self._device, copy=True) for tensor in given)
+            replay = self._capture(lambda: self._step(*own, low, visible), self._device)
             self._known[key] = _Captured(own, replay)
             self.captured += 1
             if len(self._known) > _MOST:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         captured = self._known[key]
-        captured.table.copy_(table, non_blocking=True)
+        for own_one, one in zip(captured.given, given, strict=True):
+            own_one.copy_(one, non_blocking=True)
+        for _ in range(replays - 1):
+            captured.replay()
         return captured.replay()
 
     def _forget(self) -> None:

@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.lm.engine.burst import Burst
 from ppl.lm.engine.decoder import EngineDecoder, Stem, whole
 from ppl.lm.engine.engine import Engine
-from ppl.lm.engine.runs import Tokens
+from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.sampling import Warp
+
+
+class Bursts(Protocol):
+    """Makes several decode steps at once, each of the tokens drawn after the one before.
+
+    Attributes:
+        rows: of no more rows than these.
+        pausing: whether it ends with a token with which a row may; else such a row goes on.
+    """
+
+    rows: int
+    pausing: bool
+
+    def takes(self, warps: Sequence[Warp]) -> int:
+        """How many steps of rows that draw so one burst may be; 0 for none."""
+
+    def __call__(
+        self,
+        slots: Sequence[Slot],
+        texts: Sequence[Tokens],
+        uniforms: NDArray[np.float64],
+        pauses: Sequence[NDArray[np.uint8]],
+        temperatures: Sequence[float],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Computes the last token of each row's text, draws the next, computes that, and so on; of
+        the last that is drawn nothing is computed.
+
+        Args:
+            slots: have all but the last token of each text, and room for so many more.
+            texts: of each row.
+            uniforms: `[T, rows]` by which to draw.
+            pauses: `[V]` of each row 1 for tokens with which it may end; read where `pausing`.
+            temperatures: of each row, by which its logits are divided.
+
+        Returns:
+            Tokens and their log-probabilities `[t, rows]`, up to the first that is NaN, as there is
+            no distribution; None where rows read something together, which is not for a burst.
+        """
 
 
 class LeadingDecoder(EngineDecoder):
@@ -21,13 +59,19 @@ class LeadingDecoder(EngineDecoder):
     Args:
         engine, head: as there.
         bursts: makes several steps at once; None where they have to be by themselves.
+
+    Attributes:
+        leading: how many rows, at most, may have more tokens than they have shown.
+        pausing: whether these end with a token with which a row may end.
     """
 
     def __init__(
-        self, engine: Engine, head: Callable[[Tensor], Tensor], bursts: Burst | None = None
+        self, engine: Engine, head: Callable[[Tensor], Tensor], bursts: Bursts | None = None
     ) -> None:
         super().__init__(engine, head)
         self._bursts = bursts
+        self.leading = 1 if bursts is None else bursts.rows
+        self.pausing = bursts is None or bursts.pausing
 
     def known_after(self, token: int, most: int) -> tuple[Tokens, Tensor] | None:
         """What the only active row may go on with after a token, all of it known: tokens, and
@@ -66,7 +110,7 @@ class LeadingDecoder(EngineDecoder):
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Appends to each row its token, and then what is drawn, but for the last; see `Burst`.
+        """Appends to each row its token, and then what is drawn, but for the last; see `Bursts`.
         None, and nothing, where rows have left their slots since `bursts` was asked."""
         assert self._bursts is not None
         stems = [self._stems[stem] for stem in self._stem_of]
@@ -87,3 +131,19 @@ class LeadingDecoder(EngineDecoder):
         for stem in self._stems:
             self._close(stem)
             stem.text = stem.text[: len(stem.text) - count]
+
+    @whole
+    def leave(self, rows: Sequence[int], ahead: int) -> None:
+        """Ends some of the active rows, whose so many last tokens are nobody's; the others stay
+        where they are."""
+        gone = set(rows)
+        staying = [stem for row, stem in enumerate(self._stem_of) if row not in gone]
+        kept = {stem: i for i, stem in enumerate(dict.fromkeys(staying))}
+        for number, stem in enumerate(self._stems):
+            if number not in kept:
+                stem.text = stem.text[: len(stem.text) - ahead]
+                self._close(stem)
+                self._engine.runner.unwanted(ahead)
+        self._logits = self._logits[list(kept)]
+        self._stems = [self._stems[stem] for stem in kept]
+        self._stem_of = [kept[stem] for stem in staying]

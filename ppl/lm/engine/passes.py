@@ -133,7 +133,7 @@ class Passes:
         self.price = worth // (slots.layout.widest * self.dtype.itemsize)
         whole = self.compiled is None or self.compiled.native
         self.shares = plan.keeps_what_is_read and whole and not graphs
-        self._common = Common()
+        self._common = Common(self.price if graphs else 0)
         self.forget()
 
     def forget(self) -> None:
@@ -419,6 +419,11 @@ class Passes:
         self.made += passes
         self.tokens_computed += real * passes
         self.tokens_padded += (tokens - real) * passes
+
+    def unwanted(self, tokens: int) -> None:
+        """So many tokens that were computed for rows are nobody's in the end."""
+        self.tokens_computed -= tokens
+        self.tokens_padded += tokens
 
     def captured_pass(self, inputs: Tensor, low: int, visible: int) -> Tensor:
         """One pass as `StepGraphs` captures it: all rows attend together."""

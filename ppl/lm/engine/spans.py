@@ -97,9 +97,14 @@ def share(
 
 
 class Common:
-    """What the rows of a pass have in common, known as long as the same rows run."""
+    """What the rows of a pass have in common, known as long as the same rows run.
 
-    def __init__(self) -> None:
+    Args:
+        least: keys that have to be saved, over all rows, for short rows to attend apart.
+    """
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
         self._running: list[tuple[int, int, tuple[int, int]]] = []
         self._keys: list[int] = []
 
@@ -122,6 +127,10 @@ class Common:
             price: as of `ppl.lm.engine.passes.Passes`.
         """
         spans = split([position + 1 for position in positions])
+        if spans is not None and self._least:
+            read = sum((span.stop - span.start) * span.keys for span in spans)
+            if (max(positions) + 1) * len(positions) - read <= self._least:
+                spans = None
         if width > MOST_TOGETHER or (len(slots) - 1) * max(positions) <= price:
             return spans
         order = sorted(range(len(slots)), key=where.__getitem__)

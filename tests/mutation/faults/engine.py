@@ -19,9 +19,6 @@ LAW = "tests/exact/test_one_law.py"
 DRAFTING, GUESSING = "ppl/lm/drafting.py", "ppl/lm/engine/drafts.py"
 DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
-BURST, BURSTS = "ppl/lm/engine/burst.py", "ppl/lm/engine/burst.cpp"
-FOLLOWS, FOLLOWED = "ppl/lm/leading.py", "tests/test_leading.py"
-BESIDE = "tests/test_bursts.py"
 
 FAULTS = [
     # From logits to tokens.
@@ -457,37 +454,4 @@ FAULTS = [
     Fault(PACE, "kept * gained / len(chains)", "gained / len(chains)", f"{PACES} -k 'alone'"),
     Fault(PACE, "balance.left - (cost - 1) > -_DEBT", "balance.left < 9", f"{PACES} -k 'allowed'"),
     Fault(PACE, "or packs(rows + 1) or not packs(rows)", "or True", f"{PACES} -k 'leaves'"),
-    # Rows that follow what is known.
-    Fault(FOLLOWS, "if i == len(known) or token != known[i]:", "if i == len(known):", FOLLOWED),
-    Fault(FOLLOWS, "len(row.new) + np.arange(count)", "np.arange(count)", FOLLOWED),
-    Fault(FOLLOWS, "new[ahead - 1 : -1]", "new[ahead:]", FOLLOWED),
-    Fault(FOLLOWS, "self._uniforms = Uniforms(", "Uniforms(", FOLLOWED),
-    Fault(FOLLOWS, "            super()._go_on(list(range(len(rows))))\n", "", FOLLOWED),
-    Fault(FOLLOWS, "if self._waiting or any(", "if any(", FOLLOWED),
-    Fault(FOLLOWS, " or _broke(rows):", ":", FOLLOWED),
-    # Bursts.
-    Fault(FOLLOWS, "self._decoder.cut(ahead)", "pass", FOLLOWED),
-    Fault(FOLLOWS, "self._behind = 1 - len(self._drawn)", "self._behind = 1", FOLLOWED),
-    Fault(FOLLOWS, "min(most, _left(rows), *", "min(most, *", FOLLOWED),
-    Fault(FOLLOWS, "            self._drawn.pop()  #", "            pass  #", FOLLOWED),
-    Fault(BURST, "slot.length += made", "slot.length += most", FOLLOWED),
-    Fault(BURST, "weight.data_ptr() == self._where", "weight is not None", FOLLOWED),
-    Fault(BURST, "self._unaltered() and ", "", FOLLOWED),
-    Fault(BURSTS, "columns[r]++, positions[r]++", "columns[r]++", FOLLOWED),
-    Fault(BURSTS, "cosines + turn,", "cosines,", FOLLOWED),
-    Fault(BURSTS, " || pauses[r][drawn[r]]", "", FOLLOWED),
-    Fault(BURSTS, "uniforms + made * rows", "uniforms", FOLLOWED),
-    Fault(BURSTS, "states + r * row + columns[r]", "states + r * row + 0 * columns[r]", FOLLOWED),
-    Fault(FOLLOWS, "len(made[0]) - 1", "0", BESIDE),
-    Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
-    Fault("ppl/lm/engine/leading.py", "if len(slots) < len(stems):", "if not stems:", BESIDE),
-    Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
-    Fault(BURST, "self._head, self._embeddings", "self._head, self._base.embed_tokens", BESIDE),
-    Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),
-    Fault("ppl/lm/engine/prefix.py", "edges[-1].used = self._clock", "pass", BESIDE),
-    Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),
-    Fault(FOLLOWS, "row.request.under is None", "row.request", FOLLOWED),
-    Fault(
-        "ppl/lm/engine/prefix.py", "len(edges[-1].children) == 1:", "edges[-1].children:", FOLLOWED
-    ),
 ]

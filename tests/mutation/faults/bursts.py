@@ -1,0 +1,73 @@
+"""Faults where rows are ahead of what they have shown."""
+
+from fault import Fault
+
+BURST, BURSTS = "ppl/lm/engine/burst.py", "ppl/lm/engine/burst.cpp"
+FOLLOWS, FOLLOWED = "ppl/lm/leading.py", "tests/test_leading.py"
+LEADING, BESIDE = "ppl/lm/engine/leading.py", "tests/test_bursts.py"
+REPLAYS, CAPTURED = "ppl/lm/engine/replays.py", "tests/test_replays.py"
+
+FAULTS = [
+    # Rows that follow what is known.
+    Fault(FOLLOWS, "if i == len(known) or token != known[i]:", "if i == len(known):", FOLLOWED),
+    Fault(FOLLOWS, "len(row.new) + np.arange(count)", "np.arange(count)", FOLLOWED),
+    Fault(FOLLOWS, "new[ahead - 1 : -1]", "new[ahead:]", FOLLOWED),
+    Fault(FOLLOWS, "self._uniforms = Uniforms(", "Uniforms(", FOLLOWED),
+    Fault(FOLLOWS, "            super()._go_on(list(range(len(rows))))\n", "", FOLLOWED),
+    Fault(FOLLOWS, "if self._waiting or any(", "if any(", FOLLOWED),
+    Fault(FOLLOWS, " or _broke(rows):", ":", FOLLOWED),
+    # Bursts.
+    Fault(FOLLOWS, "self._decoder.cut(ahead)", "pass", FOLLOWED),
+    Fault(FOLLOWS, "self._behind = 1 - len(self._drawn)", "self._behind = 1", FOLLOWED),
+    Fault(FOLLOWS, "min(most, _left(rows), *", "min(most, *", FOLLOWED),
+    Fault(FOLLOWS, "            self._drawn.pop()  #", "            pass  #", FOLLOWED),
+    Fault(BURST, "slot.length += made", "slot.length += most", FOLLOWED),
+    Fault(BURST, "weight.data_ptr() == self._where", "weight is not None", FOLLOWED),
+    Fault(BURST, "self._unaltered() and ", "", FOLLOWED),
+    Fault(BURSTS, "columns[r]++, positions[r]++", "columns[r]++", FOLLOWED),
+    Fault(BURSTS, "cosines + turn,", "cosines,", FOLLOWED),
+    Fault(BURSTS, " || pauses[r][drawn[r]]", "", FOLLOWED),
+    Fault(BURSTS, "uniforms + made * rows", "uniforms", FOLLOWED),
+    Fault(BURSTS, "states + r * row + columns[r]", "states + r * row + 0 * columns[r]", FOLLOWED),
+    Fault(FOLLOWS, "len(made[0]) - 1", "0", BESIDE),
+    Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
+    Fault(LEADING, "if len(slots) < len(stems):", "if not stems:", BESIDE),
+    Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
+    Fault(BURST, "self._head, self._embeddings", "self._head, self._base.embed_tokens", BESIDE),
+    Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),
+    Fault("ppl/lm/engine/prefix.py", "edges[-1].used = self._clock", "pass", BESIDE),
+    Fault(FOLLOWS, "spec.allowed is None and", "spec and", FOLLOWED),
+    Fault(FOLLOWS, "row.request.under is None", "row.request", FOLLOWED),
+    Fault(
+        "ppl/lm/engine/prefix.py", "len(edges[-1].children) == 1:", "edges[-1].children:", FOLLOWED
+    ),
+    # Steps captured with their draws.
+    Fault(REPLAYS, "numbers[1:] = numbers[1:].roll(-1, 0)", "pass", CAPTURED),
+    Fault(REPLAYS, "numbers[1 : 1 + most, where]", "numbers[1 : 1 + most]", CAPTURED),
+    Fault(REPLAYS, "logits / numbers[0].to(logits.dtype)[:, None]", "logits", CAPTURED),
+    Fault(REPLAYS, "table[1:] += 1", "table[1] += 1", CAPTURED),
+    Fault(REPLAYS, "table[2].clamp_(max=self._slots.length)", "pass", CAPTURED),
+    Fault(REPLAYS, "int(finite.argmin()) + 1", "most", CAPTURED),
+    Fault(REPLAYS, "int(finite.argmin()) + 1", "int(finite.argmin())", CAPTURED),
+    Fault(REPLAYS, "if head(hidden).shape[1] > engine.vocabulary:", "if False:", CAPTURED),
+    Fault("ppl/lm/engine/graphs.py", "range(replays - 1)", "range(replays)", CAPTURED),
+    Fault(
+        "ppl/lm/engine/bursts.py", "engine.drop(slot)\n        engine.pool", "engine.pool", CAPTURED
+    ),
+    Fault(
+        LEADING,
+        "stem.text[: len(stem.text) - ahead]\n                self",
+        "stem.text\n                self",
+        CAPTURED,
+    ),
+    Fault(LEADING, "self._engine.runner.unwanted(ahead)", "pass", CAPTURED),
+    Fault(
+        FOLLOWS,
+        "deque([step[i] for i in keep] for step in self._drawn if keep)",
+        "self._drawn",
+        CAPTURED,
+    ),
+    Fault(FOLLOWS, "self._uniforms.keep(keep)", "pass", CAPTURED),
+    Fault(FOLLOWS, "self._waiting and rows else", "False else", CAPTURED),
+    Fault("ppl/lm/engine/passes.py", "Common(self.price if graphs else 0)", "Common()", CAPTURED),
+]

@@ -116,6 +116,25 @@ def test_long_texts_attend_by_units_for_whole_matrices(kind, stands, attended):
     assert laid_out.off(filled(engine, LONGER, stands), LONGER, model) < 1.3 * own + 2e-3
 
 
+@needs_own
+@pytest.mark.parametrize("dim", [32, 64])
+@torch.inference_mode()
+def test_windows_that_end_before_several_short_runs(dim, attended):
+    """Of queries side by side some still see two runs, one after the other, that others do not."""
+    model = small(tf.MistralConfig(**{**WIDE, "head_dim": dim}, sliding_window=40))
+    engine = engine_of(model)
+    engine.sharing.price, engine.sharing.block = -1, 4
+    text = LONGER[0][:140]
+    for size in range(60, 89, 4):
+        slot = engine.seat([text[:size]], [3])[0]
+        parts = len(slot.trunk)
+        engine.drop(slot)
+    assert parts == 8
+    states = [state.float() for state in engine.hidden([text], [0])]
+    own = laid_out.off(plain(model, [text]), [text], model)
+    assert laid_out.off(states, [text], model) < 1.3 * own + 2e-3
+
+
 @needs_any
 @pytest.mark.parametrize("kind", WIDER)
 def test_long_texts_in_float32(kind):

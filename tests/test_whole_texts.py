@@ -168,6 +168,28 @@ def test_a_text_is_the_same_whatever_is_beside_it_and_however_many_threads(dtype
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_own), torch.float32])
+@pytest.mark.parametrize("kind", WIDER)
+@needs_any
+@torch.inference_mode()
+def test_what_is_not_finite_reaches_no_token_before_it_and_no_other_text(kind, dtype, attended):
+    """Bit for bit, and so no text that begins alike, then or later."""
+    model = small(WIDER[kind](), dtype=dtype)
+    engine = engine_of(model)
+    at, (text, *others) = 70, LONGER
+    spoilt = (*text[:at], 96, *text[at + 1 :])
+    exact = engine.hidden([text, *others], [0] * len(LONGER))
+    for bad in (torch.nan, torch.inf):
+        model.model.embed_tokens.weight.data[96] = bad
+        engine.pool.clear()
+        found = engine.hidden([spoilt, *others], [0] * len(LONGER))
+        assert not found[0][at].isfinite().any()
+        assert torch.equal(found[0][:at], exact[0][:at])
+        for one, other in zip(found[1:], exact[1:], strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(engine.hidden([text[:at]], [0])[0], exact[0][:at])
+
+
 @needs_any
 @torch.inference_mode()
 def test_layers_that_have_come_to_do_something_else_run_as_they_are(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from engines import DEVICE, SMALL, Letters, make, random_model
+from engines import DEVICE, SMALL, Letters, make, make_trunks, random_model
 
 import ppl
 from ppl.lm.engine import attention, prefill
@@ -28,11 +28,7 @@ def assert_exact(lm: ppl.HFModel, stands: bool) -> None:
     engine.pool.clear()
     engine.hidden([text[: len(text) // 3] for text in TEXTS], [0] * len(TEXTS))
     if stands:
-        engine.sharing.price, engine.sharing.block = -1, 4
-        slots = engine.seat([TEXTS[0][:70], TEXTS[3][:20]], [3, 3])
-        assert all(slot.trunk for slot in slots)
-        for slot in slots:
-            engine.drop(slot)
+        make_trunks(engine, [TEXTS[0][:70], TEXTS[3][:20]])
     for text, states in zip(TEXTS, engine.hidden(TEXTS, [0] * len(TEXTS)), strict=True):
         exact = engine.base(input_ids=torch.tensor([text]), use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(states, exact, rtol=1e-4, atol=1e-4)

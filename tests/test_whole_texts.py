@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from engines import SMALL, Letters
+from engines import SMALL, Letters, make_trunks
 from laid_out import KINDS, needs_any, needs_own, small
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -65,11 +65,7 @@ def filled(engine: Engine, texts, stands=False) -> list[torch.Tensor]:
     """Last hidden states of texts some of which are known in part, or stand on a trunk."""
     engine.pool.clear()
     if stands:
-        engine.sharing.price, engine.sharing.block = -1, 4
-        slots = engine.seat([texts[0][:70], texts[3][:20]], [3, 3])
-        assert all(slot.trunk for slot in slots)
-        for slot in slots:
-            engine.drop(slot)
+        make_trunks(engine, [texts[0][:70], texts[3][:20]])
     else:
         engine.hidden([text[: len(text) // 3 + 1] for text in texts], [0] * len(texts))
     states = engine.hidden(texts, [0] * len(texts))
@@ -123,13 +119,9 @@ def test_windows_that_end_before_several_short_runs(dim, attended):
     """Of queries side by side some still see two runs, one after the other, that others do not."""
     model = small(tf.MistralConfig(**{**WIDE, "head_dim": dim}, sliding_window=40))
     engine = engine_of(model)
-    engine.sharing.price, engine.sharing.block = -1, 4
     text = LONGER[0][:140]
-    for size in range(60, 89, 4):
-        slot = engine.seat([text[:size]], [3])[0]
-        parts = len(slot.trunk)
-        engine.drop(slot)
-    assert parts == 8
+    parts = [make_trunks(engine, [text[:size]])[0] for size in range(60, 89, 4)]
+    assert parts == list(range(1, 9))
     states = [state.float() for state in engine.hidden([text], [0])]
     own = laid_out.off(plain(model, [text]), [text], model)
     assert laid_out.off(states, [text], model) < 1.3 * own + 2e-3
@@ -176,7 +168,7 @@ def test_what_is_not_finite_reaches_no_token_before_it_and_no_other_text(kind, d
     """Bit for bit, and so no text that begins alike, then or later."""
     model = small(WIDER[kind](), dtype=dtype)
     engine = engine_of(model)
-    at, (text, *others) = 70, LONGER
+    at, (text, *others) = 71, LONGER
     spoilt = (*text[:at], 96, *text[at + 1 :])
     exact = engine.hidden([text, *others], [0] * len(LONGER))
     for bad in (torch.nan, torch.inf):

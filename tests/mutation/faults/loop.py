@@ -26,8 +26,9 @@ FAULTS = [
     ),
     Fault(
         LOOP,
-        "if self._thread is not threading.current_thread():",
-        "if False:",
+        "        with self._mutex:\n            if self._thread is not threading.current_thread():\n"
+        "                return\n",
+        "",
         f"{TESTS} -k loops_thread",
     ),
     Fault(TURNS, "            seat.arriving = True\n", "", f"{TESTS} -k driven_away"),

@@ -62,6 +62,16 @@ def test_no_answer_never_wins():
     assert posterior.vote(lambda v: None if v == "?" else v) == "x"
 
 
+@pytest.mark.parametrize("f", [str, lambda v: None, lambda v: [v]])
+def test_an_average_of_what_is_no_number_is_refused(f):
+    samples = [ppl.Sample(7, 0.0, 0.0, True, 0, None, ())]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    said = r"f: it gives .* for 7, no number.*float\(answer\)"
+    with pytest.raises(ppl.errors.ArgumentError, match=said):
+        posterior.expectation(f)
+    assert "1 answer of 1 particle," in str(posterior)
+
+
 def test_a_class_is_represented_by_its_first_result():
     samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["b", "A", "a"])]
     posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
@@ -74,6 +84,7 @@ def test_what_has_not_finished_is_no_part_of_an_average():
     ]
     posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
     assert posterior.expectation(float) == pytest.approx(2)
+    assert posterior.expectation(lambda v: torch.tensor(v == 3)) == pytest.approx(0.5)
     assert posterior.marginal() == pytest.approx({1: 0.5, 3: 0.5})
     assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
 

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from ppl.language.arguments import check_fields
+from ppl.language.foreign import OF_BUDGETS, refuse_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,13 @@ class Budget:
     calls: int | None = None
     seconds: float | None = None
     settled: float | Stops | None = None
+
+    as_in: ClassVar[str] = "ppl.Budget(tokens=1000)"
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses limits of other names, and says what they are called here."""
+        refuse_unknown("Budget(...)", settings, [f.name for f in fields(cls)], OF_BUDGETS)
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -97,6 +97,14 @@ OF_SEARCHERS: Mapping[str, str] = {
 }
 """Of searchers, with the names that settings had here before."""
 
+OF_BUDGETS: Mapping[str, str] = {
+    **dict.fromkeys(("token", "max_tokens", "n_tokens", "max_new_tokens"), "tokens="),
+    **dict.fromkeys(("call", "max_calls", "queries", "requests", "steps"), "calls="),
+    **dict.fromkeys(("second", "time", "timeout", "max_time", "max_seconds"), "seconds="),
+    "flops": "tokens=, and posterior.cost says the FLOPs",
+}
+"""Of `ppl.Budget`."""
+
 
 def refuse_unknown(
     call: str, given: Collection[str], known: Collection[str], ours: Mapping[str, str]

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from pyro.poutine import Trace
 
-from ppl.errors import SearchStateError
-from ppl.language import checks
+from ppl.errors import ArgumentError, SearchStateError
+from ppl.language import arguments, checks
 from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
@@ -269,7 +269,11 @@ class Posterior:
 
     @checked
     def expectation(self, f: Callable[[Any], float]) -> float:
-        """The weighted mean of `f(value)` over finished particles."""
+        """The weighted mean of `f(value)` over finished particles.
+
+        Raises:
+            ArgumentError: f gives what is no number.
+        """
         pairs = [
             (p, s.value)
             for p, s in zip(self.probabilities, self.samples, strict=True)
@@ -277,7 +281,16 @@ class Posterior:
         ]
         if not pairs:
             raise SearchStateError("there is no finished particle to average over")
-        return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
+        numbers = [(float(p), v, f(v)) for p, v in pairs]
+        for _, value, number in numbers:
+            if isinstance(number, str) or not hasattr(number, "__float__"):
+                raise ArgumentError(
+                    f"f: it gives {arguments.shown(number)} for {arguments.shown(value)}, no number; "
+                    "answers are often strings: lambda answer: float(answer)"
+                )
+        return math.fsum(p * float(number) for p, _, number in numbers) / math.fsum(
+            p for p, _, _ in numbers
+        )
 
     @checked
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
@@ -414,7 +427,8 @@ class Posterior:
         return [rows[i] for i in order]
 
     def _head(self, answers: int) -> str:
-        number = f"{answers} answer{'s' * (answers != 1)} of {len(self.samples)} particles"
+        particles = f"{len(self.samples)} particle{'s' * (len(self.samples) != 1)}"
+        number = f"{answers} answer{'s' * (answers != 1)} of {particles}"
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.4f}"
         return f"{self.searcher or 'Posterior'}: {number}, ESS {self.ess:.1f}{evidence}"
 

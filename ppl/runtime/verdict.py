@@ -169,6 +169,7 @@ class Scorer(ABC):
             raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
 
 
+_STATE = "ppl.verifiers.Potential(ranker, temperature=1.0)"
 _CALIBRATE = "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
 
 
@@ -190,7 +191,8 @@ class Ranker(Scorer):
         """Refused: a score without meaning as a probability cannot be observed."""
         raise ObservationError(
             f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
-            f"Rank with it (tree.score), or calibrate it on labels: {_CALIBRATE}"
+            f"Rank with it (tree.score), state a temperature, observing {_STATE}(text), or "
+            f"calibrate it on labels: {_CALIBRATE}"
         )
 
 

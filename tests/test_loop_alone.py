@@ -211,8 +211,9 @@ def test_an_interrupt_at_the_start_of_the_loops_thread_is_no_other_error(monkeyp
         with pytest.raises(KeyboardInterrupt):
             SHARED.submit(BestOfN(1).begin(program, seed=0))
     time.sleep(0.05)
-    assert not begun and SHARED._thread is None
-    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(20).samples and begun
+    assert (begun, SHARED._thread) == ([], None)
+    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(20).samples
+    assert begun == [1]
     nothing_is_left()
 
 

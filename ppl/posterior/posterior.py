@@ -284,9 +284,10 @@ class Posterior:
         numbers = [(float(p), v, f(v)) for p, v in pairs]
         for _, value, number in numbers:
             if isinstance(number, str) or not hasattr(number, "__float__"):
+                gave, answer = arguments.shown(number), arguments.shown(value)
                 raise ArgumentError(
-                    f"f: it gives {arguments.shown(number)} for {arguments.shown(value)}, no number; "
-                    "answers are often strings: lambda answer: float(answer)"
+                    f"f: it gives {gave} for {answer}, no number; answers are often strings: "
+                    "lambda answer: float(answer)"
                 )
         return math.fsum(p * float(number) for p, _, number in numbers) / math.fsum(
             p for p, _, _ in numbers

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from pyro.poutine import Trace
 
-from ppl.errors import ArgumentError, SearchStateError
-from ppl.language import arguments, checks
+from ppl.errors import SearchStateError
+from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
@@ -27,7 +27,7 @@ from ppl.posterior import exports
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
-from ppl.posterior.votes import keyed, ranked, winner
+from ppl.posterior.votes import average, keyed, ranked, winner
 from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
@@ -281,17 +281,7 @@ class Posterior:
         ]
         if not pairs:
             raise SearchStateError("there is no finished particle to average over")
-        numbers = [(float(p), v, f(v)) for p, v in pairs]
-        for _, value, number in numbers:
-            if isinstance(number, str) or not hasattr(number, "__float__"):
-                gave, answer = arguments.shown(number), arguments.shown(value)
-                raise ArgumentError(
-                    f"f: it gives {gave} for {answer}, no number; answers are often strings: "
-                    "lambda answer: float(answer)"
-                )
-        return math.fsum(p * float(number) for p, _, number in numbers) / math.fsum(
-            p for p, _, _ in numbers
-        )
+        return average(pairs, f)
 
     @checked
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:

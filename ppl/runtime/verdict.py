@@ -30,6 +30,7 @@ from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
+from ppl.runtime.program import Program, warn_of
 
 Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
 """How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
@@ -249,15 +250,14 @@ class Calls:
         self.called: set[str] = set()
         self.used: set[str] = set()
 
-    def warn(self) -> None:
+    def warn(self, program: Program) -> None:
         """Warns of verifiers without any influence; once, the count starts again."""
         for name in sorted(self.called - self.used):
-            warnings.warn(
+            warn_of(
+                program,
                 f"verifier {name} was called on texts, but in the whole search nothing that it "
                 "says was observed, so it had no influence: observe it, as in "
                 f'pyro.sample("ok", {name}(text), obs=True)',
-                UserWarning,
-                stacklevel=3,
             )
         self.called.clear()
 

@@ -100,17 +100,21 @@ def sweep(
         else:
             typer.echo(str(forecast))
         return
-    with Following("cells", quiet=as_json) as following:
-        summary = planned.run(
-            out,
-            **part,
-            batch=batch,
-            workers=workers,
-            ray=ray,
-            trees=trees,
-            retry=retry,
-            progress=lambda p: following.at(p.done, p.cells, p.label, p.failed),
-        )
+    try:
+        with Following("cells", quiet=as_json) as following:
+            summary = planned.run(
+                out,
+                **part,
+                batch=batch,
+                workers=workers,
+                ray=ray,
+                trees=trees,
+                retry=retry,
+                progress=lambda p: following.at(p.done, p.cells, p.label, p.failed),
+            )
+    except KeyboardInterrupt:
+        hint(f"what was found until now is in {out}: the same command goes on")
+        raise
     if as_json:
         print_json({**asdict(summary), "folder": str(summary.folder)})
     else:

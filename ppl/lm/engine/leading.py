@@ -131,7 +131,8 @@ class LeadingDecoder(EngineDecoder):
     def leave(self, rows: Sequence[int], texts: Sequence[Tokens] | None) -> None:
         """Ends some of the active rows; the others stay where they are. What is behind these texts
         of theirs, if any are given, is nobody's."""
-        gone = dict(zip(rows, texts or [None] * len(rows), strict=True))
+        shown: Sequence[Tokens | None] = [None] * len(rows) if texts is None else texts
+        gone = dict(zip(rows, shown, strict=True))
         staying = [stem for row, stem in enumerate(self._stem_of) if row not in gone]
         kept = {stem: i for i, stem in enumerate(dict.fromkeys(staying))}
         for row, text in gone.items():

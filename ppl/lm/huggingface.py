@@ -244,8 +244,8 @@ class HFModel(Held, LogitsModel):
 
     @property
     def bursts(self) -> bool:
-        """Whether several decode steps may be made in one call, of few rows on a CPU, with
-        `graphs=True` of any number. What is drawn, paid and shown is the same either way."""
+        """Whether several decode steps may be made in one call: those of small models on a CPU, and
+        captured ones. What is drawn, paid and shown is the same either way."""
         return self._bursts is not None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pyro
@@ -447,6 +448,12 @@ def test_limits_of_other_names_are_answered_with_ours(theirs, ours):
         errors.ArgumentError, match=r"budget=5: a Budget, as in ppl\.Budget\(tokens"
     ):
         BestOfN(1).run(toy, "prod", budget=5)
+    assert list(inspect.signature(ppl.Budget).parameters) == [
+        "tokens",
+        "calls",
+        "seconds",
+        "settled",
+    ]
     assert pickle.loads(pickle.dumps(ppl.Budget(9, seconds=1.5))) == ppl.Budget(9, None, 1.5)
 
 

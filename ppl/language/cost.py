@@ -142,8 +142,20 @@ class Page:
     name: str
 
 
+class _Limits:
+    """Apart, for `inspect` to show the constructor of `Budget`."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses limits of other names, and says what they are called here."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        refuse_unknown("Budget(...)", settings, names, OF_BUDGETS)
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(_Limits):
     """Hard limits, and when to be content with less. A search that meets one stops and returns the
     best found so far.
 
@@ -165,11 +177,6 @@ class Budget:
     settled: float | Stops | None = None
 
     as_in: ClassVar[str] = "ppl.Budget(tokens=1000)"
-
-    def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Refuses limits of other names, and says what they are called here."""
-        refuse_unknown("Budget(...)", settings, [f.name for f in fields(cls)], OF_BUDGETS)
-        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         check_fields(self)

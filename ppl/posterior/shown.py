@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from ppl.posterior.posterior import Posterior
+from ppl.language.cost import Cost
 
 _MOST = 10  # answers that are shown
 
 
-def as_text(posterior: Posterior) -> str:
+class Shown(Protocol):
+    """What is looked at of a `Posterior`."""
+
+    log_evidence: float | None
+    cost: Cost
+    searcher: str
+
+    # Read only, so that more special types will do.
+    @property
+    def samples(self) -> Sequence[Any]:
+        """N particles."""
+
+    @property
+    def stopped(self) -> str:
+        """Why the search ended."""
+
+    @property
+    def probabilities(self) -> Any:
+        """`[N]` of the samples."""
+
+    @property
+    def ess(self) -> float:
+        """The effective sample size."""
+
+
+def as_text(posterior: Shown) -> str:
     """Lines: the answers, most probable first, then the searcher and the cost."""
     rows = _merged(posterior)
     lines = ["probability  particles     score  answer"] if rows else ["nothing was finished"]
@@ -22,7 +47,7 @@ def as_text(posterior: Posterior) -> str:
     return "\n".join([*lines, _head(posterior, rows), _cost(posterior)])
 
 
-def as_html(posterior: Posterior) -> str:
+def as_html(posterior: Shown) -> str:
     """The same as a table for notebooks."""
     merged = _merged(posterior)
     rows = "".join(
@@ -41,7 +66,7 @@ def as_html(posterior: Posterior) -> str:
 _Row = tuple[float, int, float, str]
 
 
-def _merged(posterior: Posterior) -> list[_Row]:
+def _merged(posterior: Shown) -> list[_Row]:
     """Answers by falling probability: that, how many particles gave it, their best score, and
     how Python shows it. Particles without an answer are one entry, the last."""
     merged: dict[tuple[bool, str], tuple[float, int, float]] = {}
@@ -55,7 +80,7 @@ def _merged(posterior: Posterior) -> list[_Row]:
     return [rows[i] for i in order]
 
 
-def _head(posterior: Posterior, rows: list[_Row]) -> str:
+def _head(posterior: Shown, rows: list[_Row]) -> str:
     answers = sum(answer != "(unfinished)" for *_, answer in rows)
     number = f"{_several(answers, 'answer')} of {_several(len(posterior.samples), 'particle')}"
     evidence = posterior.log_evidence
@@ -67,7 +92,7 @@ def _several(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
-def _cost(posterior: Posterior) -> str:
+def _cost(posterior: Shown) -> str:
     c = posterior.cost
     return (
         f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "

@@ -40,7 +40,7 @@ class Replays:
         RuntimeError: its steps are not captured, or there is no embedding for each logit.
     """
 
-    few = 0
+    few = 1
     pausing = False
 
     def __init__(self, engine: Engine, head: Callable[[Tensor], Tensor]) -> None:

@@ -53,6 +53,12 @@ FAULTS = [
     Fault(REPLAYS, "logits / numbers[0].to(logits.dtype)[:, None]", "logits", CAPTURED),
     Fault(REPLAYS, "table[1:] += 1", "table[1] += 1", CAPTURED),
     Fault(REPLAYS, "table[2].clamp_(max=self._slots.length)", "pass", CAPTURED),
+    Fault(
+        REPLAYS,
+        "draw_plainly(logits, numbers[1])",
+        "draw_plainly(logits.cpu(), numbers[1])",
+        CAPTURED,
+    ),
     Fault(REPLAYS, "int(finite.argmin()) + 1", "most", CAPTURED),
     Fault(REPLAYS, "int(finite.argmin()) + 1", "int(finite.argmin())", CAPTURED),
     Fault(REPLAYS, "if head(hidden).shape[1] > engine.vocabulary:", "if False:", CAPTURED),

@@ -144,8 +144,8 @@ def fill(
         `[T, 1, G * H, D]`, as wide as values are.
 
     Raises:
-        RuntimeError: there is no compiler, or it refuses, or queries, keys and values are not of one
-            kind.
+        RuntimeError: there is no compiler, or it refuses, or queries, keys and values are not of
+            one kind.
     """
     tokens, query_heads, _, dim = query.shape
     heads, wide = key.shape[1], value.shape[3]

@@ -40,8 +40,8 @@ class Own:
 
     Attributes:
         dtype: of the weight, and of what it is given and gives.
-        most: up to so many rows it is quicker than oneDNN, or oneDNN is not right: it lets what is not
-            finite in one row reach others where inputs have to be filled up.
+        most: up to so many rows it is quicker than oneDNN; any number where inputs have to be
+            filled up, because there oneDNN lets what is not finite in one row reach others.
     """
 
     def __init__(self, packed: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -53,7 +53,7 @@ class Own:
         self.most = int(program.most())
         if self.most < 1:
             raise RuntimeError("no products of our own on this processor")
-        if self.inputs % _LIES[self.dtype][0]:  # oneDNN fills up rows with numbers of others
+        if self.inputs % _LIES[self.dtype][0]:
             self.most = _ANY
         self._run, self._packed, self._where = program.multiply, packed, _where(packed)
         # Which it is depends on sizes and threads.

@@ -77,6 +77,41 @@ def among_others(lm, seed: int) -> tuple[list, list[Account]]:
     return told, accounts
 
 
+@needs_compiler
+@needs_any
+@pytest.mark.parametrize("rows", [2, 6, 12])
+def test_rows_that_pause_wait_for_the_others(rows, together):  # noqa: F811
+    """What they compute meanwhile is no more, all together, than a step of all of them."""
+    plain, lm, rng = plainly(whole()), whole(), random.Random(rows)
+    texts = [tuple(rng.randrange(3, 97) for _ in range(rng.randrange(3, 12))) for _ in range(rows)]
+    found = []
+    for model in (plain, lm):
+        asked = [request(model, text, seed=i, max_tokens=30) for i, text in enumerate(texts)]
+        for i, row in enumerate(asked):
+            # Each character has a last byte of its own; some rows end soon, one by its limit.
+            ends = tuple(chr(0x4E00 + at) for at in range(34, 37 if i % 4 else 60))
+            given = {"rule": StepRule(ends), "max_tokens": 30 - i % 7 if i != 1 else 3}
+            asked[i] = replace(row, spec=replace(row.spec, **given))
+        together.clear()
+        found.append(model.sample_batch(asked))
+    for one, two in zip(*found, strict=True):
+        assert_same(one, two)
+        assert one.log_prob == two.log_prob
+    longest = max(len(draw.value.tokens) for draw in found[0])
+    assert together["bursts"] < longest / 2
+    assert together["steps"] > longest / 2
+    assert lm.engine.tokens_computed == plain.engine.tokens_computed
+    assert lm.engine.passes == plain.engine.passes
+    padded = lm.engine.tokens_padded - plain.engine.tokens_padded
+    assert (rows > 2) <= padded <= together["bursts"] * rows
+    # What they have is what it was when they paused.
+    further = [(*text, *draw.value.tokens, 5) for text, draw in zip(texts, found[1], strict=True)]
+    starts = [len(text) - 3 for text in further]
+    states = [model.engine.hidden(further, starts) for model in (whole(), lm)]
+    for one, two in zip(*states, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("memory", [1 << 24, 120_000])
 @needs_compiler
 @needs_any

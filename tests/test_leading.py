@@ -205,11 +205,12 @@ def test_rows_side_by_side_are_those_of_a_token_a_step(rows, begin, made, togeth
             found.append(side_by_side(model, asked))
         (there, computed, counts), (here, computed_, counts_) = found
         for a, b in zip(there, here, strict=True):
-            assert_same(a, b)
-            assert a.log_prob == b.log_prob
+            # Of a trunk, what reads it together decides digits: a row that has paused still does.
+            assert_same(a, b, 1e-5 if plain.engine.dtype == torch.float32 else 5e-3)
+            assert a.log_prob == b.log_prob or begin == "trunk"
         assert (computed, counts) == (computed_, counts_)
     if begin != "trunk":
-        assert bool(together[f"bursts of {rows}"]) == (rows <= 4)
+        assert together[f"bursts of {rows}"]
     assert together["bursts"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyro
 import pytest
@@ -11,6 +12,8 @@ from engines import FAMILIES, ON_GPU, captured, emulated, make, request, some_te
 from programs import contents
 from test_bursts import among_others
 from test_leading import again_and_again, assert_same, one_by_one, plainly, together  # noqa: F401
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import ppl
 from ppl.errors import PPLError, WeightError
@@ -152,6 +155,33 @@ def test_a_burst_ends_where_there_is_no_distribution():
                 break
     assert steps[0] == steps[1]
     assert 3 < steps[0][0] < 16
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what would bring anything from the host, or look at a value there."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for part in tree_leaves((args, kwargs, found)):
+            assert not isinstance(part, torch.Tensor) or part.device.type == "meta", function
+        return found
+
+
+@pytest.mark.parametrize("words", [97, 2048, 5000, 5120])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_draw_of_a_captured_step_stays_on_its_device(words, dtype):
+    """What is captured may not wait; the emulation would not notice."""
+    states = torch.empty(8, 1, 32, device="meta", dtype=dtype)
+    weight = torch.empty(words, 32, device="meta", dtype=dtype)
+    replays = object.__new__(Replays)
+    replays._head = lambda states: states @ weight.T
+    replays._runner = SimpleNamespace(captured_pass=lambda table, low, visible: states)
+    replays._slots = SimpleNamespace(length=64)
+    table = torch.empty(3, 8, 1, device="meta", dtype=torch.int64)
+    numbers = torch.empty(17, 8, device="meta", dtype=torch.float64)
+    drawn = torch.empty(16, 2, 8, device="meta", dtype=torch.float64)
+    with OnTheDevice():
+        assert replays._step(table, numbers, drawn, 0, 64) is drawn
 
 
 @pytest.mark.skipif(ON_GPU, reason="a capture that fails is emulated")

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.errors import PPLError
@@ -33,11 +34,11 @@ from ppl.lm.row import Row
 
 # Known tokens that are drawn together: what is drawn beyond the first that differs is for nothing.
 _MOST = 16
-# Steps in which nobody joins, after which more than one is made at once.
+# Steps in which nobody comes between, after which many rows make more than one at once.
 _CALM = 8
 
-Step = list[tuple[int, float]]
-"""Of each row a token, and its log-probability."""
+Step = list[tuple[int, float] | None]
+"""Of each row a token, and its log-probability; None for one that has paused."""
 
 
 class LeadingSession(Session):
@@ -51,34 +52,32 @@ class LeadingSession(Session):
     def __init__(self, model: LogitsModel, decoder: LeadingDecoder) -> None:
         super().__init__(model)
         self._decoder: LeadingDecoder = decoder
-        self._drawn: deque[Step] = deque()  # and not shown
-        # Tokens that rows have shown and the decoder does not have; less than nothing, if it has
-        # some that they have not shown. In between it is given one.
-        self._behind = 1
-        # Steps since rows joined others that were running.
+        # Drawn, and not shown. As long as there are any, the decoder has other texts than rows.
+        self._drawn: deque[Step] = deque()
+        # Steps since rows joined others that were running, or paused and did not end.
         self._calm = 2 * _MOST
 
     @gives_back
     def step(self) -> dict[int, Drawn | PPLError | None]:
         """Shows one token of every row; answers those that are done."""
-        rows = self._rows
-        self._calm = 0 if self._waiting and rows else self._calm + 1
+        rows, paused = self._rows, bool(self._drawn) and None in self._drawn[0]
+        self._calm = 0 if paused or (self._waiting and rows) else self._calm + 1
         if not self._drawn:
             return super().step()
-        if self._waiting or any(row.unwanted for row in rows) or _broke(rows):
+        if paused or self._waiting or any(row.unwanted for row in rows) or _broke(rows):
             self._settle()
             super()._go_on(list(range(len(rows))))
             return super().step()
         _book(rows)
         done: dict[int, Drawn | PPLError | None] = {}
-        for row, (token, log_prob) in zip(rows, self._drawn.popleft(), strict=True):
+        for row, now in zip(rows, self._drawn.popleft(), strict=True):
+            assert now is not None
             try:
-                drawn: Drawn | PPLError | None = row.push(self.model, token, log_prob)
+                drawn: Drawn | PPLError | None = row.push(self.model, *now)
             except PPLError as error:
                 drawn = error
             if drawn is not None:
                 done[row.ticket] = drawn
-        self._behind += 1
         going = [i for i, row in enumerate(rows) if row.ticket not in done]
         if not self._drawn:
             self._settle()
@@ -90,9 +89,8 @@ class LeadingSession(Session):
     def _go_on(self, keep: list[int]) -> None:
         if not keep:  # what they are ahead of what they have shown stays known
             self._drawn.clear()
-            self._behind = 1
         elif (
-            len(keep) <= self._decoder.leading
+            (len(keep) <= self._decoder.few or self._calm >= _CALM)
             and not self._waiting
             and all(_plain(self._rows[i]) for i in keep)
         ):
@@ -107,26 +105,22 @@ class LeadingSession(Session):
         """All rows but these are done; these stay as far ahead of what they have shown."""
         staying = set(keep)
         gone = [i for i in range(len(self._rows)) if i not in staying]
+        shown = [self._rows[i].text[:-1] for i in gone] if self._drawn else None
         with self._company.lock:
-            self._decoder.leave(gone, max(0, 1 - self._behind))
+            self._decoder.leave(gone, shown)
             self._drawn = deque([step[i] for i in keep] for step in self._drawn if keep)
             self.held = [row for i, row in enumerate(self.held) if i in staying]
             self._rows = [self._rows[i] for i in keep]
             self._uniforms.keep(keep)
-        if not keep:
-            self._behind = 1
 
     def _settle(self) -> None:
         """Lets the decoder have all but the last token that its rows have shown."""
         self._drawn.clear()
-        ahead, self._behind = 1 - self._behind, 1
-        if ahead > 0:
-            self._decoder.cut(ahead)
-        elif ahead < 0:
-            self._decoder.follow(self._rows[0].new[ahead - 1 : -1])
-        for row in self._rows:
+        rows = self._rows
+        self._decoder.settle([row.text[:-1] for row in rows])
+        for row in rows:
             row.computed = 0
-        keys, positions = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
+        keys, positions = zip(*((row.request.key, len(row.new)) for row in rows), strict=True)
         self._uniforms = Uniforms(keys, positions)
 
     def _lead(self) -> None:
@@ -143,12 +137,15 @@ class LeadingSession(Session):
         rows, pausing = self._rows, self._decoder.pausing
         if pausing and any(row.stop.asked for row in rows):
             return
-        most = self._decoder.bursts([row.request.spec.warp for row in rows])
-        most = min(most, _left(rows), *(row.limit - len(row.new) for row in rows))
-        if not pausing:  # rows that join, or end, may come between
-            most = min(most, self._calm // 2) if self._calm >= _CALM else 0
-        if most < 2:
+        most = min(self._decoder.bursts([row.request.spec.warp for row in rows]), _left(rows))
+        if len(rows) > self._decoder.few:
+            most = min(most, self._calm // 2)
+        steps = [min(most, row.limit - len(row.new)) for row in rows]
+        if not pausing:
+            steps = [min(steps)] * len(rows)
+        if max(steps) < 2:
             return
+        most = max(steps)
         size = self._decoder.logits.shape[1]
         pauses = [row.stop.pauses(size) for row in rows] if pausing else []
         keys = np.array([row.request.key for row in rows], dtype=np.uint64)[:, None]
@@ -160,19 +157,24 @@ class LeadingSession(Session):
                 return
             last = [row.new[-1] for row in rows]
             heat = [row.request.spec.warp.temperature for row in rows]
-            made = self._decoder.burst(last, numbers, pauses, heat)
+            # A step of all rows costs about what asking for another burst does.
+            idle = len(rows) if self._calm >= _CALM else 0
+            made = self._decoder.burst(last, numbers, pauses, heat, steps, idle)
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it
                 row.computed = row.length + len(made[0]) - 1
-        tokens, log_probs = (part.tolist() for part in made)
-        steps = zip(tokens, log_probs, strict=True)
-        self._drawn = deque(list(zip(*step, strict=True)) for step in steps)
-        self._behind = 1 - len(self._drawn)
-        if not all(map(math.isfinite, log_probs[-1])):
-            self._drawn.pop()  # said where it is drawn by itself
-            if not self._drawn:
-                self._settle()
+        self._drawn = _steps(*made)
+        if not self._drawn:  # what has no distribution is told where it is drawn by itself
+            self._settle()
+
+
+def _steps(tokens: NDArray[np.int64], log_probs: NDArray[np.float64]) -> deque[Step]:
+    """What is drawn in each step of which anything is shown."""
+    there = (tokens >= 0) & np.isfinite(log_probs)
+    steps = zip(tokens.tolist(), log_probs.tolist(), there.tolist(), strict=True)
+    drawn = ([(t, p) if one else None for t, p, one in zip(*step, strict=True)] for step in steps)
+    return deque(step for step in drawn if any(step))
 
 
 def _plain(row: Row) -> bool:

@@ -3,6 +3,8 @@
 //
 // Compiled for one kind: HALF for bfloat16 (else float32).
 
+#include <vector>
+
 #include "layers.h"
 
 typedef void Step(const void *model, float tiny, float scaling, int64_t rows, int32_t threads,
@@ -22,47 +24,59 @@ struct Burst {
     int64_t dim;              // of a head of attention: numbers of a cosine
 };
 
-// Up to `most` steps. The first is of x: [rows, hidden], which is overwritten.
+// Up to `most` steps, the first of the tokens `ids`: [rows], then of those that were drawn.
 // columns, positions: [rows] of the first step; they go on with it. cosines, sines: [most, rows, dim].
 // states: where last hidden states of row 0 go, rows `row` and columns `column` numbers apart.
-// pauses: [rows] of each row which tokens it may end with, [outputs]; null for a row that is nobody's.
+// steps: [rows] how many each may make; 0 for a row that is nobody's.
+// pauses: [rows] of each row which tokens it may end with, [outputs]. With one of these, or where it
+// has no distribution, or has made its steps, it pauses, and makes its last step again and again: as
+// many of these, of all rows together, as are `idle`.
 // temperatures: [rows] by which logits are divided; null where they are not.
-// uniforms, tokens, log_probs: [most, rows]. logits: [rows, outputs]. out: [rows, hidden].
-// It ends with the step after which a row may end, or has no distribution. Returns how many it made.
-extern "C" int64_t burst(const Burst *model, int64_t most, number *states, int64_t row,
-                         int64_t column, const uint8_t *const *pauses,
-                         const float *temperatures, const double *uniforms, int64_t *tokens, double *log_probs, number *logits, const void *whole,
-                         float tiny, float scaling, int64_t rows, int32_t threads, int64_t *columns,
-                         int64_t *positions, const int64_t *bases, const int64_t *order,
-                         const void *groups, int64_t count, const void *kept, int64_t slot,
-                         int64_t head, int64_t value_slot, int64_t value_head, const number *cosines,
-                         const number *sines, number *x, number *out) {
+// uniforms, tokens, log_probs: [most, rows]. drawn: [rows] how many tokens each row has drawn, 0 now.
+// logits: [rows, outputs]. x, out: [rows, hidden]. Returns how many steps it made.
+extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number *states, int64_t row,
+                         int64_t column, const uint8_t *const *pauses, const int64_t *steps,
+                         const float *temperatures, const double *uniforms, int64_t *ids,
+                         int64_t *tokens, double *log_probs, int64_t *drawn, number *logits,
+                         const void *whole, float tiny, float scaling, int64_t rows, int32_t threads,
+                         int64_t *columns, int64_t *positions, const int64_t *bases,
+                         const int64_t *order, const void *groups, int64_t count, const void *kept,
+                         int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
+                         number *cosines, number *sines, number *x, number *out) {
     const Product &last = model->head;
-    const int64_t hidden = last.inputs, size = last.outputs;
+    const int64_t hidden = last.inputs, size = last.outputs, dim = model->dim;
+    std::vector<bool> going(rows);
+    int64_t left = 0, paused = 0;
+    for (int64_t r = 0; r < rows; r++) left += going[r] = steps[r] > 0;
     for (int64_t made = 0; made < most; made++) {
-        const int64_t turn = made * rows * model->dim;
-        if (made)
-            for (int64_t r = 0; r < rows; r++)
-                memcpy(x + r * hidden, model->embedding + tokens[(made - 1) * rows + r] * hidden,
-                       hidden * sizeof(number));
+        number *cosine = cosines + made * rows * dim, *sine = sines + made * rows * dim;
+        for (int64_t r = 0; r < rows; r++) {
+            memcpy(x + r * hidden, model->embedding + ids[r] * hidden, hidden * sizeof(number));
+            if (made && !going[r]) {  // it stays where it is
+                memcpy(cosine + r * dim, cosine + (r - rows) * dim, dim * sizeof(number));
+                memcpy(sine + r * dim, sine + (r - rows) * dim, dim * sizeof(number));
+            }
+        }
         model->step(whole, tiny, scaling, rows, threads, columns, positions, bases, order, groups,
-                    count, kept, slot, head, value_slot, value_head, nullptr, cosines + turn,
-                    sines + turn, x, out);
-        for (int64_t r = 0; r < rows; r++)
-            memcpy(states + r * row + columns[r] * column, out + r * hidden, hidden * sizeof(number));
+                    count, kept, slot, head, value_slot, value_head, nullptr, cosine, sine, x, out);
         last(rows, threads, out, logits);
         for (int64_t r = 0; temperatures && r < rows; r++)
             for (int64_t i = 0; i < size; i++)
                 logits[r * size + i] = narrow(wide(logits[r * size + i]) / temperatures[r]);
-        int64_t *drawn = tokens + made * rows;
+        int64_t *now = tokens + made * rows;
         double *found = log_probs + made * rows;
-        model->draw(threads, rows, size, size, logits, uniforms + made * rows, drawn, found);
-        bool over = false;
-        for (int64_t r = 0; r < rows; r++)
-            over |= pauses[r] && (!std::isfinite(found[r]) || pauses[r][drawn[r]]);
-        if (over) return made + 1;
-        for (int64_t r = 0; r < rows; r++)
-            if (pauses[r]) columns[r]++, positions[r]++;
+        model->draw(threads, rows, size, size, logits, uniforms + made * rows, now, found);
+        for (int64_t r = 0; r < rows; r++) {
+            if (!going[r]) continue;
+            memcpy(states + r * row + columns[r] * column, out + r * hidden, hidden * sizeof(number));
+            drawn[r]++;
+            if (drawn[r] == steps[r] || !std::isfinite(found[r]) || pauses[r][now[r]])
+                going[r] = false, left--, paused++;
+            else
+                columns[r]++, positions[r]++, ids[r] = now[r];
+        }
+        if (!left || paused > idle) return made + 1;
+        idle -= paused;
     }
     return most;
 }

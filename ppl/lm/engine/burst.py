@@ -3,7 +3,8 @@
 A step of a small model takes less than what is around it: looking up where its rows are, asking for
 it, drawing. Where the step is one program (`ppl.lm.engine.whole`) and so is the draw
 (`ppl.lm.engine.inversion`), one call makes several, each of the tokens drawn after the one before,
-with the digits that each has by itself. It ends where a row may.
+with the digits that each has by itself. It ends where a row may, or makes what this row was last
+given again and again while the others go on, as long as that costs less than another call.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ class Burst:
             large for bursts to pay.
     """
 
-    # Of more rows one or another ends so soon that there are no several steps to be made at once.
-    rows = 4
+    few = 4
     pausing = True
 
     def __init__(self, runner: Passes, base: Any, head: Any) -> None:
@@ -101,6 +101,8 @@ class Burst:
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
+        steps: Sequence[int],
+        idle: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`."""
         most = len(uniforms)
@@ -110,45 +112,53 @@ class Burst:
         rows = inputs.shape[1]
         x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
         call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
-        numbers = np.minimum(uniforms, 1 - 2.0**-52)
-        by_row = np.full((most, rows), 0.5)
-        by_row[:, where] = numbers
-        tokens, log_probs = np.empty((most, rows), dtype=np.int64), np.empty((most, rows))
-        ends = np.zeros(rows, dtype=np.int64)
+        numbers = np.full((most, rows), 0.5)
+        numbers[:, where] = np.minimum(uniforms, 1 - 2.0**-52)
+        ends, allowed, drawn = np.zeros((3, rows), dtype=np.int64)
         ends[where] = [each.ctypes.data for each in pauses]
+        allowed[where] = steps
         heat = None
         if any(each != 1 for each in temperatures):
             heat = np.ones(rows, dtype=np.float32)
             heat[where] = temperatures
+        ids = inputs[0].contiguous()
+        tokens, log_probs = np.empty((most, rows), dtype=np.int64), np.empty((most, rows))
         logits = x.new_empty(rows, self._head.out_features)
         out = torch.empty_like(x)
         states = window.states
         made = self._run(
             self._model.ctypes.data,
             most,
+            idle,
             states.data_ptr(),
             states.stride(0),
             states.stride(1),
             ends.ctypes.data,
+            allowed.ctypes.data,
             None if heat is None else heat.ctypes.data,
-            by_row.ctypes.data,
+            numbers.ctypes.data,
+            ids.data_ptr(),
             tokens.ctypes.data,
             log_probs.ctypes.data,
+            drawn.ctypes.data,
             logits.data_ptr(),
             *call,
             *(part.data_ptr() for part in (*turns, x, out)),
         )
         del kept
-        self._runner.count(rows, len(slots), made)
-        for slot in slots:
-            slot.length += made
-        return tokens[:made, where], log_probs[:made, where]
+        own = drawn[where]
+        self._runner.count(rows * made, int(own.sum()), made)
+        for slot, count in zip(slots, own.tolist(), strict=True):
+            slot.length += count
+        tokens, log_probs = tokens[:made, where], log_probs[:made, where]
+        tokens[np.arange(made)[:, None] >= own] = -1
+        return tokens, log_probs
 
 
 @cache
 def _program(half: bool) -> Any:
     run = built("burst.cpp", HALF=int(half)).burst
-    run.argtypes = [_POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 6]
+    run.argtypes = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 9]
     run.argtypes += [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
     run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
     run.restype = _INT64

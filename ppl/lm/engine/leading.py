@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl.lm.engine.decoder import EngineDecoder, Stem, whole
+from ppl.lm.engine.decoder import EngineDecoder, whole
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.sampling import Warp
@@ -19,11 +19,11 @@ class Bursts(Protocol):
     """Makes several decode steps at once, each of the tokens drawn after the one before.
 
     Attributes:
-        rows: of no more rows than these.
-        pausing: whether it ends with a token with which a row may; else such a row goes on.
+        few: so few rows are worth it whoever comes between.
+        pausing: whether a row pauses with a token with which it may end; else it goes on.
     """
 
-    rows: int
+    few: int
     pausing: bool
 
     def takes(self, warps: Sequence[Warp]) -> int:
@@ -36,6 +36,8 @@ class Bursts(Protocol):
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
+        steps: Sequence[int],
+        idle: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Computes the last token of each row's text, draws the next, computes that, and so on; of
         the last that is drawn nothing is computed.
@@ -46,10 +48,13 @@ class Bursts(Protocol):
             uniforms: `[T, rows]` by which to draw.
             pauses: `[V]` of each row 1 for tokens with which it may end; read where `pausing`.
             temperatures: of each row, by which its logits are divided.
+            steps: most of each row.
+            idle: most steps that rows may make for nobody, all together, as they have paused.
 
         Returns:
-            Tokens and their log-probabilities `[t, rows]`, up to the first that is NaN, as there is
-            no distribution; None where rows read something together, which is not for a burst.
+            Tokens and their log-probabilities `[t, rows]`: of each row up to where it paused, or
+            where there is no distribution (NaN), then tokens are -1; None where rows read something
+            together, which is not for a burst.
         """
 
 
@@ -61,8 +66,7 @@ class LeadingDecoder(EngineDecoder):
         bursts: makes several steps at once; None where they have to be by themselves.
 
     Attributes:
-        leading: how many rows, at most, may have more tokens than they have shown.
-        pausing: whether these end with a token with which a row may end.
+        few, pausing: as of `bursts`.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class LeadingDecoder(EngineDecoder):
     ) -> None:
         super().__init__(engine, head)
         self._bursts = bursts
-        self.leading = 1 if bursts is None else bursts.rows
+        self.few = 1 if bursts is None else bursts.few
         self.pausing = bursts is None or bursts.pausing
 
     def known_after(self, token: int, most: int) -> tuple[Tokens, Tensor] | None:
@@ -88,11 +92,6 @@ class LeadingDecoder(EngineDecoder):
         tokens, states = found
         return tokens, self._head(states, [text] * len(states))
 
-    @whole
-    def follow(self, tokens: Sequence[int]) -> None:
-        """Lets the only active row go on along what is known; `advance` has to follow."""
-        self._stems = [Stem((*self._stems[0].text, *tokens), None)]
-
     def bursts(self, warps: Sequence[Warp]) -> int:
         """How many steps of the active rows, which draw so, one burst may be; 0 for none: each has
         to be alone with its text, and in a slot."""
@@ -109,6 +108,8 @@ class LeadingDecoder(EngineDecoder):
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
+        steps: Sequence[int],
+        idle: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Appends to each row its token, and then what is drawn, but for the last; see `Bursts`.
         None, and nothing, where rows have left their slots since `bursts` was asked."""
@@ -119,31 +120,38 @@ class LeadingDecoder(EngineDecoder):
             return None  # another batch has taken the memory of one since
         texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
         self._engine.room(slots, [len(uniforms)] * len(slots))
-        made = self._bursts(slots, texts, uniforms, pauses, temperatures)
+        made = self._bursts(slots, texts, uniforms, pauses, temperatures, steps, idle)
         if made is not None:
-            for stem, text, drawn in zip(stems, texts, made[0][:-1].T.tolist(), strict=True):
-                stem.text = (*text, *drawn)
+            for stem, text, drawn in zip(stems, texts, made[0].T.tolist(), strict=True):
+                there = drawn.index(-1) if drawn[-1] == -1 else len(drawn)
+                stem.text = (*text, *drawn[: there - 1])
         return made
 
     @whole
-    def cut(self, count: int) -> None:
-        """Takes so many last tokens back of all active rows; they are known from then on."""
-        for stem in self._stems:
-            self._close(stem)
-            stem.text = stem.text[: len(stem.text) - count]
-
-    @whole
-    def leave(self, rows: Sequence[int], ahead: int) -> None:
-        """Ends some of the active rows, whose so many last tokens are nobody's; the others stay
-        where they are."""
-        gone = set(rows)
+    def leave(self, rows: Sequence[int], texts: Sequence[Tokens] | None) -> None:
+        """Ends some of the active rows; the others stay where they are. What is behind these texts
+        of theirs, if any are given, is nobody's."""
+        shown: Sequence[Tokens | None] = [None] * len(rows) if texts is None else texts
+        gone = dict(zip(rows, shown, strict=True))
         staying = [stem for row, stem in enumerate(self._stem_of) if row not in gone]
         kept = {stem: i for i, stem in enumerate(dict.fromkeys(staying))}
-        for number, stem in enumerate(self._stems):
-            if number not in kept:
-                stem.text = stem.text[: len(stem.text) - ahead]
-                self._close(stem)
-                self._engine.runner.unwanted(ahead)
+        for row, text in gone.items():
+            stem = self._stems[self._stem_of[row]]
+            if self._stem_of[row] in kept:
+                continue
+            if text is not None and len(text) < len(stem.text):
+                self._engine.runner.unwanted(len(stem.text) - len(text))
+                stem.text = text
+            self._close(stem)
         self._logits = self._logits[list(kept)]
         self._stems = [self._stems[stem] for stem in kept]
         self._stem_of = [kept[stem] for stem in staying]
+
+    @whole
+    def settle(self, texts: Sequence[Tokens]) -> None:
+        """Lets the active rows have these texts, with which theirs begin, or to which theirs go on
+        along what is known; `advance` has to follow. What they give up stays known."""
+        for stem, text in zip((self._stems[stem] for stem in self._stem_of), texts, strict=True):
+            if len(stem.text) > len(text):
+                self._close(stem)
+            stem.text = text

@@ -414,10 +414,10 @@ class Passes:
         return None if evicts is None else Evicting(evicts, self._base, *memory)
 
     def count(self, tokens: int, real: int, passes: int = 1) -> None:
-        """Counts passes over so many tokens each, of which some are nobody's."""
+        """Counts passes over so many tokens in all, of which some are nobody's."""
         self.made += passes
-        self.tokens_computed += real * passes
-        self.tokens_padded += (tokens - real) * passes
+        self.tokens_computed += real
+        self.tokens_padded += tokens - real
 
     def unwanted(self, tokens: int) -> None:
         """So many tokens that were computed for rows are nobody's in the end."""

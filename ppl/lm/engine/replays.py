@@ -40,7 +40,7 @@ class Replays:
         RuntimeError: its steps are not captured, or there is no embedding for each logit.
     """
 
-    rows = 1 << 30
+    few = 1
     pausing = False
 
     def __init__(self, engine: Engine, head: Callable[[Tensor], Tensor]) -> None:
@@ -67,10 +67,10 @@ class Replays:
         uniforms: NDArray[np.float64],
         pauses: Sequence[NDArray[np.uint8]],
         temperatures: Sequence[float],
+        steps: Sequence[int],
+        idle: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Computes the last token of each row's text, draws the next, computes that, and so on; of
-        the last that is drawn nothing is computed. See `ppl.lm.engine.burst.Burst`; `pauses` are
-        not read."""
+        """See `ppl.lm.engine.leading.Bursts`; rows make as many steps as there are numbers."""
         most = len(uniforms)
         low, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         if spans is not None or standing is not None:
@@ -92,8 +92,7 @@ class Replays:
         tokens, log_probs = found[-most:].cpu().numpy()[:, :, where].swapaxes(0, 1)
         finite = np.isfinite(log_probs).all(axis=1)
         made = most if finite.all() else int(finite.argmin()) + 1
-        self._runner.count(rows, len(slots), most)
-        self._runner.unwanted(len(slots) * (most - made))
+        self._runner.count(rows * most, len(slots) * made, most)
         for slot in slots:
             slot.length += made
         return tokens[:made].astype(np.int64), log_probs[:made]

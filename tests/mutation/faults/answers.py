@@ -28,7 +28,7 @@ FAULTS = [
         TESTS,
     ),
     Fault(POSTERIOR, "else there[won[0]].value", "else there[0].value", TESTS),
-    Fault(POSTERIOR, "/ math.fsum(p for p, _ in pairs)", "", TESTS),
+    Fault("ppl/posterior/votes.py", "/ math.fsum(p for p, _ in weighted)", "", TESTS),
     Fault(
         POSTERIOR,
         "{values[i]: p / mass for p, i in",

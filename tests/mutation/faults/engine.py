@@ -124,7 +124,7 @@ FAULTS = [
         "uniforms[: p.stop - p.start], own) for p in parts]",
         f"{DRAWS} {ENGINES} -k 'shorter or frequencies or sixteen'",
     ),
-    Fault(SAMPLING, "np.minimum(uniforms, 1 - 2.0**-52)", "uniforms", DRAWS),
+    Fault(SAMPLING, "uniforms.clamp(max=1 - 2.0**-52)", "uniforms", DRAWS),
     # Rows.
     Fault(
         DECODE,

@@ -80,13 +80,13 @@ FAULTS = [
         "tests/exact/test_evidence.py tests/test_particle_filter.py -k 'dead_sets or one_particle'",
     ),
     Fault(
-        POSTERIOR,
-        "merged[shown] = probability + p, number + 1, max(score, s.score)",
-        "merged[shown] = probability + p, number + 1, s.score",
+        "ppl/posterior/shown.py",
+        "merged[answer] = probability + p, number + 1, max(score, s.score)",
+        "merged[answer] = probability + p, number + 1, s.score",
         TESTS,
     ),
     Fault(
-        POSTERIOR,
+        "ppl/posterior/shown.py",
         "(not answered[i], -rows[i][0], -rows[i][2])",
         "(-rows[i][0], -rows[i][2])",
         TESTS,

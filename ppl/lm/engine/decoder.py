@@ -82,8 +82,10 @@ class EngineDecoder:
     @property
     def logits(self) -> Tensor:
         """`[A, V]` next-token logits of the active rows."""
-        single = len(self._stems) == len(self._stem_of)  # then rows and stems are in one order
-        return self._logits if single else self._logits[self._stem_of]
+        if len(self._stems) == len(self._stem_of):  # then rows and stems are in one order
+            return self._logits
+        where = torch.tensor(self._stem_of, dtype=torch.int64, device=self._logits.device)
+        return self._logits.index_select(0, where)
 
     @whole
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:

@@ -152,15 +152,14 @@ class Passes:
             high = low + rows
         where = [slot.index - low for slot in slots]
         # NumPy, because so many small operations cost torch several times as much.
-        ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
-        columns[:] = self._slots.length
-        ids[where] = [text[-1] & ID for text in texts]
-        positions[where] = [slot.length for slot in slots]
-        columns[where] = tails = [slot.tail for slot in slots]
-        reach = np.zeros(high - low, dtype=np.int64)
-        reach[where] = tails
-        reach[where] += count - 1
-        spans = self._common.spans(slots, texts, where, reach.tolist(), 1, self.price)
+        table = np.zeros((3, high - low), dtype=np.int64)
+        table[2] = self._slots.length
+        lengths, tails = [slot.length for slot in slots], [slot.tail for slot in slots]
+        table[:, where] = [text[-1] & ID for text in texts], lengths, tails
+        reach = [0] * (high - low)
+        for row, tail in zip(where, tails, strict=True):
+            reach[row] = tail + count - 1
+        spans = self._common.spans(slots, texts, where, reach, 1, self.price)
         self._seat(slots, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(slots, where, high - low)

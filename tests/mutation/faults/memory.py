@@ -124,6 +124,13 @@ FAULTS = [
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
+    Fault(RUNS, "max(start, self.start) - first", "self.start - first", f"{TRUNKS} {ENGINES}"),
+    Fault(
+        "ppl/lm/engine/spans.py",
+        "max(self._keys, default=0) <= price",
+        "min(self._keys, default=0) <= price",
+        "tests/test_attention.py -k can_pay",
+    ),
     Fault(
         SLOTS,
         "        self.empty(slot, keep)\n        self.clock",

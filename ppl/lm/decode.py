@@ -290,6 +290,7 @@ class Session(Member):
         """Ends the batch; what its rows computed may be kept for later requests."""
         self._waiting.clear()
         self._go_on([])
+        self._decoder.advance([], [])  # rows that joined it, and an interrupt kept from being ours
 
     def _go_on(self, keep: list[int]) -> None:
         """Drops all rows but these; the youngest wait again where memory no longer holds all."""

@@ -11,9 +11,9 @@ Every searcher ends through here, so that none has to think of it:
 from __future__ import annotations
 
 import math
-import warnings
 
 from ppl.runtime.node import Node
+from ppl.runtime.program import warn_of
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 
@@ -80,11 +80,10 @@ def warn_without_steps(tree: Tree, searcher: str) -> None:
     first = [node for node in tree.nodes if node.parent is tree.root]
     marked = any(r.kind in ("observed", "twist") for node in first for r in node.records)
     if first and not marked and all(node.finished for node in first):
-        warnings.warn(
+        warn_of(
+            tree.program,
             f"the program marks no steps, so {searcher} has nothing to choose between before the "
             "end: it draws whole results, as BestOfN does. Mark the end of a step by what is known "
             "of it, pyro.sample(name, verifier(text), obs=True), pyro.factor or ppl.condition, or "
             "by ppl.twist(name, 0.0) if nothing is",
-            UserWarning,
-            stacklevel=2,
         )

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections import Counter
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -338,8 +339,10 @@ def test_an_answer_outside_of_a_search_is_said_to_nobody():
 @pytest.mark.parametrize("searcher", [SMC(4), BeamSearch(2, 3), MCTS(4), PhiDecoding(2, 3)])
 def test_a_program_that_marks_no_step_is_told_how(searcher):
     with pytest.warns(UserWarning, match=r"marks no steps, so .* ppl.twist\(name, 0.0\)") as caught:
-        searcher.run(long_walk, 3, mark=False, seed=0)
+        searcher.run(partial(long_walk, 3), mark=False, seed=0)
     assert len(caught) == 1
+    code = long_walk.__code__
+    assert (caught[0].filename, caught[0].lineno) == (code.co_filename, code.co_firstlineno)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         searcher.run(long_walk, 3, seed=0)

@@ -156,6 +156,19 @@ def test_a_system_message_that_is_dropped_is_an_error():
     assert tokenizer.decode(lm.chat([system("be brief"), user("hi")]).tokens) == "BE BRIEF\nHI\n"
 
 
+@pytest.mark.parametrize("role", ["developer", "tool", "usr"])
+def test_a_message_of_a_role_that_the_template_does_not_know_is_an_error(role):
+    tokenizer = made.byte_level()
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role == 'user' %}{{ m.content[:3] }}\n{% endfor %}"
+    )
+    lm = made.language_model(tokenizer, "few roles")
+    with pytest.raises(PromptError, match=f"drops the {role} message 'it is 12 now'"):
+        lm.chat([user("hi"), {"role": role, "content": "it is 12 now"}])
+    # What the assistant said, templates cut on purpose.
+    assert shown(lm.chat([user("hi"), assistant("Let me think"), user("whyever")])) == "hi\nwhy\n"
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [

@@ -16,6 +16,7 @@ from ppl.cli.app import app
 from ppl.cli.tree import drawn
 from ppl.errors import TaskError
 from ppl.searchers import SMC
+from ppl.study import Study
 from ppl.tasks import load
 
 QUESTION = "Start with 42: a*2 b-27 c+11 d+31 e-7 f-16 g+15 h-8"
@@ -247,6 +248,27 @@ def test_a_large_tree_is_cut():
 
 
 # -- studies -------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_is_interrupted_says_how_it_goes_on(tmp_path: Path, monkeypatch):
+    run, after = Study.run, 2
+
+    def interrupted(study, out, *, progress, **part):
+        def at(where):
+            progress(where)
+            if where.done == after:
+                raise KeyboardInterrupt
+
+        return run(study, out, progress=at, **part)
+
+    flags = ("--task", "lines/chain", "--searcher", "BestOfN(1)", "--limit", "4", "--batch", "1")
+    command = ("sweep", *flags, "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "run", interrupted)
+        said = ppl(*command, code=130).stderr
+    assert f"is in {tmp_path / 'run'}: the same command goes on" in said
+    assert "ppl: interrupted" in said
+    assert "4 cells, 2 of them new" in ppl(*command).stdout
 
 
 def test_a_sweep_goes_on_where_it_ended_and_is_reported(tmp_path: Path):

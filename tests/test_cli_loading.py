@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer
 from test_cli import QUESTION, ppl, told
 
 import ppl as library
+from ppl.cli.app import app
+from ppl.cli.loading import _PANEL, Loading
 from ppl.errors import StudyError
 from ppl.serve.offer import Menu
 from ppl.study import Source
@@ -47,6 +52,16 @@ def test_solve_loads_as_it_is_told(monkeypatch):
     ppl("solve", QUESTION, "--compile", "off", *more, *SHORT)
     own = {"compile": False, "adapter": "some/lora", "graphs": True}
     assert calls == [("lm", "tiny-lines", own)]
+
+
+@pytest.mark.parametrize("command", ["solve", "sweep", "serve"])
+def test_commands_that_load_have_all_options_of_loading(command):
+    params = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+    names = {field.name for field in fields(Loading)}
+    assert names <= inspect.signature(library.load).parameters.keys()
+    assert {n for n, p in params.items() if p.rich_help_panel == _PANEL} == names
+    assert all(params[name].default is None for name in names)
+    assert "options" not in params
 
 
 def test_another_model_is_named_in_what_is_told():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -432,6 +435,26 @@ def test_next_to_no_budget(searcher, limits):
     for ask in (lambda: posterior.sample(0), lambda: posterior.expectation(float)):
         with pytest.raises(errors.SearchStateError, match="no finished particle"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("max_tokens", "tokens="), ("timeout", "seconds="), ("tokns", "tokens")]
+)
+def test_limits_of_other_names_are_answered_with_ours(theirs, ours):
+    said = rf"Budget\(...\) has no argument '{theirs}': .*{ours}.*tokens, calls, seconds, settled"
+    with pytest.raises(TypeError, match=said if theirs != "tokns" else "it takes tokens, calls"):
+        ppl.Budget(**{theirs: 5})
+    with pytest.raises(
+        errors.ArgumentError, match=r"budget=5: a Budget, as in ppl\.Budget\(tokens"
+    ):
+        BestOfN(1).run(toy, "prod", budget=5)
+    assert list(inspect.signature(ppl.Budget).parameters) == [
+        "tokens",
+        "calls",
+        "seconds",
+        "settled",
+    ]
+    assert pickle.loads(pickle.dumps(ppl.Budget(9, seconds=1.5))) == ppl.Budget(9, None, 1.5)
 
 
 @each

@@ -10,8 +10,10 @@ import sys
 import types
 from pathlib import Path
 
+import prm_models
 import pytest
 from programs import toy
+from safetensors.torch import load_file, save_file
 
 import ppl
 from ppl import errors
@@ -75,8 +77,25 @@ def test_damaged_gguf_files_leave_nothing_behind(content, tmp_path, monkeypatch)
 
 def test_a_language_model_is_no_reward_model():
     """Its scoring head would be random numbers."""
-    with pytest.raises(errors.PRMFormatError, match=r"lack the weights score"):
+    with pytest.raises(errors.PRMFormatError, match=r"a \w+ForCausalLM: .*weights score.*Judge"):
         PRM.load(TINY / "lm", good="LABEL_1", bad="LABEL_0")
+
+
+def test_a_model_of_whole_texts_is_told_who_takes_it(tmp_path):
+    said = r"but a LlamaForSequenceClassification.*RewardModel\.load.*OutcomeModel\.load"
+    with pytest.raises(errors.PRMFormatError, match=said):
+        PRM.load(prm_models.reward(tmp_path / "reward"))
+
+
+def test_a_model_of_the_right_kind_whose_weights_are_missing_is_damaged(tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(TINY / "lm", folder)
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(name for name in tensors if "norm" in name)
+    save_file({n: t for n, t in tensors.items() if n != gone}, folder / "model.safetensors")
+    said = rf"no whole \w+ForCausalLM: its files lack the weights {gone}"
+    with pytest.raises(errors.ModelNotFoundError, match=said):
+        ppl.load(folder)
 
 
 def test_prm_labels_must_be_the_declared_ones():

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as tf
+from compiler import needs_compiler
 from engines import FAMILIES, Letters, random_model
+from test_whole import needs_any
 
 import ppl
 from ppl.cli import doctor
@@ -175,6 +177,15 @@ def test_names_that_other_models_have_are_answered_with_ours():
         assert not hasattr(lm, hint)
 
 
+@needs_compiler
+@needs_any
+def test_models_say_whether_they_make_several_steps_at_once():
+    """Not where layers are the model's own, or keys are kept in eight bits: no step is whole."""
+    for settings in ({}, {"pack": False}, {"kv": "int8"}):
+        lm = ppl.load("tiny-lines", **settings)
+        assert (lm.bursts, lm.engine.steps) == ((False, "plain") if settings else (True, "whole"))
+
+
 def test_engines_show_what_they_did_and_how(monkeypatch):
     lm = ppl.load("tiny", kv_bytes=64 << 20)
     monkeypatch.setattr(lm.engine.runner, "whole", None)  # which this machine may have
@@ -209,7 +220,7 @@ def test_the_doctor_says_which_settings_are_for_this_machine():
 
     new, old = said("avx512_bf16", "avx512_vnni"), said()
     assert "dtype='bfloat16' (--dtype bfloat16) for models larger" in new
-    assert "weights='int8' (--weights int8) for one to four rows" in new
+    assert "(--weights int8 --dtype bfloat16) for one to four rows" in new
     assert "compare it with float32" in old
     for one in (new, old):
         assert "float32, whatever their files have, unless dtype= (--dtype)" in one

@@ -193,6 +193,30 @@ def test_control_c_reaches_a_thread_that_waits_for_its_turn():
     nothing_is_left(lm)
 
 
+def test_an_interrupt_at_the_start_of_the_loops_thread_is_no_other_error(monkeypatch):
+    """The thread runs by then, and would take what was posted while that is taken back."""
+    nothing_is_left()
+    start, begun = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    def program():
+        begun.append(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            SHARED.submit(BestOfN(1).begin(program, seed=0))
+    time.sleep(0.05)
+    assert (begun, SHARED._thread) == ([], None)
+    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(20).samples
+    assert begun == [1]
+    nothing_is_left()
+
+
 def test_a_thread_that_is_driven_away_from_waiting_gets_the_turn_again(monkeypatch):
     """It has searches to abandon, and nothing in its queue that would tell the others so."""
     turns, mine, busy = Turns(), Seat(), Seat()

@@ -29,6 +29,13 @@ def entropy(p) -> float:
     return -sum(x * math.log(x) for x in p if x)
 
 
+def test_laws_have_no_attribute_that_is_none_until_a_pass():
+    """`.logits` of a Categorical is a tensor; ours are read as `log_probs` and `probs`."""
+    lm = table()
+    for law in (lm.next(lm.prompt("^")), lm(lm.prompt("^"))):
+        assert not hasattr(law, "logits")
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

@@ -234,7 +234,8 @@ def test_outcome_models_equal_a_plain_forward(tmp_path, tiny):
         assert np.ptp(wanted) > 0.01
         assert "batch" in check_verifier(made, texts)
         if outputs == 1:
-            with pytest.raises(ObservationError, match="only ranks"):
+            said = r"only ranks.*ppl\.verifiers\.Potential\(ranker, temperature=1\.0\)\(text\)"
+            with pytest.raises(ObservationError, match=said):
                 made(texts[0])
             likelihood = made.potential(temperature=2.0)
             assert likelihood(texts[0]).observe(True) == pytest.approx(wanted[0] / 2.0, abs=1e-4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +15,7 @@ from accuracy_vs_budget import solve
 from programs import contents, toy
 
 import ppl
+from ppl.language.foreign import OF_POSTERIORS
 from ppl.posterior.votes import ranked
 from ppl.searchers import SMC, BestOfN
 
@@ -62,6 +65,41 @@ def test_no_answer_never_wins():
     assert posterior.vote(lambda v: None if v == "?" else v) == "x"
 
 
+@pytest.mark.parametrize("f", [str, lambda v: None, lambda v: [v]])
+def test_an_average_of_what_is_no_number_is_refused(f):
+    samples = [ppl.Sample(7, 0.0, 0.0, True, 0, None, ())]
+    posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
+    said = r"f: it gives .* for 7, no number.*float\(answer\)"
+    with pytest.raises(ppl.errors.ArgumentError, match=said):
+        posterior.expectation(f)
+    assert "1 answer of 1 particle," in str(posterior)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("particles", r"posterior\.samples"),
+        ("weights", r"posterior\.probabilities"),
+        ("answers", r"posterior\.marginal\(\)"),
+        ("logZ", r"posterior\.log_evidence"),
+    ],
+)
+def test_what_others_have_is_answered_with_ours(theirs, ours):
+    posterior = ppl.Posterior(
+        [ppl.Sample(7, 0.0, 0.0, True, 0, None, ())], cost=ppl.Cost(), log_evidence=None
+    )
+    with pytest.raises(
+        AttributeError, match=rf"'Posterior' object has no attribute '{theirs}': {ours}"
+    ):
+        getattr(posterior, theirs)
+    assert not hasattr(posterior, "bogus")
+    assert copy.copy(posterior).vote() == 7
+    for name, said in OF_POSTERIORS.items():  # none of ours is among them, and ours are there
+        assert not hasattr(posterior, name)
+        for word in re.findall(r"(?:posterior|, )\.(\w+)", said):
+            assert hasattr(posterior, word), word
+
+
 def test_a_class_is_represented_by_its_first_result():
     samples = [ppl.Sample(v, 0.0, 0.0, True, i, None, ()) for i, v in enumerate(["b", "A", "a"])]
     posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
@@ -74,6 +112,7 @@ def test_what_has_not_finished_is_no_part_of_an_average():
     ]
     posterior = ppl.Posterior(samples, log_evidence=None, cost=ppl.Cost())
     assert posterior.expectation(float) == pytest.approx(2)
+    assert posterior.expectation(lambda v: torch.tensor(v == 3)) == pytest.approx(0.5)
     assert posterior.marginal() == pytest.approx({1: 0.5, 3: 0.5})
     assert {posterior.sample(seed) for seed in range(30)} == {1, 3}
 

@@ -119,7 +119,8 @@ def test_an_end_of_several_tokens_is_left_out_whole():
     assert text.text.count("w") == 2
     assert text.text.endswith("/e")
     assert text.text.count("/e") == 1
-    assert len(text.steps) == 3 or text.text.startswith("w")
+    # A thought that ends where it begins is no step of its own; draws outside a search are free.
+    assert len(text.steps) == 3 or text.text.startswith("w") or "ww" in text.text
     cut = ppl.forced("t", LETTERS, LETTERS.prompt("^"), end="/e", words="w", times=9, most=7)
     thought = cut.text.removesuffix("/e")
     assert len(LETTERS.encode(thought)) <= 7

@@ -146,8 +146,8 @@ def _on_a_processor(machine: hardware.Machine) -> list[str]:
     else:
         if "avx512_vnni" in machine.instructions:
             said.append(
-                "weights='int8' (--weights int8) for one to four rows at once: another model, half"
-                " of the weights to read"
+                "weights='int8' with dtype='bfloat16' (--weights int8 --dtype bfloat16) for one to"
+                " four rows at once: another model, half of the weights to read"
             )
         said.append("compile='auto' (--compile auto) for runs of many minutes")
     said.append(
@@ -189,7 +189,8 @@ def _print(
     packages = ", ".join(f"{n} {v or 'MISSING'}" for n, v in versions.items())
     console.print(f"ppl {optional.own_version()}, Python {platform.python_version()}, {packages}")
     memory = "" if machine.memory is None else f", {machine.memory / 2**30:.0f} GiB of memory"
-    console.print(f"{machine.processor}: {machine.cores} cores, {machine.threads} threads{memory}")
+    cores, threads = _several(machine.cores, "core"), _several(machine.threads, "thread")
+    console.print(f"{machine.processor}: {cores}, {threads} in torch{memory}")
     console.print(f"accelerators: {', '.join(machine.accelerators) or 'none'}")
     console.print()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -225,3 +226,7 @@ def _speeds(speed: hardware.Speed) -> Table:
         bounds: list[Any] = [speed.tokens(parameters, batch) for batch in (1, hardware.BATCH)]
         table.add_row(name, *(f"{b:,.1f}" if b < 10 else f"{b:,.0f}" for b in bounds))
     return table
+
+
+def _several(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

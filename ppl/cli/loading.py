@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -19,42 +21,40 @@ def _option(flag: str, said: str, **more: Any) -> Any:
     return typer.Option(flag, help=said, rich_help_panel=_PANEL, **more)
 
 
-Device = Annotated[str | None, _option("--device", "'cpu', 'cuda', 'cuda:1', ...")]
-Dtype = Annotated[str | None, _option("--dtype", "'float32', 'bfloat16', ... or 'auto'.")]
-AdapterOption = Annotated[str | None, _option("--adapter", "A LoRA adapter: folder or Hub id.")]
-Weights = Annotated[str | None, _option("--weights", "'int8': in eight bits, on a CPU.")]
-Kept = Annotated[
-    str | None, _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)', ...")
-]
-KvBytes = Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)]
-ContextLength = Annotated[int | None, _option("--context-length", "Tokens of a text.", min=2)]
-Compile = Annotated[str | None, _option("--compile", "'auto', 'on' or 'off': decode steps.")]
-Graphs = Annotated[bool | None, _option("--graphs", "On a GPU: steps as CUDA graphs.")]
-DraftsOption = Annotated[
-    str | None, _option("--drafts", "'siblings': guess tokens, for texts that repeat themselves.")
-]
-Replicas = Annotated[int | None, _option("--replicas", "Copies, in so many processes.", min=1)]
-
-
 @dataclass(frozen=True)
 class Loading:
-    """What the options say; None where one is not given.
+    """What the options say; None where one is not given. They are written here alone:
+    `with_loading` gives them to a command.
 
     Raises:
         typer.BadParameter: a value is none that there is; it names the flag.
     """
 
-    device: str | None = None
-    dtype: str | None = None
-    adapter: str | None = None
-    weights: str | None = None
-    kv: str | None = None
-    kv_bytes: int | None = None
-    context_length: int | None = None
-    compile: str | None = None
-    replicas: int | None = None
-    graphs: bool | None = None
-    drafts: str | None = None
+    device: Annotated[str | None, _option("--device", "'cpu', 'cuda', 'cuda:1', ...")] = None
+    dtype: Annotated[str | None, _option("--dtype", "'float32', 'bfloat16', ... or 'auto'.")] = None
+    adapter: Annotated[str | None, _option("--adapter", "A LoRA adapter: folder or Hub id.")] = None
+    weights: Annotated[str | None, _option("--weights", "'int8': in eight bits, on a CPU.")] = None
+    kv: Annotated[
+        str | None,
+        _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)', ..."),
+    ] = None
+    kv_bytes: Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)] = (
+        None
+    )
+    context_length: Annotated[
+        int | None, _option("--context-length", "Tokens of a text.", min=2)
+    ] = None
+    compile: Annotated[str | None, _option("--compile", "'auto', 'on' or 'off': decode steps.")] = (
+        None
+    )
+    replicas: Annotated[
+        int | None, _option("--replicas", "Copies, in so many processes.", min=1)
+    ] = None
+    graphs: Annotated[bool | None, _option("--graphs", "On a GPU: steps as CUDA graphs.")] = None
+    drafts: Annotated[
+        str | None,
+        _option("--drafts", "'siblings': guess tokens, for texts that repeat themselves."),
+    ] = None
 
     def __post_init__(self) -> None:
         from ppl.lm.drafts import Drafts
@@ -132,6 +132,29 @@ class Loading:
                 f"it is of one model, and here are {len(models)}: give one --model",
                 param_hint="--adapter",
             )
+
+
+def with_loading(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `Loading` in the place of its parameter `options`, which is
+    one."""
+    signature = inspect.signature(command, eval_str=True)
+    hints = get_type_hints(Loading, include_extras=True)
+    names = [field.name for field in fields(Loading)]
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name]
+        )
+        for name in names
+    ]
+    own = [each for name, each in signature.parameters.items() if name != "options"]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = Loading(**{name: given.pop(name, None) for name in names})
+        command(**given, options=options)
+
+    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    return run
 
 
 def _flag(name: str) -> str:

@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ppl.cli import loading
 from ppl.cli.chosen import MODEL, verifier_name
+from ppl.cli.loading import Loading, with_loading
 from ppl.cli.settings import searcher as parsed
 from ppl.cli.terminal import hint
 
 
+@with_loading
 def serve(
+    *,
+    options: Loading,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="NAME, or ALIAS=NAME. May be given again."),
@@ -40,17 +43,6 @@ def serve(
     queue: Annotated[
         int | None, typer.Option("--queue", min=0, help="Most requests that wait.")
     ] = None,
-    device: loading.Device = None,
-    dtype: loading.Dtype = None,
-    adapter: loading.AdapterOption = None,
-    weights: loading.Weights = None,
-    kv: loading.Kept = None,
-    kv_bytes: loading.KvBytes = None,
-    context_length: loading.ContextLength = None,
-    compile: loading.Compile = None,
-    replicas: loading.Replicas = None,
-    graphs: loading.Graphs = None,
-    drafts: loading.DraftsOption = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
     from ppl.serve import Limits, Offer
@@ -58,19 +50,6 @@ def serve(
     from ppl.study import Source
     from ppl.study.sources import model_of, verifier_of
 
-    options = loading.Loading(
-        device=device,
-        dtype=dtype,
-        adapter=adapter,
-        weights=weights,
-        kv=kv,
-        kv_bytes=kv_bytes,
-        context_length=context_length,
-        compile=compile,
-        replicas=replicas,
-        graphs=graphs,
-        drafts=drafts,
-    )
     programs = [_program(text) for text in program or ()]
     limits = {"tokens": max_tokens, "waiting": queue}
     offers: dict[str, Offer] = {}

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ppl.cli import loading
 from ppl.cli.chosen import MODEL, choose
+from ppl.cli.loading import Loading, with_loading
 from ppl.cli.settings import settings
 from ppl.cli.terminal import hint, print_json, stdout
 from ppl.cli.tree import drawn
@@ -19,7 +19,10 @@ from ppl.cli.tree import drawn
 _SHOWN = 10  # alternatives that are printed
 
 
+@with_loading
 def solve(
+    *,
+    options: Loading,
     question: Annotated[
         str | None, typer.Argument(help="The question; `-` reads it from the standard input.")
     ] = None,
@@ -61,17 +64,6 @@ def solve(
     problem: Annotated[
         str, typer.Option("--problem", help="Which of the task: its place, from 0, or its id.")
     ] = "0",
-    device: loading.Device = None,
-    dtype: loading.Dtype = None,
-    adapter: loading.AdapterOption = None,
-    weights: loading.Weights = None,
-    kv: loading.Kept = None,
-    kv_bytes: loading.KvBytes = None,
-    context_length: loading.ContextLength = None,
-    compile: loading.Compile = None,
-    replicas: loading.Replicas = None,
-    graphs: loading.Graphs = None,
-    drafts: loading.DraftsOption = None,
     show_tree: Annotated[bool, typer.Option("--show-tree", help="Draw the search.")] = False,
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep the search in a file for `ppl view`.")
@@ -81,19 +73,6 @@ def solve(
     """Answer one question by a search."""
     from ppl.language.cost import Budget
 
-    options = loading.Loading(
-        device=device,
-        dtype=dtype,
-        adapter=adapter,
-        weights=weights,
-        kv=kv,
-        kv_bytes=kv_bytes,
-        context_length=context_length,
-        compile=compile,
-        replicas=replicas,
-        graphs=graphs,
-        drafts=drafts,
-    )
     about, asked = _asked(question, task, problem)
     own = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
     chosen = choose(

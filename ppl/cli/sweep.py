@@ -9,13 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ppl.cli import loading
 from ppl.cli.chosen import MODEL, NONE, verifier_name
+from ppl.cli.loading import Loading, with_loading
 from ppl.cli.settings import searcher as parsed
 from ppl.cli.terminal import Following, hint, print_json
 
 
+@with_loading
 def sweep(
+    *,
+    options: Loading,
     study: Annotated[
         Path | None, typer.Argument(help="A study as TOML; flags override what it says.")
     ] = None,
@@ -65,17 +68,6 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out; so it is without this, too.")
     ] = False,
-    device: loading.Device = None,
-    dtype: loading.Dtype = None,
-    adapter: loading.AdapterOption = None,
-    weights: loading.Weights = None,
-    kv: loading.Kept = None,
-    kv_bytes: loading.KvBytes = None,
-    context_length: loading.ContextLength = None,
-    compile: loading.Compile = None,
-    replicas: loading.Replicas = None,
-    graphs: loading.Graphs = None,
-    drafts: loading.DraftsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run and what it would cost.")
     ] = False,
@@ -88,19 +80,6 @@ def sweep(
         raise typer.BadParameter(f"there is no {out} to go on with", param_hint="--resume")
     for text in searcher or ():
         parsed(text)  # before anything is loaded
-    options = loading.Loading(
-        device=device,
-        dtype=dtype,
-        adapter=adapter,
-        weights=weights,
-        kv=kv,
-        kv_bytes=kv_bytes,
-        context_length=context_length,
-        compile=compile,
-        replicas=replicas,
-        graphs=graphs,
-        drafts=drafts,
-    )
     models, verifiers = _loaded(options, study, model, verifier)
     flags: dict[str, Any] = {
         "tasks": task,
@@ -121,17 +100,21 @@ def sweep(
         else:
             typer.echo(str(forecast))
         return
-    with Following("cells", quiet=as_json) as following:
-        summary = planned.run(
-            out,
-            **part,
-            batch=batch,
-            workers=workers,
-            ray=ray,
-            trees=trees,
-            retry=retry,
-            progress=lambda p: following.at(p.done, p.cells, p.label, p.failed),
-        )
+    try:
+        with Following("cells", quiet=as_json) as following:
+            summary = planned.run(
+                out,
+                **part,
+                batch=batch,
+                workers=workers,
+                ray=ray,
+                trees=trees,
+                retry=retry,
+                progress=lambda p: following.at(p.done, p.cells, p.label, p.failed),
+            )
+    except KeyboardInterrupt:
+        hint(f"what was found until now is in {out}: the same command goes on")
+        raise
     if as_json:
         print_json({**asdict(summary), "folder": str(summary.folder)})
     else:
@@ -143,7 +126,7 @@ def sweep(
 
 
 def _loaded(
-    options: loading.Loading,
+    options: Loading,
     study: Path | None,
     model: list[str] | None,
     verifier: list[str] | None,

@@ -128,7 +128,9 @@ def fit(annotation: Any) -> Fit | None:
     if getattr(annotation, "_is_protocol", False):
         return _with(annotation)
     article = "an" if annotation.__name__[0] in "AEIO" else "a"
-    return Fit(lambda value: isinstance(value, annotation), f"{article} {annotation.__name__}")
+    made = f", as in {annotation.as_in}" if hasattr(annotation, "as_in") else ""
+    said = f"{article} {annotation.__name__}{made}"
+    return Fit(lambda value: isinstance(value, annotation), said)
 
 
 def _generic(origin: Any, inner: tuple[Any, ...]) -> Fit | None:

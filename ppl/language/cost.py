@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from ppl.language.arguments import check_fields
+from ppl.language.foreign import OF_BUDGETS, refuse_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,20 @@ class Page:
     name: str
 
 
+class _Limits:
+    """Apart, for `inspect` to show the constructor of `Budget`."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses limits of other names, and says what they are called here."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        refuse_unknown("Budget(...)", settings, names, OF_BUDGETS)
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(_Limits):
     """Hard limits, and when to be content with less. A search that meets one stops and returns the
     best found so far.
 
@@ -162,6 +175,8 @@ class Budget:
     calls: int | None = None
     seconds: float | None = None
     settled: float | Stops | None = None
+
+    as_in: ClassVar[str] = "ppl.Budget(tokens=1000)"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -97,6 +97,29 @@ OF_SEARCHERS: Mapping[str, str] = {
 }
 """Of searchers, with the names that settings had here before."""
 
+_SAMPLES = "posterior.samples has value, log_weight and text of each"
+OF_POSTERIORS: Mapping[str, str] = {
+    **dict.fromkeys(("particles", "traces", "results", "candidates", "values"), _SAMPLES),
+    **dict.fromkeys(("texts", "completions", "outputs", "choices"), _SAMPLES),
+    "answers": "posterior.marginal() has each with its probability, posterior.samples all",
+    **dict.fromkeys(("weights", "probs"), "posterior.probabilities, in the order of samples"),
+    "log_weights": "[s.log_weight for s in posterior.samples], not normalised",
+    **dict.fromkeys(("mode", "answer", "text"), "posterior.vote(), .best or .map"),
+    **dict.fromkeys(("log_ml", "log_marginal", "log_z", "logZ"), "posterior.log_evidence"),
+    **dict.fromkeys(("mean", "expect"), "posterior.expectation(f)"),
+    **dict.fromkeys(("tokens", "usage"), "posterior.cost"),
+    "tree": "posterior.genealogy",
+}
+"""Of posteriors: attributes that others have."""
+
+OF_BUDGETS: Mapping[str, str] = {
+    **dict.fromkeys(("token", "max_tokens", "n_tokens", "max_new_tokens"), "tokens="),
+    **dict.fromkeys(("call", "max_calls", "queries", "requests", "steps"), "calls="),
+    **dict.fromkeys(("second", "time", "timeout", "max_time", "max_seconds"), "seconds="),
+    "flops": "tokens=, and posterior.cost says the FLOPs",
+}
+"""Of `ppl.Budget`."""
+
 
 def refuse_unknown(
     call: str, given: Collection[str], known: Collection[str], ours: Mapping[str, str]

@@ -281,7 +281,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (the name is torch's)
     has_rsample = False
     keeps = False  # whether the law of the first token is wanted with every draw
-    logits: Tensor | None = None
+    _logits: Tensor | None = None
     # All that torch's constructor would set of every object, for as long as all else takes here.
     _batch_shape = _event_shape = torch.Size()
     _validate_args = False
@@ -339,7 +339,7 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
 
     def seen(self, drawn: Drawn) -> None:
         """Keeps the law that came with a draw."""
-        self.logits = drawn.logits
+        self._logits = drawn.logits
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
         """What `log_prob` gives, in the batch of all particles."""

@@ -39,7 +39,7 @@ def render(
         within every control token that a message spells out.
 
     Raises:
-        PromptError: the template raises, drops a system message, or knows no such argument.
+        PromptError: the template raises, drops a message, or knows no such argument.
     """
     template = tokenizer.get_chat_template(tools=arguments.get("tools"))
     for argument in arguments:
@@ -61,11 +61,12 @@ def render(
         marked.append({**message, "content": _divided(message["content"], control, mark)})
     rendered = _apply(tokenizer, name, marked, arguments)
     for i, message in enumerate(marked):
-        if message["role"] == "system" and message["content"].strip() not in rendered:
+        # What the assistant said may be cut: templates leave earlier thoughts out.
+        if message["role"] != "assistant" and message["content"].strip() not in rendered:
             other = [*marked[:i], {**message, "content": mark}, *marked[i + 1 :]]
             if _apply(tokenizer, name, other, arguments) == rendered:
                 raise PromptError(
-                    f"the chat template of {name} drops the system message "
+                    f"the chat template of {name} drops the {message['role']} message "
                     f"{messages[i]['content'][:60]!r}: say it in the user's message"
                 )
     if behind:

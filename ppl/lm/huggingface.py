@@ -243,6 +243,12 @@ class HFModel(Held, LogitsModel):
             yield self.logits(states)
 
     @property
+    def bursts(self) -> bool:
+        """Whether several decode steps may be made in one call: those of small models on a CPU, and
+        captured ones. What is drawn, paid and shown is the same either way."""
+        return self._bursts is not None
+
+    @property
     def token_count(self) -> int:
         """Rows of the model's head, or ids of its tokenizer, whichever are more."""
         return max(self.codec.size, int(self.model.config.get_text_config().vocab_size))

@@ -81,23 +81,23 @@ class NextToken(LMDistribution):
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """From the law if it is known by now; otherwise a row of the batch, which brings it."""
-        if self.logits is None or visit.greedy or target is not None:
+        if self._logits is None or visit.greedy or target is not None:
             return super().draw(visit, msg, key, target)
         number = np.array([key], dtype=np.uint64)
-        mask = self._allowed(self.logits.shape[-1])
+        mask = self._allowed(self._logits.shape[-1])
         u = uniforms(number, np.array([0]))
         invert = getattr(self.model, "invert", None)
         warp = [self.spec.warp]
-        (token,), (log_prob,) = sampling.draw(self.logits[None], warp, [mask], u, invert)
+        (token,), (log_prob,) = sampling.draw(self._logits[None], warp, [mask], u, invert)
         if not math.isfinite(log_prob):
-            if mask is None or not sampling.nothing_left(self.logits, mask):
+            if mask is None or not sampling.nothing_left(self._logits, mask):
                 raise WeightError(f"{visit.label}: the next-token distribution is not finite")
             token, log_prob = int(mask.nonzero()[0]), -math.inf
         return self._continuation(token), log_prob, None
 
     def score(self, visit: Visit, msg: Any, value: Any) -> float:
         """From the law if it is known by now; otherwise in the batch of all particles."""
-        if self.logits is None:
+        if self._logits is None:
             return super().score(visit, msg, value)
         self.check(value, visit.label)
         if len(value.tokens) != 1:
@@ -143,11 +143,11 @@ class NextToken(LMDistribution):
 
     def _known(self) -> Tensor:
         """`[V]` logits, by a pass if there has been none."""
-        if self.logits is None:
+        if self._logits is None:
             model: Any = self.model
             rows = model.logits_along([self.spec.tokens], [(0,)], [None])
-            self.logits = next(iter(rows))[0]
-        return self.logits
+            self._logits = next(iter(rows))[0]
+        return self._logits
 
     def _allowed(self, size: int) -> Tensor | None:
         return self.spec.allowed_after((), "lm.next", size, self.model.codec)
@@ -176,7 +176,7 @@ class _Reading(Site, TorchDistribution):  # type: ignore[misc]
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """Asks for the law in the batch of all particles, unless it is known."""
         law = self.law
-        if law.logits is None:
+        if law._logits is None:
             ledger = visit.ledger.of(law.model)
             request = ContinueRequest(
                 law.model, law.spec, key, visit.label, ledger, None, law.keeps

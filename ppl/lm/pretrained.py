@@ -86,8 +86,11 @@ def load_pretrained(
     if (judge := _judge(model)) is not None:
         raise UnsupportedModelError(f"{source!s} is a {judge}")
     if report["missing_keys"]:  # transformers would fill them with random numbers
+        held = getattr(model.config, "architectures", None) or ["model of another kind"]
+        whole = type(model).__name__ not in held
+        what = f"no {kind.__name__} but a {held[0]}" if whole else f"no whole {held[0]}"
         raise ModelNotFoundError(
-            f"{source!s} is no {kind.__name__}: its files lack the weights "
+            f"{source!s} is {what}: its files lack the weights "
             f"{', '.join(sorted(report['missing_keys'])[:3])}"
         )
     if adapter is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 import networkx as nx
 import numpy as np
@@ -21,20 +20,19 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
+from ppl.language.foreign import OF_POSTERIORS
 from ppl.language.randomness import generator
 from ppl.language.text import Continuation, Text
-from ppl.posterior import exports
+from ppl.posterior import exports, shown
 from ppl.posterior import store as storage
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
-from ppl.posterior.votes import keyed, ranked, winner
+from ppl.posterior.votes import average, keyed, ranked, winner
 from ppl.runtime.node import Node
 from ppl.runtime.record import Record
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
-
-_SHOWN = 10  # answers that are printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +267,11 @@ class Posterior:
 
     @checked
     def expectation(self, f: Callable[[Any], float]) -> float:
-        """The weighted mean of `f(value)` over finished particles."""
+        """The weighted mean of `f(value)` over finished particles.
+
+        Raises:
+            ArgumentError: f gives what is no number.
+        """
         pairs = [
             (p, s.value)
             for p, s in zip(self.probabilities, self.samples, strict=True)
@@ -277,7 +279,7 @@ class Posterior:
         ]
         if not pairs:
             raise SearchStateError("there is no finished particle to average over")
-        return math.fsum(p * f(v) for p, v in pairs) / math.fsum(p for p, _ in pairs)
+        return average(pairs, f)
 
     @checked
     def marginal(self, f: Callable[[Any], Hashable] | None = None) -> dict[Any, float]:
@@ -400,64 +402,22 @@ class Posterior:
         cached = ("probabilities",)
         return {k: v for k, v in self.__dict__.items() if k not in cached}
 
-    def _merged(self) -> list[tuple[float, int, float, str]]:
-        """Answers by falling probability: that, how many particles gave it, their best score, and
-        how Python shows it. Particles without an answer are one entry, the last."""
-        merged: dict[tuple[bool, str], tuple[float, int, float]] = {}
-        for p, s in zip(self.probabilities.tolist(), self.samples, strict=True):
-            shown = (s.answered, repr(s.value) if s.answered else "(unfinished)")
-            probability, number, score = merged.get(shown, (0.0, 0, 0.0))
-            merged[shown] = probability + p, number + 1, max(score, s.score)
-        rows = [(*row, shown) for (_, shown), row in merged.items()]
-        answered = [key[0] for key in merged]
-        order = sorted(range(len(rows)), key=lambda i: (not answered[i], -rows[i][0], -rows[i][2]))
-        return [rows[i] for i in order]
-
-    def _head(self, answers: int) -> str:
-        number = f"{answers} answer{'s' * (answers != 1)} of {len(self.samples)} particles"
-        evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.4f}"
-        return f"{self.searcher or 'Posterior'}: {number}, ESS {self.ess:.1f}{evidence}"
-
-    def _cost(self) -> str:
-        c = self.cost
-        return (
-            f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
-            f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
-            f"{c.calls} calls, {c.seconds:.2f} s"
-            + {
-                "budget": "; stopped by the budget",
-                "settled": "; settled early",
-                "expansions": "; out of expansions",
-            }.get(self.stopped, "")
-        )
-
     def __str__(self) -> str:
-        rows = self._merged()
-        lines = ["probability  particles     score  answer"] if rows else ["nothing was finished"]
-        for probability, number, score, shown in rows[:_SHOWN]:
-            lines.append(f"{probability:11.4f}  {number:9d}  {score:8.4f}  {shown[:80]}")
-        if len(rows) > _SHOWN:
-            lines.append(f"... and {len(rows) - _SHOWN} more")
-        answers = sum(shown != "(unfinished)" for *_, shown in rows)
-        return "\n".join([*lines, self._head(answers), self._cost()])
+        return shown.as_text(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        merged = self._merged()
-        rows = "".join(
-            f"<tr><td>{probability:.4f}</td><td>{number}</td><td>{score:.4f}</td>"
-            f"<td style='text-align:left'>{html.escape(shown)}</td></tr>"
-            for probability, number, score, shown in merged[:_SHOWN]
-        )
-        answers = sum(shown != "(unfinished)" for *_, shown in merged)
-        return (
-            "<table><thead><tr><th>probability</th><th>particles</th><th>score</th><th>answer</th>"
-            f"</tr></thead><tbody>{rows}</tbody></table>"
-            f"<b>{html.escape(self._head(answers))}</b><br>"
-            f"<small>{html.escape(self._cost())}</small>"
-        )
+        return shown.as_html(self)
+
+    if not TYPE_CHECKING:  # where types are checked, there are no other attributes
+
+        def __getattr__(self, name: str) -> Never:
+            """Raises AttributeError, for a name of another library with what to do here."""
+            said = f"'Posterior' object has no attribute {name!r}"
+            hint = OF_POSTERIORS.get(name)
+            raise AttributeError(f"{said}: {hint}" if hint else said)
 
 
 def _node_row(node: Node) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The vote: equal answers pool their weights, and the heaviest class wins.
+"""The vote: equal answers pool their weights, and the heaviest class wins; and their average.
 
 Every rule that ends in a vote ends here, on one set of answers or on many at once. Weights are
 logarithms, and only their differences matter: a common factor is taken out before `exp`.
@@ -6,12 +6,15 @@ logarithms, and only their differences matter: a common factor is taken out befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.errors import ArgumentError
+from ppl.language.arguments import shown
 from ppl.language.classes import identity, numbered
 
 Floats = NDArray[np.float64]
@@ -137,3 +140,21 @@ def keyed(values: Sequence[Any], key: Callable[[Any], Hashable] | None) -> list[
     if key is None:
         return list(values)
     return [None if value is None else key(value) for value in values]
+
+
+def average(weighted: Sequence[tuple[float, Any]], f: Callable[[Any], Any]) -> float:
+    """The weighted mean of `f(value)` over pairs of weights (not logarithms) and values.
+
+    Raises:
+        ArgumentError: f gives what is no number.
+    """
+    terms: list[float] = []
+    for p, value in weighted:
+        number = f(value)
+        if isinstance(number, str) or not hasattr(number, "__float__"):
+            raise ArgumentError(
+                f"f: it gives {shown(number)} for {shown(value)}, no number; answers are often "
+                "strings: lambda answer: float(answer)"
+            )
+        terms.append(p * float(number))
+    return math.fsum(terms) / math.fsum(p for p, _ in weighted)

@@ -253,23 +253,27 @@ class Loop:
         with self._mutex:
             self._jobs.update(jobs)
             # In one piece: a thread that is at it already must not begin before all are there.
-            seat.inbox.append(partial(self._begin, jobs))
+            seat.inbox.append(begin := partial(self._begin, jobs))
             if self._thread is None:
                 thread = threading.Thread(target=self._serve, name="ppl loop", daemon=True)
                 try:
+                    self._thread = thread  # first: it ends at once if an interrupt takes this back
                     thread.start()
-                except BaseException:  # no more threads, or the interpreter is ending
-                    seat.inbox.pop()
+                except BaseException:  # no more threads, the interpreter is ending, an interrupt
+                    self._thread = None
+                    seat.inbox.remove(begin)
                     for job, _ in jobs:
                         del self._jobs[job]
                     raise
-                self._thread = thread
         for job, future in jobs:
             future.add_done_callback(partial(self._cancelled, job))
         TURNS.knock()
 
     def _serve(self) -> None:
         seat = self._background
+        with self._mutex:
+            if self._thread is not threading.current_thread():
+                return
         while True:
             with seated(seat, self):
                 try:

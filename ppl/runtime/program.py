@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -39,12 +40,7 @@ def check_program(program: Program, what: str = "the program") -> None:
             f"{what} is a {type(program).__name__}, no function; programs are plain functions, "
             "handed over apart from their arguments, as in searcher.run(program, question)"
         )
-    inner: Any = program
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    inner = inspect.unwrap(inner)
-    if not inspect.isroutine(inner):
-        inner = getattr(inner, "__call__", inner)  # noqa: B004 (an object that is called)
+    inner = _written(program)
     for is_one, kind in (
         (inspect.isgeneratorfunction, "a generator function (it has a yield)"),
         (inspect.iscoroutinefunction, "an async function"),
@@ -62,6 +58,34 @@ def check_result(result: Any, whose: str) -> None:
         raise ProgramError(
             f"{whose} returned a {type(result).__name__}, which nobody runs; {_REMEDY}"
         )
+
+
+def warn_of(program: Program, said: str) -> None:
+    """A UserWarning at the line where the program is written.
+
+    Searches run beside the frames of whoever called them, so no `stacklevel` leads there.
+    """
+    function = _written(program)
+    function = getattr(function, "__func__", function)
+    code, names = getattr(function, "__code__", None), getattr(function, "__globals__", {})
+    if code is None:  # it is not written in Python
+        warnings.warn(said, UserWarning, stacklevel=3)
+        return
+    registry = names.setdefault("__warningregistry__", {})
+    module = names.get("__name__", "<unknown>")
+    line = code.co_firstlineno
+    warnings.warn_explicit(said, UserWarning, code.co_filename, line, module, registry)
+
+
+def _written(program: Program) -> Any:
+    """The function, or method, that runs when a program is called."""
+    inner: Any = program
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    inner = inspect.unwrap(inner)
+    if not inspect.isroutine(inner):
+        inner = getattr(inner, "__call__", inner)  # noqa: B004 (an object that is called)
+    return inner
 
 
 def _name(program: Program) -> str:

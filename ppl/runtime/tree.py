@@ -387,7 +387,7 @@ class Tree:
             particle, node._particle = node._particle, None
             if particle is not None and particle.thread == threading.get_ident():
                 particle.close()
-        self.calls.warn()
+        self.calls.warn(self.program)
 
     def __getstate__(self) -> dict[str, Any]:
         # Nodes in order, so that pickling never recurses along a path.

@@ -30,6 +30,7 @@ from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
+from ppl.runtime.program import Program, warn_of
 
 Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
 """How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
@@ -169,6 +170,7 @@ class Scorer(ABC):
             raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
 
 
+_STATE = "ppl.verifiers.Potential(ranker, temperature=1.0)"
 _CALIBRATE = "ppl.verifiers.Calibrated(ranker, Platt.fit(scores, labels), meaning='outcome')"
 
 
@@ -190,7 +192,8 @@ class Ranker(Scorer):
         """Refused: a score without meaning as a probability cannot be observed."""
         raise ObservationError(
             f"{self.name} only ranks texts: its number is no likelihood and cannot be observed. "
-            f"Rank with it (tree.score), or calibrate it on labels: {_CALIBRATE}"
+            f"Rank with it (tree.score), state a temperature, observing {_STATE}(text), or "
+            f"calibrate it on labels: {_CALIBRATE}"
         )
 
 
@@ -247,15 +250,14 @@ class Calls:
         self.called: set[str] = set()
         self.used: set[str] = set()
 
-    def warn(self) -> None:
+    def warn(self, program: Program) -> None:
         """Warns of verifiers without any influence; once, the count starts again."""
         for name in sorted(self.called - self.used):
-            warnings.warn(
+            warn_of(
+                program,
                 f"verifier {name} was called on texts, but in the whole search nothing that it "
                 "says was observed, so it had no influence: observe it, as in "
                 f'pyro.sample("ok", {name}(text), obs=True)',
-                UserWarning,
-                stacklevel=3,
             )
         self.called.clear()
 

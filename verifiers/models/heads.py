@@ -63,8 +63,8 @@ class Labels:
         index = {label: i for i, label in labels.items()}
         if self.good not in index or self.bad not in index:
             raise PRMFormatError(
-                f"{name} has the labels {sorted(index)}, but {self.good!r} and {self.bad!r} were "
-                "declared: pass good= and bad= as the model's configuration calls them"
+                f"{name} has the labels {sorted(index)}, none called {self.good!r} or none called "
+                f"{self.bad!r}: pass good= and bad= as the model's configuration calls them"
             )
         layer = getattr(model, "score", getattr(model, "classifier", None))
         if layer is None:

@@ -219,8 +219,9 @@ class PRM(Held, Verifier):
             )
         except ModelNotFoundError as error:
             if guessed and "lack the weights" in str(error):
+                meant = next((say for kind, say in _OTHER_DOORS.items() if kind in str(error)), "")
                 raise PRMFormatError(
-                    f"{error}; its name and configuration were taken to mean the format "
+                    f"{error}; {meant}its name and configuration were taken to mean the format "
                     f"{format.name!r}: if it is of another, pass format=, one of "
                     f"{', '.join(FORMATS)} or a PRMFormat"
                 ) from error
@@ -326,6 +327,12 @@ class PRM(Held, Verifier):
 
 _SETTINGS = tuple(inspect.signature(PRM.load).parameters)[1:-1]
 _REUSED = "verifier_reused_tokens"
+# What takes a model that is no reward model of steps, by the end of its class's name.
+_OTHER_DOORS = {
+    "ForSequenceClassification": "RewardModel.load takes one with a single output, "
+    "OutcomeModel.load one with labels; ",
+    "ForCausalLM:": "a language model judges as ppl.verifiers.Judge(ppl.load(...)) or GenRM; ",
+}
 
 
 def _with_labels(format: PRMFormat, good: str | None, bad: str | None) -> PRMFormat:

@@ -30,7 +30,7 @@ from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.engine.spans import MOST_TOGETHER, Common, Span
 from ppl.lm.engine.trunk import Standing, standing_on
-from ppl.lm.engine.whole import WholeStep, packer, whole_step
+from ppl.lm.engine.whole import WholeStep, packer_of, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
 # where every head has its own.
@@ -200,13 +200,13 @@ class Passes:
         if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
-        if self._packer and missing >= _PACKED * len(rows):
+        if missing >= _PACKED * len(rows) and (packer := self._packer):
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
                 own = text[slot.length :], slot.length, slot.tail, kv
                 jobs.append(Job(*own, self._slots.states[slot.index], slot.trunk))
-            self._pack(jobs)
+            self._pack(jobs, packer)
             for text, slot in rows:
                 slot.length = len(text)
             return
@@ -332,8 +332,8 @@ class Passes:
                 self._check(text[done:])
             made.append((base, piece))
             jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
-        if self._packer:
-            self._pack(jobs)
+        if packer := self._packer:
+            self._pack(jobs, packer)
         else:
             for (text, *_), job in zip(stems, jobs, strict=True):
                 self._segment(text, job)
@@ -358,16 +358,14 @@ class Passes:
         """What fills texts without padding: the program of a step, whose rows know no more than
         these tokens and have no weights of their own."""
         plain = not self._states and not self._keeps.int8 and not self.adapters.there
-        return packer(self.whole, self.compiled, self.plan) if plain else None
+        return packer_of(self.whole, self.compiled, self.plan) if plain else None
 
-    def _pack(self, jobs: Sequence[Job]) -> None:
-        fill = self._packer
-        assert fill is not None
+    def _pack(self, jobs: Sequence[Job], packer: Callable[[Packed], Tensor]) -> None:
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            run.keep(fill(run))
+            run.keep(packer(run))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""

@@ -28,7 +28,7 @@ FAULTS = [
         TESTS,
     ),
     Fault(POSTERIOR, "else there[won[0]].value", "else there[0].value", TESTS),
-    Fault(POSTERIOR, "/ math.fsum(p for p, _ in pairs)", "", TESTS),
+    Fault("ppl/posterior/votes.py", "/ math.fsum(p for p, _ in weighted)", "", TESTS),
     Fault(
         POSTERIOR,
         "{values[i]: p / mass for p, i in",
@@ -80,13 +80,13 @@ FAULTS = [
         "tests/exact/test_evidence.py tests/test_particle_filter.py -k 'dead_sets or one_particle'",
     ),
     Fault(
-        POSTERIOR,
-        "merged[shown] = probability + p, number + 1, max(score, s.score)",
-        "merged[shown] = probability + p, number + 1, s.score",
+        "ppl/posterior/shown.py",
+        "merged[answer] = probability + p, number + 1, max(score, s.score)",
+        "merged[answer] = probability + p, number + 1, s.score",
         TESTS,
     ),
     Fault(
-        POSTERIOR,
+        "ppl/posterior/shown.py",
         "(not answered[i], -rows[i][0], -rows[i][2])",
         "(-rows[i][0], -rows[i][2])",
         TESTS,

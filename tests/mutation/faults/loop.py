@@ -24,6 +24,13 @@ FAULTS = [
         "if False:",
         f"{TESTS} -k starves_nobody",
     ),
+    Fault(
+        LOOP,
+        "        with self._mutex:\n            if self._thread is not threading.current_thread():\n"
+        "                return\n",
+        "",
+        f"{TESTS} -k loops_thread",
+    ),
     Fault(TURNS, "            seat.arriving = True\n", "", f"{TESTS} -k driven_away"),
     Fault(
         TURNS, "seat.thread, seat.arriving = me, True", "seat.thread = me", f"{TESTS} -k control_c"

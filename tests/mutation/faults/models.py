@@ -212,6 +212,18 @@ FAULTS = [
         f"{REPLICAS} -k kept_in_files",
     ),
     Fault(
+        "ppl/lm/conversation.py",
+        'message["role"] != "assistant"',
+        'message["role"] == "system"',
+        "tests/test_chat.py -k does_not_know",
+    ),
+    Fault(
+        "ppl/cli/loading.py",
+        'if name != "options"]',
+        "if name]",
+        "tests/test_cli_loading.py -k options_of",
+    ),
+    Fault(
         "ppl/cli/serve.py",
         "if own and name not in models:",
         "if own:",

@@ -13,6 +13,12 @@ SEARCHERS, PROPOSALS = "tests/test_searchers.py", "tests/exact/test_awrs.py"
 ANYTIME = "tests/test_anytime.py"
 
 FAULTS = [
+    Fault(
+        "ppl/runtime/program.py",
+        "if code is None:",
+        "if True:",
+        f"{ANYTIME} -k marks_no_step",
+    ),
     # The tree.
     Fault(
         NODE,

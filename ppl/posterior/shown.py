@@ -1,0 +1,106 @@
+"""A posterior as people see it: a table of its answers, and what they cost."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ppl.language.cost import Cost
+
+_MOST = 10  # answers that are shown
+
+
+class Shown(Protocol):
+    """What is looked at of a `Posterior`."""
+
+    log_evidence: float | None
+    cost: Cost
+    searcher: str
+
+    # Read only, so that more special types will do.
+    @property
+    def samples(self) -> Sequence[Any]:
+        """N particles."""
+
+    @property
+    def stopped(self) -> str:
+        """Why the search ended."""
+
+    @property
+    def probabilities(self) -> Any:
+        """`[N]` of the samples."""
+
+    @property
+    def ess(self) -> float:
+        """The effective sample size."""
+
+
+def as_text(posterior: Shown) -> str:
+    """Lines: the answers, most probable first, then the searcher and the cost."""
+    rows = _merged(posterior)
+    lines = ["probability  particles     score  answer"] if rows else ["nothing was finished"]
+    for probability, number, score, answer in rows[:_MOST]:
+        lines.append(f"{probability:11.4f}  {number:9d}  {score:8.4f}  {answer[:80]}")
+    if len(rows) > _MOST:
+        lines.append(f"... and {len(rows) - _MOST} more")
+    return "\n".join([*lines, _head(posterior, rows), _cost(posterior)])
+
+
+def as_html(posterior: Shown) -> str:
+    """The same as a table for notebooks."""
+    merged = _merged(posterior)
+    rows = "".join(
+        f"<tr><td>{probability:.4f}</td><td>{number}</td><td>{score:.4f}</td>"
+        f"<td style='text-align:left'>{html.escape(answer)}</td></tr>"
+        for probability, number, score, answer in merged[:_MOST]
+    )
+    return (
+        "<table><thead><tr><th>probability</th><th>particles</th><th>score</th><th>answer</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table>"
+        f"<b>{html.escape(_head(posterior, merged))}</b><br>"
+        f"<small>{html.escape(_cost(posterior))}</small>"
+    )
+
+
+_Row = tuple[float, int, float, str]
+
+
+def _merged(posterior: Shown) -> list[_Row]:
+    """Answers by falling probability: that, how many particles gave it, their best score, and
+    how Python shows it. Particles without an answer are one entry, the last."""
+    merged: dict[tuple[bool, str], tuple[float, int, float]] = {}
+    for p, s in zip(posterior.probabilities.tolist(), posterior.samples, strict=True):
+        answer = (s.answered, repr(s.value) if s.answered else "(unfinished)")
+        probability, number, score = merged.get(answer, (0.0, 0, 0.0))
+        merged[answer] = probability + p, number + 1, max(score, s.score)
+    rows = [(*row, answer) for (_, answer), row in merged.items()]
+    answered = [key[0] for key in merged]
+    order = sorted(range(len(rows)), key=lambda i: (not answered[i], -rows[i][0], -rows[i][2]))
+    return [rows[i] for i in order]
+
+
+def _head(posterior: Shown, rows: list[_Row]) -> str:
+    answers = sum(answer != "(unfinished)" for *_, answer in rows)
+    number = f"{_several(answers, 'answer')} of {_several(len(posterior.samples), 'particle')}"
+    evidence = posterior.log_evidence
+    said = "" if evidence is None else f", log evidence {evidence:.4f}"
+    return f"{posterior.searcher or 'Posterior'}: {number}, ESS {posterior.ess:.1f}{said}"
+
+
+def _several(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _cost(posterior: Shown) -> str:
+    c = posterior.cost
+    return (
+        f"cost: {c.lm_tokens} LM tokens, {c.prompt_tokens} prompt tokens "
+        f"({c.reused_tokens} reused), {c.verifier_tokens} verifier tokens, "
+        f"{c.calls} calls, {c.seconds:.2f} s"
+        + {
+            "budget": "; stopped by the budget",
+            "settled": "; settled early",
+            "expansions": "; out of expansions",
+        }.get(posterior.stopped, "")
+    )

@@ -43,12 +43,16 @@ def whole(
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before = self._stems
         with self._engine.lock, inferring():
+            clock = self._engine.slots.clock
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
                 for stem in (*before, *self._stems):
                     if stem.slot is not None:
                         self._engine.drop(stem.slot)
+                for slot in self._engine.slots.busy:
+                    if slot.used > clock:  # taken, and not given to a row yet
+                        self._engine.drop(slot)
                 self._stems, self._stem_of, self._logits = [], [], self._logits[:0]
                 raise
 

@@ -35,20 +35,39 @@ _KINDS = "cpu", "cuda"
 
 
 class _Inferring:
-    """A generator would take as long as all that is entered."""
+    """A generator would take as long as all that is entered.
+
+    Whoever interrupts it finds the thread as it was: half of it would fail all that runs later.
+    """
 
     def __enter__(self) -> None:
         casting = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
-        self._entered: list[Any] = [torch.inference_mode(), on_the_cpu()]
-        self._entered += [torch.autocast(kind, enabled=False) for kind in casting]
-        for each in self._entered:
-            each.__enter__()
-        self._before = _inside.set(True)
+        self._modes: list[Any] = [torch.inference_mode(), on_the_cpu()]
+        self._modes += [torch.autocast(kind, enabled=False) for kind in casting]
+        self._entered, was = 0, torch.is_inference_mode_enabled()
+        try:
+            for each in self._modes:
+                each.__enter__()
+                self._entered += 1
+            _inside.set(True)
+        except BaseException:
+            if not self._entered and torch.is_inference_mode_enabled() != was:
+                self._entered = 1  # it was entered, and not counted
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(self, *failure: Any) -> None:
-        _inside.reset(self._before)
-        for each in reversed(self._entered):
-            each.__exit__(*failure)
+        try:
+            self._leave(failure)
+        except BaseException:
+            self._leave(failure)  # leaving inference mode twice is leaving it
+            raise
+
+    def _leave(self, failure: tuple[Any, ...]) -> None:
+        _inside.set(False)
+        while self._entered:
+            self._modes[self._entered - 1].__exit__(*failure)
+            self._entered -= 1
 
 
 class Attention:

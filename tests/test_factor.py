@@ -14,8 +14,9 @@ from pyro import poutine
 import ppl
 from ppl import errors
 from ppl.runtime.factor import Factor
-from ppl.runtime.record import fingerprint
+from ppl.runtime.record import fingerprint, site_log_prob
 from ppl.runtime.tree import Tree
+from ppl.searchers import SMC
 
 NUMBERS = {
     "float32": torch.tensor(-0.3),
@@ -157,3 +158,28 @@ def test_the_text_of_a_node_is_what_was_written_last_in_replays_and_branches():
             assert node.text.tokens == expected
             assert len(node.text.step_ends) == len(written)
         nodes.append(again if again.open else first)
+
+
+def test_numbers_that_a_program_learns_are_read_quietly(recwarn):
+    """PyTorch would warn of `float` of them."""
+    wanted = torch.tensor(-0.3, requires_grad=True)
+
+    def program():
+        heads = torch.sigmoid(wanted)
+        a = pyro.sample("a", dist.Bernoulli(heads))
+        pyro.sample("b", dist.Bernoulli(heads).expand([2]).to_event(1), obs=torch.ones(2))
+        with poutine.scale(scale=2.0):
+            pyro.sample("c", dist.Bernoulli(heads), obs=torch.tensor(1.0))
+        pyro.factor("f", wanted)
+        return a.item()
+
+    torch.set_warn_always(True)  # else once in a process
+    try:
+        exact = ppl.enumerate_program(program)
+        found = SMC(64).run(program, seed=0)
+    finally:
+        torch.set_warn_always(False)
+    assert found.log_evidence == pytest.approx(exact.log_evidence, abs=1e-5)
+    assert not [w for w in recwarn if "requires_grad" in str(w.message)]
+    weights = torch.tensor([0.25, 0.5], requires_grad=True)
+    assert site_log_prob(dist.Bernoulli(weights), torch.ones(2)) == pytest.approx(-2.0794415)

@@ -23,6 +23,7 @@ from ppl.language.classes import tally
 from ppl.language.site import Site, share
 from ppl.lm.base import LMDistribution
 from ppl.runtime.program import check_program, check_result
+from ppl.runtime.record import site_log_prob
 from ppl.runtime.verdict import own_verdicts
 
 
@@ -129,8 +130,10 @@ class _Enumerator(Messenger):  # type: ignore[misc]
             if isinstance(fn, LMDistribution):
                 fn.check_observed(msg["value"], f"site {msg['name']!r}")
             if self.log_weight > -math.inf:
-                log_prob = fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-                self.log_weight += float(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
+                given = {"args": msg["args"], "kwargs": msg["kwargs"]}
+                self.log_weight += site_log_prob(
+                    fn, msg["value"], msg["scale"], msg["mask"], **given
+                )
             return
         if self._next == len(self._choices):
             raise Branch(msg["name"], _support(msg), msg["infer"])
@@ -154,10 +157,10 @@ def _support(msg: Any) -> list[tuple[Any, float]]:
     pairs = [(value, fn.log_prob(value)) for value in fn.enumerate_support()]
     plain = msg["mask"] is None and isinstance(msg["scale"], float) and msg["scale"] == 1.0
     if plain:
-        return [(value, float(p)) for value, p in pairs]
+        return [(value, p.item()) for value, p in pairs]
     # PyTorch clamps probabilities of zero to the smallest step of their type.
     return [
-        (value, float(scale_and_mask(p, msg["scale"], msg["mask"])))
+        (value, scale_and_mask(p, msg["scale"], msg["mask"]).item())
         for value, p in pairs
         if p.exp() > 1.01 * torch.finfo(p.dtype).eps
     ]

@@ -69,7 +69,7 @@ def light(made: type, args: Sequence[Any], settings: Mapping[str, Any]) -> Facto
     if not stack or not getattr(stack[0], "light_factors", False):
         return None
     log_factor = torch.as_tensor(args[0])
-    if log_factor.ndim or math.isnan(float(log_factor)):
+    if log_factor.ndim or math.isnan(log_factor.item()):
         return None
     return Factor(log_factor, settings["has_rsample"])
 

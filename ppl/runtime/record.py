@@ -143,12 +143,15 @@ def site_log_prob(
 ) -> float:
     """Log-probability of a site's value, summed over its elements and scaled or masked as asked."""
     plain = isinstance(scale, float) and scale == 1.0 and mask is None
+    number: float  # `item`, as `float` of a tensor that a program learns warns
     if plain and type(fn) is Unit and value.shape[:-1] == fn.log_factor.shape:
         # What `pyro.factor` makes: the sum of its factors, without the broadcasting of nothing,
         # which takes longer than all else at the site.
         factor = fn.log_factor
-        return float(factor.sum() if factor.ndim else factor)
+        number = (factor.sum() if factor.ndim else factor).item()
+        return float(number)
     log_prob = fn.log_prob(value, *args, **(kwargs or {}))
-    if plain:
-        return float(log_prob.sum() if log_prob.ndim else log_prob)
-    return float(scale_and_mask(log_prob, scale, mask).sum())
+    if not plain:
+        log_prob = scale_and_mask(log_prob, scale, mask)
+    number = (log_prob.sum() if log_prob.ndim else log_prob).item()
+    return float(number)

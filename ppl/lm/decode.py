@@ -318,8 +318,9 @@ class Session(Member):
             joining = [self._waiting.popleft() for _ in range(count)]
             # A row that had to wait half-way has been booked already.
             ledgers = [None if row.new else row.request.ledger for row in joining]
+            self._rows = self._rows + joining  # before: `close` has to know that there are any
             self._decoder.join([row.text for row in joining], ledgers)
-            self._rows = self.held = self._rows + joining
+            self.held = self._rows
             keys, drawn = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
             self._uniforms = Uniforms(keys, drawn)
             self._masked = any(row.request.spec.allowed is not None for row in self._rows)

@@ -41,14 +41,17 @@ def whole(
 
     @functools.wraps(method)
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        before = self._stems
+        before, slots = self._stems, self._engine.slots
         with self._engine.lock, inferring():
+            clock = slots.clock
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
-                for stem in (*before, *self._stems):
-                    if stem.slot is not None:
-                        self._engine.drop(stem.slot)
+                held = [stem.slot for stem in (*before, *self._stems)]
+                taken = [slot for slot in slots.busy if slot.used > clock]  # maybe no stem's yet
+                for slot in (*held, *taken):
+                    if slot is not None:
+                        self._engine.drop(slot)
                 self._stems, self._stem_of, self._logits = [], [], self._logits[:0]
                 raise
 

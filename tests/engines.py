@@ -104,6 +104,17 @@ def some_texts(seed: int = 0) -> list[tuple[int, ...]]:
     return [root, branch, (*branch, 5, 6), (*branch, 5, 7, 8), other, branch, (*root[:9], 4, 4)]
 
 
+def make_trunks(engine, texts) -> list[int]:
+    """Makes each a common beginning, as if three rows wanted it: in how many parts it lies."""
+    engine.sharing.price, engine.sharing.block = -1, 4
+    slots = engine.seat(texts, [3] * len(texts))
+    assert all(slot.trunk for slot in slots)
+    parts = [len(slot.trunk) for slot in slots]
+    for slot in slots:
+        engine.drop(slot)
+    return parts
+
+
 def plain_log_probs(model, text: tuple[int, ...], new: tuple[int, ...]) -> float:
     ids = torch.tensor([text + new], device=DEVICE)
     with torch.inference_mode():

@@ -67,5 +67,6 @@ def off(states: Iterable[torch.Tensor], texts: Iterable[tuple[int, ...]], model,
         ids = torch.tensor([text])
         with torch.inference_mode():
             whole = exact.model(input_ids=ids, use_cache=False).last_hidden_state[0, first:]
+        assert row.isfinite().all()  # the larger of a number and NaN is the number
         worst = max(worst, float(((row - whole).norm(dim=1) / whole.norm(dim=1)).max()))
     return worst

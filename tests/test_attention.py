@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppl.lm.engine.attention import _attend_shared
-from ppl.lm.engine.runs import common_prefix
-from ppl.lm.engine.spans import Span, share, split
+from ppl.lm.engine.runs import Slot, common_prefix
+from ppl.lm.engine.spans import Common, Span, share, split
 
 TEXTS = st.lists(
     st.tuples(st.sampled_from([(), (1, 2, 3), (1, 2, 3, 4, 5)]), st.lists(st.integers(6, 8))).map(
@@ -62,6 +62,26 @@ def test_questions_in_one_pass_share_their_own_beginnings():
     rows = [*range(3), *range(4, 10)]  # row 3 computes for nobody
     spans = share([Span(0, 10, 50)], rows, [40, 40, 5, 30, 30, 30, 30, 30], 20)
     assert spans == [Span(0, 4, 50, 40, 0), Span(4, 10, 50, 30, 4)]
+
+
+@given(
+    common=st.lists(st.integers(0, 40), min_size=1, max_size=9),
+    length=st.integers(1, 50),
+    price=st.integers(0, 200),
+)
+def test_what_rows_have_in_common_is_looked_at_only_where_it_can_pay(common, length, price):
+    """Rows of `length` tokens, neighbours of which begin alike."""
+    common = [min(keys, length - 1) for keys in common]
+    texts = [(0,) * length]
+    for row, keys in enumerate(common, start=1):
+        texts.append((*texts[-1][:keys], *[row] * (length - keys)))
+    slots = [Slot(row) for row in range(len(texts))]
+    for slot in slots:
+        slot.length = length
+    rows = [*range(len(texts))]
+    marked = share([Span(0, len(rows), length)], rows, common, price)
+    expected = marked if len(marked) > 1 or marked[0].shared else None
+    assert Common().spans(slots, texts, rows, [length - 1] * len(rows), 1, price) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

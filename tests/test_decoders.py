@@ -277,56 +277,6 @@ def test_a_decoder_that_fails_holds_nothing(what, monkeypatch):
     decoder.advance([], [])
 
 
-@pytest.mark.parametrize("calls", ["join", "advance"])
-def test_slots_that_are_taken_but_no_rows_yet_are_free_after_an_interrupt(calls, monkeypatch):
-    lm, interrupted = make(), []
-    other, decoder = lm.decoder(), lm.decoder()
-    other.join([(40, 41, 42)], [None])
-    if calls == "advance":
-        decoder.join([(3, 4, 5)], [None])
-
-    def taken(method):
-        def run(*args):
-            found = method(*args)
-            interrupted.append(len(lm.engine.slots.busy))
-            if found:
-                raise KeyboardInterrupt
-            return found
-
-        return run
-
-    # The engine has given the slots, and nobody has written down whose they are.
-    for name in ("open", "fork"):
-        monkeypatch.setattr(lm.engine, name, taken(getattr(lm.engine, name)))
-    with pytest.raises(KeyboardInterrupt):
-        if calls == "join":
-            decoder.join([(3, 4, 5), (7, 8)], [None] * 2)
-        else:
-            decoder.advance([0, 0, 0], [9, 10, 11])
-    assert interrupted[-1] > 2
-    assert len(lm.engine.slots.busy) == 1  # another batch's
-    other.advance([], [])
-    assert not lm.engine.slots.busy
-
-
-def test_a_batch_that_is_interrupted_as_its_rows_join_is_closed():
-    lm = make()
-    session = lm.session()
-    join = session._decoder.join
-
-    def interrupted(*args):
-        join(*args)
-        raise KeyboardInterrupt
-
-    session._decoder.join = interrupted
-    session.submit(request(lm, (3, 4, 5)))
-    with pytest.raises(KeyboardInterrupt):
-        session.step()
-    assert lm.engine.slots.busy
-    session.close()
-    assert not lm.engine.slots.busy
-
-
 def test_memory_that_cannot_be_had_leaves_an_engine_that_works(monkeypatch):
     lm = make()
     lm.sample_batch([request(lm, (3, 4, 5))])

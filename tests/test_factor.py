@@ -58,6 +58,18 @@ def test_a_factor_is_the_unit_that_pyro_would_make(number):
     assert wide.tolist() == [float(torch.as_tensor(number))] * 2
 
 
+def test_who_comes_first_decides_nothing_for_others():
+    def program():
+        pyro.factor("f", torch.tensor(-1.5, dtype=torch.float16))
+
+    with torch.inference_mode():  # no other test has factors of this type
+        (first,) = records(program)
+    (record,) = records(program)
+    assert first.value is record.value
+    assert not record.value.is_inference()
+    assert (record.value.dtype, record.log_likelihood) == (torch.float16, -1.5)
+
+
 def test_only_numbers_in_particles_are_made_light():
     made = []
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from engines import DEVICE, SMALL, Letters, make, random_model
+from engines import DEVICE, SMALL, Letters, make, make_trunks, random_model
 
 import ppl
 from ppl.lm.engine import attention, prefill
@@ -28,11 +28,7 @@ def assert_exact(lm: ppl.HFModel, stands: bool) -> None:
     engine.pool.clear()
     engine.hidden([text[: len(text) // 3] for text in TEXTS], [0] * len(TEXTS))
     if stands:
-        engine.sharing.price, engine.sharing.block = -1, 4
-        slots = engine.seat([TEXTS[0][:70], TEXTS[3][:20]], [3, 3])
-        assert all(slot.trunk for slot in slots)
-        for slot in slots:
-            engine.drop(slot)
+        make_trunks(engine, [TEXTS[0][:70], TEXTS[3][:20]])
     for text, states in zip(TEXTS, engine.hidden(TEXTS, [0] * len(TEXTS)), strict=True):
         exact = engine.base(input_ids=torch.tensor([text]), use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(states, exact, rtol=1e-4, atol=1e-4)
@@ -183,9 +179,25 @@ def test_other_keys_than_those_of_the_memory_are_refused():
     kv = (torch.zeros(1, 2, 4, 8),)
     packed_ = Packed([Job((1, 2), 0, 0, kv, torch.zeros(0), ())])
     good, wide = torch.zeros(2, 2, 1, 8), torch.zeros(2, 2, 1, 16)
+    asked, about = torch.zeros(2, 4, 1, 8), (((0, 0), (0, 0)), 1.0, None)
+    assert packed_.attend(asked, good, good, *about, torch.zeros(4)).shape == (2, 1, 4, 8)
     for new in ((good, wide), (wide, good), (good.bfloat16(), good), (good[:, :1], good)):
-        with pytest.raises(RuntimeError, match=r"one kind with the cache"):
-            packed_.attend(torch.zeros(2, 4, 1, 8), *new, ((0, 0), (0, 0)), 1.0, None, None)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"one kind with the cache"):
+                packed_.attend(asked, *new, *about, None)
+    three = torch.zeros(3, 4, 1, 8)
+    for query, key, value, sinks in (
+        (asked.bfloat16(), good, good, None),
+        (asked[:, :3], good, good, None),
+        (torch.zeros(2, 4, 1, 16), good, good, None),
+        (three[:1], good, good, None),
+        (asked, three[:1, :2], good, None),
+        (asked, good, three[:1, :2], None),
+        (three, three[:, :2], three[:, :2], None),
+        (asked, good, good, torch.zeros(3)),
+    ):
+        with pytest.raises(RuntimeError, match=r"not of one kind: "):
+            packed_.attend(query, key, value, *about, sinks)
 
 
 # -- prompts to stand on --------------------------------------------------------------------------

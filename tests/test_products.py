@@ -125,6 +125,18 @@ def test_many_rows_are_left_to_the_library(monkeypatch):
     assert ours.own_rows == 4
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inputs", [32, 36, 62, 100])
+@torch.inference_mode()
+def test_what_is_not_finite_stays_in_its_row(inputs, dtype):
+    """Of any number of rows, and wherever oneDNN would fill up inputs."""
+    ours = PackedLinear(layer(100, inputs, dtype=dtype))
+    for rows in (3, 255, 256, 257, 300, 600):
+        x = torch.randn(rows, inputs).to(dtype)
+        x[1], x[rows * 2 // 3, -1] = torch.nan, torch.inf
+        assert torch.equal(ours(x).isfinite().all(1), x.isfinite().all(1)), rows
+
+
 @needs_half
 @torch.inference_mode()
 def test_there_is_one_copy_of_the_weight():

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as tf
 from compiler import needs_compiler
-from engines import SMALL, Letters
+from engines import SMALL, Letters, make_trunks
 from laid_out import KINDS, needs_any, needs_own, small
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -65,11 +65,7 @@ def filled(engine: Engine, texts, stands=False) -> list[torch.Tensor]:
     """Last hidden states of texts some of which are known in part, or stand on a trunk."""
     engine.pool.clear()
     if stands:
-        engine.sharing.price, engine.sharing.block = -1, 4
-        slots = engine.seat([texts[0][:70], texts[3][:20]], [3, 3])
-        assert all(slot.trunk for slot in slots)
-        for slot in slots:
-            engine.drop(slot)
+        make_trunks(engine, [texts[0][:70], texts[3][:20]])
     else:
         engine.hidden([text[: len(text) // 3 + 1] for text in texts], [0] * len(texts))
     states = engine.hidden(texts, [0] * len(texts))
@@ -116,6 +112,21 @@ def test_long_texts_attend_by_units_for_whole_matrices(kind, stands, attended):
     assert laid_out.off(filled(engine, LONGER, stands), LONGER, model) < 1.3 * own + 2e-3
 
 
+@needs_own
+@pytest.mark.parametrize("dim", [32, 64])
+@torch.inference_mode()
+def test_windows_that_end_before_several_short_runs(dim, attended):
+    """Of queries side by side some still see two runs, one after the other, that others do not."""
+    model = small(tf.MistralConfig(**{**WIDE, "head_dim": dim}, sliding_window=40))
+    engine = engine_of(model)
+    text = LONGER[0][:140]
+    parts = [make_trunks(engine, [text[:size]])[0] for size in range(60, 89, 4)]
+    assert parts == list(range(1, 9))
+    states = [state.float() for state in engine.hidden([text], [0])]
+    own = laid_out.off(plain(model, [text]), [text], model)
+    assert laid_out.off(states, [text], model) < 1.3 * own + 2e-3
+
+
 @needs_any
 @pytest.mark.parametrize("kind", WIDER)
 def test_long_texts_in_float32(kind):
@@ -147,6 +158,28 @@ def test_a_text_is_the_same_whatever_is_beside_it_and_however_many_threads(dtype
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.bfloat16, marks=needs_own), torch.float32])
+@pytest.mark.parametrize("kind", WIDER)
+@needs_any
+@torch.inference_mode()
+def test_what_is_not_finite_reaches_no_token_before_it_and_no_other_text(kind, dtype, attended):
+    """Bit for bit, and so no text that begins alike, then or later."""
+    model = small(WIDER[kind](), dtype=dtype)
+    engine = engine_of(model)
+    at, (text, *others) = 71, LONGER
+    spoilt = (*text[:at], 96, *text[at + 1 :])
+    exact = engine.hidden([text, *others], [0] * len(LONGER))
+    for bad in (torch.nan, torch.inf):
+        model.model.embed_tokens.weight.data[96] = bad
+        engine.pool.clear()
+        found = engine.hidden([spoilt, *others], [0] * len(LONGER))
+        assert not found[0][at].isfinite().any()
+        assert torch.equal(found[0][:at], exact[0][:at])
+        for one, other in zip(found[1:], exact[1:], strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(engine.hidden([text[:at]], [0])[0], exact[0][:at])
 
 
 @needs_any

@@ -8,7 +8,7 @@ class that derives from `Site` and implements what it can do.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ppl.language.cost import Account
 from ppl.language.text import Continuation, Text
@@ -18,6 +18,9 @@ Kind = Literal["choice", "observed", "twist", "deterministic"]
 
 Draw = tuple[Any, float | None, float | None]
 """A value; its log-probability, and that under another distribution: each None where not free."""
+
+
+S = TypeVar("S", bound="Site")
 
 
 class Visit(Protocol):
@@ -129,6 +132,13 @@ class Site:
     def fingerprint(self) -> tuple[object, ...]:
         """What identifies the distribution when a program is replayed."""
         return (type(self).__name__,)
+
+
+def made(kind: type[S], *arguments: Any) -> S:
+    """An object of a class of sites, by Python alone. Of distributions Pyro's metaclass asks first
+    whether another is to be made in its place, which takes longer than to make one."""
+    new: S = type.__call__(kind, *arguments)
+    return new
 
 
 def share(log_prob: float, msg: Any) -> float:

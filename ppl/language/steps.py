@@ -92,14 +92,14 @@ class StepRule:
                 return _NEVER
             case StepRule():
                 return until
-            case str():
-                strings: tuple[str, ...] = (until,)
+            case str() if until:
+                return _ended_by((until,))
             case re.Pattern():
                 return StepRule(pattern=until)
             case _ if callable(until):
                 return StepRule(predicate=until)
             case _ if isinstance(until, Iterable):
-                strings = tuple(until)
+                strings: tuple[str, ...] = tuple(until)
             case _:
                 raise TypeError(f"until={until!r}: give a string, strings, a regex or a callable")
         if not strings or not all(isinstance(s, str) and s for s in strings):

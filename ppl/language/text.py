@@ -81,7 +81,6 @@ class Text:
     finished: bool
     prompt_string: str | None
     parent: Text | None
-    verdicts: dict[Hashable, Any]
 
     def __init__(
         self,
@@ -103,9 +102,6 @@ class Text:
             finished=finished,
             prompt_string=prompt_string,
             parent=parent,
-            # Verdicts pronounced on this very object, by verifier: a verifier's potential
-            # telescopes along the chain of texts it was asked about (see `ppl.runtime.verdict`).
-            verdicts={},
         )
 
     def _set(self, **values: Any) -> None:
@@ -174,9 +170,14 @@ class Text:
             finished=finished,
             prompt_string=self.prompt_string,
             parent=self,
-            verdicts={},
         )
         return child
+
+    @cached_property
+    def verdicts(self) -> dict[Hashable, Any]:
+        """Verdicts pronounced on this very object, by verifier: a verifier's potential telescopes
+        along the chain of texts it was asked about (see `ppl.runtime.verdict`)."""
+        return {}
 
     @cached_property
     def text(self) -> str:
@@ -239,7 +240,7 @@ class Text:
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set(**state, parent=None, verdicts={})
+        self._set(**state, parent=None)
 
 
 def _behind_end(codec: Codec, words: Sequence[int]) -> Sequence[int]:

@@ -22,7 +22,7 @@ from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.language.cost import Account
 from ppl.language.foreign import OF_CALLS, OF_MODELS, refuse_unknown
-from ppl.language.site import Draw, Entry, Site, Visit
+from ppl.language.site import Draw, Entry, Site, Visit, made
 from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, Text
 from ppl.language.thinking import Thinking
@@ -46,7 +46,9 @@ __all__ = [
 Tokens = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes one of these, or a request, but they are not frozen: one of each is made at every
+# site, and that would take five times as long.
+@dataclass(slots=True, unsafe_hash=True)
 class Spec:
     """Everything that defines one continuation distribution, apart from the model."""
 
@@ -87,7 +89,7 @@ class Spec:
             raise NoAllowedTokenError(message) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ContinueRequest:
     """Draw one continuation.
 
@@ -214,7 +216,7 @@ class LanguageModel(TextMaker):
         rule = StepRule.of(until.at(text) if isinstance(until, Thinking) else until)
         warp = warp_of(temperature, top_p, top_k, min_p)
         spec = Spec(text.tokens, rule, max_tokens, warp, kept(allowed))
-        return LMDistribution(self, text, spec)
+        return made(LMDistribution, self, text, spec)
 
     def next(self, *args: Any, **kwargs: Any) -> Any:
         """The law of the next token; see `ppl.LogitsModel.next`, which has it.

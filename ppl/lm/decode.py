@@ -134,7 +134,8 @@ class LogitsModel(LanguageModel):
     def fresh(self) -> None:
         """Forgets what it knows of texts, where it keeps any of that: what was computed of them,
         and what followed what in them (`drafts=`). The next request pays for all of its text, and
-        is guessed for from nothing, as the first was."""
+        is guessed for from nothing, as the first was. Rows that run go on with what they have:
+        how much of later prompts is known may depend on how far ahead they are."""
 
     def decoder(self) -> Decoder:
         """An empty batch."""
@@ -290,6 +291,7 @@ class Session(Member):
         """Ends the batch; what its rows computed may be kept for later requests."""
         self._waiting.clear()
         self._go_on([])
+        self._decoder.advance([], [])  # rows that joined it, and an interrupt kept from being ours
 
     def _go_on(self, keep: list[int]) -> None:
         """Drops all rows but these; the youngest wait again where memory no longer holds all."""
@@ -318,9 +320,8 @@ class Session(Member):
             joining = [self._waiting.popleft() for _ in range(count)]
             # A row that had to wait half-way has been booked already.
             ledgers = [None if row.new else row.request.ledger for row in joining]
-            self._rows = self._rows + joining  # before: `close` has to know that there are any
             self._decoder.join([row.text for row in joining], ledgers)
-            self.held = self._rows
+            self._rows = self.held = self._rows + joining
             keys, drawn = zip(*((row.request.key, len(row.new)) for row in self._rows), strict=True)
             self._uniforms = Uniforms(keys, drawn)
             self._masked = any(row.request.spec.allowed is not None for row in self._rows)

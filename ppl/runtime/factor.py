@@ -6,6 +6,8 @@ out shapes and draws an empty tensor of them, which takes longer than all that a
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +32,9 @@ class Factor(Unit):  # type: ignore[misc]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Nothing, in the shape asked for."""
-        return self.log_factor.new_empty((*sample_shape, 0))
+        if sample_shape:
+            return self.log_factor.new_empty((*sample_shape, 0))
+        return _nothing(self.log_factor.dtype, self.log_factor.device)
 
     rsample = sample
 
@@ -65,6 +69,13 @@ def light(made: type, args: Sequence[Any], settings: Mapping[str, Any]) -> Facto
     if not stack or not getattr(stack[0], "light_factors", False):
         return None
     log_factor = torch.as_tensor(args[0])
-    if log_factor.ndim or log_factor.isnan():
+    if log_factor.ndim or math.isnan(float(log_factor)):
         return None
     return Factor(log_factor, settings["has_rsample"])
+
+
+@functools.cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The only value of a factor: one tensor for all, as there is nothing in it to change."""
+    with torch.inference_mode(False):  # whoever comes first may be in there
+        return torch.empty(0, dtype=dtype, device=device)

@@ -134,8 +134,8 @@ class Node:
 def child_of(parent: Node, particle: Particle, checkpoint: Checkpoint, simulated: bool) -> Node:
     """The node at which a particle that went on from `parent` has arrived."""
     records = tuple(particle.records)
-    likelihood = math.fsum(r.log_likelihood for r in records)
-    ratio = math.fsum(r.log_ratio for r in records)
+    likelihood = math.fsum([r.log_likelihood for r in records])
+    ratio = math.fsum([r.log_ratio for r in records])
     increment = likelihood + ratio + particle.log_twist - parent.log_twist
     dead = checkpoint.dead_at is not None
     child = Node(

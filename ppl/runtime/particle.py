@@ -87,6 +87,9 @@ class Checkpoint:
     dead_at: str | None = None
 
 
+_WAITING = Checkpoint()
+
+
 class Particle(Messenger):  # type: ignore[misc]
     """A running copy of a program; the `ppl.language.site.Visit` of all its sites.
 
@@ -326,7 +329,7 @@ class Particle(Messenger):  # type: ignore[misc]
         name, fn = msg["name"], msg["fn"]
         decision = decides(name, msg["infer"])
         if self.at_checkpoint:
-            park(Checkpoint())
+            park(_WAITING)
             self.site = f"site {name!r}"
         proposal = None if self._guide is None else self._guide.propose(name, fn)
         if proposal is None:

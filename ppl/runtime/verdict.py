@@ -27,7 +27,7 @@ from torch import Tensor
 from ppl.errors import ObservationError, VerifierError
 from ppl.language.arguments import checked
 from ppl.language.cost import Account
-from ppl.language.site import Draw, Entry, Site, Visit, share
+from ppl.language.site import Draw, Entry, Site, Visit, made, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
 from ppl.runtime.program import Program, warn_of
@@ -215,7 +215,7 @@ class Verifier(Scorer):
         """The distribution over "correct so far" of `text`; observe it `True`."""
         if not isinstance(text, Text):
             raise TypeError(f"text: verifier {self.name} judges a Text, got {type(text).__name__}")
-        return Verdict(self, text)
+        return made(Verdict, self, text)
 
     def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
         numbers = super()._checked(request, scores)

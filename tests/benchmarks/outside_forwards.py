@@ -75,6 +75,7 @@ def main() -> None:
     clock = Clock()
     for engine in (lm.engine, prm.engine):
         engine.runner._pass = clock.around(engine.runner._pass)  # type: ignore[method-assign]
+        engine.runner._pack = clock.around(engine.runner._pack)  # type: ignore[method-assign]
     lm._head = clock.around(lm._head)
     if lm._bursts is not None:  # steps, heads and draws of several tokens
         lm._bursts._run = clock.around(lm._bursts._run)

@@ -41,16 +41,17 @@ def whole(
 
     @functools.wraps(method)
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        before, slots = self._stems, self._engine.slots
+        before = self._stems
         with self._engine.lock, inferring():
-            clock = slots.clock
+            clock = self._engine.slots.clock
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
-                held = [stem.slot for stem in (*before, *self._stems)]
-                taken = [slot for slot in slots.busy if slot.used > clock]  # maybe no stem's yet
-                for slot in (*held, *taken):
-                    if slot is not None:
+                for stem in (*before, *self._stems):
+                    if stem.slot is not None:
+                        self._engine.drop(stem.slot)
+                for slot in self._engine.slots.busy:
+                    if slot.used > clock:  # taken, and not given to a row yet
                         self._engine.drop(slot)
                 self._stems, self._stem_of, self._logits = [], [], self._logits[:0]
                 raise
@@ -85,8 +86,10 @@ class EngineDecoder:
     @property
     def logits(self) -> Tensor:
         """`[A, V]` next-token logits of the active rows."""
-        single = len(self._stems) == len(self._stem_of)  # then rows and stems are in one order
-        return self._logits if single else self._logits[self._stem_of]
+        if len(self._stems) == len(self._stem_of):  # then rows and stems are in one order
+            return self._logits
+        where = torch.tensor(self._stem_of, dtype=torch.int64, device=self._logits.device)
+        return self._logits.index_select(0, where)
 
     @whole
     def join(self, prefixes: Sequence[Tokens], ledgers: Sequence[Account | None]) -> None:

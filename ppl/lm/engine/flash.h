@@ -245,7 +245,8 @@ struct Together {
             }
             pairs[t / 2] = paired((vector)w[0], (vector)w[1]);
         }
-        const __m512 shrink = power(_mm512_fmadd_ps((__m512)most[v], scale, minus));
+        // Not as above: of tops of -1e30 rounding would leave 1e22, of which the power is infinite.
+        const __m512 shrink = power(_mm512_mul_ps(_mm512_sub_ps((__m512)most[v], top), scale));
         if (_mm512_cmp_ps_mask((__m512)most[v], top, _CMP_NEQ_UQ))
             for (int d = 0; d < WIDE; d++) sum[v][d] *= (vector)shrink;
         most[v] = (vector)top;

@@ -144,10 +144,18 @@ def fill(
         `[T, 1, G * H, D]`, as wide as values are.
 
     Raises:
-        RuntimeError: there is no compiler, or it refuses.
+        RuntimeError: there is no compiler, or it refuses, or queries, keys and values are not of
+            one kind.
     """
     tokens, query_heads, _, dim = query.shape
     heads, wide = key.shape[1], value.shape[3]
+    # From here on nobody looks at bounds.
+    fits = query.dtype == key.dtype == value.dtype and query_heads % heads == 0
+    fits &= key.shape == (tokens, heads, 1, dim) and value.shape == (tokens, heads, 1, wide)
+    fits &= sinks is None or sinks.numel() == query_heads
+    if not (fits and int(jobs[-1, 1]) == tokens):
+        found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (query, key, value))
+        raise RuntimeError(f"queries, keys and values are not of one kind: {found}")
     run = filling(heads, query_heads // heads, dim, wide, query.dtype == torch.bfloat16)
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()

@@ -30,7 +30,7 @@ from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.engine.spans import MOST_TOGETHER, Common, Span
 from ppl.lm.engine.trunk import Standing, standing_on
-from ppl.lm.engine.whole import WholeStep, packer, whole_step
+from ppl.lm.engine.whole import WholeStep, packer_of, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
 # where every head has its own.
@@ -152,15 +152,14 @@ class Passes:
             high = low + rows
         where = [slot.index - low for slot in slots]
         # NumPy, because so many small operations cost torch several times as much.
-        ids, positions, columns = table = np.zeros((3, high - low), dtype=np.int64)
-        columns[:] = self._slots.length
-        ids[where] = [text[-1] & ID for text in texts]
-        positions[where] = [slot.length for slot in slots]
-        columns[where] = tails = [slot.tail for slot in slots]
-        reach = np.zeros(high - low, dtype=np.int64)
-        reach[where] = tails
-        reach[where] += count - 1
-        spans = self._common.spans(slots, texts, where, reach.tolist(), 1, self.price)
+        table = np.zeros((3, high - low), dtype=np.int64)
+        table[2] = self._slots.length
+        lengths, tails = [slot.length for slot in slots], [slot.tail for slot in slots]
+        table[:, where] = [text[-1] & ID for text in texts], lengths, tails
+        reach = [0] * (high - low)
+        for row, tail in zip(where, tails, strict=True):
+            reach[row] = tail + count - 1
+        spans = self._common.spans(slots, texts, where, reach, 1, self.price)
         self._seat(slots, where, high - low)
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(slots, where, high - low)
@@ -200,13 +199,13 @@ class Passes:
         if rows and few and self.takes_whole(missing):
             self._as_steps(rows)
             return
-        if self._packer and missing >= _PACKED * len(rows):
+        if missing >= _PACKED * len(rows) and (packer := self._packer):
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
                 own = text[slot.length :], slot.length, slot.tail, kv
                 jobs.append(Job(*own, self._slots.states[slot.index], slot.trunk))
-            self._pack(jobs)
+            self._pack(jobs, packer)
             for text, slot in rows:
                 slot.length = len(text)
             return
@@ -332,8 +331,8 @@ class Passes:
                 self._check(text[done:])
             made.append((base, piece))
             jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
-        if self._packer:
-            self._pack(jobs)
+        if packer := self._packer:
+            self._pack(jobs, packer)
         else:
             for (text, *_), job in zip(stems, jobs, strict=True):
                 self._segment(text, job)
@@ -358,16 +357,14 @@ class Passes:
         """What fills texts without padding: the program of a step, whose rows know no more than
         these tokens and have no weights of their own."""
         plain = not self._states and not self._keeps.int8 and not self.adapters.there
-        return packer(self.whole, self.compiled, self.plan) if plain else None
+        return packer_of(self.whole, self.compiled, self.plan) if plain else None
 
-    def _pack(self, jobs: Sequence[Job]) -> None:
-        fill = self._packer
-        assert fill is not None
+    def _pack(self, jobs: Sequence[Job], packer: Callable[[Packed], Tensor]) -> None:
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            run.keep(fill(run))
+            run.keep(packer(run))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""

@@ -95,12 +95,21 @@ static void by_matrices(const Filling &call, const Job &job, int64_t start, int 
 static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t) {}
 #endif
 
+static bool finite(const number *x, int64_t count) {
+    whole wrong = {};
+    over(count, [&](int64_t i, int64_t left) {
+        wrong |= ((whole)taken(x + i, left) & 0x7f800000) == 0x7f800000;
+    });
+    for (int i = 1; i < LANES; i++) wrong[0] |= wrong[i];
+    return !wrong[0];
+}
+
 // Many tokens of each of some texts: writes their keys and values, and attends, each to all before
 // it and itself.
 // query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; firsts: [tokens]
 // the first position that each looks at, or null for the beginning of its text; out: as query, WIDE
-// numbers each, perhaps in the same place. runs, layer, other_layer, softcap, sinks: as above; keys and values of a job's
-// last run are those of its memory, which has room for them.
+// numbers each, perhaps in the same place. runs, layer, other_layer, softcap, sinks: as in
+// attention.cpp; keys and values of a job's last run are those of its memory, which has room for them.
 extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run *runs, int64_t layer,
                      int64_t other_layer, const number *query, const number *key,
                      const number *value, float scaling, float softcap, const float *sinks,
@@ -120,10 +129,13 @@ extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run 
     };
     std::vector<Item> items;
     for (int64_t at = 0; at < count; at++) {
-        const int64_t queries = (jobs[at].stop - jobs[at].first) * GROUP;
-        for (int64_t start = 0; start < queries; start += most) {
-            const int64_t left = queries - start;
-            items.push_back({at, start, (int)(left < most ? left : most)});
+        const int64_t tokens = jobs[at].stop - jobs[at].first, each = HEADS * WIDE;
+        // Nothing times what is not finite is not nothing: then no token meets values behind it.
+        const bool alone = !finite(value + jobs[at].first * each, tokens * each);
+        for (int64_t start = 0, some; start < tokens * GROUP; start += some) {
+            const int64_t left = alone ? GROUP - start % GROUP : tokens * GROUP - start;
+            some = left < most ? left : most;
+            items.push_back({at, start, (int)some});
         }
     }
 #pragma omp parallel num_threads(threads)

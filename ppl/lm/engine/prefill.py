@@ -81,6 +81,7 @@ class Packed:
 
     jobs: Sequence[Job]
     _tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _fitting: set[tuple[object, ...]] = field(default_factory=set)  # every layer asks
 
     def attend(
         self,
@@ -111,6 +112,8 @@ class Packed:
     def check(self, group: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
         """Raises RuntimeError where the memory has keys or values of other heads and sizes, or of
         another type: behind this nobody looks at bounds."""
+        if (group, shape, dtype) in self._fitting:
+            return
         for job in self.jobs:
             for kv in (job.kv, *(part.piece.kv for part in job.trunk)):
                 kept = kv[group]
@@ -119,6 +122,7 @@ class Packed:
                         f"keys and values are not of one kind with the cache: {dtype} {shape}, "
                         f"{kept.dtype} {tuple(kept.shape)}"
                     )
+        self._fitting.add((group, shape, dtype))
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:

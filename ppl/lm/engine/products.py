@@ -19,6 +19,8 @@ from ppl.lm.engine.building import built
 _WIDTHS = (64, 48, 32, 16)
 # Inputs are filled up to a multiple of so many, and so many of them lie side by side.
 _LIES = {torch.bfloat16: (32, 2), torch.float32: (16, 1)}
+# So many rows, or more than there are.
+_ANY = 1 << 62
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
@@ -38,7 +40,8 @@ class Own:
 
     Attributes:
         dtype: of the weight, and of what it is given and gives.
-        most: up to so many rows it is quicker than oneDNN.
+        most: up to so many rows it is quicker than oneDNN; any number where inputs have to be
+            filled up, because there oneDNN lets what is not finite in one row reach others.
     """
 
     def __init__(self, packed: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -50,6 +53,8 @@ class Own:
         self.most = int(program.most())
         if self.most < 1:
             raise RuntimeError("no products of our own on this processor")
+        if self.inputs % _LIES[self.dtype][0]:
+            self.most = _ANY
         self._run, self._packed, self._where = program.multiply, packed, _where(packed)
         # Which it is depends on sizes and threads.
         self._width = next((w for w in _WIDTHS if self._lies(w, weight)), 0)

@@ -126,6 +126,11 @@ class Part(NamedTuple):
         """A view."""
         return self.segment.view(self.start, self.stop)
 
+    def states(self, start: int) -> Tensor:
+        """A view of the last hidden states `[n, hidden_size]` from a position of the text on."""
+        first = self.segment.start
+        return self.segment.piece.states[max(start, self.start) - first : self.stop - first]
+
 
 Trunk = tuple[Part, ...]
 """Parts, one after the other, from position 0 on."""

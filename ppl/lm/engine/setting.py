@@ -17,16 +17,15 @@ _KEPT = "_attn_implementation_internal"
 
 def on_the_cpu() -> AbstractContextManager[Any]:
     """Tensors of which no device is said are on the CPU, also where torch has another default."""
-    is_so = torch.get_default_device().type == "cpu"
+    # torch's function that says so takes as long as all else that is set around a step.
+    is_so = torch.empty(0).device.type == "cpu"
     return contextlib.nullcontext() if is_so else torch.device("cpu")
 
 
 def inferring() -> AbstractContextManager[Any]:
     """Inference mode, `on_the_cpu`, and no casts but the model's own, whatever is set around it;
     nothing inside of itself, as entering it again takes its time, too."""
-    # An interrupt may have come between: torch leaves the mode where nobody holds it any more.
-    inside = _inside.get() and torch.is_inference_mode_enabled()
-    return contextlib.nullcontext() if inside else _Inferring()
+    return contextlib.nullcontext() if _inside.get() else _Inferring()
 
 
 # Each thread has its own.
@@ -36,20 +35,39 @@ _KINDS = "cpu", "cuda"
 
 
 class _Inferring:
-    """A generator would take as long as all that is entered."""
+    """A generator would take as long as all that is entered.
+
+    Whoever interrupts it finds the thread as it was: half of it would fail all that runs later.
+    """
 
     def __enter__(self) -> None:
         casting = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
-        self._entered: list[Any] = [torch.inference_mode(), on_the_cpu()]
-        self._entered += [torch.autocast(kind, enabled=False) for kind in casting]
-        for each in self._entered:
-            each.__enter__()
-        self._before = _inside.set(True)
+        self._modes: list[Any] = [torch.inference_mode(), on_the_cpu()]
+        self._modes += [torch.autocast(kind, enabled=False) for kind in casting]
+        self._entered, was = 0, torch.is_inference_mode_enabled()
+        try:
+            for each in self._modes:
+                each.__enter__()
+                self._entered += 1
+            _inside.set(True)
+        except BaseException:
+            if not self._entered and torch.is_inference_mode_enabled() != was:
+                self._entered = 1  # it was entered, and not counted
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(self, *failure: Any) -> None:
-        _inside.reset(self._before)
-        for each in reversed(self._entered):
-            each.__exit__(*failure)
+        try:
+            self._leave(failure)
+        except BaseException:
+            self._leave(failure)  # leaving inference mode twice is leaving it
+            raise
+
+    def _leave(self, failure: tuple[Any, ...]) -> None:
+        _inside.set(False)
+        while self._entered:
+            self._modes[self._entered - 1].__exit__(*failure)
+            self._entered -= 1
 
 
 class Attention:

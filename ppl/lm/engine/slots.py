@@ -129,7 +129,7 @@ class Slots:
 
     def states_of(self, slot: Slot, start: int) -> Tensor:
         """A copy of the last hidden states `[n, hidden]` of its row from a position on."""
-        parts = [part.piece.states[max(start - part.start, 0) :] for part in slot.trunk]
+        parts = [part.states(start) for part in slot.trunk if part.stop > start]
         own = self.states[slot.index, max(start - slot.base, 0) : slot.tail]
         return torch.cat([*parts, own])
 

@@ -142,6 +142,8 @@ class Common:
             self._keys = [
                 common_keys(slots[i], texts[i], slots[j], texts[j]) for i, j in pairwise(order)
             ]
+        if (len(slots) - 1) * max(self._keys, default=0) <= price:
+            return spans  # no run of rows has more in common
         whole = spans or [Span(0, len(positions), max(positions) + 1)]
         marked = share(whole, [where[i] for i in order], self._keys, price)
         # One span of rows that share nothing is a pass like any other, and can be captured.

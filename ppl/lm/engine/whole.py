@@ -250,7 +250,7 @@ def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
         return None
 
 
-def packer(
+def packer_of(
     whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan
 ) -> Callable[[Packed], Tensor] | None:
     """What computes many tokens of texts in one pass, if anything does: their last hidden states

@@ -21,14 +21,6 @@ DRAFTS = "tests/test_engine_drafts.py"
 PACE, PACES = "ppl/lm/pace.py", "tests/test_pace.py"
 
 FAULTS = [
-    # Interrupts.
-    Fault(DECODER, "if slot.used > clock]", "if slot.used < 0]", DECODERS),
-    Fault(
-        "ppl/lm/engine/setting.py",
-        "_inside.get() and torch.is_inference_mode_enabled()",
-        "_inside.get()",
-        "tests/test_setting.py",
-    ),
     # From logits to tokens.
     Fault(
         SAMPLING,

@@ -124,6 +124,13 @@ FAULTS = [
         equivalent="the last run in a slot is then a piece of its own, of the same content",
     ),
     # Slots.
+    Fault(RUNS, "max(start, self.start) - first", "self.start - first", f"{TRUNKS} {ENGINES}"),
+    Fault(
+        "ppl/lm/engine/spans.py",
+        "max(self._keys, default=0) <= price",
+        "min(self._keys, default=0) <= price",
+        "tests/test_attention.py -k can_pay",
+    ),
     Fault(
         SLOTS,
         "        self.empty(slot, keep)\n        self.clock",
@@ -239,6 +246,18 @@ FAULTS = [
         "for (int t = seen; t < steps; t++)",
         "for (int t = steps; t < steps; t++)",
         f"{FILLED} -k before_them",
+    ),
+    Fault(
+        "ppl/lm/engine/flash.h",
+        "_mm512_mul_ps(_mm512_sub_ps((__m512)most[v], top), scale)",
+        "_mm512_fmadd_ps((__m512)most[v], scale, minus)",
+        "tests/test_whole_texts.py -k short_runs",
+    ),
+    Fault(
+        "ppl/lm/engine/prefill.cpp",
+        "alone ? GROUP",
+        "alone ? 2 * GROUP",
+        "tests/test_whole_texts.py -k not_finite",
     ),
     Fault(
         "ppl/lm/engine/building.py",

@@ -6,7 +6,7 @@ from fault import Fault
 
 ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
-SETTING = "tests/test_setting.py"
+SETTING, INTERRUPTS = "tests/test_setting.py", "tests/test_interrupts.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
 FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
@@ -51,6 +51,14 @@ FAULTS = [
         "if _inside.get() else",
         "if _inside.get() or torch.is_inference_mode_enabled() else",
         SETTING,
+    ),
+    Fault(f"{ENGINE}/decoder.py", "if slot.used > clock:", "if False:", INTERRUPTS),
+    Fault("ppl/lm/decode.py", "        self._decoder.advance([], [])  #", "        #", INTERRUPTS),
+    Fault(
+        f"{ENGINE}/setting.py",
+        "self._leave(failure)  # leaving inference mode twice is leaving it",
+        "pass",
+        INTERRUPTS,
     ),
     Fault(
         f"{ENGINE}/building.py",

@@ -15,6 +15,12 @@ SEARCHERS = "tests/test_searchers.py"
 SAMPLING = "tests/test_sampling.py"
 
 FAULTS = [
+    Fault(
+        "ppl/runtime/factor.py",
+        "with torch.inference_mode(False):",
+        "if True:",
+        "tests/test_factor.py -k comes_first",
+    ),
     # A twist guides, and is gone at the end.
     Fault(
         PARTICLE,

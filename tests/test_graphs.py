@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -15,7 +19,7 @@ from engines import (
 
 from ppl.errors import UnsupportedModelError
 from ppl.lm.engine.engine import Engine
-from ppl.lm.engine.graphs import StepGraphs, keys_bucket, rows_bucket
+from ppl.lm.engine.graphs import StepGraphs, cuda_graph, keys_bucket, rows_bucket
 
 
 @torch.inference_mode()
@@ -81,6 +85,42 @@ def test_captured_steps_share_a_pool_until_all_of_them_are_dropped(monkeypatch):
             graphs.run(memory, low, 128, Table())
     assert graphs.captured == 6
     assert len(pools) == 3
+
+
+def test_captures_in_several_threads_are_made_one_after_the_other(monkeypatch):
+    """They share a stream; what other threads do beside a capture is no fault of theirs."""
+    under_way, modes = [], []
+
+    class Fake:
+        def wait_stream(self, other):
+            pass
+
+        def replay(self):
+            pass
+
+    @contextmanager
+    def graph(graph, pool, capture_error_mode="global"):
+        modes.append(capture_error_mode)
+        yield
+
+    def step():
+        under_way.append(threading.get_ident())
+        time.sleep(0.01)
+        assert set(under_way) == {threading.get_ident()}
+        if len(under_way) == 3:  # two to warm up, and the captured one
+            under_way.clear()
+        return torch.zeros(1)
+
+    for name in ("current_stream", "Stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Fake)
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    with ThreadPoolExecutor(4) as threads:
+        made = [threads.submit(cuda_graph, step, torch.device("cuda")) for _ in range(4)]
+        for one in made:
+            assert one.result()() == 0
+    assert modes == ["thread_local"] * 4
 
 
 def test_graphs_need_a_gpu():

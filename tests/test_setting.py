@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 
 import pytest
 import torch
@@ -104,3 +105,16 @@ def test_what_was_set_is_set_again_where_a_pass_fails():
         assert not torch.is_inference_mode_enabled()
         with inferring():  # not taken for one inside of another
             assert torch.is_inference_mode_enabled()
+
+
+def test_inference_mode_whose_leaving_was_interrupted_is_entered_again():
+    def later() -> None:
+        inferring().__enter__()  # and nobody leaves it: torch does when it is forgotten
+        assert not torch.is_inference_mode_enabled()
+        for _ in range(2):
+            with inferring():
+                assert torch.is_inference_mode_enabled()
+            assert not torch.is_inference_mode_enabled()
+            inferring().__enter__()
+
+    contextvars.copy_context().run(later)

@@ -8,6 +8,7 @@ rounded up to buckets; rows that are not there compute for nobody, as padding do
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch import Tensor
 # Captured steps that are kept; each holds the memory of its inputs and results.
 _MOST = 64
 _KEYS = 128
+# All captures of a process are made on one stream (torch's), whichever engine they are of.
+_CAPTURING = threading.Lock()
 
 
 def rows_bucket(rows: int) -> int:
@@ -42,7 +45,7 @@ def cuda_graph(
     """
     if device.type != "cuda":
         raise ValueError(f"graphs=True: CUDA graphs need a GPU, the model is on {device}")
-    with torch.cuda.device(device):
+    with _CAPTURING, torch.cuda.device(device):
         return _captured(step, pool)
 
 
@@ -54,7 +57,8 @@ def _captured(step: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
             step()
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Other threads may allocate meanwhile, and wait for what they drew.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         output = step()
 
     def replay() -> Tensor:

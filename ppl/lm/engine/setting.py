@@ -25,7 +25,9 @@ def on_the_cpu() -> AbstractContextManager[Any]:
 def inferring() -> AbstractContextManager[Any]:
     """Inference mode, `on_the_cpu`, and no casts but the model's own, whatever is set around it;
     nothing inside of itself, as entering it again takes its time, too."""
-    return contextlib.nullcontext() if _inside.get() else _Inferring()
+    # Whose leaving was interrupted at its very start is still inside; torch has left the mode.
+    inside = _inside.get() and torch.is_inference_mode_enabled()
+    return contextlib.nullcontext() if inside else _Inferring()
 
 
 # Each thread has its own.

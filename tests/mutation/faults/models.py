@@ -48,8 +48,14 @@ FAULTS = [
     Fault(f"{ENGINE}/setting.py", "if torch.is_autocast_enabled(kind)", "if False", SETTING),
     Fault(
         f"{ENGINE}/setting.py",
-        "if _inside.get() else",
-        "if _inside.get() or torch.is_inference_mode_enabled() else",
+        "_inside.get() and torch.is_inference_mode_enabled()",
+        "_inside.get() or torch.is_inference_mode_enabled()",
+        SETTING,
+    ),
+    Fault(
+        f"{ENGINE}/setting.py",
+        "_inside.get() and torch.is_inference_mode_enabled()",
+        "_inside.get()",
         SETTING,
     ),
     Fault(f"{ENGINE}/decoder.py", "if slot.used > clock:", "if False:", INTERRUPTS),

@@ -40,6 +40,8 @@ def bursts_of(
             return None
         else:
             bursts = Burst(engine.runner, engine.base, product)
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, RuntimeError):  # of another kind, in one way or another
         return None
     with engine.lock, inferring():

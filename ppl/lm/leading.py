@@ -29,7 +29,7 @@ from ppl.lm import sampling
 from ppl.lm.base import Drawn, Tokens
 from ppl.lm.company import gives_back
 from ppl.lm.decode import LogitsModel, Session, _book, _broke
-from ppl.lm.engine.leading import LeadingDecoder
+from ppl.lm.engine.leading import Asked, LeadingDecoder
 from ppl.lm.row import Row
 
 # Known tokens that are drawn together: what is drawn beyond the first that differs is for nothing.
@@ -159,7 +159,7 @@ class LeadingSession(Session):
             heat = [row.request.spec.warp.temperature for row in rows]
             # A step of all rows costs about what asking for another burst does.
             idle = len(rows) if self._calm >= _CALM else 0
-            made = self._decoder.burst(last, numbers, pauses, heat, steps, idle)
+            made = self._decoder.burst(last, Asked(numbers, pauses, heat, steps, idle))
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it

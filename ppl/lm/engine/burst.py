@@ -21,6 +21,7 @@ from torch import nn
 
 from ppl.lm.engine import inversion
 from ppl.lm.engine.building import built
+from ppl.lm.engine.leading import Asked
 from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Slot, Tokens
@@ -98,13 +99,10 @@ class Burst:
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
-        uniforms: NDArray[np.float64],
-        pauses: Sequence[NDArray[np.uint8]],
-        temperatures: Sequence[float],
-        steps: Sequence[int],
-        idle: int,
+        asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`."""
+        uniforms, pauses, temperatures, steps, idle = asked
         most = len(uniforms)
         _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         if any(span.shared for span in spans or ()):

@@ -14,7 +14,7 @@ from ppl.lm.engine.admission import samples
 from ppl.lm.engine.burst import Burst
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.inversion import invert
-from ppl.lm.engine.leading import Bursts
+from ppl.lm.engine.leading import Asked, Bursts
 from ppl.lm.engine.replays import Replays
 from ppl.lm.engine.setting import inferring
 
@@ -62,7 +62,7 @@ def _agrees(bursts: Bursts, engine: Engine, head: Callable[[Tensor], Tensor]) ->
     (slot,) = engine.open([start[:-1]])[0].values()
     no_pauses = np.zeros(engine.vocabulary, dtype=np.uint8)
     try:
-        made = bursts([slot], [start], uniforms, [no_pauses], [1.0], [2], 0)
+        made = bursts([slot], [start], Asked(uniforms, [no_pauses], [1.0], [2], 0))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # what cannot be captured

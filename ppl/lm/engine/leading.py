@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,24 @@ from ppl.lm.engine.decoder import EngineDecoder, whole
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.sampling import Warp
+
+
+class Asked(NamedTuple):
+    """How the rows of a burst draw.
+
+    Attributes:
+        uniforms: `[T, rows]` by which.
+        pauses: `[V]` of each row 1 for tokens with which it may end; read where bursts pause.
+        temperatures: of each row, by which its logits are divided.
+        steps: most of each row.
+        idle: most steps that rows may make for nobody, all together, as they have paused.
+    """
+
+    uniforms: NDArray[np.float64]
+    pauses: Sequence[NDArray[np.uint8]]
+    temperatures: Sequence[float]
+    steps: Sequence[int]
+    idle: int
 
 
 class Bursts(Protocol):
@@ -33,11 +51,7 @@ class Bursts(Protocol):
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
-        uniforms: NDArray[np.float64],
-        pauses: Sequence[NDArray[np.uint8]],
-        temperatures: Sequence[float],
-        steps: Sequence[int],
-        idle: int,
+        asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Computes the last token of each row's text, draws the next, computes that, and so on; of
         the last that is drawn nothing is computed.
@@ -45,11 +59,7 @@ class Bursts(Protocol):
         Args:
             slots: have all but the last token of each text, and room for so many more.
             texts: of each row.
-            uniforms: `[T, rows]` by which to draw.
-            pauses: `[V]` of each row 1 for tokens with which it may end; read where `pausing`.
-            temperatures: of each row, by which its logits are divided.
-            steps: most of each row.
-            idle: most steps that rows may make for nobody, all together, as they have paused.
+            asked: how they draw.
 
         Returns:
             Tokens and their log-probabilities `[t, rows]`: of each row up to where it paused, or
@@ -105,11 +115,7 @@ class LeadingDecoder(EngineDecoder):
     def burst(
         self,
         tokens: Sequence[int],
-        uniforms: NDArray[np.float64],
-        pauses: Sequence[NDArray[np.uint8]],
-        temperatures: Sequence[float],
-        steps: Sequence[int],
-        idle: int,
+        asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Appends to each row its token, and then what is drawn, but for the last; see `Bursts`.
         None, and nothing, where rows have left their slots since `bursts` was asked."""
@@ -119,8 +125,8 @@ class LeadingDecoder(EngineDecoder):
         if len(slots) < len(stems):
             return None  # another batch has taken the memory of one since
         texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
-        self._engine.room(slots, [len(uniforms)] * len(slots))
-        made = self._bursts(slots, texts, uniforms, pauses, temperatures, steps, idle)
+        self._engine.room(slots, [len(asked.uniforms)] * len(slots))
+        made = self._bursts(slots, texts, asked)
         if made is not None:
             for stem, text, drawn in zip(stems, texts, made[0].T.tolist(), strict=True):
                 there = drawn.index(-1) if drawn[-1] == -1 else len(drawn)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.graphs import StepGraphs, keys_bucket
+from ppl.lm.engine.leading import Asked
 from ppl.lm.engine.runs import Slot, Tokens
 from ppl.lm.sampling import Warp, draw_plainly
 
@@ -64,22 +65,18 @@ class Replays:
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
-        uniforms: NDArray[np.float64],
-        pauses: Sequence[NDArray[np.uint8]],
-        temperatures: Sequence[float],
-        steps: Sequence[int],
-        idle: int,
+        asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`; rows make as many steps as there are numbers."""
-        most = len(uniforms)
+        most = len(asked.uniforms)
         low, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         if spans is not None or standing is not None:
             return None
         rows = inputs.shape[1]
         numbers = np.full((1 + _MOST, rows), 0.5)
         numbers[0] = 1.0
-        numbers[0, where] = temperatures
-        numbers[1 : 1 + most, where] = uniforms
+        numbers[0, where] = asked.temperatures
+        numbers[1 : 1 + most, where] = asked.uniforms
         found = self.graphs.run(
             self._slots.generation,
             low,

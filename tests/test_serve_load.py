@@ -24,8 +24,8 @@ from serving import (
     quick,
     served,
     trees,
-    until,
 )
+from work import until
 
 from ppl.searchers import SMC
 from ppl.serve import Limits, Question, background, serve

@@ -10,7 +10,8 @@ import httpx
 import openai
 import pyro
 import pytest
-from serving import QUICK, Counting, ask, client, connected, quick, served, until
+from serving import QUICK, Counting, ask, client, connected, quick, served
+from work import until
 
 import ppl
 from ppl.errors import SearchStateError, ServerError

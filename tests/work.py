@@ -1,6 +1,6 @@
-"""How much work something is, so that a busy or slow machine changes nothing: by counts, by growth.
+"""How much work something is, by counts and by growth, and waiting for what is to come.
 
-Seconds are no test: what a fast machine does in one, a slow one does in ten.
+Seconds are no test: what one machine does in one, another does in ten, and any may stand still.
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ def growth(function: Callable[[int], Any], size: int, tries: int = 4) -> float:
         if large < LINEAR * max(small, _GRAIN):
             break
     return large / max(small, _GRAIN)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> bool:
+    """Waits until a condition holds; whether it does."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    return bool(condition())
 
 
 def _seconds(function: Callable[[int], Any], size: int) -> float:

@@ -7,12 +7,14 @@ import contextlib
 import math
 import re
 import threading
+import time
 
 import pyro
 import pytest
 from programs import TOY, VERIFIERS
 from served import serve
 from transformers import GenerationConfig
+from work import until
 
 import ppl
 from ppl.errors import ServerError

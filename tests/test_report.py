@@ -159,7 +159,11 @@ def test_at_full_size_a_rule_is_what_the_searcher_itself_answered(folder, sectio
 def test_a_name_is_one_rule_in_every_line(tmp_path, weights, vote):
     """A posterior's vote is by weight; where all weigh alike it is the plain one."""
     rows, pools = [], {}
-    for searcher, some in (("SMC(3)", weights), ("BestOfN(2)", (0.0, 0.0)), ("BestOfN(3)", weights)):
+    for searcher, some in (
+        ("SMC(3)", weights),
+        ("BestOfN(2)", (0.0, 0.0)),
+        ("BestOfN(3)", weights),
+    ):
         rows.append(result("q", searcher, len(some), rights={"best": True, "vote": True}))
         pools[rows[-1]["cell"]] = [
             candidate(answer, log_weight=w) for answer, w in zip("122", some, strict=False)
@@ -405,7 +409,9 @@ def test_pictures_are_pictures(made):
     assert "#010203" not in text
 
 
-@pytest.mark.parametrize("tokens", [(744, 813), (11, 12), (0.5, 0.5), (53, 724), (10, 10_000), (3, 3e7)])
+@pytest.mark.parametrize(
+    "tokens", [(744, 813), (11, 12), (0.5, 0.5), (53, 724), (10, 10_000), (3, 3e7)]
+)
 def test_an_axis_has_marks_to_read_between(tokens):
     from matplotlib.figure import Figure
 

@@ -50,7 +50,7 @@ class Commands(TyperGroup):
                 sys.path.append(here)  # modules of one's own, as `python -m ppl` finds them
             with warnings.catch_warnings():
                 if not debug:
-                    warnings.showwarning = _warned
+                    warnings.showwarning = _warned  # type: ignore[assignment]
                 return super().invoke(ctx)
         except EXPECTED as error:
             if debug:

@@ -180,8 +180,8 @@ def _section(group: Group, rows: Sequence[Row], runs: Runs, rules: tuple[Rule, .
                 f"{mixed} pools have equal answers that were judged differently: votes take the "
                 "more frequent judgement."
             )
-    # A posterior votes by its weights, which stored candidates call the weighted vote. `vote` is the
-    # plain one in every line; where nothing is ever weighed both are one.
+    # A posterior votes by its weights, which stored candidates call the weighted vote. `vote` is
+    # the plain one in every line; where nothing is ever weighed both are one.
     weighed = any(_uneven(runs.candidates.get(row.cell, ())) for row in rows)
     vote = "weighted vote" if weighed else "vote"
     for (searcher, budget), mine in by_searcher.items():

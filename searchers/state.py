@@ -49,8 +49,8 @@ def of_round(said: Any, searcher: object) -> tuple[Any, Mapping[str, Any]]:
         if isinstance(state, State) and isinstance(note, Mapping):
             return state, note
     raise SearchStateError(
-        f"{type(searcher).__name__}.step returned {shown(said)}: return two things, the next state, "
-        "state.after(...), and a note, which is a mapping, {} for none"
+        f"{type(searcher).__name__}.step returned {shown(said)}: return two things, the next "
+        "state, state.after(...), and a note, which is a mapping, {} for none"
     )
 
 

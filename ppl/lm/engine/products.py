@@ -98,18 +98,8 @@ class Own:
         return [run, *sizes, self._where, 0, self._where_bias or 0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[..., inputs]` to `[..., outputs]`.
-
-        Raises:
-            RuntimeError: `x` is of another type than the weight, or another size, or not on a CPU.
-        """
-        # From here on nobody looks at bounds.
-        if x.dtype != self.dtype or x.shape[-1] != self.inputs or not x.is_cpu:
-            raise RuntimeError(
-                f"a layer of [{self.outputs}, {self.inputs}] in {self.dtype} on a CPU was given "
-                f"{tuple(x.shape)} in {x.dtype} on {x.device}"
-            )
-        x = x.contiguous()
+        """`[..., inputs]` to `[..., outputs]`. Raises what `taken` does."""
+        x = taken(x, self.inputs, self.outputs, self.dtype)
         y = x.new_empty((*x.shape[:-1], self.outputs))
         self._run(
             x.numel() // self.inputs,
@@ -124,6 +114,20 @@ class Own:
             y.data_ptr(),
         )
         return y
+
+
+def taken(x: Tensor, inputs: int, outputs: int, dtype: torch.dtype) -> Tensor:
+    """What a layer is given, side by side in memory: from here on nobody looks at bounds.
+
+    Raises:
+        RuntimeError: `x` is of another type than the layer, or another size, or not on a CPU.
+    """
+    if x.dtype != dtype or x.shape[-1] != inputs or not x.is_cpu:
+        raise RuntimeError(
+            f"a layer of [{outputs}, {inputs}] in {dtype} on a CPU was given "
+            f"{tuple(x.shape)} in {x.dtype} on {x.device}"
+        )
+    return x.contiguous()
 
 
 def _where(packed: Tensor) -> int:

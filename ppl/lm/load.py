@@ -80,7 +80,7 @@ def load(
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     context_length: int | None = None,
-    kv_bytes: int = 2 << 30,
+    kv_bytes: float | str = 2 << 30,
     kv: str | Eviction = "full",
     pack: bool = True,
     weights: str | None = None,
@@ -107,7 +107,8 @@ def load(
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
-        kv_bytes: memory for cached keys and values; rows that do not fit wait, but one always runs.
+        kv_bytes: memory for cached keys and values, in bytes or as `"2GiB"` or `"2GB"` (10^9 each);
+            rows that do not fit wait, but one always runs.
         kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
             tokens and the first 4, `"delayed(4, 256)"` for one of four behind the last 256, either
             behind `"int8+"`, or an eviction, such as a trained one (`ppl.lm.eviction`). What is not
@@ -174,6 +175,7 @@ def load(
             "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
     _check_settings(**settings)
+    settings["kv_bytes"] = checks.nbytes(kv_bytes=kv_bytes)
     fitting = [prefix for prefix in _LOADERS if str(source).startswith(prefix)]
     if fitting:
         prefix = max(fitting, key=len)
@@ -208,7 +210,7 @@ def _check_settings(
     trust_remote_code: bool,
     adapter: str | Path | None,
     context_length: int | None,
-    kv_bytes: int,
+    kv_bytes: float | str,
     kv: str | Eviction,
     pack: bool,
     weights: str | None,
@@ -218,7 +220,6 @@ def _check_settings(
     replicas: int | Sequence[str] | None,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
-    checks.count(kv_bytes=kv_bytes)
     KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)

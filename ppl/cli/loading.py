@@ -127,8 +127,9 @@ class Loading:
         """What a model is called that is loaded so."""
         from ppl.lm.engine.kv import KV
         from ppl.lm.engine.quantised import name_with
+        from ppl.lm.gguf import name_of
 
-        name = name if self.adapter is None else f"{name}+{self.adapter}"
+        name = name_of(name) if self.adapter is None else f"{name_of(name)}+{self.adapter}"
         return KV.read(self.kv or "full").named(name_with(name, self.weights))
 
     def refuse_for_several(self, models: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.gguf import name_of
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import device_here, embedded, load_pretrained
@@ -94,11 +95,12 @@ def load(
 
     Args:
         source: `"tiny"` or `"tiny-lines"` for an embedded model; a folder in Hugging Face format; a
-            `.gguf` file (converted once and kept in the user's cache folder); a Hugging Face Hub
-            id, with `:Q8_0` and the like for a GGUF file there; the folder of a LoRA adapter,
-            which names its model; the address of a server, such as `"http://localhost:8000/v1"`, or
-            those of several that run the same model, as a list or with commas between them; or what
-            starts with a prefix of one's own (`ppl.register`).
+            `.gguf` file (converted once and kept in the user's cache folder; the model is called by
+            the file's name without folder and suffix); a Hugging Face Hub id, with `:Q8_0` and the
+            like for a GGUF file there; the folder of a LoRA adapter, which names its model; the
+            address of a server, such as `"http://localhost:8000/v1"`, or those of several that run
+            the same model, as a list or with commas between them; or what starts with a prefix of
+            one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
             float32 on a CPU and bfloat16 on a GPU unless given. `torch_dtype` is the same.
         device: a GPU if there is one unless given; a number is that of a GPU. `device_map` is the
@@ -274,7 +276,9 @@ def _local(
 ) -> HFModel:
     folder = embedded(source, "lm")
     model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
-    name = str(source) if files["adapter"] is None else f"{source}+{files['adapter']}"
+    name = name_of(source)
+    if files["adapter"] is not None:
+        name += f"+{files['adapter']}"
     return HFModel(
         model,
         tokenizer,

@@ -26,6 +26,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.gguf import name_of
 from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
@@ -195,7 +196,7 @@ class PRM(Held, Verifier):
         }
         KV.read(kv)
         kv_bytes = checks.nbytes(kv_bytes=kv_bytes)
-        name = f"PRM({name_with(str(source), weights)!r})"
+        name = f"PRM({name_with(name_of(source), weights)!r})"
         if base is not None:
             refuse_own(
                 dtype=dtype,

@@ -51,7 +51,7 @@ def test_what_each_check_takes(check, good, bad):
         (" 2GB ", 2_000_000_000),
         ("2GiB", 2 << 30),
         ("1.5 GiB", 3 << 29),
-        ("0.3GB", 300_000_000),  # not 299,999,999, as floats have it
+        ("1.001GB", 1_001_000_000),  # not a byte less, as floats have it
         ("1TB", 10**12),
         ("1TiB", 1 << 40),
     ],

@@ -345,6 +345,10 @@ class Window:
                 return number, at
         raise RuntimeError("attention is handed other keys and values than the cache holds")
 
+    def stands_for(self, copy: Tensor, tensor: Tensor) -> None:
+        """Lets a copy be handed to attention in the place of keys or values."""
+        self._handed[copy.data_ptr()] = self.holder(tensor)
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns those of the
         layer, `[B, H, visible, D]`: views, or copies from eight bits."""

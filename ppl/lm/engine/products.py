@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 
 # Outputs of a tile, most likely first.
 _WIDTHS = (64, 48, 32, 16)
@@ -141,7 +141,6 @@ def _nbytes(packed: Tensor) -> int:
 @cache
 def _program(half: bool) -> Any:
     program = built("products.cpp", HALF=int(half))
-    program.multiply.argtypes = [*[_INT64] * 5, _INT32, *[_POINTER] * 4]
-    program.multiply.restype = None
+    returning(program.multiply, *[_INT64] * 5, _INT32, *[_POINTER] * 4)
     program.most.restype = _INT64
     return program

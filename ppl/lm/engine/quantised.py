@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl.errors import UnsupportedModelError
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.linear import LaidOutLinear, PackedLinear, pack_linears, parameter_count
 from ppl.lm.engine.pages import Range
 from ppl.lm.engine.products import taken
@@ -186,6 +186,4 @@ def _apart_from_embeddings(model: nn.Module) -> list[nn.Parameter]:
 @cache
 def _program() -> Any:
     run = built("int8.cpp").multiply
-    run.argtypes = [_INT64, _INT64, _INT64, _INT32, _INT32, *[_POINTER] * 5]
-    run.restype = None
-    return run
+    return returning(run, _INT64, _INT64, _INT64, _INT32, _INT32, *[_POINTER] * 5)

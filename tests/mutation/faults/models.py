@@ -27,6 +27,7 @@ FAULTS = [
     Fault(f"{ENGINE}/decoder.py", "if number not in going:", "if number in going:", DECODERS),
     Fault(f"{ENGINE}/slots.py", "            self.pool.clear()\n", "", f"{DECODERS} -k had"),
     Fault(f"{ENGINE}/building.py", "if said < 0:", "if said > 0:", "tests/test_shortage.py"),
+    Fault(f"{ENGINE}/slots.py", "            if edge.slot is slot:\n    ", "", INTERRUPTS),
     # What is not finite, in passes of the library.
     Fault(ATTENTION, "looks = attention_mask is not None and", "looks = False and", FINITE),
     Fault(ATTENTION, "masked_fill(meets[..., None], torch.nan)", "clone()", FINITE),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppl.lm.engine import inversion
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.leading import Asked
 from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
@@ -157,9 +157,7 @@ class Burst:
 
 @cache
 def _program(half: bool) -> Any:
-    run = built("burst.cpp", HALF=int(half)).burst
-    run.argtypes = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, _INT64, *[_POINTER] * 11]
-    run.argtypes += [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
-    run.restype = _INT64
-    return run
+    takes: list[Any] = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, _INT64]
+    takes += [*[_POINTER] * 11, _POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
+    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    return returning(built("burst.cpp", HALF=int(half)).burst, *takes, kind=_INT64)

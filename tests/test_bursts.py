@@ -152,6 +152,32 @@ def test_rows_of_one_text_are_ahead_together_until_they_part(heat, together):  #
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
+@needs_compiler
+@needs_any
+def test_rows_that_forked_for_a_burst_that_is_none_are_where_they_were(together):  # noqa: F811
+    plain, lm = plainly(whole()), whole()
+    own, busy = lm._bursts, []
+
+    class Moody:
+        few, pausing, shares, takes = own.few, own.pausing, own.shares, own.takes
+
+        def __call__(self, slots, texts, asked):
+            busy.append(len(lm.engine.slots.busy) - len(slots))
+            return None if len(busy) % 2 else own(slots, texts, asked)
+
+    lm._bursts, found = Moody(), []
+    for model in (plain, lm):
+        together.clear()
+        asked = [request(model, (5, 17, 40, 8), i, 40, temperature=0.3) for i in range(4)]
+        found.append(model.sample_batch(asked))
+    for one, two in zip(*found, strict=True):
+        assert_same(one, two)
+    assert 0 < together["bursts"] < len(busy)
+    assert set(busy) == {0}
+    assert not lm.engine.slots.busy
+    assert lm.engine.tokens_computed == plain.engine.tokens_computed
+
+
 @pytest.mark.parametrize("memory", [1 << 24, 120_000])
 @needs_compiler
 @needs_any

@@ -132,6 +132,10 @@ class LeadingDecoder(EngineDecoder):
         self._engine.room(slots, [len(asked.uniforms)] * len(slots))
         made = self._bursts(slots, self._texts, asked._replace(slots=self._stem_of))
         if made is None:
+            running = {stem.slot for stem in before[0]}
+            for slot in slots:
+                if slot not in running:  # forked for nothing
+                    self._engine.drop(slot)
             self._stems, self._stem_of = before
             return None
         # Those of before are nobody's; there are as many as stems.

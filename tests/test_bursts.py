@@ -226,13 +226,17 @@ def test_what_rows_are_ahead_counts_where_memory_is_divided(fits):
 
 @needs_compiler
 @needs_any
-def test_a_row_may_lose_its_memory_just_before_its_burst(monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_a_row_may_lose_its_memory_just_before_its_burst(known, monkeypatch):
     lm, text = whole(), some_texts()[0]
+    (right,) = plainly(whole()).sample_batch([request(lm, text, max_tokens=30)])
     session, numbers, lost = lm.session(), leading.uniforms, []
 
     def lose(*args):
         if len(lost) < 2:  # as another batch does in a thread of its own
             lost.append(session.park(1))
+            if known:  # which then has what it would go on with
+                lm.engine.hidden([(*text, *right.value.tokens)], [0])
         return numbers(*args)
 
     monkeypatch.setattr(leading, "uniforms", lose)
@@ -241,7 +245,6 @@ def test_a_row_may_lose_its_memory_just_before_its_burst(monkeypatch):
     while session.running:
         done |= session.step()
     assert len(lost) == 2
-    (right,) = plainly(whole()).sample_batch([request(lm, text, max_tokens=30)])
     assert_same(right, done[ticket])
 
 

@@ -43,7 +43,6 @@ FAULTS = [
     Fault(BURSTS, "states + r * row + columns[r]", "states + r * row + 0 * columns[r]", FOLLOWED),
     Fault(FOLLOWS, "len(made[0]) - 1", "0", BESIDE),
     Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
-    Fault(LEADING, "if len(slots) < len(stems):", "if not stems:", BESIDE),
     Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
     Fault(BURST, "self._head, self._embeddings", "self._head, self._base.embed_tokens", BESIDE),
     Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),

@@ -209,9 +209,9 @@ def test_the_weaker_mode_runs_and_tidies_up(tmp_path, monkeypatch):
 
 
 WRONG = [("seconds", v) for v in (0, -1, math.nan, math.inf, 1e300, "1", None, True, 1j, [])]
-WRONG += [("memory", v) for v in (-1, 0, 1 << 20, 1 << 70, 5e8, math.nan, "1G", None, True)]
+WRONG += [("memory", v) for v in (-1, 0, 1 << 20, 1 << 70, 1e8 + 0.5, math.nan, "1G", None, True)]
 WRONG += [("processes", v) for v in (-1, 0, 2, 1 << 40, 2.5, None, "16")]
-WRONG += [("file_bytes", v) for v in (-1, 0, 1 << 60, 1e6, None)]
+WRONG += [("file_bytes", v) for v in (-1, 0, 1 << 60, 2048.5, None)]
 WRONG += [("isolation", v) for v in ("docker", None, 3)]
 
 
@@ -219,6 +219,12 @@ WRONG += [("isolation", v) for v in ("docker", None, 3)]
 def test_settings_are_checked(setting, value):
     with pytest.raises((ValueError, TypeError), match=setting):
         Sandbox(**{setting: value})
+
+
+def test_bytes_may_be_strings():
+    sandbox = Sandbox(memory="256MiB", file_bytes="1MB")
+    assert (sandbox.memory, sandbox.file_bytes) == (256 << 20, 10**6)
+    assert sandbox == Sandbox(memory=256 << 20, file_bytes=1_000_000)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", None, True])

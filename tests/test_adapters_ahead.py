@@ -83,7 +83,7 @@ def test_adapters_that_come_and_go_change_no_row_but_their_own(
     kv_bytes,
     folders,
     right,
-    together,  # noqa: F811
+    together,
 ):
     plain, lm = plainly(base(kv_bytes)), base(kv_bytes)
     together.clear()
@@ -101,7 +101,7 @@ def test_adapters_that_come_and_go_change_no_row_but_their_own(
     assert together["bursts"]
 
 
-def test_a_model_whose_adapters_are_gone_is_as_it_was(folders, together):  # noqa: F811
+def test_a_model_whose_adapters_are_gone_is_as_it_was(folders, together):
     lm, text = base(), some_texts()[0]
     (draw,) = lm.sample_batch([request(lm, text, max_tokens=30)])
     view = lm.with_adapter(folders["one"])

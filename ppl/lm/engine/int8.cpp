@@ -13,8 +13,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <memory>
+
+#include "shortage.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(PORTABLE)
 #include <immintrin.h>
@@ -144,7 +146,8 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
                        const number *x, const uint8_t *weights, const float *scales,
                        const float *bias, number *out) {
     const int64_t groups = (inputs + GROUP - 1) / GROUP, tiles = (outputs + TILE - 1) / TILE;
-    Part *parts = (Part *)malloc(rows * groups * sizeof(Part));
+    const std::unique_ptr<Part[]> kept(new Part[rows * groups]);
+    Part *parts = kept.get();
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -174,18 +177,20 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
             }
         }
     }
-    free(parts);
 }
 
 // x: [rows, inputs]; weights: [tiles, groups * GROUP / 4, TILE, 4]; scales: [tiles, groups, TILE];
-// bias: [outputs] or null; out: [rows, outputs]. `half`: x and out are bfloat16, else float32.
-extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
+// bias: [outputs] or null; out: [rows, outputs]. `half`: x and out are bfloat16, else float32. Returns
+// as in shortage.h.
+extern "C" int32_t multiply(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
                          int32_t half, const void *x, const uint8_t *weights, const float *scales,
                          const float *bias, void *out) {
-    if (half)
-        multiplied(rows, inputs, outputs, threads, (const uint16_t *)x, weights, scales, bias,
-                   (uint16_t *)out);
-    else
-        multiplied(rows, inputs, outputs, threads, (const float *)x, weights, scales, bias,
-                   (float *)out);
+    return told([&] {
+        if (half)
+            multiplied(rows, inputs, outputs, threads, (const uint16_t *)x, weights, scales, bias,
+                       (uint16_t *)out);
+        else
+            multiplied(rows, inputs, outputs, threads, (const float *)x, weights, scales, bias,
+                       (float *)out);
+    });
 }

@@ -157,6 +157,30 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/replica.py",
+        "            self._drawing.close()\n",
+        "",
+        "tests/test_copies_ahead.py -k who_failed",
+    ),
+    Fault(
+        "ppl/lm/replica.py",
+        "                alone.close()\n",
+        "",
+        "tests/test_copies_ahead.py -k no_memory_busy",
+    ),
+    Fault(
+        "ppl/lm/engine/beside.py",
+        "                thin.hook.remove()\n",
+        "",
+        "tests/test_adapters_ahead.py -k as_it_was",
+    ),
+    Fault(
+        "ppl/lm/engine/adapted.py",
+        "                engine.drop(slot)\n",
+        "                pass\n",
+        "tests/test_several_adapters.py -k others_are_refused",
+    ),
+    Fault(
+        "ppl/lm/replica.py",
         "            calling.run(self.ticket, self.stop.after, token)\n",
         "",
         f"{REPLICAS} -k half_way",

@@ -124,7 +124,9 @@ def imported(path: str, *, imports: bool) -> Any:
             raise SearchStateError(f"{module!r} cannot be imported: {error!r}") from error
     found = _found(module, name)
     if found is None:
-        raise SearchStateError(f"the module {module!r} has no {name!r} any more")
+        close = difflib.get_close_matches(name, vars(sys.modules[module]), 1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise SearchStateError(f"the module {module!r} has no {name!r}{meant}")
     return found
 
 

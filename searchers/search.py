@@ -31,7 +31,7 @@ from ppl.searchers import stored as storage
 from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register
 from ppl.searchers.settling import check_heeded, rule_of, settled
-from ppl.searchers.state import State
+from ppl.searchers.state import State, of_round
 
 S = TypeVar("S", bound=State)
 Note = Mapping[str, Any]
@@ -248,7 +248,8 @@ class Search:
         try:
             if self.state is None:
                 self.state = self.searcher.start(self.tree)
-            self.state, note = self.searcher.step(self.tree, self.state)
+            said = self.searcher.step(self.tree, self.state)
+            self.state, note = of_round(said, self.searcher)
             if note:
                 self.notes.append(note)
             if self.state.round == 1 and self.searcher.steers:

@@ -7,9 +7,12 @@ people and plots want to know is the round's note, which no round reads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
+from ppl.errors import SearchStateError
+from ppl.language.arguments import shown
 from ppl.runtime.node import Node
 from ppl.runtime.weights import Weights
 
@@ -33,6 +36,22 @@ class State:
     def after(self, **changes: Any) -> Self:
         """The state one round later."""
         return replace(self, round=self.round + 1, **changes)
+
+
+def of_round(said: Any, searcher: object) -> tuple[Any, Mapping[str, Any]]:
+    """The state and the note that a round returned.
+
+    Raises:
+        SearchStateError: it returned something else.
+    """
+    if isinstance(said, tuple) and len(said) == 2:
+        state, note = said
+        if isinstance(state, State) and isinstance(note, Mapping):
+            return state, note
+    raise SearchStateError(
+        f"{type(searcher).__name__}.step returned {shown(said)}: return two things, the next "
+        "state, state.after(...), and a note, which is a mapping, {} for none"
+    )
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ LASTING: list[Program] = [
     ("fork bomb", "import os\ndef f(x):\n    while True:\n        try: os.fork()\n"
      "        except OSError: pass", ENDED),
     ("starts 100 processes", _deed("import os, time\nfor _ in range(100):\n"
-     "    if os.fork() == 0:\n        time.sleep(9)\n        os._exit(0)"), STOPPED),
+     "    if os.fork() == 0:\n        time.sleep(100)\n        os._exit(0)"), STOPPED),
     ("threads without end", "import threading, time\ndef f(x):\n    while True:\n"
      "        threading.Thread(target=time.sleep, args=(99,)).start()", ENDED),
     ("endless recursion", "def f(x): return f(x)", FAILED),

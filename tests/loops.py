@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pyro
 import torch
 from pyro.poutine import runtime
+from work import until
 
 import ppl
 from ppl.lm.decode import Session
@@ -70,11 +69,8 @@ def forever(lm, tokens=60):
 
 
 def nothing_is_left(*models):
-    for _ in range(1000):  # the loop's own thread is about to leave
-        if TURNS._holder is not None:
-            time.sleep(0.001)
+    assert until(lambda: TURNS._holder is None)  # the loop's own thread is about to leave
     assert not runtime._PYRO_STACK
-    assert TURNS._holder is None
     assert not SHARED._batches.busy
     for lm in models:
         assert all(session.closed or not session.running for session in lm.sessions)

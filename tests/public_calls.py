@@ -181,6 +181,7 @@ NEGATIVE, NAN, INFINITE = -1, math.nan, math.inf
 POSITIVE = (0, NEGATIVE, INFINITE)
 SHARE = (NEGATIVE, 1.5, INFINITE)
 COUNT = (0, NEGATIVE)
+BYTES = (*COUNT, 2.5, INFINITE, "0", "-1GB", "2 parsecs", "2GB more", "Gi")
 
 
 def searching(name: str) -> Callable[[], Any]:
@@ -338,7 +339,7 @@ CALLS = [
             {"model": tiny().model, "tokenizer": tiny().codec.tokenizer, "name": "m"},
         ),
         free=("model", "tokenizer"),
-        bad={"context_length": COUNT, "kv_bytes": COUNT},
+        bad={"context_length": COUNT, "kv_bytes": BYTES},
     ),
     Call(
         "load",
@@ -346,7 +347,7 @@ CALLS = [
         bad={
             "dtype": ("foo", 3),
             "device": ("nope", 3),
-            "kv_bytes": COUNT,
+            "kv_bytes": BYTES,
             "context_length": COUNT,
             "replicas": COUNT,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from public_calls import (
+    BYTES,
     COUNT,
     INFINITE,
     NAN,
@@ -211,14 +212,14 @@ VERIFIER_CALLS = [
             {"model": reward_model()[0], "tokenizer": reward_model()[1], "name": "p"},
         ),
         free=("model", "tokenizer"),
-        bad={**FLOOR, "kv_bytes": COUNT, "kv": ("half", "")},
+        bad={**FLOOR, "kv_bytes": BYTES, "kv": ("half", "")},
     ),
     Call(
         "PRM.load",
         of(verifiers.PRM.load, source="tiny"),
         bad={
             **FLOOR,
-            "kv_bytes": COUNT,
+            "kv_bytes": BYTES,
             "kv": ("half",),
             "format": ("bogus",),
             "device": ("nope",),
@@ -240,12 +241,12 @@ VERIFIER_CALLS = [
     Call(
         "RewardModel.load",
         of(verifiers.RewardModel.load, source="/nowhere"),
-        bad={"kv_bytes": COUNT, "kv": ("half",)},
+        bad={"kv_bytes": BYTES, "kv": ("half",)},
     ),
     Call(
         "OutcomeModel.load",
         of(verifiers.OutcomeModel.load, source="/nowhere"),
-        bad={**FLOOR, "kv_bytes": COUNT, "kv": ("half",)},
+        bad={**FLOOR, "kv_bytes": BYTES, "kv": ("half",)},
     ),
     Call(
         "Potential",

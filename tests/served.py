@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,7 +27,7 @@ class Served:
         gives_end, gives_ids, gives_log_probs, scores, processed, stops: what it can do.
         lie: added to every log-probability of a draw.
         failures: status codes that the next requests are answered with.
-        delay: seconds that an answer takes.
+        gate: until it is set, nothing is answered; asked for longer than a minute, `late` is True.
         asked: bodies of all requests; keys: their authorisations.
     """
 
@@ -36,7 +35,9 @@ class Served:
         self.lm = lm
         self.gives_end = self.gives_ids = self.gives_log_probs = self.scores = self.stops = True
         self.processed = False
-        self.lie = self.delay = 0.0
+        self.lie = 0.0
+        self.gate, self.late = threading.Event(), False
+        self.gate.set()
         self.failures: list[int] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -59,7 +60,7 @@ class Served:
                 self.failures.pop(0), {"error": f"no: {handler.headers['Authorization']}"}
             )
             return
-        time.sleep(self.delay)
+        self.late |= not self.gate.wait(60)
         handler.answer(200, self.complete(body))
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:

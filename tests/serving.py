@@ -6,7 +6,7 @@ import contextlib
 import gc
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -87,14 +87,6 @@ def health(server: Running) -> dict[str, Any]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Waits until a condition holds; whether it does."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
 def trees() -> int:
     """Searches that are still in memory."""
     gc.collect()
@@ -104,6 +96,6 @@ def trees() -> int:
 def connected(server: Running) -> socket.socket:
     """A bare connection, for clients that do not behave."""
     host, _, port = server.url.removeprefix("http://").removesuffix("/v1").partition(":")
-    bare = socket.create_connection((host, int(port)), timeout=20)
+    bare = socket.create_connection((host, int(port)), timeout=60)
     bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bare

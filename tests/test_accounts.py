@@ -14,6 +14,7 @@ from programs import TOY, contents, toy
 
 import ppl
 from ppl.language.cost import Account, Cost, ModelCost
+from ppl.runtime import coroutine, particle
 from ppl.searchers import SMC, BestOfN, Search, run_all
 from ppl.verifiers import PRM, Channel, Ensemble, FunctionVerifier, GenRM
 
@@ -107,8 +108,15 @@ def test_flops_of_a_model_of_unknown_size_are_unknown():
     assert longer.flops is None
 
 
-def test_costs_of_questions_that_share_batches_add_up_to_the_truth(tiny):
+def on_clock(monkeypatch, clock):
+    """What the library takes time by, from here on."""
+    for module in (time, coroutine, particle):
+        monkeypatch.setattr(module, "perf_counter", clock)
+
+
+def test_costs_of_questions_that_share_batches_add_up_to_the_truth(tiny, monkeypatch):
     lm, prm = tiny
+    on_clock(monkeypatch, time.thread_time)  # it stands still while others have the processor
     lm.engine.pool.clear()
     prm.engine.pool.clear()
     before = lm.engine.tokens_computed, prm.engine.tokens_computed
@@ -123,34 +131,47 @@ def test_costs_of_questions_that_share_batches_add_up_to_the_truth(tiny):
     assert all(0.05 < p.cost.seconds / passed < 0.9 for p in found)
 
 
-def test_seconds_go_to_who_takes_them():
+class Clock:
+    """It goes on when it is told to."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += seconds
+
+
+def test_seconds_go_to_who_takes_them(monkeypatch):
     """A search that sleeps pays for its sleep, and the search beside it does not."""
+    clock, lm = Clock(), counting()
+    on_clock(monkeypatch, clock)
 
     def program(seconds):
-        time.sleep(seconds)
+        clock.passes(seconds)
         return walk(TOY, 1, 1)
 
-    slow, quick = BestOfN(2).run_many(program, [0.2, 0.0], seed=0)
-    assert slow.cost.seconds > 0.35
-    assert quick.cost.seconds < slow.cost.seconds + 0.1
-    begun = time.perf_counter()
-    search = SMC(4).begin(walk, counting(), seed=0)
+    slow, quick = BestOfN(2).run_many(program, [0.25, 0.0], seed=0)
+    assert (slow.cost.seconds, quick.cost.seconds) == (0.5, 0.0)
+    lm.before = lambda: clock.passes(1.0)
+    search = SMC(4).begin(walk, lm, seed=0)
     while not search.over:
         search.step()
-        time.sleep(0.01)  # nobody's
-    assert search.tree.cost.seconds < time.perf_counter() - begun - 0.05
+        clock.passes(10.0)  # nobody's
+    assert search.tree.cost.seconds == lm.steps > 0
 
 
-def test_time_limits_are_about_the_wall():
+def test_time_limits_are_about_the_wall(monkeypatch):
     """Its own share is a tenth of that, but ten searches at once take the time of ten."""
-    lm = counting()
-    lm.before = lambda: time.sleep(0.002)
-    begun = time.perf_counter()
-    budget = ppl.Budget(seconds=0.5)
+    clock, lm = Clock(), counting()
+    on_clock(monkeypatch, clock)
+    lm.before = lambda: clock.passes(0.125)
+    budget = ppl.Budget(seconds=25.0)
     found = BestOfN(2).run_many(walk, [(lm, 10**4)] * 10, seed=range(10), budget=budget)
-    assert time.perf_counter() - begun < 2
+    assert 200 <= lm.steps <= 202
     assert all(p.stopped == "budget" for p in found)
-    assert all(p.cost.seconds < 0.25 for p in found)
+    assert all(p.cost.seconds == pytest.approx(2.5, abs=0.1) for p in found)
 
 
 def test_resumed_searches_go_on_paying_at_the_same_pages(tmp_path):

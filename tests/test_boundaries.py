@@ -227,7 +227,9 @@ def test_a_verifier_that_is_called_and_never_observed_is_told():
     with pytest.warns(UserWarning, match=r"verifier silent .*pyro\.sample\(.*obs=True") as caught:
         BestOfN(4).run(program, "never", seed=0)
     assert (caught[0].filename, caught[0].lineno) == (__file__, program.__code__.co_firstlineno)
-    for use in ("observed", "drawn", "read", "sometimes"):
+    with pytest.warns(UserWarning, match=r"verifier silent was drawn.*write obs=True"):
+        BestOfN(4).run(program, "drawn", seed=0)  # and nothing else
+    for use in ("observed", "read", "sometimes"):
         BestOfN(8).run(program, use, seed=0)  # warnings are errors
     BestOfN(8).run(program, "never", seed=0, budget=ppl.Budget(calls=0))  # nothing finished
 

@@ -112,6 +112,46 @@ def test_rows_that_pause_wait_for_the_others(rows, together):  # noqa: F811
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
+@needs_compiler
+@needs_any
+@pytest.mark.parametrize("heat", [0.15, 0.5])
+def test_rows_of_one_text_are_ahead_together_until_they_part(heat, together):  # noqa: F811
+    """They are computed once, and a burst ends where two of them draw different tokens."""
+    plain, lm = plainly(whole()), whole()
+    text, other = (5, 17, 40, 8), (9, 3, 22)
+    found = []
+    for model in (plain, lm):
+        asked = [
+            # The last of each text is colder, has other ends or may draw less.
+            replace(
+                row,
+                spec=replace(
+                    row.spec,
+                    warp=Warp(heat if i % 6 < 5 else heat / 2),
+                    rule=StepRule((chr(0x4E00 + 38),) if i == 4 else ()),
+                    max_tokens=9 if i == 10 else 30,
+                ),
+            )
+            for i in range(12)
+            for row in [request(model, text if i < 6 else other, seed=i)]
+        ]
+        together.clear()
+        found.append(model.sample_batch(asked))
+    for one, two in zip(*found, strict=True):
+        assert_same(one, two)
+    apart = {draw.value.tokens for draw in found[0]}
+    assert len(apart) > 2
+    assert lm.engine.tokens_computed == plain.engine.tokens_computed
+    # Each parting ends one, and so does each row that is done; nothing else does.
+    assert 0 < together["bursts"] <= len(apart) + 12
+    assert together["steps"] > 20
+    further = [(*text, *draw.value.tokens, 5) for draw in found[1][:6]]
+    starts = [len(text) - 3 for text in further]
+    states = [model.engine.hidden(further, starts) for model in (whole(), lm)]
+    for one, two in zip(*states, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("memory", [1 << 24, 120_000])
 @needs_compiler
 @needs_any

@@ -223,14 +223,11 @@ def test_failures_are_named_recorded_and_may_be_caught():
 
 
 def test_async_calls_of_all_particles_run_together_while_models_go_on():
-    running = most = 0
+    together = asyncio.Barrier(40)  # it opens where 40 wait
 
     async def slow(text):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
+        await asyncio.wait_for(together.wait(), 60)
         await asyncio.sleep(0.05)
-        running -= 1
         return len(text)
 
     def program():
@@ -240,10 +237,7 @@ def test_async_calls_of_all_particles_run_together_while_models_go_on():
             ppl.call(f"wait_{t}", slow, text.text)
         return text.text
 
-    started = time.perf_counter()
     posterior = BestOfN(40).run(program, seed=0)
-    assert most == 40
-    assert time.perf_counter() - started < 2  # one by one: 6 s
     assert posterior.cost.tool_calls == 120
     assert posterior.cost.seconds > 0.1  # who waits pays
     other = BestOfN(3).begin(counting, letters, seed=4)
@@ -254,16 +248,19 @@ def test_async_calls_of_all_particles_run_together_while_models_go_on():
 
 
 def test_time_limits():
-    def sleeps(seconds):
-        time.sleep(seconds)
+    over = threading.Event()
+
+    def waits(seconds):
+        over.wait(seconds)
         return seconds
 
-    assert ppl.call("x", sleeps, 0.001, seconds=5) == 0.001
-    with pytest.raises(errors.ToolError, match=r"sleeps failed: TimeoutError: not done after 0.05"):
-        ppl.call("x", sleeps, 1, seconds=0.05)
+    assert ppl.call("x", waits, 0.001, seconds=60) == 0.001
+    with pytest.raises(errors.ToolError, match=r"waits failed: TimeoutError: not done after 0.05"):
+        ppl.call("x", waits, 300, seconds=0.05)
+    over.set()
 
     async def forever():
-        await asyncio.sleep(30)
+        await asyncio.sleep(300)
 
     def program():
         return ppl.call("wait", forever, seconds=0.05)
@@ -277,36 +274,37 @@ def test_time_limits():
 
     found = BestOfN(3).run(patient, budget=ppl.Budget(seconds=0.2))
     assert found.stopped == "budget"
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 60  # a fifth of one wait that is not ended
 
     async def raises_timeout():
         raise TimeoutError("theirs")
 
     with pytest.raises(errors.ToolError, match="TimeoutError: theirs"):
-        ppl.call("x", raises_timeout, seconds=3)
+        ppl.call("x", raises_timeout, seconds=60)
     for seconds in (0, -1, math.nan, "2"):
         with pytest.raises((ValueError, TypeError), match="seconds"):
-            ppl.call("x", sleeps, 1, seconds=seconds)
+            ppl.call("x", waits, 1, seconds=seconds)
 
 
 def test_a_cancelled_search_cancels_what_it_waits_for():
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def waits():
+        begun.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         finally:
             ended.set()
 
     async def main():
         task = asyncio.create_task(BestOfN(2).arun(lambda: ppl.call("wait", waits)))
-        await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
-    assert ended.wait(5)
+    assert ended.wait(60)
 
 
 def test_what_ends_a_thread_or_a_task_ends_the_call_only():
@@ -320,10 +318,10 @@ def test_what_ends_a_thread_or_a_task_ends_the_call_only():
         return next(iter(()))
 
     for tool, seconds, told in (
-        (leaves, 5, "SystemExit"),
+        (leaves, 60, "SystemExit"),
         (gives_up, None, "CancelledError"),
         (has_no_more, None, "StopIteration"),
-        (has_no_more, 5, "StopIteration"),  # and not that it was late
+        (has_no_more, 60, "StopIteration"),  # and not that it was late
     ):
         with pytest.raises(errors.ToolError, match=told):
             ppl.call("x", tool, seconds=seconds)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from ppl.errors import ArgumentError
 from ppl.language import checks
 
 NO_NUMBERS = [None, "3", True, [1], 1j]
@@ -33,6 +34,48 @@ def test_what_each_check_takes(check, good, bad):
     for number in [*NO_NUMBERS, *bad]:
         with pytest.raises(ValueError, match=r"^x="):
             check(x=number)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (64, 64),
+        (np.int64(64), 64),
+        (2e9, 2_000_000_000),
+        ("64", 64),
+        ("64B", 64),
+        ("2KB", 2000),
+        ("2KiB", 2048),
+        ("512MB", 512_000_000),
+        ("512 MiB", 512 << 20),
+        (" 2GB ", 2_000_000_000),
+        ("2GiB", 2 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("1.001GB", 1_001_000_000),  # not a byte less, as floats have it
+        ("1TB", 10**12),
+        ("1TiB", 1 << 40),
+    ],
+)
+def test_bytes_are_numbers_or_strings_with_a_unit(size, found):
+    """As in accelerate: GB are 10^9, GiB 2^30."""
+    assert checks.nbytes(kv_bytes=size) == found
+    assert type(checks.nbytes(kv_bytes=size)) is int
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(None, True, [1], 1j, math.nan, math.inf, -math.inf, 0, -1, 2.5, b"2GB"),
+        *("2G", "2Gb", "2gb"),  # a "Gb" may be bits, a "G" either; no unit is guessed
+        *("", "GB", "2 parsecs", "2iB", "-1GB", "1e3MB", "2GB2", "0GB", "0.5", "1 000", "1_000"),
+        "٢GB",
+    ],
+)
+def test_other_bytes_are_refused_with_the_remedy(bad):
+    with pytest.raises(ArgumentError, match=r"^kv_bytes=.*2 \* 1024\*\*3.*'2GiB'.*'2GB'"):
+        checks.nbytes(kv_bytes=bad)
+    with pytest.raises(ArgumentError, match="at least 64"):
+        checks.nbytes(memory=63, least=64)
 
 
 def test_a_bound_of_ones_own_and_words():

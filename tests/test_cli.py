@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import ppl as ppl_package
 from ppl.cli import extras, machine, terminal
 from ppl.cli.app import app
 from ppl.cli.tree import drawn
@@ -103,6 +105,34 @@ def test_the_real_command_in_a_process_of_its_own(tmp_path: Path):
     assert json.loads(done.stdout)["shown"][0]["question"] == load("lines/chain")[0].question
     done = run("tasks", "lines/chess")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+def test_the_installed_command_finds_modules_where_it_is_called(tmp_path: Path):
+    """As `python -m ppl` does: a script has its own folder on the path, and not yours."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "ppl"
+    script.write_text("from ppl.cli.app import main\nmain()\n")
+    (tmp_path / "of_mine.py").write_text(
+        "import warnings\n"
+        "from dataclasses import dataclass\n"
+        "from ppl.searchers import BestOfN\n"
+        "warnings.warn('look out')\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(BestOfN):\n    pass\n"
+        "def answer(problem, lm, verifier):\n    return problem.question\n"
+    )
+    command = [sys.executable, str(script), "solve", "hello", "--program", "of_mine:answer"]
+    done = subprocess.run(
+        [*command, "--searcher", "of_mine.Mine(2)"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(ppl_package.__file__).parents[1])},
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "hello"), done.stderr
+    assert done.stderr == "ppl: UserWarning: look out\n"  # and not where in the code
 
 
 def test_importing_the_library_imports_no_command_line():

@@ -38,12 +38,12 @@ def test_solve_loads_as_it_is_told(monkeypatch):
     monkeypatch.setattr(PRM, "load", noted("prm", judge))
     flags = ("--kv", "int8", "--weights", "int8", "--compile", "auto", "--replicas", "2")
     more = ("--dtype", "bfloat16", "--device", "cpu")
-    more = (*more, "--kv-bytes", "999", "--context-length", "64", "--drafts", "siblings")
+    more = (*more, "--kv-bytes", "1.5MB", "--context-length", "64", "--drafts", "siblings")
     found = json.loads(ppl("solve", QUESTION, *flags, *more, *SHORT).stdout)
     both = {"device": "cpu", "dtype": "bfloat16"}
     own = {"kv": "int8", "weights": "int8", "compile": "auto", "replicas": 2, "drafts": "siblings"}
     assert calls == [
-        ("lm", "tiny-lines", {**both, **own, "kv_bytes": 999, "context_length": 64}),
+        ("lm", "tiny-lines", {**both, **own, "kv_bytes": 1_500_000, "context_length": 64}),
         ("prm", "tiny-lines", both),
     ]
     assert found["model"] == "tiny-lines@int8 kv=int8"
@@ -80,6 +80,7 @@ def test_another_model_is_named_in_what_is_told():
         (("--device", "nowhere"), ["--device", "cpu"]),
         (("--compile", "yes"), ["--compile", "auto, on, off"]),
         (("--replicas", "0"), ["--replicas"]),
+        (("--kv-bytes", "2G"), ["--kv-bytes", "'2GiB' (1024**3", "'2GB' (1000**3)"]),
         (("-m", "http://a/v1", "--kv", "int8", "--replicas", "2"), ["--kv, --replicas", "server"]),
         (("-m", "http://a/v1", "--dtype", "float32"), ["--dtype", "leave it out"]),
     ],

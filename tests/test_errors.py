@@ -320,21 +320,16 @@ class Own(ppl.Verifier):
         return self.answer(requests)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [boom, lambda r: None, lambda r: [None] * len(r), lambda r: [["good"]] * len(r)],
-    ids=["raises", "None", "Nones", "strings"],
-)
-def test_own_verifiers_that_raise_are_named(answer):
+def test_own_verifiers_that_raise_are_named():
     with pytest.raises(errors.VerifierError, match=r"own raised at site 'ok' of particle 1") as e:
-        run(judged(Own(answer)))
+        run(judged(Own(boom)))
     assert e.value.__cause__ is not None
 
 
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([], "returned 0 results for 3 texts"),
+        ([], r"returned 0 results for 3 texts \(site 'ok' of particle 1, "),
         ([[-0.1, -0.2, -0.3]] * 3, r"at site 'ok' of particle 1 returned 3 scores for 1 new step"),
         ([[float("nan")]] * 3, r"at site 'ok' of particle 1 returned NaN"),
         ([[0.5]] * 3, r"at site 'ok' of particle 1 returned 0\.5 as a log-probability"),
@@ -361,7 +356,8 @@ def test_functions_that_raise_are_named(function, cause, word):
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"), [(None, "None"), ("yes", "'yes'"), ([0.5, 0.5], r"\[0.5, 0.5\]")]
+    ("said", "shown"),
+    [(None, "None"), ("yes", "'yes'"), ("0.5", "'0.5'"), ([0.5, 0.5], r"\[0.5, 0.5\]")],
 )
 def test_functions_that_return_no_number_did_not_raise(said, shown):
     message = rf"my_judge at site 'ok' of particle 1 returned {shown} for .*; return a probability"

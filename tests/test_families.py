@@ -114,6 +114,60 @@ def test_exact(name):
         read_fork_step_and_evict(engine)
 
 
+# Libraries' own attention and scans, which look at all tokens at once.
+SPREADING = _names(
+    """
+bamba biogpt codegen falcon falcon_h1 gpt_neox_japanese gptj granitemoehybrid jamba mamba2 mpt
+olmo_hybrid qwen3_5 qwen3_5_moe qwen3_next stablelm xglm
+"""
+)
+
+
+@pytest.mark.parametrize("name", sorted({*EXACT, *RECURRENT} - {*SPREADING}))
+@torch.inference_mode()
+def test_what_is_not_finite_reaches_no_token_before_it_and_no_other_row(name):
+    """Nor a row that has its memory afterwards, beside rows that are longer."""
+    engine = engine_of(name)
+    engine.runner.price = 0
+    weight = engine.base.get_input_embeddings().weight
+    bad = min(96, len(weight) - 1)
+    assert bad not in STORY
+    sound = weight[bad].clone()
+    for number in (torch.nan, torch.inf):
+        weight.data[bad] = sound
+        spoil(engine, bad, number)
+        if engine.sharing.able:  # beginnings are one copy, on which rows stand
+            price, block = engine.sharing.price, engine.sharing.block
+            engine.sharing.price, engine.sharing.block = -1, 2
+            weight.data[bad] = sound
+            spoil(engine, bad, number)
+            engine.sharing.price, engine.sharing.block = price, block
+
+
+def spoil(engine: Engine, bad: int, number: float) -> None:
+    at, texts = 21, [STORY[:40], (*STORY[:17], *STORY[30:50]), (*STORY[:10], 5), STORY[10:13]]
+    spoilt = [(*text[:at], bad, *text[at + 1 :]) for text in texts[:2]]
+    engine.pool.clear()
+    exact = [states.clone() for states in engine.hidden(texts, [0] * 4)]
+    assert all(states.isfinite().all() for states in exact)
+    engine.base.get_input_embeddings().weight.data[bad] = number
+    engine.pool.clear()
+    first, *rest = engine.hidden([spoilt[0], *texts[1:]], [0] * 4)
+    assert not first[at : at + 2].isfinite().any()
+    for one, other in zip([first[:at], *rest], [exact[0][:at], *exact[1:]], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(exact[0].abs().max()))
+    slots, _ = engine.open([*spoilt, *texts[2:]])
+    for text, slot in slots.items():
+        engine.close(slot, text)
+    engine.pool.clear()
+    short, long = (*texts[3], 5), (*texts[1][:-1], 6)
+    slots, _ = engine.open([short[:-1], long[:-1]])
+    rows = {text: slots[text[:-1]] for text in (short, long)}
+    for text, state in zip(rows, engine.step([*rows.values()], [*rows]), strict=True):
+        assert_exact(engine, text, state[None], -1)
+        engine.close(rows[text], text)
+
+
 @pytest.mark.parametrize(
     "name", sorted(set(families.NAMES) - {*EXACT, *RECURRENT} - families.LARGE)
 )

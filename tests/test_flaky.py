@@ -16,6 +16,7 @@ import pytest
 from flaky import AGAIN, DRAWS, LATE, REFUSED, SCORES, Flaky, drip, slow, status
 from programs import TOY, VERIFIERS
 from served import serve
+from work import until
 
 import ppl
 from ppl.errors import ServerError
@@ -25,7 +26,7 @@ from ppl.searchers import SMC, BestOfN
 
 
 @contextlib.contextmanager
-def behind(*, timeout=10.0, retries=2, concurrency=4, **knobs):
+def behind(*, timeout=60.0, retries=2, concurrency=4, **knobs):
     """A flaky server and its model; `timeout` counts from when the start-up probe is over."""
     with serve(TOY, Flaky, **knobs) as server:
         lm = ServerModel(
@@ -107,11 +108,9 @@ def test_answers_that_take_too_long_are_asked_for_again(fault, undisturbed):
 def test_faults_that_stay_end_in_an_error_that_says_how_often(fault):
     with behind(timeout=0.2, retries=1) as (server, lm):
         server.always = (AGAIN | LATE)[fault]
-        started = time.perf_counter()
         with pytest.raises(ServerError, match=r"site 'step_0' of particle.*failed 2 times"):
             BestOfN(2).run(steps, lm, seed=0)
-        assert time.perf_counter() - started < 3
-        server.always, lm.endpoint._timeout = None, 10.0
+        server.always, lm.endpoint._timeout = None, 60.0
         assert len(BestOfN(2).run(steps, lm, seed=0).samples) == 2
 
 
@@ -181,91 +180,96 @@ def test_scores_that_depend_on_the_text_before_are_found_at_start():
 
 
 def test_retry_after_is_waited_for_and_more_than_backoff():
-    with behind(timeout=2.0) as (server, lm):
+    with behind() as (server, lm):
         server.script = [status(429, ("Retry-After", "0.4"))]
         started = time.perf_counter()
         lm(lm.prompt("^"), max_tokens=1).sample()
-        assert 0.4 <= time.perf_counter() - started < 1.5
+        assert time.perf_counter() - started >= 0.4
 
 
 def test_pauses_grow_and_differ_by_chance():
     with behind() as (_, lm):
         endpoint = lm.endpoint
 
-    class State:
-        class outcome:
-            exception = staticmethod(lambda: SimpleNamespace(after=0.0))
-
-        def __init__(self, attempt_number):
-            self.attempt_number = attempt_number
+    def tried(attempt, after):
+        error = SimpleNamespace(after=after)
+        outcome = SimpleNamespace(exception=lambda: error)
+        return SimpleNamespace(attempt_number=attempt, outcome=outcome)
 
     endpoint._backoff = 0.5
-    for attempt, base in ((1, 0.5), (2, 1.0), (4, 4.0), (30, 60.0)):
-        pauses = {endpoint._pause(State(attempt)) for _ in range(50)}
-        assert base <= min(pauses)
-        assert max(pauses) <= 1.5 * base
+    for attempt, own, after in (
+        (1, 0.5, 0.0),
+        (2, 1.0, 0.0),
+        (4, 4.0, 0.0),
+        (30, 60.0, 0.0),
+        (2, 1.0, 7.0),  # what the server asks for is not doubled
+    ):
+        pauses = {endpoint._pause(tried(attempt, after)) for _ in range(50)}
+        assert max(own, after) <= min(pauses)
+        assert max(pauses) <= max(own, after) + own / 2
         assert len(pauses) > 10
 
 
 def test_the_deadline_is_that_of_the_whole_answer():
     with behind(timeout=0.3, retries=0) as (server, lm):
-        server.always = drip(3.0)
+        server.always = drip(300.0)
         started = time.perf_counter()
         with pytest.raises(ServerError, match=r"no whole answer within timeout=0\.3 s"):
             lm(lm.prompt("^"), max_tokens=1).sample()
-        assert time.perf_counter() - started < 1.5
+        assert time.perf_counter() - started < 60
 
 
-def interrupted(work):
-    """Seconds from Ctrl-C to its coming through."""
+def interrupted(server, work):
+    """Seconds from Ctrl-C, pressed while something is asked, to its coming through."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    at = []
+    at, asked = [], len(server.asked)
 
     def press():
+        until(lambda: len(server.asked) > asked)
+        time.sleep(0.1)  # it waits by now
         at.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
 
-    timer = threading.Timer(0.3, press)
-    timer.start()
+    thread = threading.Thread(target=press)
+
+    def pressed():
+        thread.start()
+        work()
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            work()
+            pressed()
         return time.perf_counter() - at[0]
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_comes_through_within_a_second():
-    with behind(timeout=60.0) as (server, lm):
-        server.always = slow(20.0)
+def test_ctrl_c_does_not_wait_for_an_answer():
+    with behind(timeout=600.0) as (server, lm):
+        server.always = slow(300.0)
         spec = lm(lm.prompt("^"), max_tokens=1).spec
         score = [ScoreRequest(lm, spec, lm.continuation("a"))]
-        assert interrupted(lambda: BestOfN(6).run(steps, lm, seed=0)) < 1
-        assert interrupted(lambda: lm.score_batch(score)) < 1
-        patient = time.monotonic() + 2
-        loop = lm.endpoint._background.loop
-        while asyncio.all_tasks(loop) and time.monotonic() < patient:
-            time.sleep(0.01)
-        assert not asyncio.all_tasks(loop)  # what nobody waits for is not asked any more
-        assert interrupted(lambda: ServerModel(server.url, tokenizer=TOY.codec)) < 1
-        server.always = status(503)
-        lm.endpoint._backoff = 30.0  # also while it pauses between two tries
-        assert interrupted(lambda: lm.score_batch(score)) < 1
+        assert interrupted(server, lambda: BestOfN(6).run(steps, lm, seed=0)) < 60
+        assert interrupted(server, lambda: lm.score_batch(score)) < 60
+        loop = lm.endpoint._background.loop  # what nobody waits for is not asked any more
+        assert until(lambda: not asyncio.all_tasks(loop))
+        assert interrupted(server, lambda: ServerModel(server.url, tokenizer=TOY.codec)) < 60
+        server.always = status(503, ("Retry-After", "300"))  # nor between two tries
+        assert interrupted(server, lambda: lm.score_batch(score)) < 60
         server.always = None
-        lm.endpoint._backoff = 0.001
         assert len(BestOfN(2).run(steps, lm, seed=0).samples) == 2
 
 
 def test_a_session_that_ends_waits_half_a_second_for_what_is_in_flight():
-    with behind(timeout=60.0) as (server, lm):
-        server.always = slow(20.0)
+    with behind(timeout=600.0) as (server, lm):
+        server.always = slow(300.0)
         session = lm.session()
         session.submit(ContinueRequest(lm, lm(lm.prompt("^"), max_tokens=1).spec, 1))
         session.step(0.0)
         started = time.perf_counter()
         session.close()
-        assert 0.4 < time.perf_counter() - started < 2
+        assert 0.4 < time.perf_counter() - started < 60
         assert not session.running
 
 
@@ -301,7 +305,7 @@ def test_a_server_that_says_nonsense_about_itself(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_of_a_fork_asks_on_its_own():
-    with behind(timeout=5.0) as (_, lm):
+    with behind() as (_, lm):
         child = os.fork()
         if child == 0:
             try:

@@ -15,6 +15,7 @@ import hostile
 import pytest
 from bubblewrap import needs_bubblewrap
 from test_self_steering import CHECK, PLAIN, SHORT, TOY, WHOLE, answering
+from work import until
 
 import ppl
 from ppl.errors import SandboxError, SteeringError, WorkerError
@@ -38,7 +39,7 @@ HOSTILE = {
     "a fork bomb": "import os\ndef step(state):\n    while True: os.fork()",
     "a shell": "import os\ndef step(state):\n    if os.system('touch FILE; cp SECRET /tmp/x'): 1/0",
     "another process": "import subprocess, sys\ndef step(state):\n"
-    "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
+    "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(999)'])\n"
     "    open('SECRET')",
     "the environment": "import os\ndef step(state):\n    os.environ['PPL_SECRET']",
     "the network": "import socket\ndef step(state):\n"
@@ -74,15 +75,13 @@ def test_hostile_modules_are_stopped_and_reported_and_nothing_is_left(what, tmp_
     sandbox = Sandbox(seconds=0.5, memory=128 << 20, file_bytes=size)
     with pytest.raises(SteeringError) as caught:
         selfsteer(planner, TOY, "^", 4, 0, **PLAIN, sandbox=sandbox)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 120  # some would go on for ever, or for 999 s
     assert len(told) == 1
     (attempt,) = caught.value.attempts
     assert attempt.faults
     assert not attempt.answered
-    over = time.monotonic() + 5
-    while left_behind(str(size)) and time.monotonic() < over:
-        time.sleep(0.02)  # the kernel ends a process namespace in its own time
-    assert not left_behind(str(size))
+    # The kernel ends a process namespace in its own time.
+    assert until(lambda: not left_behind(str(size)))
     assert not touched.exists()
     assert secret.read_text() == "secret"
 
@@ -107,14 +106,15 @@ def test_what_judged_programs_cannot_do_modules_cannot(source):
 @needs_bubblewrap
 def test_an_interpreter_that_was_stopped_is_not_asked_again():
     module = "def step(state):\n    while state.text == 'a': pass\n    state.extend(max_tokens=1)"
-    with Steering(module + CHECK, TOY, **PLAIN, sandbox=Sandbox(seconds=0.4)) as program:
-        begun = time.monotonic()
-        with pytest.raises(ppl.errors.AllParticlesDeadError):
-            SMC(16).run(program, "^", seed=0)
-        assert time.monotonic() - begun < 4  # one wait, not one for each particle
+    with (
+        Steering(module + CHECK, TOY, **PLAIN, sandbox=Sandbox(seconds=4)) as program,
+        pytest.raises(ppl.errors.AllParticlesDeadError),
+    ):
+        SMC(16).run(program, "^", seed=0)
+    # One wait, not one for each particle.
     first, second = program.faults
-    assert "no answer within 0.4 s" in first.said
-    assert "was stopped: no answer within 0.4 s" in second.said
+    assert "no answer within 4 s" in first.said
+    assert "was stopped: no answer within 4 s" in second.said
 
 
 @needs_bubblewrap

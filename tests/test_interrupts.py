@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -12,6 +13,8 @@ import ppl
 from ppl.lm.engine import setting
 from ppl.lm.engine.decoder import EngineDecoder
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.runs import Slot
+from ppl.lm.engine.slots import Slots
 
 
 def pressed_after(monkeypatch, kind: type, name: str) -> None:
@@ -85,3 +88,65 @@ def _pressed_at(count: int) -> int | None:
     finally:
         sys.settrace(before)
     return None
+
+
+def test_an_interrupt_anywhere_in_a_move_to_a_trunk_leaves_memory_as_it_can_be_used():
+    """At every line of it: whoever goes on finds right numbers, and nothing is lost or held."""
+    lines = 0
+    while lines is not None:
+        lines = _pressed_in_a_fork(lines)
+
+
+@torch.inference_mode()
+def _pressed_in_a_fork(count: int) -> int | None:
+    engine = make().engine
+    engine.sharing.price = 10**9
+    text, other = (tuple(3 + (7 * i + k) % 40 for i in range(24)) for k in (0, 5))
+    exact = {t: engine.runner.plainly(torch.tensor([t]))[0] for t in (text, other)}
+    # The tree has runs in the slot that is moved.
+    (slot,) = engine.open([text[:20]])[0].values()
+    for end in (9, 20):
+        engine.pool.insert(text[:end], slot)
+    assert len(slot.edges) == 2
+    engine.sharing.price, engine.sharing.block = -1, 2
+    left, pressed = count, False
+    begun: set[object] = set()
+    moving = (Slots.seal.__code__, Slot.stand.__code__)
+
+    def trace(frame, event, arg):
+        nonlocal left, pressed
+        if frame.f_code not in moving:
+            return trace
+        if event == "line" and frame not in begun:
+            begun.add(frame)
+        elif event == "line":
+            if not left:
+                sys.settrace(None)
+                pressed = True
+                raise KeyboardInterrupt
+            left -= 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        forks = engine.fork([slot])
+    except KeyboardInterrupt:
+        forks = []
+    finally:
+        sys.settrace(before)
+        begun.clear()  # frames, and with them all that they know
+    for row in [slot, *forks]:
+        engine.drop(row)
+    assert not engine.slots.busy
+    for row in engine.slots.all:
+        assert all(edge.slot in (row, None) for edge in row.edges)
+    # Others take the memory over, and what is known of the first is read again.
+    for t in (other, text, other, text):
+        torch.testing.assert_close(engine.hidden([t], [0])[0], exact[t], rtol=0, atol=1e-4)
+    for row in engine.slots.all:
+        engine.slots.empty(row)
+    engine.pool.clear()
+    gc.collect()
+    assert engine.pool.held.nbytes == 0
+    return count + 1 if pressed else None

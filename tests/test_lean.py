@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from work import until
 
 import ppl
 from ppl.errors import LeanError
@@ -36,10 +36,10 @@ for line in sys.stdin:
     reply = {"env": len(made)}; made.append((made[env] if env is not None else "") + cmd)
     message = lambda severity, data: [{"severity": severity, "pos": {"line": 1}, "data": data}]
     if cmd.startswith("example"): pass
-    elif cmd.startswith("import"): time.sleep(1.5 * ("Slow" in cmd))
+    elif cmd.startswith("import"): time.sleep(5 * ("Slow" in cmd))
     elif cmd.startswith("#print axioms"):
         reply["messages"] = message("info", axioms)
-    elif "hang" in cmd: time.sleep(60)
+    elif "hang" in cmd: time.sleep(600)
     elif "die" in cmd or "old" in cmd and served: sys.exit(1)
     elif "junk" in cmd: print("not json\n", flush=True); continue
     elif "odd" in cmd: reply["messages"] = ["of another kind"]
@@ -80,13 +80,13 @@ def started(lean):
 def ended(pid):
     """Whether the process ends within a moment (one that is dead and not buried yet has)."""
     stat = Path(f"/proc/{pid}/stat")
-    for _ in range(50):
+
+    def dead():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
-                time.sleep(0.1)
-                continue
+            return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
         return True
-    return False
+
+    return until(dead)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_proofs(lean, proof, accepted):
     ],
 )
 def test_a_bad_proof_costs_its_process_and_nothing_else(lean, proof, verdict, processes):
-    with lean(seconds=20 if proof != "hang" else 2) as repl:
+    with lean(seconds=20 if proof != "hang" else 4) as repl:
         assert repl.proves(STATEMENT, "by rfl", name="t") is True
         assert repl.proves(STATEMENT, proof, name="t") is verdict
         assert repl.proves(STATEMENT, "by rfl", name="t") is True
@@ -132,7 +132,7 @@ def test_a_bad_proof_costs_its_process_and_nothing_else(lean, proof, verdict, pr
 
 
 def test_environments_are_made_again(lean):
-    with lean(seconds=2) as repl:
+    with lean(seconds=4) as repl:
         nothing = repl.command("def unused := 0")["env"]
         imports = repl.command("import Nat")["env"]
         env = repl.command("open Nat", imports)["env"]
@@ -147,7 +147,7 @@ def test_environments_are_made_again(lean):
 
 
 def test_imports_have_a_limit_of_their_own(lean):
-    with lean(seconds=1) as repl:
+    with lean(seconds=4) as repl:
         env = repl.command("import Slow")["env"]
         assert repl.proves(STATEMENT, "hang", name="t", env=env) is False
         assert repl.proves(STATEMENT, "by rfl", name="t", env=env) is True
@@ -166,7 +166,7 @@ def test_an_old_process_is_replaced(lean):
 def test_lean_that_does_not_start_is_an_error(lean):
     with pytest.raises(LeanError, match="install Lean"):
         LeanRepl(["no-such-command-anywhere"])
-    repl = lean(seconds=1)
+    repl = lean(seconds=4)
     (lean.folder / "broken").touch()
     assert repl.proves(STATEMENT, "hang", name="t") is False
     with pytest.raises(LeanError, match=r"does not start .*died while"):
@@ -178,7 +178,7 @@ def test_lean_that_does_not_start_is_an_error(lean):
 
 
 def test_commands_that_fail_are_errors(lean):
-    with lean(setup_seconds=5) as repl:
+    with lean(setup_seconds=60) as repl:
         for cmd, says in (("die", "died"), ("junk", "JSON"), ("refused", "Could not parse")):
             with pytest.raises(LeanError, match=says):
                 repl.command(cmd)
@@ -187,7 +187,7 @@ def test_commands_that_fail_are_errors(lean):
 
 def test_as_a_verifier(lean):
     lm = ppl.TableLM({"$": 1.0}, symbols="^by rflsimhangde$", end="$")
-    with lean(seconds=2) as repl:
+    with lean(seconds=4) as repl:
         proof = LeanProof(repl, STATEMENT, name="t", floor=0.01)
         texts = [lm.prompt("^") + s for s in ("by rfl", "by sim")]
         assert "batch" in check_verifier(proof, texts)

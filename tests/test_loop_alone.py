@@ -24,6 +24,7 @@ from loops import (
     walk,
 )
 from programs import TOY, contents, toy
+from work import until
 
 import ppl
 from ppl.errors import ProgramError, VerifierError
@@ -59,7 +60,7 @@ def test_a_program_that_joins_a_thread_that_searches_is_told(pooled):
         else:
             thread = threading.Thread(target=search, daemon=True)
             thread.start()
-            thread.join(20)
+            thread.join(60)
         return len(caught)
 
     assert BestOfN(1).run(program, seed=0).best == 1
@@ -77,9 +78,9 @@ def test_an_awaited_search_that_is_cancelled_ends_alone():
         doomed.cancel()
         with pytest.raises(asyncio.CancelledError):
             await doomed
-        at = time.perf_counter()
+        at = lm.steps
         after = await SMC(2).arun(toy, "prod", seed=0)
-        assert time.perf_counter() - at < 2
+        assert lm.steps < at + 100  # of the 100,000 that it would have taken
         return await going, after
 
     def forever_slow(lm):
@@ -108,11 +109,13 @@ def test_a_cancelled_future_tells_those_who_wait():
     while not lm.steps:
         time.sleep(0.001)
     assert future.cancel()
-    done, _ = wait([future], timeout=10)
+    at = lm.steps
+    done, _ = wait([future], timeout=60)
     assert done == {future}
     with pytest.raises(CancelledError):
         future.result()
-    assert ended.wait(10)  # `finally` blocks of the programs have run
+    assert ended.wait(60)  # `finally` blocks of the programs have run
+    assert lm.steps < at + 100  # and not because they came to their ends
     assert contents(SMC(3).run(toy, "prod", seed=2))
     nothing_is_left(lm)
 
@@ -179,16 +182,19 @@ def test_control_c_ends_the_callers_searches_and_no_others():
 @pytest.mark.usefixtures("interrupts")
 def test_control_c_reaches_a_thread_that_waits_for_its_turn():
     lm = counting()
-    lm.before = lambda: time.sleep(0.002)
-    other = SHARED.submit(BestOfN(2).begin(walk, lm, 300, 3, seed=0))
-    while not lm.steps:
-        time.sleep(0.001)
+    lm.before = lambda: time.sleep(0.02)
+    other = SHARED.submit(BestOfN(2).begin(walk, lm, 300, 3, seed=0))  # it takes 18 s
+    assert until(lambda: lm.steps)
     timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def waits():
+        timer.start()
         BestOfN(2).run(walk, lm, 10**5, seed=0)
-    assert time.perf_counter() - timer_started(timer) < 1.5
+
+    with pytest.raises(KeyboardInterrupt):
+        waits()
     assert not other.done()
+    lm.before = lambda: None
     assert len(other.result(60).samples) == 2
     nothing_is_left(lm)
 
@@ -210,9 +216,9 @@ def test_an_interrupt_at_the_start_of_the_loops_thread_is_no_other_error(monkeyp
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             SHARED.submit(BestOfN(1).begin(program, seed=0))
-    time.sleep(0.05)
-    assert (begun, SHARED._thread) == ([], None)
-    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(20).samples
+    assert until(lambda: SHARED._thread is None)
+    assert begun == []
+    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(60).samples
     assert begun == [1]
     nothing_is_left()
 
@@ -238,21 +244,13 @@ def test_a_thread_that_is_driven_away_from_waiting_gets_the_turn_again(monkeypat
     while turns.others(busy) is not mine:
         time.sleep(0.001)
     turns.hand(busy, mine)
-    assert interrupted.wait(5)
-    patient = time.monotonic() + 5
-    while turns.others(busy) is None and time.monotonic() < patient:
-        time.sleep(0.001)
-    assert turns.others(busy) is mine
+    assert interrupted.wait(60)
+    assert until(lambda: turns.others(busy) is mine)
     turns.hand(busy, mine)
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     turns.leave(busy)
     assert turns._holder is None
-
-
-def timer_started(timer: threading.Timer) -> float:
-    timer.join()
-    return time.perf_counter() - 0.2
 
 
 @pytest.mark.parametrize("where", ["program", "model", "until", "allowed", "verifier", "prompt"])
@@ -351,11 +349,11 @@ def test_a_time_limit_stops_a_program_of_plain_sites_and_starves_nobody():
         SHARED.submit(BestOfN(2).begin(endless, budget=ppl.Budget(seconds=5.0))),
         SHARED.submit(SMC(4).begin(walk, lm, 2, seed=1)),
     ]
-    wait(futures, timeout=30, return_when=FIRST_COMPLETED)
+    wait(futures, timeout=60, return_when=FIRST_COMPLETED)
     assert futures[1].done()  # the loop went on beside the one that does not end
-    stopped = futures[0].result(30)
+    stopped = futures[0].result(60)
     assert stopped.stopped == "budget"
-    assert 5.0 <= time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun >= 5.0
     assert contents(futures[1].result()) == contents(SMC(4).run(walk, counting(), 2, seed=1))
     assert BestOfN(2).run(endless, budget=ppl.Budget(seconds=0.1)).stopped == "budget"
     nothing_is_left(lm)
@@ -365,7 +363,7 @@ def test_a_program_of_plain_sites_is_cancelled_between_two_of_them():
     future = SHARED.submit(BestOfN(2).begin(endless))
     time.sleep(0.1)
     future.cancel()
-    assert wait([future], timeout=5).done
+    assert wait([future], timeout=60).done
     assert SMC(2).run(toy, "prod", seed=0).samples
     nothing_is_left()
 
@@ -377,8 +375,8 @@ def test_sys_exit_in_a_submitted_program_ends_that_search_only():
 
     futures = [SHARED.submit(BestOfN(2).begin(p)) for p in (leave, toy)]
     with pytest.raises(SystemExit):
-        futures[0].result(10)
-    assert len(futures[1].result(10).samples) == 2
+        futures[0].result(60)
+    assert len(futures[1].result(60).samples) == 2
     nothing_is_left()
 
 
@@ -390,8 +388,8 @@ def test_a_forked_child_starts_anew():
         time.sleep(0.001)
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # a deadlock ends it
+        signal.alarm(60)  # a deadlock ends it
         os._exit(0 if contents(SMC(3).run(toy, "prod", seed=4)) else 1)
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert len(going.result(30).samples) == 2
+    assert len(going.result(60).samples) == 2

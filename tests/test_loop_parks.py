@@ -18,6 +18,7 @@ from loops import (
     written,
 )
 from programs import TOY, contents, toy
+from work import until
 
 import ppl
 from ppl.errors import ProgramError, VerifierError
@@ -200,10 +201,9 @@ def test_time_limits_reach_what_judges_write():
     judge = generative(lm)
     judge.max_tokens = 10**6
     lm.context_length = 10**7
-    begun = time.perf_counter()
     posterior = BestOfN(2).run(judged_walk, lm, judge, budget=ppl.Budget(seconds=0.3))
     assert posterior.stopped == "budget"
-    assert time.perf_counter() - begun < 2
+    assert lm.steps <= 35  # as many as there can be in 0.3 s, and some in which it comes to an end
     tree = ppl.Tree(forever, (lm, 2), seed=0, budget=ppl.Budget(seconds=0.3))
     nodes = tree.expand([tree.root], 2)
     with pytest.raises(BudgetExhausted):
@@ -235,9 +235,9 @@ def test_a_cancelled_search_takes_its_judges_along():
     while lm.steps < 20:
         time.sleep(0.001)
     future.cancel()
-    wait([future], timeout=5)
-    assert going.result(30).samples
-    time.sleep(0.05)
+    wait([future], timeout=60)
+    assert going.result(60).samples
+    assert until(lambda: all(s.closed or not s.running for s in lm.sessions))
     steps = lm.steps
     SMC(2).run(toy, "prod", seed=0)
     assert lm.steps == steps
@@ -247,4 +247,4 @@ def test_a_cancelled_search_takes_its_judges_along():
 def test_futures_are_plain():
     future = SHARED.submit(BestOfN(2).begin(toy, "prod", seed=0))
     assert isinstance(future, Future)
-    assert math.isfinite(future.result(10).ess)
+    assert math.isfinite(future.result(60).ess)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -90,16 +89,15 @@ SUM = r"\sum_{k=1}^{3} (k+1)", r"\sum_{k=1}^3 (1+k)"  # for math-verify to say
 HUGE = r"\sum_{k=1}^{9^{9^{9^9}}} (k+1)", r"\sum_{k=1}^{9^{9^{9^9}}} (1+k)"
 
 
-def test_hanging_is_unknown_and_the_next_answer_is_known():
-    with MathComparer(limit=30.0) as comparer:
+def test_hanging_is_unknown_and_the_next_answer_is_known(monkeypatch):
+    with MathComparer(limit=120.0) as comparer:
         assert comparer.equal(*SUM) is True
+        with monkeypatch.context() as patch:
+            patch.setattr(comparer.worker, "ask", None)  # this takes no worker, and no time
+            assert comparer.equal("4", "$9^{9^{9^{9}}}+1$") is None
         comparer.limit = 2.0
-        begun = time.monotonic()
-        assert comparer.equal("4", "$9^{9^{9^{9}}}+1$") is None
-        assert time.monotonic() - begun < 1
-        assert comparer.equal(*HUGE) is None
-        assert time.monotonic() - begun < 4
-        comparer.limit = 30.0
+        assert comparer.equal(*HUGE) is None  # or it would go on for ever
+        comparer.limit = 120.0
         assert comparer.equal(*SUM) is True
 
 
@@ -110,7 +108,7 @@ def test_a_hanging_worker_is_replaced(monkeypatch):
             patch.setattr(comparer.worker, "program", hang)
             assert comparer.equal(*SUM) is None
             assert comparer.equal("4", "4") is True  # needs no worker
-        comparer.limit = 30
+        comparer.limit = 120.0
         assert comparer.equal(*SUM) is True
 
 

@@ -12,12 +12,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from accuracy_vs_budget import solve
-from programs import contents, toy
+from programs import TOY, contents, toy
 
 import ppl
 from ppl.language.foreign import OF_POSTERIORS
 from ppl.posterior.votes import ranked
-from ppl.searchers import SMC, BestOfN
+from ppl.searchers import MCTS, SMC, BestOfN
 
 
 def test_decision_rules_agree_with_the_exact_posterior():
@@ -204,6 +204,34 @@ def test_genealogies_are_drawn(tmp_path):
     for answer, share in posterior.marginal().items():
         if share >= 0.005 and sum(s.value == answer for s in posterior.samples) == 1:
             assert f"<!-- {share:.0%} -->" in words
+
+
+@pytest.mark.parametrize("searcher", [SMC(6, 1.0), MCTS(6), BestOfN(3)], ids=repr)
+@pytest.mark.parametrize("said", ["{}", "{'answer': '{}', 'notes': []}"])
+def test_answers_end_before_their_bars(searcher, said, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    from ppl.posterior.pictures import draw_genealogy
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: figures.append(self))
+
+    def program() -> str:
+        text = TOY.prompt("^")
+        for t in range(5):
+            text = text + pyro.sample(f"s_{t}", TOY(text, max_tokens=1, allowed={1, 2}))
+            pyro.factor(f"f_{t}", torch.tensor(-0.5 * text.text.count("b")))
+        return said.replace("{}", text.text)
+
+    draw_genealogy(searcher.run(program, seed=0), tmp_path / "g.png")
+    figures[0].draw_without_rendering()
+    axes = figures[0].axes[0]
+    bars = {line.get_ydata()[0]: line for line in axes.lines if line.get_solid_capstyle() == "butt"}
+    answers = [t for t in axes.texts if t.xyann == (11, 0)]
+    assert answers
+    for answer in answers:
+        bar = axes.transData.transform((bars[answer.xy[1]].get_xdata()[0], 0.0))[0]
+        assert answer.get_window_extent().x1 <= bar + 1
 
 
 def test_printing_shows_merged_answers_with_probabilities_first():

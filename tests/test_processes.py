@@ -17,6 +17,7 @@ import pytest
 from bubblewrap import needs_bubblewrap
 from scripts import run_script
 from test_sandbox import left_behind
+from work import until
 
 from ppl.errors import WorkerError
 from ppl.runtime.process import Group
@@ -29,19 +30,14 @@ print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
     if request == "die": os._exit(3)
-    if request == "hang": time.sleep(99)
+    if request == "hang": time.sleep(600)
     print("junk" if request == "junk" else json.dumps([os.getpid(), request]), flush=True)
 """
 
 
 def gone(*pids: int) -> bool:
     """Whether the processes end soon."""
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+    return until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_a_worker_is_warm_and_replaced_after_each_kind_of_failure():
@@ -99,9 +95,7 @@ def test_a_process_that_speaks_in_blocks():
 def test_what_is_said_before_it_is_asked_is_no_answer_where_there_are_turns(in_turn):
     cat = Process(["/bin/cat"], "cat", in_turn=in_turn)
     cat.tell("one")
-    deadline = time.monotonic() + 60
-    while cat._replies.empty() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert until(lambda: not cat._replies.empty())
     if in_turn:
         with pytest.raises(WorkerError, match="cat spoke without being asked"):
             cat.tell("two")
@@ -114,7 +108,7 @@ def test_what_is_said_before_it_is_asked_is_no_answer_where_there_are_turns(in_t
 
 def test_a_group_ends_together_and_takes_its_folder():
     group = Group(folder=True)
-    script = "sleep 100 & echo $!; touch left; wait"
+    script = "sleep 600 & echo $!; touch left; wait"
     shell = group.start(["/bin/sh", "-c", script], cwd=group.folder, stdout=subprocess.PIPE)
     assert shell.stdout is not None
     grandchild = int(shell.stdout.read(64))
@@ -169,22 +163,16 @@ def test_nothing_outlives_its_caller(number, isolation, tmp_path):
     with caller.stdout:
         assert caller.stdout.readline() == b"go\n"
     interpreters = 9 if isolation == "bubblewrap" else 6  # at least, of two pairs, and the worker
-    deadline = time.monotonic() + 60
-    while len(left_behind(str(size))) < interpreters and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(left_behind(str(size))) >= interpreters
+    assert until(lambda: len(left_behind(str(size))) >= interpreters)
     caller.send_signal(number)
     assert caller.wait(60) in (-number, 1)
-    deadline = time.monotonic() + 15
     place = home()
 
     def left() -> list[str]:
         groups = place.folder.glob(f"ppl-{caller.pid}-*") if place else ()
         return [*left_behind(str(size)), *map(str, tmp_path.iterdir()), *map(str, groups)]
 
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left()
+    assert until(lambda: not left())
 
 
 FORK = """
@@ -299,7 +287,7 @@ def test_more_than_a_thousand_descriptors():
 
 def test_a_pair_outlives_the_thread_that_started_it():
     groups: list[Group] = []
-    commands = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(100)"]
+    commands = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 
     def begin() -> None:
         groups.append(Group())

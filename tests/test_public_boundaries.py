@@ -33,7 +33,7 @@ from ppl import allocate, decide, searchers, tasks, verifiers
 CALLS = [*public_calls.CALLS, *VERIFIER_CALLS, *CALIBRATION_CALLS, *DECIDE_CALLS, *ALLOCATE_CALLS]
 MODULES = [ppl, searchers, verifiers, tasks, decide, decide.scaling, allocate]
 ROOM = re.compile(r"^(tasks|decide|scaling|allocate|programs)\.")
-SECONDS = 20  # a call that takes longer hangs
+SECONDS = 60  # a call that takes longer hangs
 
 
 class Unfit:

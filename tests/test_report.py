@@ -23,6 +23,7 @@ from ppl.errors import ArgumentError, StudyError
 from ppl.study.compare import differences
 from ppl.study.halves import choose_rules, choose_threshold, half
 from ppl.study.report import FORMATS, read, report
+from ppl.study.report_plots import _ticks, curves
 from ppl.study.selection import RULES
 from ppl.study.tables import family, sections
 
@@ -152,6 +153,46 @@ def test_at_full_size_a_rule_is_what_the_searcher_itself_answered(folder, sectio
             assert cost.verifier_tokens == pytest.approx(row.cost["verifier_tokens"])
 
 
+@pytest.mark.parametrize(
+    ("weights", "vote"), [((0.0, -1.0, -2.0), "weighted vote"), ((0.0, 0.0, -math.inf), "vote")]
+)
+def test_a_name_is_one_rule_in_every_line(tmp_path, weights, vote):
+    """A posterior's vote is by weight; where all weigh alike it is the plain one."""
+    rows, pools = [], {}
+    for searcher, some in (
+        ("SMC(3)", weights),
+        ("BestOfN(2)", (0.0, 0.0)),
+        ("BestOfN(3)", weights),
+    ):
+        rows.append(result("q", searcher, len(some), rights={"best": True, "vote": True}))
+        pools[rows[-1]["cell"]] = [
+            candidate(answer, log_weight=w) for answer, w in zip("122", some, strict=False)
+        ]
+    (section,) = sections(read(made_runs.write(tmp_path / "run", rows, pools)))
+    own = {line.name for line in section.lines if not line.reselected}
+    assert own == {f"{s}, {rule}" for s in ("SMC(3)", "BestOfN(2)") for rule in ("best", vote)}
+
+
+def test_a_curve_is_of_means_or_of_runs_as_they_were(tmp_path):
+    rows, pools = [], {}
+    for searcher, n, budget in (
+        ("BestOfN(4)", 4, None),
+        ("BestOfN(2)", 2, None),
+        ("BestOfN(3)", 3, {"tokens": 20}),
+    ):
+        rows.append(result("q", searcher, n, budget=budget))
+        pools[rows[-1]["cell"]] = [
+            candidate(str(i), scores=[0.9 - 0.1 * i], log_weight=-0.1 * i) for i in range(n)
+        ]
+    (section,) = sections(read(made_runs.write(tmp_path / "run", rows, pools)))
+    drawn = {curve.name: curve.lines for curve in curves(section)}
+    assert {line.reselected for line in drawn["BestOfN, best"]} == {True}
+    assert [line.n for line in drawn["BestOfN, best"]] == [1, 2, 4]
+    assert [line.name for line in drawn["BestOfN, best (limited)"]] == [
+        "BestOfN(3) ≤ 20 tokens, best"
+    ]
+
+
 def test_failed_searches_count_as_not_right(folder, section):
     (failed,) = [row for row in read(folder).rows if row.error is not None]
     lines = [x for x in section.lines if x.errors]
@@ -229,7 +270,8 @@ def test_a_searcher_may_be_the_baseline(section):
     found = differences(section, "SMC(16)")
     assert {d.baseline for d in found} == {"SMC(16), best"}
     own = [d for d in found if not d.line.reselected]
-    assert {d.line.name for d in own} == {"SMC(16), vote", "SMC(4), best", "SMC(4), vote"}
+    names = {"SMC(16), weighted vote", "SMC(4), best", "SMC(4), weighted vote"}
+    assert {d.line.name for d in own} == names
     assert all(d.paired.test == "McNemar" for d in own)
     other = next(d for d in own if d.line.searcher == "SMC(4)")
     assert not other.equal
@@ -367,6 +409,22 @@ def test_pictures_are_pictures(made):
     assert "#010203" not in text
 
 
+@pytest.mark.parametrize(
+    "tokens", [(744, 813), (11, 12), (0.5, 0.5), (53, 724), (10, 10_000), (3, 3e7)]
+)
+def test_an_axis_has_marks_to_read_between(tokens):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_xscale("log")
+    _ticks(axes, tokens)
+    low, high = axes.get_xlim()
+    assert low <= min(tokens) <= max(tokens) <= high
+    places = [place for place in axes.get_xticks() if low <= place <= high]
+    assert 3 <= len(places) <= 10
+    assert len({label.get_text() for label in axes.get_xticklabels()}) == len(places)
+
+
 class Page(html.parser.HTMLParser):
     """What a page is made of."""
 
@@ -423,7 +481,7 @@ def test_a_browser_shows_it_and_sorts_its_tables(made, tmp_path):
     path.write_text(page)
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     cells, theme = json.loads(html.unescape(title[1]))
     assert len(cells) > 10

@@ -259,3 +259,29 @@ def test_states_count_and_keep_the_rest():
     state = Frontier((), round=3)
     assert state.after(over=True) == Frontier((), round=4, over=True)
     assert issubclass(Frontier, State)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (lambda state: state.after(over=True), "Frontier"),
+        (lambda state: None, "None"),
+        (lambda state: (state.after(over=True), None), r"\(Frontier"),
+        (lambda state: ({}, state.after(over=True)), r"\(\{\}, Frontier"),
+    ],
+)
+def test_a_round_that_forgets_its_note_is_told(said, shown):
+    @dataclass(frozen=True)
+    class Forgetful(Searcher[Frontier]):
+        def start(self, tree):
+            return Frontier(nodes=(tree.root,))
+
+        def step(self, tree, state):
+            return said(state)
+
+        def result(self, tree, state):
+            return Result.by_likelihood(state.nodes)
+
+    for run in (lambda: Forgetful().run(toy, "prod", seed=0), lambda: check_searcher(Forgetful())):
+        with pytest.raises(SearchStateError, match=rf"Forgetful.step returned .*{shown}.*a note"):
+            run()

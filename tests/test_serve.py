@@ -305,9 +305,13 @@ def test_a_place_that_is_none_is_named(options):
     "field", ["tokens", "particles", "running", "body_bytes", "seconds", "body_seconds", "calls"]
 )
 def test_limits_are_numbers_above_zero(field):
-    for bad in (0, -1, "3", True):
+    for bad in (0, -1, "-3", True):
         with pytest.raises((ValueError, ArgumentError), match=field):
             Limits(**{field: bad})
+
+
+def test_a_limit_of_bytes_may_be_a_string():
+    assert Limits(body_bytes="2MB").body_bytes == 2_000_000
 
 
 def test_offers_are_checked():

@@ -10,7 +10,8 @@ import httpx
 import openai
 import pyro
 import pytest
-from serving import QUICK, Counting, ask, client, connected, quick, served, until
+from serving import QUICK, Counting, ask, client, connected, quick, served
+from work import until
 
 import ppl
 from ppl.errors import SearchStateError, ServerError
@@ -288,7 +289,7 @@ def test_a_searcher_that_needs_steps_and_has_none():
 
 def post(server, body, path="/chat/completions", **headers):
     kind = {"Content-Type": "application/json", **headers}
-    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=20)
+    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -355,18 +356,21 @@ def test_slow_clients_are_not_waited_for(server):
     with connected(server) as head, connected(server) as body, connected(server) as silent:
         head.sendall(begun)
         body.sendall(begun + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
-        started = time.monotonic()
-        for _ in range(4):  # a byte now and then does not help
-            time.sleep(0.1)
-            head.sendall(b"X")
+
+        def refused():
+            try:
+                head.sendall(b"X")  # a byte now and then does not help
+            except OSError:
+                return True
+            return time.sleep(0.05)
+
+        assert until(refused)
         answer = b""
         while part := body.recv(10_000):  # it may come in parts; then the connection is closed
             answer += part
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code": "request_timeout"' in answer
-        assert head.recv(1000) == b""
         assert silent.recv(1000) == b""
-        assert time.monotonic() - started < 10
     again = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     with connected(server) as second:  # nor does a first request that was whole
         second.sendall(again)

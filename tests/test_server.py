@@ -14,12 +14,14 @@ import pytest
 from programs import TOY, VERIFIERS
 from served import serve
 from transformers import GenerationConfig
+from work import until
 
 import ppl
 from ppl.errors import ServerError
 from ppl.language.cost import Account
 from ppl.language.randomness import key
 from ppl.lm.base import ContinueRequest, ScoreRequest
+from ppl.lm.server import flight
 from ppl.lm.server.model import ServerModel
 from ppl.searchers import SMC, BestOfN
 from ppl.verifiers import GenRM, Judge, SelfEvaluation
@@ -228,10 +230,11 @@ def test_generative_verifiers():
         assert all(probability(verifier, lm) < 0 for verifier in others)
 
 
-def test_close_and_cancel_leave_no_thread():
+def test_close_and_cancel_leave_no_thread(monkeypatch):
+    monkeypatch.setattr(flight, "_GRACE", 60.0)
     with behind() as (served, lm):
         before = set(threading.enumerate())  # with those of torch's compiler
-        served.delay = 0.2
+        served.gate.clear()
         session = lm.session()
         spec = lm(lm.prompt("^"), max_tokens=1).spec
         ledger = Account()
@@ -240,17 +243,21 @@ def test_close_and_cancel_leave_no_thread():
         ]
         session.step()
         session.cancel(tickets[:10])
+        served.gate.set()
         results = {}
         while session.running:
             results.update(session.step())
         assert set(results) == set(tickets[10:])
         assert session.joined == 8
         assert ledger.cost.lm_tokens == 10  # eight were on their way, two were never sent
+        served.gate.clear()
         session.submit(ContinueRequest(lm, spec, 1, ledger=ledger))
         session.step()
+        answered = threading.Timer(0.2, served.gate.set)
+        answered.start()
         session.close()
+        answered.join()
         assert ledger.cost.lm_tokens == 11  # paid for, though nobody took it
-        served.delay = 0.0
         more = set(threading.enumerate()) - before
         assert not [t for t in more if t.name.startswith("ThreadPoolExecutor")]
         assert len(more) <= 8  # the test server's own, one a connection
@@ -265,12 +272,19 @@ def test_a_posterior_is_saved_without_the_server(tmp_path):
 
 def test_time_limit():
     with behind() as (served, lm):
-        served.delay = 0.5
-        started = time.perf_counter()
+        served.gate.clear()
         ledger = Account(ppl.Budget(seconds=0.2))
         spec = lm(lm.prompt("^"), max_tokens=1).spec
+
+        def answers():
+            assert until(lambda: ledger.out_of_time)
+            time.sleep(0.3)  # it has been seen
+            served.gate.set()
+
+        thread = threading.Thread(target=answers)
+        thread.start()
         assert lm.sample_batch([ContinueRequest(lm, spec, 1, ledger=ledger)]) == [None]
-        assert time.perf_counter() - started < 2
+        thread.join()
 
 
 def test_the_environment_does_not_redirect_requests(monkeypatch):

@@ -324,7 +324,7 @@ def changed_state(old: bytes, content) -> bytes:
         (with_meta(searcher="SMC(0)"), "num_particles=0"),
         (with_meta(searcher="elsewhere.Mine(1)"), "'elsewhere' cannot be imported"),
         (with_meta(program={"function": "os.path:"}), "is no import path"),
-        (with_meta(program={"function": "__main__:nothing"}), "no 'nothing' any more"),
+        (with_meta(program={"function": "__main__:nothing"}), "'__main__' has no 'nothing'"),
         (with_meta(program=3), "its program is 3"),
         (with_meta(next=None, budget={"carbon": 1}), "column 'carbon' of Budget"),
         (with_meta(args=[{"model": 7}]), "holds no saved search"),

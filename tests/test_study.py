@@ -371,6 +371,29 @@ def test_ready_programs_say_what_the_text_says():
             assert sample.score == pytest.approx(likes_a.function(sample.text))
 
 
+@pytest.mark.parametrize(
+    ("program", "settings"),
+    [
+        (steps, {"until": "b", "max_tokens": 4}),
+        (whole, {}),
+        (thinking, {"closing": "b", "until": "a"}),
+        (thinking, {"closing": "b" * 6, "until": "a", "max_steps": 2}),
+    ],
+)
+def test_one_that_fills_the_context_has_no_answer_and_stops_no_other(program, settings):
+    text = Task("t", [Problem("t/0", "^", "a")], extract=lambda problem, said: said)
+    model = ppl.TableLM({"a": 0.6, "b": 0.1, "$": 0.3}, symbols="^ab$", context_length=7)
+    posterior = BestOfN(200).run(
+        program, text[0], model, likes_a, task=text, chat=False, seed=0, **settings
+    )
+    open_ = [sample for sample in posterior.samples if not sample.text.finished]
+    assert open_
+    assert all(sample.value is None for sample in open_)
+    if program is not thinking:
+        assert {len(sample.text.tokens) for sample in open_} == {7}
+        assert {sample.value for sample in posterior.samples} > {None, "a"}
+
+
 def test_prompts_of_ready_programs():
     text = Task("t", [Problem("t/0", "a", "a")])
     model = ppl.TableLM({"$": 1.0}, symbols="^ab$\n", context_length=64)

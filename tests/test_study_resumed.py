@@ -81,7 +81,9 @@ def test_killed_and_resumed():
 def test_errors_run_again_when_asked(tmp_path, monkeypatch):
     run = tmp_path / "run"
     study().run(run)
-    assert study().run(run).before == 4 * PROBLEMS
+    again = study().run(run)
+    assert (again.before, again.failed) == (4 * PROBLEMS, 4)  # they still stand there
+    assert study().run(run, problems="0-6").failed == 0  # none of these
 
     def healed(problem, lm, judge, *, longest=8):
         return solve(dataclasses.replace(problem, id="healed"), lm, judge, longest=longest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from bubblewrap import needs_bubblewrap
@@ -331,6 +330,4 @@ def test_python_in_a_program():
     def program():
         return ppl.call("run", Python(Sandbox(seconds=5)), "print(6 * 7)", seconds=60)
 
-    began = time.perf_counter()
     assert BestOfN(3).run(program).best == "42\n"
-    assert time.perf_counter() - began < 30

@@ -10,7 +10,15 @@ from ppl.errors import VerifierError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.text import Text
-from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Ranker, Verifier, check_declared
+from ppl.runtime.verdict import (
+    Aggregate,
+    JudgeRequest,
+    Meaning,
+    Ranker,
+    Verifier,
+    check_declared,
+    number,
+)
 
 
 class FunctionVerifier(Verifier):
@@ -47,11 +55,11 @@ class FunctionVerifier(Verifier):
     def _log(self, request: JudgeRequest) -> float:
         where = f"verifier {self.name} at {request.label}"
         probability = _called(self.function, request, where, _PROBABILITY)
-        if not 0 <= probability <= 1:  # also catches NaN
+        if not 0 <= probability <= 1 + 1e-6:  # also catches NaN; sums of float32 pass 1 by a hair
             raise VerifierError(
                 f"{where} returned {probability} for {request.text.text!r}; {_PROBABILITY}"
             )
-        return math.log(probability) if probability > 0 else -math.inf
+        return math.log(min(probability, 1.0)) if probability > 0 else -math.inf
 
 
 class FunctionRanker(Ranker):
@@ -95,7 +103,7 @@ def _called(
             "judge(requests) of a verifier class"
         )
     try:
-        return float(said)  # type: ignore[arg-type]  # that it may not be one is the point
+        return number(said)
     except Exception as error:
         raise VerifierError(
             f"{where} returned {shown(said)} for {request.text.text!r}; {wanted}"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,11 @@ from ppl.errors import PPLError
 
 # What the library raises for bad input, missing files, and extras that are not installed.
 EXPECTED = (PPLError, ValueError, OSError, ImportError)
+
+
+def _warned(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A warning is one line; where in the code it was given says nothing to whoever typed."""
+    complain(f"{category.__name__}: {message}")
 
 
 class Commands(TyperGroup):
@@ -36,10 +43,17 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
+        debug = ctx.params.get("debug") or os.environ.get("PPL_DEBUG")
         try:
-            return super().invoke(ctx)
+            here = str(Path.cwd())
+            if here not in sys.path and "" not in sys.path:
+                sys.path.append(here)  # modules of one's own, as `python -m ppl` finds them
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.showwarning = _warned  # type: ignore[assignment]
+                return super().invoke(ctx)
         except EXPECTED as error:
-            if ctx.params.get("debug") or os.environ.get("PPL_DEBUG"):
+            if debug:
                 raise
             complain(error)
             raise typer.Exit(1) from error

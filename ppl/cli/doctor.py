@@ -14,6 +14,7 @@ from rich.table import Table
 from ppl.cli import extras as optional
 from ppl.cli import machine as hardware
 from ppl.cli.terminal import print_json, stdout
+from ppl.posterior.shown import several
 
 _CORE = ("torch", "transformers", "pyro-ppl", "numpy", "rich", "typer")
 
@@ -189,7 +190,7 @@ def _print(
     packages = ", ".join(f"{n} {v or 'MISSING'}" for n, v in versions.items())
     console.print(f"ppl {optional.own_version()}, Python {platform.python_version()}, {packages}")
     memory = "" if machine.memory is None else f", {machine.memory / 2**30:.0f} GiB of memory"
-    cores, threads = _several(machine.cores, "core"), _several(machine.threads, "thread")
+    cores, threads = several(machine.cores, "core"), several(machine.threads, "thread")
     console.print(f"{machine.processor}: {cores}, {threads} in torch{memory}")
     console.print(f"accelerators: {', '.join(machine.accelerators) or 'none'}")
     console.print()
@@ -226,7 +227,3 @@ def _speeds(speed: hardware.Speed) -> Table:
         bounds: list[Any] = [speed.tokens(parameters, batch) for batch in (1, hardware.BATCH)]
         table.add_row(name, *(f"{b:,.1f}" if b < 10 else f"{b:,.0f}" for b in bounds))
     return table
-
-
-def _several(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"

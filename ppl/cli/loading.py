@@ -38,9 +38,9 @@ class Loading:
         str | None,
         _option("--kv", "What is kept of keys and values: 'int8', 'window(512, 4)', ..."),
     ] = None
-    kv_bytes: Annotated[int | None, _option("--kv-bytes", "Bytes for keys and values.", min=1)] = (
-        None
-    )
+    kv_bytes: Annotated[
+        str | None, _option("--kv-bytes", "For keys and values: '2GiB', '2GB', or bytes.")
+    ] = None
     context_length: Annotated[
         int | None, _option("--context-length", "Tokens of a text.", min=2)
     ] = None
@@ -57,6 +57,7 @@ class Loading:
     ] = None
 
     def __post_init__(self) -> None:
+        from ppl.language.checks import nbytes
         from ppl.lm.drafts import Drafts
         from ppl.lm.engine.kv import KV
         from ppl.lm.pretrained import _check_weights, _dtype, device_here
@@ -69,6 +70,7 @@ class Loading:
             "dtype": _dtype,
             "weights": weights,
             "kv": KV.read,
+            "kv_bytes": lambda said: nbytes(kv_bytes=said),
             "drafts": Drafts,
         }
         for name, check in checks.items():
@@ -86,10 +88,14 @@ class Loading:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that are given, as `ppl.load` takes them."""
+        from ppl.language.checks import nbytes
+
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {name: value for name, value in found.items() if value is not None}
         if "compile" in given:
             given["compile"] = _COMPILE[given["compile"]]
+        if "kv_bytes" in given:
+            given["kv_bytes"] = nbytes(kv_bytes=given["kv_bytes"])
         return given
 
     def of_model(self, name: str, judged: bool = False) -> dict[str, Any]:
@@ -121,8 +127,9 @@ class Loading:
         """What a model is called that is loaded so."""
         from ppl.lm.engine.kv import KV
         from ppl.lm.engine.quantised import name_with
+        from ppl.lm.gguf import name_of
 
-        name = name if self.adapter is None else f"{name}+{self.adapter}"
+        name = name_of(name) if self.adapter is None else f"{name_of(name)}+{self.adapter}"
         return KV.read(self.kv or "full").named(name_with(name, self.weights))
 
     def refuse_for_several(self, models: Sequence[str]) -> None:

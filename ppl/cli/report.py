@@ -14,7 +14,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; shards count as one.")],
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Compare with: 'vote', 'SMC(16)', 'SMC(16), vote'."),
+        typer.Option("--baseline", help="Compare with: 'vote', 'SMC(16)', 'SMC(16), best'."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write files there; else print only.")

@@ -45,6 +45,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
+    from ppl.lm.gguf import name_of
     from ppl.serve import Limits, Offer
     from ppl.serve import serve as run
     from ppl.study import Source
@@ -66,7 +67,12 @@ def serve(
             models[name] = model_of(name, Source(load=name, settings=own))
         if judge and judging and judge not in judges:
             judges[judge] = verifier_of(judge, Source(load=judge, settings=judging))
-        offers[alias if equals else given] = Offer(
+        called = alias if equals else name_of(given)
+        if called in offers:
+            raise typer.BadParameter(
+                f"two are called {called!r}: write ALIAS=MODEL", param_hint="--model"
+            )
+        offers[called] = Offer(
             models.get(name, name),
             verifier=judges.get(judge, judge) if judge else None,
             searcher=None if searcher is None else parsed(searcher),

@@ -151,6 +151,8 @@ def _loaded(
     judging = {n: {"load": v, **options.of_judge} for n, v in judges.items()}
     keeps = study is not None and named is None  # the study's own
     found = {options.named(m): {"load": m, **options.of_model(m, bool(judges))} for m in models}
+    if len(found) < len(models):
+        raise typer.BadParameter(f"two are called alike: {', '.join(models)}", param_hint="--model")
     return found, None if keeps else judging
 
 

@@ -39,7 +39,7 @@ def drawn(posterior: Any, most: int = MOST) -> str:
 def _said(lineage: Any, posterior: Any, node: int) -> str:
     row = lineage.rows[node]
     if lineage.parents[node] < 0:
-        return "(question)"
+        return "(question)  value of the verifier, step  = answer  (its probability)"
     value = "      " if row["value"] is None else f"{row['value']:6.3f}"
     said = f"{value}  {lineage.written(node).strip()!r}"
     fate = lineage.fates[node]

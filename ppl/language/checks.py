@@ -8,6 +8,7 @@ what it may be.
     checks.floor(floor=1e-6)                      in [0, 0.5)
     checks.one_of(("bfs", "dfs"), order="bfs")
     checks.flag(greedy=True)                      True or False
+    checks.nbytes(kv_bytes="2GiB")                2147483648
     checks.numbers(scores=[0.5, 2])               an array of floats, without NaN
     checks.truths(labels=[1, 0, 1])               of bools, or of 0 and 1
 
@@ -20,7 +21,9 @@ a bound written as `if x < 1: raise` lets it through.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
@@ -86,6 +89,33 @@ def flag(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
             raise ArgumentError(f"{name}={shown(value)}: True or False")
+
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}
+_UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B|)\s*", re.ASCII)
+
+
+def nbytes(*, least: int = 1, **sizes: Any) -> int:
+    """The one argument as a number of bytes: a whole number (`2 << 30`, `2e9`), or a string of one
+    and a unit, such as `"2GB"` (10^9 each) or `"2 GiB"` (2^30 each).
+
+    Raises ArgumentError for anything else, and for less than `least`.
+    """
+    ((name, value),) = sizes.items()
+    found: Any = value
+    if isinstance(value, str):
+        said = _SIZE.fullmatch(value)
+        known = said is not None and said[2] in _UNITS
+        found = math.floor(Fraction(said[1]) * _UNITS[said[2]]) if said and known else None
+    if not _is(Real, found) or not least <= found < math.inf or found != int(found):
+        raise ArgumentError(
+            f"{name}={shown(value)}: bytes, at least {least}: a whole number such as 2 * 1024**3, "
+            "or a string such as '2GiB' (1024**3 bytes each) or '2GB' (1000**3); "
+            f"units are {', '.join(list(_UNITS)[1:])}"
+        )
+    return int(found)
 
 
 def numbers(*, nan: bool = False, **values: Any) -> NDArray[np.float64]:

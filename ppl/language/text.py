@@ -30,8 +30,8 @@ class Continuation:
         text: the characters that they complete where they stand (an end-of-text token says
             nothing; a character that is cut off at the end is not there yet).
         reason: `"until"` (the step rule came true), `"end"` (the model ended the text) or
-            `"length"` (`max_tokens` was reached); `"open"` is only made by hand: the beginning of
-            a step, to be observed.
+            `"length"` (`max_tokens` was reached, or the model's context ended); `"open"` is only
+            made by hand: the beginning of a step, to be observed.
         made_with: the tokenizer; None for ids put together by hand, which are taken at their word.
         kv: what the model that drew it kept of keys and values (`ppl.load(..., kv=)`); None where
             nobody drew it, or that is not known.

@@ -209,7 +209,8 @@ class LanguageModel(TextMaker):
         if len(text.tokens) >= self.context_length:
             raise PromptError(
                 f"the text has {len(text.tokens)} tokens, {self.name} holds "
-                f"{self.context_length}: shorten the prompt or take fewer steps"
+                f"{self.context_length}: shorten the prompt, or leave the loop when "
+                "len(text.tokens) is lm.context_length"
             )
         if max_tokens is not None and not (type(max_tokens) is int and max_tokens > 0):
             checks.count(max_tokens=max_tokens)

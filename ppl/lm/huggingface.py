@@ -59,7 +59,8 @@ class HFModel(Held, LogitsModel):
         tokenizer: its tokenizer.
         name: shown in messages; models with the same name and tokenizer are taken as the same.
         context_length: most tokens of a text; None takes it from the configuration.
-        kv_bytes: memory for cached keys and values, and the most that one batch may take.
+        kv_bytes: memory for cached keys and values, and the most that one batch may take; as in
+            `ppl.load`.
         kv: as in `ppl.load`; what is not "full" is put behind the name.
         graphs, compile, drafts: as in `ppl.load`.
         unknown: nothing; a setting of `ppl.load` that a model which is held cannot have, or a name
@@ -84,7 +85,7 @@ class HFModel(Held, LogitsModel):
         *,
         name: str,
         context_length: int | None = None,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
         graphs: bool = False,
         compile: bool | Literal["auto"] = False,
@@ -92,7 +93,6 @@ class HFModel(Held, LogitsModel):
         **unknown: Any,
     ) -> None:
         refuse_unknown_settings("ppl.HFModel", unknown, SETTINGS_HELD, HELD)
-        checks.count(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         _check_held(model, tokenizer)
         model = without_wrapper(model, name)
@@ -103,7 +103,7 @@ class HFModel(Held, LogitsModel):
             Engine,
             model,
             name=name,
-            capacity=kv_bytes,
+            capacity=checks.nbytes(kv_bytes=kv_bytes),
             context_length=context_length,
             graphs=graphs,
             keeps=keeps,

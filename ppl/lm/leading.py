@@ -157,9 +157,9 @@ class LeadingSession(Session):
                 return
             last = [row.new[-1] for row in rows]
             heat = [row.request.spec.warp.temperature for row in rows]
-            # A step of all rows costs about what asking for another burst does.
-            idle = len(rows) if self._calm >= _CALM else 0
-            made = self._decoder.burst(last, Asked(numbers, pauses, heat, steps, idle))
+            # A step of all costs about what asking for another burst does.
+            idle = len({row.text for row in rows}) if self._calm >= _CALM else 0
+            made = self._decoder.burst(last, Asked(numbers, (), pauses, heat, steps, idle))
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it

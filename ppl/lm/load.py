@@ -17,6 +17,7 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.engine.kv import KV
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.gguf import name_of
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
 from ppl.lm.pretrained import device_here, embedded, load_pretrained
@@ -80,7 +81,7 @@ def load(
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
     context_length: int | None = None,
-    kv_bytes: int = 2 << 30,
+    kv_bytes: float | str = 2 << 30,
     kv: str | Eviction = "full",
     pack: bool = True,
     weights: str | None = None,
@@ -94,11 +95,12 @@ def load(
 
     Args:
         source: `"tiny"` or `"tiny-lines"` for an embedded model; a folder in Hugging Face format; a
-            `.gguf` file (converted once and kept in the user's cache folder); a Hugging Face Hub
-            id, with `:Q8_0` and the like for a GGUF file there; the folder of a LoRA adapter,
-            which names its model; the address of a server, such as `"http://localhost:8000/v1"`, or
-            those of several that run the same model, as a list or with commas between them; or what
-            starts with a prefix of one's own (`ppl.register`).
+            `.gguf` file (converted once and kept in the user's cache folder; the model is called by
+            the file's name without folder and suffix); a Hugging Face Hub id, with `:Q8_0` and the
+            like for a GGUF file there; the folder of a LoRA adapter, which names its model; the
+            address of a server, such as `"http://localhost:8000/v1"`, or those of several that run
+            the same model, as a list or with commas between them; or what starts with a prefix of
+            one's own (`ppl.register`).
         dtype: a floating-point type of torch or its name, or `"auto"` for that of the files.
             float32 on a CPU and bfloat16 on a GPU unless given. `torch_dtype` is the same.
         device: a GPU if there is one unless given; a number is that of a GPU. `device_map` is the
@@ -107,7 +109,8 @@ def load(
         revision, token, trust_remote_code: as in `transformers`.
         adapter: a LoRA adapter, a folder or a Hub id, that is put into the weights.
         context_length: most tokens of a text; None takes it from the model's configuration.
-        kv_bytes: memory for cached keys and values; rows that do not fit wait, but one always runs.
+        kv_bytes: memory for cached keys and values, in bytes or as `"2GiB"` or `"2GB"` (10^9 each);
+            rows that do not fit wait, but one always runs.
         kv: what is kept of them: `"full"`, `"int8"`, `"window(512, 4)"` for those of the last 512
             tokens and the first 4, `"delayed(4, 256)"` for one of four behind the last 256, either
             behind `"int8+"`, or an eviction, such as a trained one (`ppl.lm.eviction`). What is not
@@ -174,6 +177,7 @@ def load(
             "a model that you already hold is ppl.HFModel(model, tokenizer, name=...)"
         )
     _check_settings(**settings)
+    settings["kv_bytes"] = checks.nbytes(kv_bytes=kv_bytes)
     fitting = [prefix for prefix in _LOADERS if str(source).startswith(prefix)]
     if fitting:
         prefix = max(fitting, key=len)
@@ -208,7 +212,7 @@ def _check_settings(
     trust_remote_code: bool,
     adapter: str | Path | None,
     context_length: int | None,
-    kv_bytes: int,
+    kv_bytes: float | str,
     kv: str | Eviction,
     pack: bool,
     weights: str | None,
@@ -218,7 +222,6 @@ def _check_settings(
     replicas: int | Sequence[str] | None,
 ) -> None:
     """The numbers among the settings; their kinds are the annotations."""
-    checks.count(kv_bytes=kv_bytes)
     KV.read(kv)
     if context_length is not None:
         checks.count(context_length=context_length)
@@ -273,7 +276,9 @@ def _local(
 ) -> HFModel:
     folder = embedded(source, "lm")
     model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
-    name = str(source) if files["adapter"] is None else f"{source}+{files['adapter']}"
+    name = name_of(source)
+    if files["adapter"] is not None:
+        name += f"+{files['adapter']}"
     return HFModel(
         model,
         tokenizer,

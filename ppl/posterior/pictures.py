@@ -83,7 +83,7 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
     dots = _discs(axes, lineage, places, rounds if columns else None, won)
     if columns:
         _rounds(axes, posterior, max(y for _, y in places.values()) + 0.55)
-    _endings(axes, posterior, lineage, places, best)
+    _endings(axes, posterior, lineage, places, best, room=10 if columns else 18)
     if labels:
         _words(axes, lineage, places, best, below=columns)
     axes.set_title(
@@ -211,9 +211,12 @@ def _rounds(axes: Any, posterior: Posterior, top: float) -> None:
 
 
 def _endings(
-    axes: Any, posterior: Posterior, lineage: Lineage, places: Places, best: int | None
+    axes: Any, posterior: Posterior, lineage: Lineage, places: Places, best: int | None, room: int
 ) -> None:
-    """Answers at the right, each with a bar as long as its probability, which stands beside it."""
+    """Answers at the right, each with a bar as long as its probability, which stands beside it.
+
+    `room`: small letters that fit before the bar.
+    """
     shares = {
         i: float(sum(posterior.probabilities[numbers])) for i, numbers in lineage.carriers.items()
     }
@@ -224,12 +227,15 @@ def _endings(
         x, y = places[i]
         p = shares[i]
         answer = shown(posterior.samples[numbers[0]])
-        answer = answer if len(answer) <= 10 else f"{answer[:9]}…"
         strong = i == best
+        star, many = "★ " * strong, f" ×{len(numbers)}" if len(numbers) > 1 else ""
+        left = room - len(star) - len(many)
+        answer = answer if len(answer) <= left else f"{answer[: left - 1]}…"
         color = _WON if strong else _INK if p > 0.01 else "#98a1ab"
-        text = f"{'★ ' if strong else ''}{answer}{f' ×{len(numbers)}' if len(numbers) > 1 else ''}"
+        text = star + answer + many
+        large = strong and 11 * len(text) <= 8 * room
         axes.annotate(text.replace("$", r"\$"), (x, y), xytext=(11, 0), va="center", color=color,
-                      textcoords="offset points", fontsize=11 if strong else 8,
+                      textcoords="offset points", fontsize=11 if large else 8,
                       weight="bold" if strong else "normal", family="DejaVu Sans Mono")  # fmt: skip
         axes.plot([x + 0.72, x + 0.72 + 0.4 * p / most], [y, y], color=color, lw=6,
                   solid_capstyle="butt", zorder=4)  # fmt: skip

@@ -82,13 +82,14 @@ def _merged(posterior: Shown) -> list[_Row]:
 
 def _head(posterior: Shown, rows: list[_Row]) -> str:
     answers = sum(answer != "(unfinished)" for *_, answer in rows)
-    number = f"{_several(answers, 'answer')} of {_several(len(posterior.samples), 'particle')}"
+    number = f"{several(answers, 'answer')} of {several(len(posterior.samples), 'particle')}"
     evidence = posterior.log_evidence
     said = "" if evidence is None else f", log evidence {evidence:.4f}"
     return f"{posterior.searcher or 'Posterior'}: {number}, ESS {posterior.ess:.1f}{said}"
 
 
-def _several(number: int, thing: str) -> str:
+def several(number: int, thing: str) -> str:
+    """A number with its noun: "1 core", "2 cores"."""
     return f"{number} {thing}{'s' * (number != 1)}"
 
 

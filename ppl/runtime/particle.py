@@ -39,13 +39,14 @@ from ppl.language.site import Draw, Site
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, LMDistribution, ScoreRequest
 from ppl.runtime.branches import Several, run_branches
+from ppl.runtime.called import Calls
 from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
 from ppl.runtime.factor import light
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
 from ppl.runtime.record import Record, decides, fingerprint, site_log_prob
 from ppl.runtime.site import site_of
-from ppl.runtime.verdict import Calls, JudgeRequest, own_verdicts
+from ppl.runtime.verdict import JudgeRequest, own_verdicts
 
 __all__ = ["Checkpoint", "Decide", "Particle", "Program", "Request", "Segment", "Task"]
 

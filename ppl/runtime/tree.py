@@ -19,12 +19,13 @@ from ppl.language.arguments import check_fields, checked
 from ppl.language.cost import Account, Budget, Cost
 from ppl.language.randomness import key
 from ppl.runtime.batch import Cancelled, Host
+from ppl.runtime.called import Calls
 from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.node import Node, child_of
 from ppl.runtime.particle import DRAWN, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
 from ppl.runtime.turns import TURNS
-from ppl.runtime.verdict import Calls, JudgeRequest, Scorer, log_potential
+from ppl.runtime.verdict import JudgeRequest, Scorer, log_potential
 from ppl.runtime.wave import Flight, Wave, ask, until
 
 

@@ -12,6 +12,7 @@ is p_LM(x) * A(s_1 .. s_T), however often the verifier was asked and whatever th
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -25,12 +26,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
-from ppl.language.arguments import checked
+from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account
 from ppl.language.site import Draw, Entry, Site, Visit, made, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
-from ppl.runtime.program import Program, warn_of
+from ppl.runtime.called import Calls
 
 Aggregate = Literal["prod", "last", "min", "mean", "geomean"]
 """How step scores s_1 .. s_t combine: product, latest, smallest, arithmetic mean, or geometric mean
@@ -144,30 +145,59 @@ class Scorer(ABC):
             VerifierError: naming this verifier, the site and the text (or the floor).
         """
         answers = self.judge(requests)
-        if len(answers) != len(requests):
-            raise VerifierError(
-                f"verifier {self.name} returned {len(answers)} results for {len(requests)} texts; "
-                "judge() must return one sequence per request"
-            )
+        said = None
+        if not hasattr(answers, "__len__") or isinstance(answers, str | Mapping):
+            if inspect.iscoroutine(answers):
+                answers.close()
+            said = shown(answers)
+        elif len(answers) != len(requests):
+            said = f"{len(answers)} results"
+        if said is not None:
+            asked = f"{len(requests)} texts ({', '.join(r.label for r in requests[:2])}, ...)"
+            raise VerifierError(f"verifier {self.name} returned {said} for {asked}; {_JUDGE}")
         return [self._checked(r, a) for r, a in zip(requests, answers, strict=True)]
 
     def _checked(self, request: JudgeRequest, scores: Sequence[float]) -> tuple[float, ...]:
         where = f"verifier {self.name} at {request.label}"
         new_steps = len(request.text.step_ends) - request.since
-        if len(scores) not in (1, new_steps):
+        try:
+            numbers = tuple(map(number, scores))
+        except Exception as error:  # that they may be anything is the point
+            raise VerifierError(
+                f"{where} returned {shown(scores)} for {request.text.text!r}; {_JUDGE}"
+            ) from error
+        if len(numbers) not in (1, new_steps):
             blank = sum(not step.strip() for step in request.text.steps[request.since :])
-            if len(scores) != new_steps - blank:
+            if len(numbers) != new_steps - blank:
                 raise VerifierError(
-                    f"{where} returned {len(scores)} scores for {new_steps} new steps of "
-                    f"{request.text.text!r}; return one per new step, or one for the text"
+                    f"{where} returned {len(numbers)} scores for {new_steps} new "
+                    f"step{'s' * (new_steps != 1)} of {request.text.text!r}; return one per new "
+                    "step, or one for the text"
                 )
-        for number in scores:
-            self._check_number(float(number), f"{where} returned", request.text)
-        return tuple(map(float, scores))
+        for each in numbers:
+            self._check_number(each, f"{where} returned", request.text)
+        return numbers
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Asked for what is not there: a name has to be given, and is easily forgotten."""
+        said = f"{type(self).__name__!r} object has no attribute {attribute!r}"
+        if attribute == "name":
+            said += ": give it one, by which messages call it and its observations telescope"
+        raise AttributeError(said)
 
     def _check_number(self, number: float, said: str, text: Text) -> None:
         if math.isnan(number) or number == math.inf:
             raise VerifierError(f"{said} {number} for {text.text!r}; a score is a number")
+
+
+_JUDGE = "judge() must return a list with one sequence of numbers per request"
+
+
+def number(said: Any) -> float:
+    """Raises TypeError or ValueError: that is no number. Words are none, whatever they spell."""
+    if isinstance(said, str | bytes):
+        raise TypeError("words")
+    return float(said)
 
 
 _STATE = "ppl.verifiers.Potential(ranker, temperature=1.0)"
@@ -238,31 +268,6 @@ class Verifier(Scorer):
                 "its logarithm in [-inf, 0]"
             )
         super()._check_number(number, said, text)
-
-
-class Calls:
-    """Which verifiers the finished runs of one search have called, and which any run has used.
-
-    A call alone asks nothing and weighs nothing, which is easily overlooked.
-    """
-
-    def __init__(self) -> None:
-        self.called: set[str] = set()
-        self.used: set[str] = set()
-
-    def warn(self, program: Program) -> None:
-        """Warns of verifiers without any influence; once, the count starts again."""
-        for name in sorted(self.called - self.used):
-            warn_of(
-                program,
-                f"verifier {name} was called on texts, but in the whole search nothing that it "
-                "says was observed, so it had no influence: observe it, as in "
-                f'pyro.sample("ok", {name}(text), obs=True)',
-            )
-        self.called.clear()
-
-    def __reduce__(self) -> tuple[type[Calls], tuple[()]]:
-        return Calls, ()  # of a search that is continued, the rest counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +403,8 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """True with the latest step probability, a function of `key`."""
         self._judge(visit)
+        if self._run is not None:
+            self._run.calls.drawn.add(self.verifier.name)
         keyed.seed(key)
         value = self.sample()
         return value, self._log_bernoulli(value), None
@@ -408,13 +415,19 @@ class Verdict(Site, TorchDistribution):  # type: ignore[misc]
         self._refuse_reward("proposed")
         self._judge(visit)
         self._drawn = True
+        self._weighs()
         return self._log_bernoulli(value)
 
     def weigh(self, visit: Visit, msg: Any, entry: Entry) -> float:
         """What observing `entry.value` adds: the aggregate's increment since the last verdict."""
         entry.value = self.check(entry.value, visit.label)
         self._judge(visit)
+        self._weighs()
         return share(self.observe(entry.value), msg)
+
+    def _weighs(self) -> None:
+        if self._run is not None:
+            self._run.calls.weighed.add(self.verifier.name)
 
     def passed(self, visit: Visit, entry: Entry) -> None:
         """Notes the scores, so that a fork asks the verifier nothing."""

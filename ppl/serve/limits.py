@@ -21,7 +21,7 @@ class Limits:
         particles: the largest searcher, see `ppl.serve.choice.size`; also most answers (`n`).
         running: most requests that search at a time. They share batches.
         waiting: most requests that wait for a place; what comes then is told to come later (429).
-        body_bytes: the largest request (413).
+        body_bytes: the largest request (413), in bytes or as `"1MB"`.
         body_seconds: seconds within which a request has to have arrived, and its headers before
             that (408).
     """
@@ -32,7 +32,7 @@ class Limits:
     particles: int = 256
     running: int = 64
     waiting: int = 256
-    body_bytes: int = 1_000_000
+    body_bytes: float | str = 1_000_000
     body_seconds: float = 10.0
 
     def __post_init__(self) -> None:
@@ -41,8 +41,8 @@ class Limits:
             tokens=self.tokens,
             particles=self.particles,
             running=self.running,
-            body_bytes=self.body_bytes,
         )
+        object.__setattr__(self, "body_bytes", checks.nbytes(body_bytes=self.body_bytes))
         checks.count(least=0, waiting=self.waiting)
         if self.calls is not None:
             checks.count(calls=self.calls)

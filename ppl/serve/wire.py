@@ -42,7 +42,7 @@ async def read(scope: Scope, receive: Receive, limits: Limits) -> bytes:
             415, "send JSON, with 'Content-Type: application/json'", code="unsupported_media_type"
         )
     told = header(scope, b"content-length")
-    if told.isdigit() and int(told) > limits.body_bytes:
+    if told.isdigit() and int(told) > int(limits.body_bytes):
         raise _too_large(limits)
     body = bytearray()
     try:
@@ -54,7 +54,7 @@ async def read(scope: Scope, receive: Receive, limits: Limits) -> bytes:
                     raise GoneError
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
-                if len(body) > limits.body_bytes:
+                if len(body) > int(limits.body_bytes):
                     raise _too_large(limits)
     except TimeoutError:
         raise RefusedError(

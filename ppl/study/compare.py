@@ -77,7 +77,7 @@ def named(section: Section, baseline: str | None) -> Rule | Line | None:
     """The baseline of a section.
 
     A rule's name (`"vote"`) is that rule on candidates of `BestOfN`; a searcher (`"SMC(16)"`) or a
-    line (`"SMC(16), vote"`) is that line. By default the vote, which needs no verifier; without
+    line (`"SMC(16), best"`) is that line. By default the vote, which needs no verifier; without
     stored candidates the first searcher.
 
     Raises:

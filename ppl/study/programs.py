@@ -3,7 +3,7 @@
 A program of a study is `program(problem, lm, verifier, **settings) -> answer`; one with a parameter
 `task` is given the task, whose `extract` knows where a response states its answer. These three are
 Pyro models as any other and read as examples for your own. They return None, no answer, where the
-text did not end.
+text did not end, also where the model's context ended first.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def steps(
         _observe(verifier, text, f"ok_{t}")
         if text.finished:
             return task.extract(problem, text.text)
+        if _full(lm, text):
+            break  # one that rambles has no answer; the others' search goes on
     return None
 
 
@@ -130,11 +132,13 @@ def thinking(
         text = text + pyro.sample(f"thought_{t}", thought)
         _observe(verifier, text, f"ok_{t}")
         closed = closing in text.text
-        if closed or text.finished:
+        if closed or text.finished or _full(lm, text):
             break
     if not text.finished:
         if not closed:
             text = text + closing
+        if _full(lm, text):
+            return None
         response = lm(text, max_tokens=answer_tokens, temperature=temperature, top_p=top_p)
         text = text + pyro.sample("response", response)
         _observe(verifier, text, "ok")
@@ -150,6 +154,11 @@ def asked(lm: LanguageModel, problem: Problem, prompt: str, system: str | None, 
     if system is None:
         return lm.chat(question)
     return lm.chat([{"role": "system", "content": system}, {"role": "user", "content": question}])
+
+
+def _full(lm: LanguageModel, text: Text) -> bool:
+    """Whether the model can write nothing more: its context has ended."""
+    return len(text.tokens) >= lm.context_length
 
 
 def _observe(verifier: Any, text: Text, site: str) -> None:

@@ -104,7 +104,7 @@ def report(
     Args:
         folders: of runs; shards of one study together are one.
         baseline: what all else is compared with: a rule on independent samples (`"vote"`), a
-            searcher (`"SMC(16)"`) or a line (`"SMC(16), vote"`). By default the vote.
+            searcher (`"SMC(16)"`) or a line (`"SMC(16), best"`). By default the vote.
         out: folder to write to, made if it is not there; by default nothing is written.
         formats: of `FORMATS`.
         seed: of the bootstrap and of sign flips. Random subsets are keyed by their questions.

@@ -42,10 +42,21 @@ class Curve:
 
 
 def curves(section: Section) -> list[Curve]:
-    """What is drawn of a section: the frame, then up to eight curves."""
+    """What is drawn of a section: the frame, then up to eight curves.
+
+    A curve has one meaning: means over subsets, or runs as they were. A run of a size that is
+    re-selected for that rule is drawn once, as that mean; runs with a limit make a curve of their
+    own.
+    """
+    again_too = {line.curve for line in section.lines if line.reselected}
     found: dict[str, list[Line]] = {}
     for line in section.lines:
-        found.setdefault(line.curve, []).append(line)
+        name = line.curve
+        if not line.reselected and name in again_too:
+            if not line.budget:
+                continue
+            name += " (limited)"
+        found.setdefault(name, []).append(line)
     for each in found.values():
         each.sort(key=lambda line: line.cost.tokens)
     there = {line.rule for line in section.lines if line.reselected}
@@ -140,14 +151,18 @@ def _ticks(axes: Any, tokens: Sequence[float]) -> None:
 
     low, high = min(tokens, default=1.0), max(tokens, default=10.0)
     low = max(low, 1e-3)
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(max(high, low)))) + 1)
-    steps = (1, 2, 5) if np.log10(max(high, low) / low) < 3 else (1,)
-    marks = [m * 10.0**d for d in decades for m in steps]
-    places = [m for m in marks if low / 1.3 <= m <= high * 1.3] or [low]
+    high = max(high, low)
+    left, right = low / 1.25, high * 1.25
+    decades = range(int(np.floor(np.log10(left))), int(np.ceil(np.log10(right))) + 1)
+    # The coarsest that leaves enough of them to read a value between two.
+    for steps in ((1,), (1, 2, 5), range(1, 10), np.arange(1, 10, 0.5)):
+        places = [p for d in decades for m in steps if left <= (p := m * 10.0**d) <= right]
+        if len(places) > 2:
+            break
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{m:,.0f}" if m >= 1 else f"{m:g}" for m in places])
-    axes.set_xlim(low / 1.25, max(high, low) * 1.25)
+    axes.set_xticklabels([f"{m:,.0f}" if m == round(m) else f"{m:g}" for m in places])
+    axes.set_xlim(left, right)
 
 
 def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:

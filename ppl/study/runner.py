@@ -25,7 +25,7 @@ class Progress:
     Attributes:
         done: cells that are there, also from before.
         cells: all.
-        failed: of those of this run, how many ended with an error.
+        failed: of those, how many stand with an error.
         label: what was run last: task, model, program, searcher, budget, seed.
         tokens: tokens that language models have generated in this run.
         seconds: since this run began.
@@ -52,7 +52,7 @@ class Summary:
         folder: where the results are.
         cells: all that were asked for.
         before: of these, how many were there already.
-        failed: of the new ones, how many ended with an error (a line of its own each).
+        failed: of all of them, how many stand there with an error (a line of its own each).
         tokens: tokens that language models have generated.
         seconds: how long it took.
     """
@@ -101,7 +101,9 @@ def run(
             records.forget_errors(g.cell(p.id) for g in study.groups for p in chosen[g.task])
         todo = list(jobs(study, chosen, records.results))
         left = sum(len(job.problems) for job in todo)
-        before, done, failed, tokens = cells - left, 0, 0, 0
+        before, done, tokens = cells - left, 0, 0
+        asked = (g.cell(p.id) for g in study.groups for p in chosen[g.task])
+        failed = sum(records.results.get(cell, False) for cell in asked)  # of an earlier call
         # Closed when it is left: an exception would keep searches and processes going.
         with contextlib.closing(_rows(study, todo, batch, workers, ray, trees)) as found:
             for job, row in found:

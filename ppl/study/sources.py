@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from ppl import verifiers as kinds
 from ppl.errors import PPLError, StudyError
 from ppl.language.arguments import shown
+from ppl.lm import gguf
 from ppl.lm import load as load_model
 from ppl.lm.base import LanguageModel
 from ppl.runtime.verdict import Scorer
@@ -48,7 +49,7 @@ class Source:
     @property
     def told(self) -> dict[str, Any]:
         """As plain data, for `config.json`."""
-        call = {"load": self.load} if self.make is None else {"make": self.make}
+        call = _load_told(self.load or "") if self.make is None else {"make": self.make}
         return {**call, **self.settings}
 
 
@@ -211,10 +212,18 @@ def told(source: Any) -> dict[str, Any]:
     if origin is not None:
         kept = {name: _shown(value) for name, value in origin.settings.items()}
         beside = {"name": source.name} if "base" in origin.withheld else {}
-        return {"load": origin.source, **kept, **beside}
+        return {**_load_told(origin.source), **kept, **beside}
     size = getattr(source, "parameters", None)
     about = {"object": type(source).__qualname__, "name": getattr(source, "name", "")}
     return about if size is None else {**about, "parameters": size}
+
+
+def _load_told(source: str) -> dict[str, str]:
+    """A file of weights by name and contents, as its folder is another on each machine."""
+    path = gguf.file_here(source)
+    if path is None:
+        return {"load": source}
+    return {"load": path.name, "contents": gguf.contents(path)}
 
 
 def _shown(setting: Any) -> Any:
@@ -242,9 +251,9 @@ def _pairs(entries: Any, what: str) -> list[tuple[str, Any]]:
 
 def _name(entry: Any) -> str:
     if isinstance(entry, str):
-        return entry
+        return gguf.name_of(entry)
     if isinstance(entry, Source):
-        return str(entry.load or entry.make)
+        return gguf.name_of(entry.load) if entry.load else str(entry.make)
     if isinstance(entry, Use):
         return _name(entry.program)
     return str(getattr(entry, "name", None) or getattr(entry, "__name__", shown(entry)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ppl.study.lines import Group, Line, Spent, spent, spent_on
-from ppl.study.runs import Row, Runs
+from ppl.study.runs import Candidate, Row, Runs
 from ppl.study.selection import FITTED, RULES, Pool, Rule
 
 # One that a rule may have stopped is none: its samples are as many as their answers made them.
@@ -180,9 +180,13 @@ def _section(group: Group, rows: Sequence[Row], runs: Runs, rules: tuple[Rule, .
                 f"{mixed} pools have equal answers that were judged differently: votes take the "
                 "more frequent judgement."
             )
+    # A posterior votes by its weights, which stored candidates call the weighted vote. `vote` is
+    # the plain one in every line; where nothing is ever weighed both are one.
+    weighed = any(_uneven(runs.candidates.get(row.cell, ())) for row in rows)
+    vote = "weighted vote" if weighed else "vote"
     for (searcher, budget), mine in by_searcher.items():
         if pools is None or searcher != pools.searcher or budget:
-            lines += _own(group, searcher, budget, mine)
+            lines += _own(group, searcher, budget, mine, vote)
     counts = {len(line.questions) for line in lines}
     if len(counts) > 1:
         notes.append(
@@ -225,8 +229,8 @@ def _pools(
     return max(found, key=lambda each: each[:2])[2] if found else None
 
 
-def _own(group: Group, searcher: str, budget: str, rows: Sequence[Row]) -> list[Line]:
-    """What a searcher answered by its own rules."""
+def _own(group: Group, searcher: str, budget: str, rows: Sequence[Row], vote: str) -> list[Line]:
+    """What a searcher answered by its own rules; `vote` is what its vote is called."""
     rules = list(dict.fromkeys(rule for row in rows for rule in row.rights)) or ["answer"]
     found = []
     for rule in rules:
@@ -243,7 +247,7 @@ def _own(group: Group, searcher: str, budget: str, rows: Sequence[Row]) -> list[
                 group,
                 searcher,
                 family(searcher, rows[0].n),
-                rule,
+                vote if rule == "vote" else rule,
                 rows[0].n,
                 budget,
                 tuple(outcomes),
@@ -255,6 +259,11 @@ def _own(group: Group, searcher: str, budget: str, rows: Sequence[Row]) -> list[
             )
         )
     return found
+
+
+def _uneven(candidates: Sequence[Candidate]) -> bool:
+    """Whether some that may win weigh more than others."""
+    return len({c.log_weight for c in candidates if c.log_weight > -math.inf}) > 1
 
 
 def family(searcher: str, n: int) -> str:

@@ -72,7 +72,7 @@ class Guest:
         try:
             self._held += [self._read, self._write]
             place = home()
-            cgroup = None if place is None else Cgroup(place, limits.memory)
+            cgroup = None if place is None else Cgroup(place, int(limits.memory))
             if cgroup is not None:
                 self._held.append(cgroup)
             leaves = [] if cgroup is None else [str(cgroup.folder)]

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Literal
 
 from ppl.errors import SandboxError, WorkerError
+from ppl.language import checks
 from ppl.language.arguments import check_fields
 from ppl.runtime.process import Group, send
 from ppl.verifiers.exact.cgroup import ENTER, Cgroup, home
@@ -121,11 +122,12 @@ class Sandbox:
     Args:
         seconds: wall time from the moment the program is handed over to interpreters that have
             started; the same processor time. At most 10^6.
-        memory: bytes of address space of each process; where a control group can be made
-            (`ppl.verifiers.exact.cgroup`), also of all memory that is in use at a time by all of a
-            program's processes and files together. At least 64 MiB, which an interpreter needs.
+        memory: bytes (or `"512MiB"`) of address space of each process; where a control group can
+            be made (`ppl.verifiers.exact.cgroup`), also of all memory that is in use at a time by
+            all of a program's processes and files together. At least 64 MiB, which an interpreter
+            needs.
         processes: processes and threads at a time, with the sandbox's own two.
-        file_bytes: size of one file; `/tmp` holds four times as much in all.
+        file_bytes: size of one file, as `memory`; `/tmp` holds four times as much in all.
         isolation: `"bubblewrap"`, or the weaker `"process"`: limits, the system call filter where
             there is one for this machine, and a kill of the process group, no namespaces. The code
             then runs with the caller's rights, can read and delete the caller's files, use the
@@ -137,9 +139,9 @@ class Sandbox:
     """
 
     seconds: float = 3.0
-    memory: int = 512 << 20
+    memory: float | str = 512 << 20
     processes: int = 16
-    file_bytes: int = 16 << 20
+    file_bytes: float | str = 16 << 20
     isolation: Literal["bubblewrap", "process"] = "bubblewrap"
 
     def __post_init__(self) -> None:
@@ -152,7 +154,9 @@ class Sandbox:
             ("processes", 3, 1 << 20),
             ("file_bytes", 1 << 10, 1 << 40),
         ):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
+            value = getattr(self, name)
+            number = value if name == "processes" else checks.nbytes(**{name: value})
+            object.__setattr__(self, name, whole(name, number, least, most))
         if self.isolation not in ("bubblewrap", "process"):
             raise ValueError(f"isolation={self.isolation!r}: bubblewrap or process")
 
@@ -175,7 +179,7 @@ class Sandbox:
         inside += [str(rules.keyctl), rules.program.hex()] if rules else ["0", ""]
         if self.isolation == "process":
             return inside
-        return [*_bubblewrap(4 * self.file_bytes), *inside]
+        return [*_bubblewrap(4 * int(self.file_bytes)), *inside]
 
     def start(self) -> Pair:
         """A pair of interpreters that waits for its program.
@@ -205,7 +209,7 @@ class Pair:
         try:
             place = home()
             if place is not None:
-                self.cgroups += [Cgroup(place, sandbox.memory) for _ in range(2)]
+                self.cgroups += [Cgroup(place, int(sandbox.memory)) for _ in range(2)]
             self.group = Group(
                 folder=sandbox.isolation == "process",
                 leaves=[str(cgroup.folder) for cgroup in self.cgroups],

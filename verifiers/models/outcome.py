@@ -71,9 +71,9 @@ class _WholeText(Held):
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str, kv_bytes: int, kv: str | Eviction
+        self, model: Any, tokenizer: Any, *, name: str, kv_bytes: float | str, kv: str | Eviction
     ) -> None:
-        checks.count(kv_bytes=kv_bytes)
+        capacity = checks.nbytes(kv_bytes=kv_bytes)
         keeps = KV.read(kv)
         self.name = name = keeps.named(name)
         self._lm: HFModel | None = model if isinstance(model, HFModel) else None
@@ -88,7 +88,7 @@ class _WholeText(Held):
             if self._head is None:
                 kind = type(model).__name__
                 raise PRMFormatError(f"{name} is a {kind} without a head called score")
-            self.engine = Engine(model, name=name, capacity=kv_bytes, keeps=keeps)
+            self.engine = Engine(model, name=name, capacity=capacity, keeps=keeps)
             self.engine.refuse_small()
             self.parameters = parameter_count(model)
             self.labels = {str(label): int(i) for i, label in model.config.id2label.items()}
@@ -143,7 +143,7 @@ class RewardModel(Ranker):
             has such a head.
         tokenizer: its tokenizer, with a chat template.
         name: shown in messages.
-        kv_bytes: memory for cached keys and values.
+        kv_bytes: memory for cached keys and values, as in `ppl.load`.
         kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
     """
 
@@ -154,7 +154,7 @@ class RewardModel(Ranker):
         tokenizer: Any,
         *,
         name: str,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
     ) -> None:
         self._model = _WholeText(model, tokenizer, name=name, kv_bytes=kv_bytes, kv=kv)
@@ -175,7 +175,7 @@ class RewardModel(Ranker):
     def load(
         source: str | Path,
         *,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
         base: HFModel | None = None,
         **options: Any,
@@ -185,7 +185,7 @@ class RewardModel(Ranker):
         Args:
             base: as in `PRM.load`.
         """
-        checks.count(kv_bytes=kv_bytes)
+        kv_bytes = checks.nbytes(kv_bytes=kv_bytes)
         KV.read(kv)
         known = ("kv_bytes", "kv", "base", *_SETTINGS)
         refuse_unknown_settings("RewardModel.load", options, known, NO_STEPS)
@@ -241,7 +241,7 @@ class OutcomeModel(Verifier):
         name: shown in messages.
         good: the label that means "correct", as the model's configuration calls it.
         floor: probabilities are clipped to [floor, 1 - floor].
-        kv_bytes: memory for cached keys and values.
+        kv_bytes: memory for cached keys and values, as in `ppl.load`.
         kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
 
     Raises:
@@ -259,7 +259,7 @@ class OutcomeModel(Verifier):
         name: str,
         good: str,
         floor: float = 1e-6,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
     ) -> None:
         checks.floor(floor=floor)
@@ -283,7 +283,7 @@ class OutcomeModel(Verifier):
         *,
         good: str = "LABEL_1",
         floor: float = 1e-6,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
         base: HFModel | None = None,
         **options: Any,
@@ -294,7 +294,7 @@ class OutcomeModel(Verifier):
             base: as in `PRM.load`; the labels are then `"LABEL_0"`, `"LABEL_1"` and so on.
         """
         checks.floor(floor=floor)
-        checks.count(kv_bytes=kv_bytes)
+        kv_bytes = checks.nbytes(kv_bytes=kv_bytes)
         KV.read(kv)
         known = ("good", "floor", "kv_bytes", "kv", "base", *_SETTINGS)
         refuse_unknown_settings("OutcomeModel.load", options, known, NO_STEPS)

@@ -26,6 +26,7 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
+from ppl.lm.gguf import name_of
 from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
@@ -66,7 +67,7 @@ class PRM(Held, Verifier):
             (`"step"`) and the latest of anything else.
         good, bad: names of the two labels of a token-classification model.
         floor: scores are clipped to [floor, 1 - floor].
-        kv_bytes: memory for cached keys and values.
+        kv_bytes: memory for cached keys and values, as in `ppl.load`.
         kv: what is kept of them, as in `ppl.load`; what is not "full" is put behind the name.
         context_length: most tokens of a text; None takes it from the model's configuration.
 
@@ -91,7 +92,7 @@ class PRM(Held, Verifier):
         good: str | None = None,
         bad: str | None = None,
         floor: float = 1e-6,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
         context_length: int | None = None,
     ) -> None:
@@ -103,7 +104,7 @@ class PRM(Held, Verifier):
         self.aggregate = aggregate or format.aggregate or natural
         check_declared(name, self.meaning, self.aggregate)
         checks.floor(floor=floor)
-        checks.count(kv_bytes=kv_bytes)
+        capacity = checks.nbytes(kv_bytes=kv_bytes)
         self.format = _with_labels(format, good, bad)
         self_check(self.format, tokenizer, name)
         self._lm: HFModel | None = model if isinstance(model, HFModel) else None
@@ -119,7 +120,7 @@ class PRM(Held, Verifier):
             self.engine = Engine(
                 model.eval(),
                 name=name,
-                capacity=kv_bytes,
+                capacity=capacity,
                 context_length=context_length,
                 keeps=keeps,
             )
@@ -150,7 +151,7 @@ class PRM(Held, Verifier):
         revision: str | None = None,
         token: str | bool | None = None,
         weights: str | None = None,
-        kv_bytes: int = 2 << 30,
+        kv_bytes: float | str = 2 << 30,
         kv: str | Eviction = "full",
         context_length: int | None = None,
         base: HFModel | None = None,
@@ -194,7 +195,8 @@ class PRM(Held, Verifier):
             "floor": floor,
         }
         KV.read(kv)
-        name = f"PRM({name_with(str(source), weights)!r})"
+        kv_bytes = checks.nbytes(kv_bytes=kv_bytes)
+        name = f"PRM({name_with(name_of(source), weights)!r})"
         if base is not None:
             refuse_own(
                 dtype=dtype,

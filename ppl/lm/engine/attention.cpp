@@ -224,9 +224,9 @@ static void by_vectors(const Call &call, const Rows &group, int64_t run, const i
 }
 
 static void by_matrices(const Call &call, const Rows &group, int64_t run, const int64_t *rows,
-                        int count, int64_t head) {
+                        int count, int64_t head, flash::Together *team) {
 #if FLASH
-    flash::Together all;
+    flash::Together &all = team[omp_get_thread_num()];
     all.columns = (count * GROUP + LANES - 1) / LANES;
     all.clear();
     matrices::begin();
@@ -248,8 +248,8 @@ static void by_matrices(const Call &call, const Rows &group, int64_t run, const 
 // `few` first ones, which it sees besides those from `firsts` on, or null where it sees none besides.
 // holes [rows, 2]: behind so many keys of its slot, so many tokens have none; or null. slots: in which
 // slot each row is, where several may be in one, at neighbouring positions; or null where each has
-// its own. out: [rows, HEADS * GROUP, WIDE].
-extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
+// its own. out: [rows, HEADS * GROUP, WIDE]. Returns as in shortage.h.
+extern "C" int32_t attend(int64_t rows, int32_t threads, const int64_t *columns,
                        const int64_t *firsts, const int64_t *positions, const int64_t *bases,
                        const int64_t *order, const Rows *groups, int64_t count, const Run *runs,
                        int64_t layer, int64_t other_layer, const number *query, const number *key,
@@ -265,45 +265,48 @@ extern "C" void attend(int64_t rows, int32_t threads, const int64_t *columns,
     // Rows of one slot look at each other's keys: all are there before any is read.
     for (int64_t row = 0; slots && row < rows; row++)
         for (int64_t head = 0; head < HEADS; head++) write(call, row, head);
-    // As many rows side by side as fill vectors, but fewer where threads would have nothing to do.
-    struct Item {
-        int64_t group, start;
-        int count;
-    };
-    std::vector<Item> items;
-    const bool matrices = flash::able(scaling) && !lows;
-    const int by_tiles = flash::COLUMNS, by_themselves = MOST;
-    for (int vectors = matrices ? by_tiles : by_themselves; vectors > 0; vectors--) {
-        const int most = vectors * LANES / GROUP > 1 ? vectors * LANES / GROUP : 1;
-        items.clear();
-        for (int64_t g = 0, start = 0; g < count; g++) {
-            const bool common = groups[g].runs > (g ? groups[g - 1].runs : 0) || groups[g].shared;
-            for (int64_t step; start < groups[g].stop; start += step) {
-                const int64_t left = groups[g].stop - start;
-                step = !common ? 1 : left < most ? left : most;
-                items.push_back({g, start, (int)step});
+    return told([&] {
+        // As many rows side by side as fill vectors, but fewer where threads would have nothing to do.
+        struct Item {
+            int64_t group, start;
+            int count;
+        };
+        std::vector<Item> items;
+        const bool matrices = flash::able(scaling) && !lows;
+        const int by_tiles = flash::COLUMNS, by_themselves = MOST;
+        for (int vectors = matrices ? by_tiles : by_themselves; vectors > 0; vectors--) {
+            const int most = vectors * LANES / GROUP > 1 ? vectors * LANES / GROUP : 1;
+            items.clear();
+            for (int64_t g = 0, start = 0; g < count; g++) {
+                const bool common = groups[g].runs > (g ? groups[g - 1].runs : 0) || groups[g].shared;
+                for (int64_t step; start < groups[g].stop; start += step) {
+                    const int64_t left = groups[g].stop - start;
+                    step = !common ? 1 : left < most ? left : most;
+                    items.push_back({g, start, (int)step});
+                }
             }
+            if ((int64_t)items.size() * HEADS >= 3 * threads) break;
         }
-        if ((int64_t)items.size() * HEADS >= 3 * threads) break;
-    }
+        flash::Together *team = matrices ? flash::team.of(threads) : nullptr;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t at = 0; at < (int64_t)items.size() * HEADS; at++) {
-        const Item item = items[at / HEADS];
-        const Rows &group = groups[item.group];
-        const int64_t run = item.group ? groups[item.group - 1].runs : 0, head = at % HEADS;
-        const int64_t *which = order + item.start;
-        const int queries = item.count * GROUP;
-        if (matrices && item.count > 1 && queries <= flash::AT_ONCE)
-            by_matrices(call, group, run, which, item.count, head);
-        else if (item.count == 1 || queries > MOST * LANES)
-            for (int i = 0; i < item.count; i++) alone(call, group, run, which[i], head);
-        else if (queries > 2 * LANES)
-            by_vectors<3>(call, group, run, which, item.count, head);
-        else if (queries > LANES)
-            by_vectors<2>(call, group, run, which, item.count, head);
-        else
-            by_vectors<1>(call, group, run, which, item.count, head);
-    }
+        for (int64_t at = 0; at < (int64_t)items.size() * HEADS; at++) {
+            const Item item = items[at / HEADS];
+            const Rows &group = groups[item.group];
+            const int64_t run = item.group ? groups[item.group - 1].runs : 0, head = at % HEADS;
+            const int64_t *which = order + item.start;
+            const int queries = item.count * GROUP;
+            if (matrices && item.count > 1 && queries <= flash::AT_ONCE)
+                by_matrices(call, group, run, which, item.count, head, team);
+            else if (item.count == 1 || queries > MOST * LANES)
+                for (int i = 0; i < item.count; i++) alone(call, group, run, which[i], head);
+            else if (queries > 2 * LANES)
+                by_vectors<3>(call, group, run, which, item.count, head);
+            else if (queries > LANES)
+                by_vectors<2>(call, group, run, which, item.count, head);
+            else
+                by_vectors<1>(call, group, run, which, item.count, head);
+        }
+    });
 }
 
 static Attend *const as_declared [[maybe_unused]] = attend;

@@ -15,8 +15,10 @@ their own, so that they do not read as many keys as the longest row has.
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -139,6 +141,52 @@ def running_filling() -> Filling | None:
     return running.filling if (running := _running.get()) else None
 
 
+_Attends = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def _hiding(attends: _Attends) -> _Attends:
+    """What a mask hides weighs nothing, and nothing times what is not finite is not nothing: on a
+    CPU, where it can be looked at, such keys and values are then taken out, and put back for the
+    queries that see them. So they reach no token before them, and no row that has their memory
+    later."""
+
+    @functools.wraps(attends)
+    def attend(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        asked = functools.partial(attends, module, query)
+        found = asked(key, value, attention_mask, **kwargs)
+        looks = attention_mask is not None and query.device.type == "cpu"
+        if not looks or math.isfinite(found[0].sum()):
+            return found
+        assert attention_mask is not None
+        sound = [part.isfinite().all(-1) for part in (key, value)]
+        clean = [
+            part.masked_fill(~whole[..., None], 0.0)
+            for part, whole in zip((key, value), sound, strict=True)
+        ]
+        running = _running.get()
+        if running is not None and running.standing is not None:
+            assert running.standing.window is not None
+            for copy, part in zip(clean, (key, value), strict=True):
+                running.standing.window.stands_for(copy, part)
+        attended, weights = asked(*clean, attention_mask, **kwargs)
+        seen, spoilt = attention_mask[..., : key.shape[2]], ~(sound[0] & sound[1])
+        if seen.dtype != torch.bool:
+            seen = seen > torch.finfo(seen.dtype).min / 2
+        spoilt = spoilt.repeat_interleave(query.shape[1] // key.shape[1], 1)
+        meets = (seen & spoilt[:, :, None]).any(-1).transpose(1, 2)  # [B, Q, G * H]
+        return attended.masked_fill(meets[..., None], torch.nan), weights
+
+    return attend
+
+
+@_hiding
 def grouped_attention(
     module: Any,
     query: Tensor,
@@ -202,6 +250,7 @@ def grouped_attention(
     return (torch.cat(parts) if len(parts) > 1 else parts[0]).contiguous(), None
 
 
+@_hiding
 def own_attention(
     module: Any,
     query: Tensor,

@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ppl.lm.cache import cache_folder
 
@@ -77,6 +78,22 @@ def built(source: str, **defines: int) -> ctypes.CDLL:
         if isinstance(refusal, subprocess.CalledProcessError):  # it will do so again
             _refused[kept.name] = said
         raise RuntimeError(said) from refusal
+
+
+def returning(function: Any, *arguments: Any, kind: Any = ctypes.c_int32) -> Any:
+    """A function of such a library that takes these; it raises MemoryError where it has got none
+    (`shortage.h`)."""
+    function.argtypes, function.restype, function.errcheck = arguments, kind, _with_memory
+    return function
+
+
+def _with_memory(said: int, function: Any, arguments: Any) -> int:
+    if said < 0:
+        raise MemoryError(
+            "there is no memory for what the engine computes between attention and products; let "
+            "fewer rows run at once (fewer particles, or a smaller kv_bytes=), or free some"
+        )
+    return said
 
 
 def _texts(path: Path) -> list[bytes]:

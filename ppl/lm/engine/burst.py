@@ -4,7 +4,8 @@ A step of a small model takes less than what is around it: looking up where its 
 it, drawing. Where the step is one program (`ppl.lm.engine.whole`) and so is the draw
 (`ppl.lm.engine.inversion`), one call makes several, each of the tokens drawn after the one before,
 with the digits that each has by itself. It ends where a row may, or makes what this row was last
-given again and again while the others go on, as long as that costs less than another call.
+given again and again while the others go on, as long as that costs less than another call. And it
+ends where rows of one text, which are one row to it, draw different tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ppl.lm.engine import inversion
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.leading import Asked
 from ppl.lm.engine.linear import LaidOutLinear
 from ppl.lm.engine.passes import Passes
@@ -51,7 +52,7 @@ class Burst:
     """
 
     few = 4
-    pausing = True
+    pausing = shares = True
 
     def __init__(self, runner: Passes, base: Any, head: Any) -> None:
         if runner.whole is None or runner.windows:
@@ -102,26 +103,25 @@ class Burst:
         asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`."""
-        uniforms, pauses, temperatures, steps, idle = asked
-        most = len(uniforms)
+        uniforms, slot_of, pauses, temperatures, steps, idle = asked
+        most, draws = uniforms.shape
         _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
-        if any(span.shared for span in spans or ()):
-            return None
         rows = inputs.shape[1]
         x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
         call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
-        numbers = np.full((most, rows), 0.5)
-        numbers[:, where] = np.minimum(uniforms, 1 - 2.0**-52)
-        ends, allowed, drawn = np.zeros((3, rows), dtype=np.int64)
-        ends[where] = [each.ctypes.data for each in pauses]
-        allowed[where] = steps
+        of = np.array([where[slot] for slot in slot_of])
+        numbers = np.ascontiguousarray(np.minimum(uniforms, 1 - 2.0**-52))
+        ends = np.array([each.ctypes.data for each in pauses])
+        allowed, drawn = np.zeros((2, rows), dtype=np.int64)
+        np.maximum.at(allowed, of, steps)
         heat = None
         if any(each != 1 for each in temperatures):
-            heat = np.ones(rows, dtype=np.float32)
-            heat[where] = temperatures
+            heat = np.array(temperatures, dtype=np.float32)
         ids = inputs[0].contiguous()
-        tokens, log_probs = np.empty((most, rows), dtype=np.int64), np.empty((most, rows))
+        tokens, log_probs = np.empty((most, draws), dtype=np.int64), np.empty((most, draws))
         logits = x.new_empty(rows, self._head.out_features)
+        in_order = draws == rows and (of == np.arange(rows)).all()
+        read = None if in_order and heat is None else logits.new_empty(draws, logits.shape[1])
         out = torch.empty_like(x)
         states = window.states
         made = self._run(
@@ -131,6 +131,8 @@ class Burst:
             states.data_ptr(),
             states.stride(0),
             states.stride(1),
+            draws,
+            of.ctypes.data,
             ends.ctypes.data,
             allowed.ctypes.data,
             None if heat is None else heat.ctypes.data,
@@ -140,6 +142,7 @@ class Burst:
             log_probs.ctypes.data,
             drawn.ctypes.data,
             logits.data_ptr(),
+            None if read is None else read.data_ptr(),
             *call,
             *(part.data_ptr() for part in (*turns, x, out)),
         )
@@ -148,16 +151,13 @@ class Burst:
         self._runner.count(rows * made, int(own.sum()), made)
         for slot, count in zip(slots, own.tolist(), strict=True):
             slot.length += count
-        tokens, log_probs = tokens[:made, where], log_probs[:made, where]
-        tokens[np.arange(made)[:, None] >= own] = -1
-        return tokens, log_probs
+        tokens = np.where(np.arange(made)[:, None] < drawn[of], tokens[:made], -1)
+        return tokens, log_probs[:made]
 
 
 @cache
 def _program(half: bool) -> Any:
-    run = built("burst.cpp", HALF=int(half)).burst
-    run.argtypes = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 9]
-    run.argtypes += [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    run.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
-    run.restype = _INT64
-    return run
+    takes: list[Any] = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, _INT64]
+    takes += [*[_POINTER] * 11, _POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
+    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 4]
+    return returning(built("burst.cpp", HALF=int(half)).burst, *takes, kind=_INT64)

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "shortage.h"
+
 // Digits count here: no sum may be taken in another order.
 #if defined(__clang__)
 #pragma clang fp reassociate(off)
@@ -18,10 +20,11 @@ enum { SIDE = 8 };
 
 // probs: [rows, size]. table: [4, rows] uniforms in (0, 1), and what is written: indices, their
 // probabilities, and the sums of the rows. A row of NaN gets its last index.
-extern "C" void cumulate(int64_t rows, int64_t size, const float *probs, double *table) {
+extern "C" int32_t cumulate(int64_t rows, int64_t size, const float *probs, double *table) {
     double *uniforms = table, *indices = table + rows, *drawn = table + 2 * rows;
     double *totals = table + 3 * rows;
-    std::vector<double> sums(SIDE * size);
+    std::vector<double> sums;
+    if (told([&] { sums.resize(SIDE * size); })) return NO_MEMORY;
     for (int64_t first = 0; first < rows; first += SIDE) {
         const int64_t count = std::min<int64_t>(SIDE, rows - first);
         const float *row[SIDE];
@@ -39,4 +42,5 @@ extern "C" void cumulate(int64_t rows, int64_t size, const float *probs, double 
             totals[first + k] = total[k];
         }
     }
+    return DONE;
 }

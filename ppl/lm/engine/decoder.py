@@ -185,6 +185,25 @@ class EngineDecoder:
     def _grow(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> Tensor | None:
         """Appends to each kept row its block: the last hidden states `[n, hidden]` after all new
         tokens of all stems, stem by stem; None if no row is kept."""
+        engine, states = self._engine, self._branch(keep, blocks)
+        computing = [i for i, state in enumerate(states) if state is None]
+        if computing:
+            running = [self._stems[i] for i in computing]
+            slots, texts = [s.slot for s in running if s.slot], [s.text for s in running]
+            if max(map(len, blocks)) == 1:
+                hidden = engine.step(slots, texts)
+                if len(computing) == len(states):  # no tensor a row: with many they cost a step
+                    return hidden
+                computed = list(torch.split(hidden, 1))
+            else:
+                computed = engine.extend(slots, texts)
+            for i, state in zip(computing, computed, strict=True):
+                states[i] = state
+        return torch.cat([s for s in states if s is not None]) if states else None
+
+    def _branch(self, keep: Sequence[int], blocks: Sequence[Tokens]) -> list[Tensor | None]:
+        """Appends to each kept row its block, and computes nothing: of each stem the states of the
+        new tokens that are known, or None and a slot that has what is before them."""
         engine, old, was = self._engine, self._stems, self._stem_of
         # A branch for everything that the rows of a stem go on with: (old stem, block) -> number.
         branches: dict[tuple[int, Tokens], int] = {}
@@ -225,19 +244,7 @@ class EngineDecoder:
         if forked:
             for i, slot in zip(forked, engine.fork(list(forked.values())), strict=True):
                 self._stems[i].slot = slot
-        if computing:
-            running = [self._stems[i] for i in computing]
-            slots, texts = [s.slot for s in running if s.slot], [s.text for s in running]
-            if max(map(len, blocks)) == 1:
-                hidden = engine.step(slots, texts)
-                if len(computing) == len(states):  # no tensor a row: with many they cost a step
-                    return hidden
-                computed = list(torch.split(hidden, 1))
-            else:
-                computed = engine.extend(slots, texts)
-            for i, state in zip(computing, computed, strict=True):
-                states[i] = state
-        return torch.cat([s for s in states if s is not None]) if states else None
+        return states
 
 
 def payers_of(ledgers: Sequence[Account | None]) -> list[Payer]:

@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "shortage.h"
+
 #include "vectors.h"
 
 enum { BLOCK = 256 };
@@ -50,10 +52,12 @@ static float largest(const number *logits, int64_t size) {
 // logits: [rows, size], rows `stride` numbers apart; uniforms: [rows] in (0, 1).
 // tokens, log_probs: [rows]; a row without a distribution (one that is not finite, or allows
 // nothing) has a log-probability that is no number.
-extern "C" void draw(int32_t threads, int64_t rows, int64_t size, int64_t stride,
+extern "C" int32_t draw(int32_t threads, int64_t rows, int64_t size, int64_t stride,
                      const number *all, const double *uniforms, int64_t *tokens,
                      double *log_probs) {
     const int64_t blocks = (size + BLOCK - 1) / BLOCK;
+    std::vector<double> masses;
+    if (told([&] { masses.resize(rows * blocks); })) return NO_MEMORY;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t row = 0; row < rows; row++) {
         const number *logits = all + row * stride;
@@ -63,7 +67,7 @@ extern "C" void draw(int32_t threads, int64_t rows, int64_t size, int64_t stride
             const int64_t left = size - block * BLOCK;
             weigh(logits + block * BLOCK, left < BLOCK ? left : BLOCK, top, weights);
         };
-        std::vector<double> mass(blocks);
+        double *mass = masses.data() + row * blocks;
         double total = 0;
         for (int64_t block = 0; block < blocks; block++) {
             load(block);
@@ -91,4 +95,5 @@ extern "C" void draw(int32_t threads, int64_t rows, int64_t size, int64_t stride
         tokens[row] = block * BLOCK + found;
         log_probs[row] = (double)wide(logits[tokens[row]]) - top - std::log(total);
     }
+    return DONE;
 }

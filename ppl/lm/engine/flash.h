@@ -9,6 +9,11 @@
 
 #pragma once
 
+#include <cstdlib>
+
+#include <omp.h>
+
+#include "shortage.h"
 #include "together.h"
 
 #if PAIRS && DIM % 32 == 0 && WIDE % 16 == 0 && defined(__AMX_BF16__) && !defined(VECTORS)
@@ -295,6 +300,25 @@ struct Together {
     }
 };
 
+// One for each thread: too large for the stacks that threads may have. The thread that calls keeps
+// them, as each layer asks.
+struct Team {
+    Together *each = nullptr;
+    int32_t threads = 0;
+    ~Team() { free(each); }
+
+    Together *of(int32_t wanted) {
+        if (wanted <= threads) return each;
+        free(each);
+        threads = 0;
+        each = (Together *)aligned_alloc(64, wanted * sizeof(Together));
+        if (!each) throw std::bad_alloc();
+        threads = wanted;
+        return each;
+    }
+};
+static thread_local Team team;
+
 static bool able(float scaling) { return scaling > 0 && matrices::given(); }
 
 }  // namespace flash
@@ -304,6 +328,12 @@ static bool able(float scaling) { return scaling > 0 && matrices::given(); }
 namespace flash {
 
 enum { COLUMNS = MOST, AT_ONCE = COLUMNS * LANES };
+
+struct Together {};
+struct Team {
+    Together *of(int32_t) { return nullptr; }
+};
+static Team team;
 
 static bool able(float) { return false; }
 

@@ -15,8 +15,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <memory>
+
+#include "shortage.h"
 
 enum { GROUP = 64, TILE = 32, MOST = 127 * 256 };
 
@@ -244,7 +246,8 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
         return by_matrices(rows, inputs, outputs, threads, x, weights, scales, bias, out);
 #endif
     const int64_t groups = (inputs + GROUP - 1) / GROUP, tiles = (outputs + TILE - 1) / TILE;
-    Part *parts = (Part *)malloc(rows * groups * sizeof(Part));
+    const std::unique_ptr<Part[]> kept(new Part[rows * groups]);
+    Part *parts = kept.get();
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -271,18 +274,20 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
             }
         }
     }
-    free(parts);
 }
 
 // x: [rows, inputs]; weights: [tiles, groups * GROUP / 4, TILE, 4]; scales: [tiles, groups, TILE];
-// bias: [outputs] or null; out: [rows, outputs]. `half`: x and out are bfloat16, else float32.
-extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
+// bias: [outputs] or null; out: [rows, outputs]. `half`: x and out are bfloat16, else float32. Returns
+// as in shortage.h.
+extern "C" int32_t multiply(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
                          int32_t half, const void *x, const uint8_t *weights, const float *scales,
                          const float *bias, void *out) {
-    if (half)
-        multiplied(rows, inputs, outputs, threads, (const uint16_t *)x, weights, scales, bias,
-                   (uint16_t *)out);
-    else
-        multiplied(rows, inputs, outputs, threads, (const float *)x, weights, scales, bias,
-                   (float *)out);
+    return told([&] {
+        if (half)
+            multiplied(rows, inputs, outputs, threads, (const uint16_t *)x, weights, scales, bias,
+                       (uint16_t *)out);
+        else
+            multiplied(rows, inputs, outputs, threads, (const float *)x, weights, scales, bias,
+                       (float *)out);
+    });
 }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.lm import sampling
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 
@@ -138,15 +138,10 @@ def _both(own: Invert, size: int, dtype: torch.dtype) -> tuple[Drawn, Drawn] | N
 def program(half: bool) -> Any:
     """The function `draw` of the source."""
     run = built("draw.cpp", HALF=int(half)).draw
-    run.argtypes = [ctypes.c_int32, *[_INT64] * 3, *[_POINTER] * 4]
-    run.restype = None
-    return run
+    return returning(run, ctypes.c_int32, *[_INT64] * 3, *[_POINTER] * 4)
 
 
 @cache
 def _built_alike() -> Any:
     """The function `cumulate` of its source."""
-    run = built("cumulate.cpp").cumulate
-    run.argtypes = [_INT64, _INT64, _POINTER, _POINTER]
-    run.restype = None
-    return run
+    return returning(built("cumulate.cpp").cumulate, _INT64, _INT64, _POINTER, _POINTER)

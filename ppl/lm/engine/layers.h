@@ -14,9 +14,9 @@
 
 #include "attend.h"
 
-typedef void Multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
+typedef int32_t Multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
                       const void *, const float *, number *);
-typedef void MultiplyEight(int64_t, int64_t, int64_t, int32_t, int32_t, const void *, const void *,
+typedef int32_t MultiplyEight(int64_t, int64_t, int64_t, int32_t, int32_t, const void *, const void *,
                            const float *, const float *, void *);
 
 struct Product {  // in weights of eight bits if it has scales
@@ -26,10 +26,10 @@ struct Product {  // in weights of eight bits if it has scales
     const float *scales, *bias;
 
     void operator()(int64_t rows, int32_t threads, const number *x, number *out) const {
-        if (scales)
-            ((MultiplyEight *)run)(rows, inputs, outputs, threads, HALF, x, weights, scales, bias, out);
-        else
-            ((Multiply *)run)(rows, inputs, outputs, width, tile, threads, x, weights, bias, out);
+        passed(scales ? ((MultiplyEight *)run)(rows, inputs, outputs, threads, HALF, x, weights, scales,
+                                               bias, out)
+                      : ((Multiply *)run)(rows, inputs, outputs, width, tile, threads, x, weights, bias,
+                                          out));
     }
 };
 
@@ -103,6 +103,7 @@ struct Memory {
     template <typename... Sizes> Memory(int64_t rows, Sizes... sizes) {
         const int64_t all = (lines(rows * sizes) + ...);
         start = next = (number *)aligned_alloc(64, (all ? all : 1) * 64);
+        if (!start) throw std::bad_alloc();
     }
     Memory(const Memory &) = delete;
     ~Memory() { free(start); }

@@ -20,13 +20,15 @@ class Asked(NamedTuple):
 
     Attributes:
         uniforms: `[T, rows]` by which.
+        slots: of each row which of the slots has its text.
         pauses: `[V]` of each row 1 for tokens with which it may end; read where bursts pause.
         temperatures: of each row, by which its logits are divided.
-        steps: most of each row.
-        idle: most steps that rows may make for nobody, all together, as they have paused.
+        steps: most of each row; its slot may make more for others.
+        idle: most steps that slots may make for nobody, all together, as they have paused.
     """
 
     uniforms: NDArray[np.float64]
+    slots: Sequence[int]
     pauses: Sequence[NDArray[np.uint8]]
     temperatures: Sequence[float]
     steps: Sequence[int]
@@ -38,11 +40,13 @@ class Bursts(Protocol):
 
     Attributes:
         few: so few rows are worth it whoever comes between.
-        pausing: whether a row pauses with a token with which it may end; else it goes on.
+        pausing: whether a slot pauses with a token with which a row of it may end; else it goes on.
+        shares: whether rows may be of one slot; where they draw different tokens, a burst ends.
     """
 
     few: int
     pausing: bool
+    shares: bool
 
     def takes(self, warps: Sequence[Warp]) -> int:
         """How many steps of rows that draw so one burst may be; 0 for none."""
@@ -53,13 +57,13 @@ class Bursts(Protocol):
         texts: Sequence[Tokens],
         asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-        """Computes the last token of each row's text, draws the next, computes that, and so on; of
-        the last that is drawn nothing is computed.
+        """Computes the last token of each text, draws the next, computes that, and so on; of the
+        last that is drawn nothing is computed.
 
         Args:
             slots: have all but the last token of each text, and room for so many more.
-            texts: of each row.
-            asked: how they draw.
+            texts: of each slot.
+            asked: how rows draw.
 
         Returns:
             Tokens and their log-probabilities `[t, rows]`: of each row up to where it paused, or
@@ -103,11 +107,11 @@ class LeadingDecoder(EngineDecoder):
         return tokens, self._head(states, [text] * len(states))
 
     def bursts(self, warps: Sequence[Warp]) -> int:
-        """How many steps of the active rows, which draw so, one burst may be; 0 for none: each has
-        to be alone with its text, and in a slot."""
-        if self._bursts is None or len(self._stems) != len(self._stem_of):
+        """How many steps of the active rows, which draw so, one burst may be; 0 for none: all have
+        to be in slots, and where these are not shared each in its own."""
+        if self._bursts is None or any(stem.slot is None for stem in self._stems):
             return 0
-        if any(stem.slot is None for stem in self._stems):
+        if len(self._stems) != len(self._stem_of) and not self._bursts.shares:
             return 0
         return self._bursts.takes(warps)
 
@@ -120,17 +124,23 @@ class LeadingDecoder(EngineDecoder):
         """Appends to each row its token, and then what is drawn, but for the last; see `Bursts`.
         None, and nothing, where rows have left their slots since `bursts` was asked."""
         assert self._bursts is not None
-        stems = [self._stems[stem] for stem in self._stem_of]
-        slots = [stem.slot for stem in stems if stem.slot is not None]
-        if len(slots) < len(stems):
+        before = self._stems, self._stem_of
+        if any(stem.slot is None for stem in self._stems):
             return None  # another batch has taken the memory of one since
-        texts = [(*stem.text, token) for stem, token in zip(stems, tokens, strict=True)]
+        self._branch(range(len(tokens)), [(token,) for token in tokens])
+        slots = [stem.slot for stem in self._stems if stem.slot is not None]
         self._engine.room(slots, [len(asked.uniforms)] * len(slots))
-        made = self._bursts(slots, texts, asked)
-        if made is not None:
-            for stem, text, drawn in zip(stems, texts, made[0].T.tolist(), strict=True):
-                there = drawn.index(-1) if drawn[-1] == -1 else len(drawn)
-                stem.text = (*text, *drawn[: there - 1])
+        made = self._bursts(slots, self._texts, asked._replace(slots=self._stem_of))
+        if made is None:
+            self._stems, self._stem_of = before
+            return None
+        # Those of before are nobody's; there are as many as stems.
+        self._logits = self._logits[:1].expand(len(self._stems), -1)
+        of_stem = dict(zip(self._stem_of, made[0].T.tolist(), strict=True))  # of any row of it
+        for i, stem in enumerate(self._stems):
+            drawn = of_stem[i]
+            there = drawn.index(-1) if drawn[-1] == -1 else len(drawn)
+            stem.text = (*stem.text, *drawn[: there - 1])
         return made
 
     @whole

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.slots import Place
 from ppl.lm.engine.table import Table
 
@@ -184,19 +184,15 @@ def _program(source: str, heads: int, group: int, dim: int, wide: int, half: int
 @lru_cache(maxsize=64)
 def filling(*kind: int) -> Any:
     """The function `fill` of its source, for one kind of model."""
-    run = _program("prefill.cpp", *kind).fill
-    run.argtypes = [ctypes.c_int32, _POINTER, _INT64, _POINTER, _INT64, _INT64, *[_POINTER] * 3]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 3]
-    run.restype = None
-    return run
+    takes: list[Any] = [ctypes.c_int32, _POINTER, _INT64, _POINTER, _INT64, _INT64]
+    takes += [*[_POINTER] * 3, ctypes.c_float, ctypes.c_float, *[_POINTER] * 3]
+    return returning(_program("prefill.cpp", *kind).fill, *takes)
 
 
 @lru_cache(maxsize=64)
 def program(*kind: int) -> Any:
     """The function `attend` of its source, for one kind of model."""
-    run = _program("attention.cpp", *kind).attend
-    run.argtypes = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
-    run.argtypes += [*[_POINTER] * 5, *[_INT64] * 4]
-    run.argtypes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, *[_POINTER] * 3]
-    run.restype = None
-    return run
+    takes: list[Any] = [_INT64, ctypes.c_int32, *[_POINTER] * 6, _INT64, _POINTER, _INT64, _INT64]
+    takes += [*[_POINTER] * 5, *[_INT64] * 4]
+    takes += [ctypes.c_float, ctypes.c_float, *[_POINTER] * 4, _INT64, *[_POINTER] * 3]
+    return returning(_program("attention.cpp", *kind).attend, *takes)

@@ -55,8 +55,9 @@ static void causal(const Filling &call, const Job &job, int64_t start, int count
 
 #if FLASH
 // As `causal`.
-static void by_matrices(const Filling &call, const Job &job, int64_t start, int count, int64_t head) {
-    flash::Together all;
+static void by_matrices(const Filling &call, const Job &job, int64_t start, int count, int64_t head,
+                        flash::Together *team) {
+    flash::Together &all = team[omp_get_thread_num()];
     const Run &own = call.runs[job.runs - 1];
     all.columns = (count + LANES - 1) / LANES;
     int64_t places[flash::AT_ONCE];
@@ -92,7 +93,7 @@ static void by_matrices(const Filling &call, const Job &job, int64_t start, int 
     }
 }
 #else
-static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t) {}
+static void by_matrices(const Filling &, const Job &, int64_t, int, int64_t, flash::Together *) {}
 #endif
 
 static bool finite(const number *x, int64_t count) {
@@ -109,64 +110,68 @@ static bool finite(const number *x, int64_t count) {
 // query: [tokens, HEADS * GROUP, DIM]; key and value: [tokens, HEADS, DIM or WIDE]; firsts: [tokens]
 // the first position that each looks at, or null for the beginning of its text; out: as query, WIDE
 // numbers each, perhaps in the same place. runs, layer, other_layer, softcap, sinks: as in
-// attention.cpp; keys and values of a job's last run are those of its memory, which has room for them.
-extern "C" void fill(int32_t threads, const Job *jobs, int64_t count, const Run *runs, int64_t layer,
+// attention.cpp, as what it returns; keys and values of a job's last run are those of its memory, which
+// has room for them.
+extern "C" int32_t fill(int32_t threads, const Job *jobs, int64_t count, const Run *runs, int64_t layer,
                      int64_t other_layer, const number *query, const number *key,
                      const number *value, float scaling, float softcap, const float *sinks,
                      const int64_t *firsts, number *out) {
     const Filling call = {jobs,  runs,    layer,   other_layer, query,  key,
                           value, scaling, softcap, sinks,       firsts, out};
-    // Many queries at a time, but not so many that threads would have nothing to do.
-    int64_t total = 0;
-    for (int64_t at = 0; at < count; at++) total += (jobs[at].stop - jobs[at].first) * GROUP;
-    const int64_t fair = total * HEADS / (4 * threads) / LANES * LANES;
-    const bool matrices = flash::able(scaling);
-    const int64_t few = MOST * LANES, many = flash::AT_ONCE;
-    const int64_t most = !matrices || fair < few ? few : fair < many ? fair : many;
-    struct Item {
-        int64_t job, start;
-        int count;
-    };
-    std::vector<Item> items;
-    for (int64_t at = 0; at < count; at++) {
-        const int64_t tokens = jobs[at].stop - jobs[at].first, each = HEADS * WIDE;
-        // Nothing times what is not finite is not nothing: then no token meets values behind it.
-        const bool alone = !finite(value + jobs[at].first * each, tokens * each);
-        for (int64_t start = 0, some; start < tokens * GROUP; start += some) {
-            const int64_t left = alone ? GROUP - start % GROUP : tokens * GROUP - start;
-            some = left < most ? left : most;
-            items.push_back({at, start, (int)some});
-        }
-    }
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t at = 0; at < count * HEADS; at++) {
-            const Job &job = jobs[at / HEADS];
-            const int64_t head = at % HEADS;
-            const Place own = place_of(runs[job.runs - 1], layer, other_layer, head);
-            number *keys = (number *)own.keys + job.column * DIM;
-            number *values = (number *)own.values + job.column * WIDE;
-            for (int64_t token = job.first; token < job.stop; token++, keys += DIM, values += WIDE) {
-                memcpy(keys, key + (token * HEADS + head) * DIM, DIM * sizeof(number));
-                memcpy(values, value + (token * HEADS + head) * WIDE, WIDE * sizeof(number));
+    return told([&] {
+        // Many queries at a time, but not so many that threads would have nothing to do.
+        int64_t total = 0;
+        for (int64_t at = 0; at < count; at++) total += (jobs[at].stop - jobs[at].first) * GROUP;
+        const int64_t fair = total * HEADS / (4 * threads) / LANES * LANES;
+        const bool matrices = flash::able(scaling);
+        const int64_t few = MOST * LANES, many = flash::AT_ONCE;
+        const int64_t most = !matrices || fair < few ? few : fair < many ? fair : many;
+        struct Item {
+            int64_t job, start;
+            int count;
+        };
+        std::vector<Item> items;
+        for (int64_t at = 0; at < count; at++) {
+            const int64_t tokens = jobs[at].stop - jobs[at].first, each = HEADS * WIDE;
+            // Nothing times what is not finite is not nothing: then no token meets values behind it.
+            const bool alone = !finite(value + jobs[at].first * each, tokens * each);
+            for (int64_t start = 0, some; start < tokens * GROUP; start += some) {
+                const int64_t left = alone ? GROUP - start % GROUP : tokens * GROUP - start;
+                some = left < most ? left : most;
+                items.push_back({at, start, (int)some});
             }
         }
-        // The last queries of a text look at most: they come first.
+        flash::Together *team = matrices ? flash::team.of(threads) : nullptr;
+#pragma omp parallel num_threads(threads)
+        {
+#pragma omp for schedule(static)
+            for (int64_t at = 0; at < count * HEADS; at++) {
+                const Job &job = jobs[at / HEADS];
+                const int64_t head = at % HEADS;
+                const Place own = place_of(runs[job.runs - 1], layer, other_layer, head);
+                number *keys = (number *)own.keys + job.column * DIM;
+                number *values = (number *)own.values + job.column * WIDE;
+                for (int64_t token = job.first; token < job.stop; token++, keys += DIM, values += WIDE) {
+                    memcpy(keys, key + (token * HEADS + head) * DIM, DIM * sizeof(number));
+                    memcpy(values, value + (token * HEADS + head) * WIDE, WIDE * sizeof(number));
+                }
+            }
+            // The last queries of a text look at most: they come first.
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t at = (int64_t)items.size() * HEADS - 1; at >= 0; at--) {
-            const Item item = items[at / HEADS];
-            const int64_t head = at % HEADS;
-            if (matrices)
-                by_matrices(call, jobs[item.job], item.start, item.count, head);
-            else if (item.count > 2 * LANES)
-                causal<3>(call, jobs[item.job], item.start, item.count, head);
-            else if (item.count > LANES)
-                causal<2>(call, jobs[item.job], item.start, item.count, head);
-            else
-                causal<1>(call, jobs[item.job], item.start, item.count, head);
+            for (int64_t at = (int64_t)items.size() * HEADS - 1; at >= 0; at--) {
+                const Item item = items[at / HEADS];
+                const int64_t head = at % HEADS;
+                if (matrices)
+                    by_matrices(call, jobs[item.job], item.start, item.count, head, team);
+                else if (item.count > 2 * LANES)
+                    causal<3>(call, jobs[item.job], item.start, item.count, head);
+                else if (item.count > LANES)
+                    causal<2>(call, jobs[item.job], item.start, item.count, head);
+                else
+                    causal<1>(call, jobs[item.job], item.start, item.count, head);
+            }
         }
-    }
+    });
 }
 
 static Fill *const as_declared [[maybe_unused]] = fill;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "shortage.h"
 #include "vectors.h"
 
 #if defined(__AVX512F__) && (defined(__AVX512BF16__) || !HALF)
@@ -78,12 +79,14 @@ static void rows_of(int64_t rows, int64_t width, int64_t inputs, const number *x
 
 // x: [rows, inputs], a multiple of SIDE_BY_SIDE of them; weights: see above, `tile` numbers to
 // `width` outputs, a multiple of LANES; bias: [outputs] or null; out: [rows, outputs].
-extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t width,
+extern "C" int32_t multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t width,
                          int64_t tile, int32_t threads, const number *x, const number *weights,
                          const float *bias, number *out) {
 #if MATRICES
     if (matrices::given())
-        return matrices::multiply(rows, inputs, outputs, width, tile, threads, x, weights, bias, out);
+        return told([&] {
+            matrices::multiply(rows, inputs, outputs, width, tile, threads, x, weights, bias, out);
+        });
 #endif
     const int64_t vectors = (outputs + LANES - 1) / LANES, each = width / LANES;
     // Equally many vectors a thread: whole tiles would leave some without work.
@@ -106,6 +109,7 @@ extern "C" void multiply(int64_t rows, int64_t inputs, int64_t outputs, int64_t 
 #undef OF
         }
     }
+    return DONE;
 }
 
 // Up to how many rows: oneDNN's products by whole matrices are slower for few rows, not for many.
@@ -117,7 +121,9 @@ extern "C" int64_t most() {
 }
 
 #else
-extern "C" void multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
-                         const number *, const float *, number *) {}
+extern "C" int32_t multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
+                            const number *, const float *, number *) {
+    return DONE;
+}
 extern "C" int64_t most() { return 0; }
 #endif

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 
 # Outputs of a tile, most likely first.
 _WIDTHS = (64, 48, 32, 16)
@@ -98,18 +98,8 @@ class Own:
         return [run, *sizes, self._where, 0, self._where_bias or 0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[..., inputs]` to `[..., outputs]`.
-
-        Raises:
-            RuntimeError: `x` is of another type than the weight, or another size, or not on a CPU.
-        """
-        # From here on nobody looks at bounds.
-        if x.dtype != self.dtype or x.shape[-1] != self.inputs or not x.is_cpu:
-            raise RuntimeError(
-                f"a layer of [{self.outputs}, {self.inputs}] in {self.dtype} on a CPU was given "
-                f"{tuple(x.shape)} in {x.dtype} on {x.device}"
-            )
-        x = x.contiguous()
+        """`[..., inputs]` to `[..., outputs]`. Raises what `taken` does."""
+        x = taken(x, self.inputs, self.outputs, self.dtype)
         y = x.new_empty((*x.shape[:-1], self.outputs))
         self._run(
             x.numel() // self.inputs,
@@ -126,6 +116,20 @@ class Own:
         return y
 
 
+def taken(x: Tensor, inputs: int, outputs: int, dtype: torch.dtype) -> Tensor:
+    """What a layer is given, side by side in memory: from here on nobody looks at bounds.
+
+    Raises:
+        RuntimeError: `x` is of another type than the layer, or another size, or not on a CPU.
+    """
+    if x.dtype != dtype or x.shape[-1] != inputs or not x.is_cpu:
+        raise RuntimeError(
+            f"a layer of [{outputs}, {inputs}] in {dtype} on a CPU was given "
+            f"{tuple(x.shape)} in {x.dtype} on {x.device}"
+        )
+    return x.contiguous()
+
+
 def _where(packed: Tensor) -> int:
     return int(torch.ops.mkldnn.data_ptr(packed))
 
@@ -137,7 +141,6 @@ def _nbytes(packed: Tensor) -> int:
 @cache
 def _program(half: bool) -> Any:
     program = built("products.cpp", HALF=int(half))
-    program.multiply.argtypes = [*[_INT64] * 5, _INT32, *[_POINTER] * 4]
-    program.multiply.restype = None
+    returning(program.multiply, *[_INT64] * 5, _INT32, *[_POINTER] * 4)
     program.most.restype = _INT64
     return program

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ppl.errors import UnsupportedModelError
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.linear import LaidOutLinear, PackedLinear, pack_linears, parameter_count
 from ppl.lm.engine.pages import Range
+from ppl.lm.engine.products import taken
 
 FORMATS = ("int8",)
 """What `weights=` may be; None for weights as they are."""
@@ -77,19 +78,9 @@ class Int8Linear(LaidOutLinear):
         self._where_bias = None if self._bias is None else self._bias.data_ptr()
 
     def product(self, x: Tensor) -> Tensor:
-        """`[..., in_features]` to `[..., out_features]`, as wide as `x` is.
-
-        Raises:
-            RuntimeError: `x` is of another type than the layer was, or another size, or not on a
-                CPU.
-        """
-        # From here on nobody looks at bounds.
-        if x.dtype != self._dtype or x.shape[-1] != self.in_features or not x.is_cpu:
-            raise RuntimeError(
-                f"a layer of [{self.out_features}, {self.in_features}] in {self._dtype} on a CPU "
-                f"was given {tuple(x.shape)} in {x.dtype} on {x.device}"
-            )
-        x = x.contiguous()
+        """`[..., in_features]` to `[..., out_features]`, as wide as `x` is. Raises what `taken`
+        does."""
+        x = taken(x, self.in_features, self.out_features, self._dtype)
         y = x.new_empty((*x.shape[:-1], self.out_features))
         self._run(
             x.numel() // self.in_features,
@@ -195,6 +186,4 @@ def _apart_from_embeddings(model: nn.Module) -> list[nn.Parameter]:
 @cache
 def _program() -> Any:
     run = built("int8.cpp").multiply
-    run.argtypes = [_INT64, _INT64, _INT64, _INT32, _INT32, *[_POINTER] * 5]
-    run.restype = None
-    return run
+    return returning(run, _INT64, _INT64, _INT64, _INT32, _INT32, *[_POINTER] * 5)

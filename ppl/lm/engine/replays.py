@@ -42,7 +42,7 @@ class Replays:
     """
 
     few = 1
-    pausing = False
+    pausing = shares = False
 
     def __init__(self, engine: Engine, head: Callable[[Tensor], Tensor]) -> None:
         self._runner, self._slots, self._head = engine.runner, engine.slots, head

@@ -195,12 +195,13 @@ class Slot:
 
     def stand(self, trunk: Trunk) -> None:
         """Lets the row begin with a trunk."""
+        before, base = self.trunk, trunk[-1].stop if trunk else 0
+        self.trunk, self.base, self.hole, self.left = trunk, base, NO_HOLE, 0
+        # Whoever interrupts leaves too few, with which runs are forgotten too early, not never.
+        for part in before:
+            part.segment.rows -= 1
         for part in trunk:
             part.segment.rows += 1
-        for part in self.trunk:
-            part.segment.rows -= 1
-        self.trunk, self.base = trunk, trunk[-1].stop if trunk else 0
-        self.hole, self.left = NO_HOLE, 0
 
     def shorten(self, length: int) -> None:
         """Of the content, only this much counts from now on."""

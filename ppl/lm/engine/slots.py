@@ -170,7 +170,9 @@ class Slots:
     def empty(self, slot: Slot, keep: int = 0) -> None:
         """Frees a slot from position `keep` on; what the tree has only there is copied out."""
         for edge in [e for e in slot.edges if e.stop > keep]:
-            self.pool.settle(edge)
+            if edge.slot is slot:
+                self.pool.settle(edge)
+            slot.edges.discard(edge)  # which whoever interrupted its move had not done
         slot.shorten(min(slot.length, keep))
         if slot.length <= slot.base:
             slot.forget()
@@ -179,10 +181,12 @@ class Slots:
         """Moves what a row has in its slot to where other rows can stand on it, too."""
         piece = self.view(slot, slot.base, slot.length).clone()
         segment = self.pool.segment(piece, slot.base, trunk=True)
-        for edge in slot.edges:
+        trunk = (*slot.trunk, Part(segment, slot.base, slot.length))
+        # Whoever interrupts leaves each run in the slot or in the segment, which hold the same.
+        for edge in tuple(slot.edges):
             edge.segment, edge.slot = segment, None
-        slot.edges.clear()
-        slot.stand((*slot.trunk, Part(segment, slot.base, slot.length)))
+            slot.edges.discard(edge)
+        slot.stand(trunk)
 
     def slide(self, slot: Slot, keep: int) -> None:
         """Gives up what a row does not look at any more: all but its last tokens, so many, and the
@@ -344,6 +348,10 @@ class Window:
             if not beside and at in range(len(group)) and group.shape[2::2] == shape:
                 return number, at
         raise RuntimeError("attention is handed other keys and values than the cache holds")
+
+    def stands_for(self, copy: Tensor, tensor: Tensor) -> None:
+        """Lets a copy be handed to attention in the place of keys or values."""
+        self._handed[copy.data_ptr()] = self.holder(tensor)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes new keys and values `[B, H, Q, D]` at each row's columns; returns those of the

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
-from ppl.lm.engine.building import built
+from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
 from ppl.lm.engine.prefill import Packed, kept
@@ -332,10 +332,7 @@ def _norm(norm: Any, tiny: float, dtype: torch.dtype) -> int:
 @cache
 def _program(half: bool) -> Any:
     program = built("whole.cpp", HALF=int(half))
-    step, texts = program.step, program.texts
-    step.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, *[_POINTER] * 5]
-    step.argtypes += [_INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
-    texts.argtypes = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32, _POINTER, _INT64]
-    texts.argtypes += [_POINTER] * 5
-    step.restype = texts.restype = None
-    return step, texts
+    both: list[Any] = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
+    of_step = [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    step = returning(program.step, *both, *of_step)
+    return step, returning(program.texts, *both, _POINTER, _INT64, *[_POINTER] * 5)

@@ -12,6 +12,8 @@ EIGHT = "tests/test_quantised.py -k bit_for_bit"  # noticed where the processor 
 FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
+ATTENTION, CHECKS = f"{ENGINE}/attention.py", "ppl/language/checks.py"
+FINITE = "tests/test_families.py -k not_finite"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
@@ -25,6 +27,17 @@ FAULTS = [
     Fault(f"{ENGINE}/decoder.py", "- count]", "- count - 1]", DECODERS),
     Fault(f"{ENGINE}/decoder.py", "if number not in going:", "if number in going:", DECODERS),
     Fault(f"{ENGINE}/slots.py", "            self.pool.clear()\n", "", f"{DECODERS} -k had"),
+    Fault(f"{ENGINE}/building.py", "if said < 0:", "if said > 0:", "tests/test_shortage.py"),
+    Fault(f"{ENGINE}/slots.py", "            if edge.slot is slot:\n    ", "", INTERRUPTS),
+    # What is not finite, in passes of the library.
+    Fault(ATTENTION, "looks = attention_mask is not None and", "looks = False and", FINITE),
+    Fault(ATTENTION, "masked_fill(meets[..., None], torch.nan)", "clone()", FINITE),
+    Fault(ATTENTION, "(seen & spoilt[:, :, None]).any(-1)", "spoilt[:, :, None].any(-1)", FINITE),
+    Fault(f"{ENGINE}/slots.py", "[copy.data_ptr()] = self", "[0] = self", FINITE),
+    Fault("ppl/lm/gguf.py", "else path.stem", "else str(path)", "tests/test_gguf_names.py"),
+    Fault("ppl/lm/gguf.py", "+ file.read()", "", "tests/test_gguf_names.py"),
+    Fault(CHECKS, '{f"{p}iB": 1024**i', '{f"{p}iB": 1000**i', "tests/test_checks.py"),
+    Fault(CHECKS, "math.floor(Fraction(said[1])", "int(float(said[1])", "tests/test_checks.py"),
     Fault(f"{ENGINE}/passes.py", "ids.min() < 0 or ", "", DECODERS),
     Fault(f"{ENGINE}/admission.py", "not 2 <= wanted", "not 1 <= wanted", LOADING),
     Fault(f"{ENGINE}/linear.py", "or layer in read", "", LOADING),

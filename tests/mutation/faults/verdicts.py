@@ -2,7 +2,8 @@
 
 from fault import Fault
 
-VERDICT = "ppl/runtime/verdict.py"
+VERDICT, CALLED = "ppl/runtime/verdict.py", "ppl/runtime/called.py"
+OWN = "tests/test_own_verifiers.py"
 PROGRAMS, LAWS = "tests/test_programs.py", "tests/test_verifier_laws.py"
 BOUNDS, LAW = "tests/test_boundaries.py", "tests/exact/test_one_law.py"
 ERRORS, EVIDENCE = "tests/test_errors.py", "tests/exact/test_evidence.py"
@@ -158,10 +159,23 @@ FAULTS = [
         f"{LAWS} -k one_name",
     ),
     Fault(
-        VERDICT,
+        CALLED,
         "sorted(self.called - self.used)",
         "sorted(self.called)",
         f"{BOUNDS} -k never_observed",
+    ),
+    Fault(CALLED, "sorted(self.drawn - self.weighed)", "sorted(self.drawn)", f"{OWN} -k drawn"),
+    Fault(
+        VERDICT,
+        "if isinstance(said, str | bytes):",
+        "if isinstance(said, bytes):",
+        f"{OWN} -k answers",
+    ),
+    Fault(
+        VERDICT,
+        'not hasattr(answers, "__len__") or isinstance(answers, str | Mapping)',
+        "isinstance(answers, str | Mapping)",
+        f"{OWN} -k answers",
     ),
     Fault(
         VERDICT,
@@ -195,10 +209,10 @@ FAULTS = [
         f"{LAWS} -k reward",
     ),
     Fault(
-        VERDICT, "if len(scores) not in (1, new_steps):", "if False:", f"{ERRORS} -k own_verifiers"
+        VERDICT, "if len(numbers) not in (1, new_steps):", "if False:", f"{ERRORS} -k own_verifiers"
     ),
     Fault(
-        VERDICT, "if len(scores) != new_steps - blank:", "if False:", f"{ERRORS} -k own_verifiers"
+        VERDICT, "if len(numbers) != new_steps - blank:", "if False:", f"{ERRORS} -k own_verifiers"
     ),
     Fault(
         VERDICT, 'math.inf if self.meaning == "reward" else 1e-6', "math.inf", f"{LAWS} {ERRORS}"

@@ -253,7 +253,7 @@ FAULTS = [
     Fault(QUANTILE, "weight[1] - weight[0]", "weight[0] - weight[1]", TESTS),
     Fault(
         FUNCTION,
-        "if not 0 <= probability <= 1:",
+        "if not 0 <= probability <= 1 + 1e-6:",
         "if not 0 <= probability:",
         "tests/test_errors.py",
     ),

@@ -173,7 +173,7 @@ static void tile(const Part *parts, int64_t groups, const uint8_t *weights, cons
 
 // Sums of some rows and `count` outputs, into out[rows][outputs].
 template <typename number>
-static void kept(const float (*sums)[TILE], int rows, int count, const float *bias, number *out,
+static void keep(const float (*sums)[TILE], int rows, int count, const float *bias, number *out,
                  int64_t outputs) {
     float more[TILE] = {};
     if (bias) memcpy(more, bias, count * sizeof *bias);
@@ -195,7 +195,8 @@ static void by_matrices(int64_t rows, int64_t inputs, int64_t outputs, int32_t t
     // Equally many rows a block: what is multiplied for none is little.
     const int64_t least = (rows + SIDE - 1) / SIDE, each = (rows + least - 1) / least;
     const int64_t blocks = (rows + each - 1) / each;
-    Parts *parts = (Parts *)aligned_alloc(alignof(Parts), blocks * groups * sizeof(Parts));
+    const std::unique_ptr<Parts[]> kept(new Parts[blocks * groups]);
+    Parts *parts = kept.get();
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -226,14 +227,13 @@ static void by_matrices(int64_t rows, int64_t inputs, int64_t outputs, int32_t t
                 for (int64_t b = low; b < high; b++) {
                     const int64_t row = b * each, some = rows - row < each ? rows - row : each;
                     block(parts + b * groups, groups, w, s, (int)some, sums, ahead);
-                    kept(sums, (int)some, count, bias ? bias + first : bias,
+                    keep(sums, (int)some, count, bias ? bias + first : bias,
                          out + row * outputs + first, outputs);
                 }
             }
         }
         _tile_release();
     }
-    free(parts);
 }
 #endif
 
@@ -269,7 +269,7 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
                 if (some == 3) tile<3>(of_rows, groups, w, s, sums);
                 if (some == 2) tile<2>(of_rows, groups, w, s, sums);
                 if (some == 1) tile<1>(of_rows, groups, w, s, sums);
-                kept(sums, some, count, bias ? bias + first : bias, out + row * outputs + first,
+                keep(sums, some, count, bias ? bias + first : bias, out + row * outputs + first,
                      outputs);
             }
         }

@@ -8,6 +8,7 @@ ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 SETTING, INTERRUPTS = "tests/test_setting.py", "tests/test_interrupts.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+EIGHT = "tests/test_quantised.py -k bit_for_bit"  # noticed where the processor has AMX
 FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
@@ -44,6 +45,15 @@ FAULTS = [
     Fault(f"{ENGINE}/products.cpp", "% each * SIDE_BY_SIDE", "% each", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "at % each * 2 * SIDE", "at % each * SIDE", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "filled == inputs ? rows", "filled ? rows", PRODUCTS),
+    Fault(
+        f"{ENGINE}/int8_matrices.h",
+        "add(g - 1, 0, half, count)",
+        "add(g - 1, 0, half, half)",
+        EIGHT,
+    ),
+    Fault(f"{ENGINE}/int8_matrices.h", "weights + LINE, 2 * LINE", "weights + LINE, LINE", EIGHT),
+    Fault(f"{ENGINE}/int8.cpp", "finite ? 0.0f : NAN", "0.0f", EIGHT),
+    Fault(f"{ENGINE}/int8.cpp", "rows - row < each ? rows - row : each", "each", EIGHT),
     Fault(f"{ENGINE}/products.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS

@@ -33,7 +33,6 @@ enum { GROUP = 64, TILE = 32, MOST = 127 * 256 };
 #define VNNI 0
 #endif
 
-
 static inline float wide(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
     float value;

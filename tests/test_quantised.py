@@ -129,7 +129,41 @@ def test_processors_of_all_kinds_give_the_same(monkeypatch):
     )
     monkeypatch.setattr(quantised, "_program", lambda: program)
     for one, x, found in zip(layers, xs, ours, strict=True):
-        torch.testing.assert_close(Int8Linear(one)(x), found, rtol=1e-6, atol=1e-7)
+        assert torch.equal(Int8Linear(one)(x), found)
+
+
+@pytest.mark.skipif("amx_int8" not in building._processor(), reason="a processor without AMX")
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("other", ["VECTORS", "PORTABLE"])
+def test_whole_matrices_give_the_same_bit_for_bit(other, dtype, monkeypatch):
+    """As AVX512-VNNI and plain loops do, whatever rows are beside one, by any number of threads."""
+    program = building.built("int8.cpp", **{other: 1}).multiply
+    program.argtypes, program.restype = quantised._program().argtypes, None
+    before = torch.get_num_threads()
+    for outputs, inputs in (*SIZES, (200, 65), (33, 1000)):
+        plain = layer(outputs, inputs, dtype)
+        ours = Int8Linear(plain)
+        with monkeypatch.context() as patch:
+            patch.setattr(quantised, "_program", lambda: program)
+            theirs = Int8Linear(plain)
+        x = (torch.randn(531, inputs) * torch.logspace(-3, 2, inputs)).to(dtype)
+        wrong = 5, 40, 300
+        x[5, 0], x[40, inputs - 1], x[300] = torch.nan, torch.inf, -torch.inf
+        wanted = theirs(x)
+        right = torch.ones(len(x), dtype=torch.bool)
+        right[list(wrong)] = False
+        assert wanted[right].isfinite().all()
+        assert wanted[~right].isnan().all()
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                for rows in (*range(1, 71), 256, 257, 300, 531):
+                    found = ours(x[:rows])
+                    assert torch.equal(found[right[:rows]], wanted[:rows][right[:rows]]), rows
+                    assert found[~right[:rows]].isnan().all()
+        finally:
+            torch.set_num_threads(before)
 
 
 @torch.inference_mode()

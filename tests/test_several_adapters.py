@@ -231,6 +231,9 @@ def test_compiled_steps_ask_packed_layers_and_others_are_refused(tmp_path):
     plain = ppl.HFModel(random_model(FAMILIES["Llama"]()), Letters(), name="plain", compile=True)
     with pytest.raises(UnsupportedModelError, match=r"compiles what is in it.*pack=True.*adapter="):
         plain.with_adapter(tmp_path / "one")
+    assert not plain.engine.slots.busy  # nothing of what was refused is kept
+    assert not plain.engine.runner.adapters.there
+    assert not any(layer._forward_hooks for layer in plain.model.modules())
     (draw,) = plain.sample_batch([request(plain, (5, 6, 7))])  # which goes on without
     exact = plain_log_probs(plain.model, (5, 6, 7), draw.value.tokens)
     assert draw.log_prob == pytest.approx(exact, abs=1e-4)

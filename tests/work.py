@@ -54,7 +54,7 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> bool:
     """Waits until a condition holds; whether it does."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
+        time.sleep(0.01)
     return bool(condition())
 
 

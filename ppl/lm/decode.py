@@ -238,8 +238,12 @@ class Session(Member):
     def submit(self, request: ContinueRequest) -> int:
         """Takes a request in; its answer will come under the returned ticket."""
         self._tickets += 1
-        self._waiting.append(Row(self.model, request, self._tickets))
+        self.take(Row(self.model, request, self._tickets))
         return self._tickets
+
+    def take(self, row: Row) -> None:
+        """Takes a row in, which may have begun before, under the ticket that it has."""
+        self._waiting.append(row)
 
     def cancel(self, tickets: Collection[int]) -> None:
         """Nobody waits for these any more."""

@@ -27,7 +27,7 @@ from ppl.language.cost import Account
 from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec, Tokens
 from ppl.lm.calling import Calling
-from ppl.lm.decode import LogitsModel, Session
+from ppl.lm.decode import LogitsModel
 from ppl.lm.load import load
 from ppl.lm.row import Row
 
@@ -167,13 +167,22 @@ class _Row(Row):
         )
 
 
-class Drawing(Session):
-    """A running batch whose rows may have begun before."""
+class Drawing:
+    """A running batch of the model whose rows may have begun before."""
 
     def __init__(self, model: LogitsModel, calling: Calling) -> None:
-        super().__init__(model)
-        self._calling = calling
+        self._session, self._calling = model.session(), calling
         self.rows: dict[int, _Row] = {}
+
+    @property
+    def running(self) -> bool:
+        """True while a row has no answer."""
+        return self._session.running
+
+    def close(self) -> None:
+        """Ends the batch; the memory of its rows is free, also where a step of it has failed."""
+        self._session.close()
+        self.rows.clear()
 
     def take(self, ask: Ask) -> None:
         """Takes a draw in, under the ticket of who asks."""
@@ -184,18 +193,19 @@ class Drawing(Session):
             ask.spec.warp,
             ask.spec.allowed,
         )
+        model = self._session.model
         request = ContinueRequest(
-            self.model, spec, ask.key, ask.label, Account(), ask.under, ask.law and not ask.new
+            model, spec, ask.key, ask.label, Account(), ask.under, ask.law and not ask.new
         )
-        row = _Row(self.model, request, ask.ticket)
+        row = _Row(model, request, ask.ticket)
         row.begin(ask.new, self._calling)
         self.rows[ask.ticket] = row
-        self._waiting.append(row)
+        self._session.take(row)
 
     def advance(self) -> dict[int, Answer]:
         """Draws one token for every row; answers those that are done."""
         answers: dict[int, Answer] = {}
-        for ticket, drawn in self.step().items():
+        for ticket, drawn in self._session.step().items():
             row = self.rows.pop(ticket)
             if isinstance(drawn, Exception):
                 answers[ticket] = Answer(error=sendable(drawn))
@@ -206,7 +216,7 @@ class Drawing(Session):
     def leave(self, tickets: Collection[int]) -> dict[int, Answer]:
         """Gives rows up: what they have drawn."""
         mine = [ticket for ticket in tickets if ticket in self.rows]
-        self.cancel(mine)
+        self._session.cancel(mine)
         return {ticket: self.rows.pop(ticket).answer() for ticket in mine}
 
 
@@ -284,7 +294,10 @@ class Copy:
     def _broken(self, error: Exception) -> None:
         """The batch failed: who is to blame is found by drawing each row by itself. They draw what
         they would have drawn."""
-        self._drawing, asked = None, list(self._asked.values())
+        asked = list(self._asked.values())
+        if self._drawing is not None:
+            self._drawing.close()
+            self._drawing = None
         if len(asked) == 1:
             self._done({asked[0].ticket: Answer(error=sendable(error))})
             return
@@ -297,6 +310,7 @@ class Copy:
                     answers |= alone.advance()
             except Exception as its_own:
                 answers = {ask.ticket: Answer(error=sendable(its_own))}
+                alone.close()
             self._done(answers)
 
     def _scored(self, asked: Sequence[Ask]) -> None:

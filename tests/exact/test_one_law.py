@@ -25,6 +25,9 @@ from ppl.runtime.verdict import AGGREGATES
 from ppl.searchers import SMC, BestOfN, SMCSteering
 from ppl.verifiers import FunctionVerifier
 
+# Programs of all kinds, also such as draw verdicts and observe none.
+pytestmark = pytest.mark.filterwarnings("ignore:verifier .* was drawn")
+
 
 def after(prefix: str) -> dict[str, float]:
     """What comes next depends on what was there last."""

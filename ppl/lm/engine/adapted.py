@@ -34,10 +34,13 @@ def add_adapter(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], nam
     adapters = engine.runner.adapters
     with engine.lock, inferring():
         number = adapters.add(model, pairs, next(engine.base.parameters()))
+        before = set(engine.slots.busy)
         try:
             _look(engine, adapters, number, name)
         except BaseException:
             adapters.drop({number})
+            for slot in set(engine.slots.busy) - before:
+                engine.drop(slot)
             raise
     return number
 

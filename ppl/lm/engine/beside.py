@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from ppl.errors import PromptError, UnsupportedModelError
@@ -84,7 +85,10 @@ class Thin:
 
     Attributes:
         calls: how often the layer was computed for rows with adapters.
+        hook: with which the layer asks.
     """
+
+    hook: RemovableHandle
 
     def __init__(self, name: str, sizes: tuple[int, int]) -> None:
         self.name = name
@@ -172,8 +176,8 @@ class Adapters:
 
     @property
     def there(self) -> bool:
-        """Whether any was ever added."""
-        return bool(self._last)
+        """Whether any layer has one."""
+        return bool(self._thin)
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Token ids without the marks of adapters that there were."""
@@ -187,10 +191,7 @@ class Adapters:
             pairs: by the name of the layer.
             usual: a tensor of the model's dtype, on its device.
         """
-        gone = set()
-        while self._gone:
-            gone.add(self._gone.popleft())
-        self.drop(gone)
+        self._sweep()
         hosts: dict[nn.Module, list[tuple[str, Pair, int]]] = {}
         for place, pair in pairs.items():
             layer, at = model.get_submodule(place), 0
@@ -199,28 +200,47 @@ class Adapters:
                 at, layer = sum(sizes[: layer.number]), layer.layer
             hosts.setdefault(layer, []).append((place, pair, at))
         self._last += 1
+        try:
+            self._put(hosts, usual)
+        except BaseException:
+            self.drop({self._last})
+            raise
+        return self._last
+
+    def _put(self, hosts: Mapping[nn.Module, list[tuple[str, Pair, int]]], usual: Tensor) -> None:
+        """Gives each layer its thin matrices; their columns begin where it is said."""
         for host, entries in hosts.items():
             if host not in self._thin:
-                self._thin[host] = Thin(entries[0][0], _sizes(host))
-                host.register_forward_hook(self._thin[host])
+                self._thin[host] = thin = Thin(entries[0][0], _sizes(host))
+                thin.hook = host.register_forward_hook(thin)
             like = _like(host, usual)
             a = torch.cat([pair[0] for _, pair, _ in entries]).to(like)
             b = like.new_zeros(len(a), _sizes(host)[1])
             at = 0
-            for _, (thin, wide), column in entries:
-                b[at : at + len(thin), column : column + len(wide)] = wide.T.to(like)
-                at += len(thin)
+            for _, (low, wide), column in entries:
+                b[at : at + len(low), column : column + len(wide)] = wide.T.to(like)
+                at += len(low)
             self._thin[host].put(self._last, a, b)
-        return self._last
 
     def belongs(self, number: int, holder: object) -> None:
         """Lets an adapter go when its holder goes: nobody asks for it then."""
         weakref.finalize(holder, self._gone.append, number).atexit = False
 
     def drop(self, numbers: set[int]) -> None:
-        """Forgets adapters."""
-        for thin in self._thin.values():
+        """Forgets adapters. A layer that has none is what it was: its steps may be programs."""
+        for host, thin in list(self._thin.items()):
             thin.drop(numbers)
+            if not thin.numbers:
+                thin.hook.remove()
+                del self._thin[host]
+
+    def _sweep(self) -> None:
+        """Forgets those of which the holder is gone."""
+        gone = set()
+        while self._gone:
+            gone.add(self._gone.popleft())
+        if gone:
+            self.drop(gone)
 
     def calls(self, model: nn.Module, number: int) -> dict[str, int]:
         """How often each layer of a model that an adapter changes was computed for rows with
@@ -234,7 +254,8 @@ class Adapters:
 
     def seat(self, texts: Sequence[Tokens], where: Sequence[int], rows: int) -> None:
         """Says which row of the pass that comes next has which text."""
-        if self._last:
+        self._sweep()
+        if self._thin:
             self._rows = [0] * rows
             for row, text in zip(where, texts, strict=True):
                 self._rows[row] = number_of(text)

@@ -1,4 +1,4 @@
-// Products of a few rows with weights of eight bits.
+// Products with weights of eight bits.
 //
 // A step of few rows is bound by reading the weights, so half the bytes are half the time. Weights
 // are whole numbers from -127 to 127, with one scale to every GROUP of them along the inputs. Numbers
@@ -8,8 +8,10 @@
 // rows are beside it, nor on the number of threads.
 //
 // Processors with AVX512-VNNI multiply 64 pairs of bytes at once; the sixteen bits are two of eight,
-// x = 256 h + l. Others run plain loops that give the same numbers. TILE outputs are taken together:
-// weights lie as [outputs / TILE][inputs / 4][TILE][4], each plus 128, which makes them unsigned.
+// x = 256 h + l. Those with AMX multiply some rows at once by that (`int8_matrices.h`), unless it is
+// compiled with VECTORS. Others run plain loops. All give the same numbers. TILE outputs are taken
+// together: weights lie as [outputs / TILE][inputs / 4][TILE][4], each plus 128, which makes them
+// unsigned.
 
 #include <cmath>
 #include <cstdint>
@@ -18,14 +20,18 @@
 
 #include "shortage.h"
 
+enum { GROUP = 64, TILE = 32, MOST = 127 * 256 };
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(PORTABLE)
 #include <immintrin.h>
 #define VNNI 1
+#if defined(__AMX_INT8__) && !defined(VECTORS)
+#define MATRICES 1
+#include "int8_matrices.h"
+#endif
 #else
 #define VNNI 0
 #endif
-
-enum { GROUP = 64, TILE = 32, MOST = 127 * 256 };
 
 static inline float wide(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -44,6 +50,44 @@ static inline void put(float x, uint16_t *out) {  // to the nearest, ties to eve
     *out = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// Of a group of a row, of which there are `count` numbers: whole numbers, and the scale that they have.
+template <typename number>
+static float taken_apart(const number *x, int count, int32_t *whole) {
+    float w[GROUP], most;
+    if (count == GROUP)
+        for (int i = 0; i < GROUP; i++) w[i] = wide(x[i]);
+    else
+        for (int i = 0; i < GROUP; i++) w[i] = i < count ? wide(x[i]) : 0.0f;
+    int32_t bits = 0;  // of the largest: those of numbers without a sign are in their order
+    for (int i = 0; i < GROUP; i++) {
+        int32_t size;
+        memcpy(&size, w + i, sizeof size);
+        size &= 0x7fffffff;
+        bits = size > bits ? size : bits;
+    }
+    memcpy(&most, &bits, sizeof most);
+    const bool finite = bits < 0x7f800000, some = finite && most > 1e-30f;
+    if (some) {
+        const float to = MOST / most;
+        for (int i = 0; i < GROUP; i++) whole[i] = (int32_t)std::rint(w[i] * to);
+    } else {
+        memset(whole, 0, GROUP * sizeof *whole);
+    }
+    return some ? most / MOST : finite ? 0.0f : NAN;  // what is not finite stays so
+}
+
+// Whole numbers as 256 high + low; minus 128 times their sum.
+static int32_t halved(const int32_t *whole, int8_t *high, int8_t *low) {
+    int32_t sum = 0;
+    for (int i = 0; i < GROUP; i++) {
+        const int32_t h = (whole[i] + 128) >> 8;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(whole[i] - 256 * h);
+        sum += whole[i];
+    }
+    return -128 * sum;
+}
+
 // A group of a row: its scale, minus 128 times the sum of its numbers, and the numbers.
 struct Part {
     float scale;
@@ -53,36 +97,21 @@ struct Part {
 #else
     int16_t whole[GROUP];
 #endif
-};
 
-template <typename number>
-static void taken_apart(const number *x, int count, Part *part) {
-    float w[GROUP], most = 0, wrong = 0;
-    for (int i = 0; i < GROUP; i++) w[i] = i < count ? wide(x[i]) : 0.0f;
-    for (int i = 0; i < GROUP; i++) {
-        const float size = std::fabs(w[i]);
-        most = size > most ? size : most;
-        wrong += w[i] * 0.0f;  // what is not finite stays so
-    }
-    const bool none = !(most > 1e-30f);
-    const float to = none ? 0.0f : MOST / most;
-    int32_t whole[GROUP], sum = 0;
-    for (int i = 0; i < GROUP; i++) {
-        whole[i] = wrong == 0 ? (int32_t)std::rint(w[i] * to) : 0;
-        sum += whole[i];
-    }
-    part->scale = none ? wrong : most / MOST + wrong;
-    part->offset = -128 * sum;
-    for (int i = 0; i < GROUP; i++) {
+    template <typename number> void take(const number *x, int count) {
+        int32_t numbers[GROUP];
+        scale = taken_apart(x, count, numbers);
 #if VNNI
-        const int32_t high = (whole[i] + 128) >> 8;
-        part->high[i] = (int8_t)high;
-        part->low[i] = (int8_t)(whole[i] - 256 * high);
+        offset = halved(numbers, high, low);
 #else
-        part->whole[i] = (int16_t)whole[i];
+        offset = 0;
+        for (int i = 0; i < GROUP; i++) {
+            whole[i] = (int16_t)numbers[i];
+            offset -= 128 * numbers[i];
+        }
 #endif
     }
-}
+};
 
 // TILE outputs of ROWS rows: into sums[ROWS][TILE].
 template <int ROWS>
@@ -141,10 +170,80 @@ static void tile(const Part *parts, int64_t groups, const uint8_t *weights, cons
 #endif
 }
 
+// Sums of some rows and `count` outputs, into out[rows][outputs].
+template <typename number>
+static void keep(const float (*sums)[TILE], int rows, int count, const float *bias, number *out,
+                 int64_t outputs) {
+    float more[TILE] = {};
+    if (bias) memcpy(more, bias, count * sizeof *bias);
+    for (int r = 0; r < rows; r++, out += outputs)
+        if (count == TILE)
+            for (int o = 0; o < TILE; o++) put(sums[r][o] + more[o], out + o);
+        else
+            for (int o = 0; o < count; o++) put(sums[r][o] + more[o], out + o);
+}
+
+#if MATRICES
+// As `multiplied`, by whole matrices.
+template <typename number>
+static void by_matrices(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
+                        const number *x, const uint8_t *weights, const float *scales,
+                        const float *bias, number *out) {
+    using namespace matrices;
+    const int64_t groups = (inputs + GROUP - 1) / GROUP, tiles = (outputs + TILE - 1) / TILE;
+    // Equally many rows a block: what is multiplied for none is little.
+    const int64_t least = (rows + SIDE - 1) / SIDE, each = (rows + least - 1) / least;
+    const int64_t blocks = (rows + each - 1) / each;
+    const std::unique_ptr<Parts[]> kept(new Parts[blocks * groups]);
+    Parts *parts = kept.get();
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++) {
+            Parts *part = parts + row / each * groups;
+            const int64_t r = row % each;
+            for (int64_t g = 0; g < groups; g++, part++) {
+                const int64_t start = g * GROUP, left = inputs - start;
+                int32_t whole[GROUP];
+                part->scale[r] = taken_apart(x + row * inputs + start,
+                                             left < GROUP ? (int)left : GROUP, whole);
+                part->offset[r] = halved(whole, part->high[r], part->low[r]);
+            }
+        }
+        alignas(64) float sums[SIDE][TILE];
+        begin((int)each);
+        for (int64_t low = 0; low < blocks; low += MANY / SIDE) {
+            const int64_t high = low + MANY / SIDE < blocks ? low + MANY / SIDE : blocks;
+            // While the products with a tile of weights are made, the next one is asked for.
+            Ahead ahead = {weights, (GROUP * TILE / LINE + high - low - 1) / (high - low)};
+#pragma omp for schedule(static) nowait
+            for (int64_t t = 0; t < tiles; t++) {
+                const uint8_t *w = weights + t * groups * GROUP * TILE;
+                const float *s = scales + t * groups * TILE;
+                const int64_t first = t * TILE, left = outputs - first;
+                const int count = left < TILE ? (int)left : TILE;
+                ahead.next = w + groups * GROUP * TILE;
+                for (int64_t b = low; b < high; b++) {
+                    const int64_t row = b * each, some = rows - row < each ? rows - row : each;
+                    block(parts + b * groups, groups, w, s, (int)some, sums, ahead);
+                    keep(sums, (int)some, count, bias ? bias + first : bias,
+                         out + row * outputs + first, outputs);
+                }
+            }
+        }
+        _tile_release();
+    }
+}
+#endif
+
 template <typename number>
 static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t threads,
                        const number *x, const uint8_t *weights, const float *scales,
                        const float *bias, number *out) {
+#if MATRICES
+    if (rows >= matrices::LEAST && matrices::given())
+        return by_matrices(rows, inputs, outputs, threads, x, weights, scales, bias, out);
+#endif
     const int64_t groups = (inputs + GROUP - 1) / GROUP, tiles = (outputs + TILE - 1) / TILE;
     const std::unique_ptr<Part[]> kept(new Part[rows * groups]);
     Part *parts = kept.get();
@@ -153,8 +252,7 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < rows * groups; at++) {
             const int64_t start = at % groups * GROUP, left = inputs - start;
-            taken_apart(x + at / groups * inputs + start, left < GROUP ? (int)left : GROUP,
-                        parts + at);
+            parts[at].take(x + at / groups * inputs + start, left < GROUP ? (int)left : GROUP);
         }
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tiles; t++) {
@@ -170,10 +268,8 @@ static void multiplied(int64_t rows, int64_t inputs, int64_t outputs, int32_t th
                 if (some == 3) tile<3>(of_rows, groups, w, s, sums);
                 if (some == 2) tile<2>(of_rows, groups, w, s, sums);
                 if (some == 1) tile<1>(of_rows, groups, w, s, sums);
-                for (int r = 0; r < some; r++)
-                    for (int o = 0; o < count; o++)
-                        put(sums[r][o] + (bias ? bias[first + o] : 0.0f),
-                            out + (row + r) * outputs + first + o);
+                keep(sums, some, count, bias ? bias + first : bias, out + row * outputs + first,
+                     outputs);
             }
         }
     }

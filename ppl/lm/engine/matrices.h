@@ -10,41 +10,12 @@
 #include <cstring>
 #include <vector>
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "tiles.h"
 
 namespace matrices {
 
 // MANY rows stay in the cache, with the weights for some outputs.
-enum { SIDE = 16, STEP = 32, MANY = 256, ONE = SIDE * SIDE, LINE = 32 };
-
-// Whether the system lets this process use them; it has to be asked once.
-static bool given() {
-    static const bool yes = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0;
-    return yes;
-}
-
-// Of eight tiles, four are sums, two rows and two weights.
-static void begin() {
-    struct alignas(64) {
-        uint8_t palette = 1, start = 0, unused[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
-    } shape;
-    _tile_loadconfig(&shape);
-}
-
-// Weights that come next, so many lines of the cache at every step: tiles that are not there when they
-// are read are waited for, one after the other.
-struct Ahead {
-    const uint16_t *next;
-    int64_t lines;
-
-    void ask() {
-        for (int64_t i = 0; i < lines; i++, next += LINE) _mm_prefetch((const char *)next, _MM_HINT_T1);
-    }
-};
+enum { STEP = 32, MANY = 256, ONE = SIDE * SIDE };
 
 // Sums [2][2][SIDE][SIDE] of 16 rows, and of 16 other rows if BELOW, with 16 outputs, and the next
 // 16 if BESIDE.

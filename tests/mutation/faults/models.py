@@ -8,6 +8,7 @@ ENGINE, SERVER = "ppl/lm/engine", "ppl/lm/server"
 DECODERS, LOADING, FLAKY = "tests/test_decoders.py", "tests/test_loading.py", "tests/test_flaky.py"
 SETTING, INTERRUPTS = "tests/test_setting.py", "tests/test_interrupts.py"
 PRODUCTS, WHOLE = "tests/test_products.py", "tests/test_whole.py"
+EIGHT = "tests/test_quantised.py -k bit_for_bit"  # noticed where the processor has AMX
 FILLS = "tests/test_whole_texts.py"
 SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
@@ -44,6 +45,15 @@ FAULTS = [
     Fault(f"{ENGINE}/products.cpp", "% each * SIDE_BY_SIDE", "% each", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "at % each * 2 * SIDE", "at % each * SIDE", PRODUCTS),
     Fault(f"{ENGINE}/matrices.h", "filled == inputs ? rows", "filled ? rows", PRODUCTS),
+    Fault(
+        f"{ENGINE}/int8_matrices.h",
+        "add(g - 1, 0, half, count)",
+        "add(g - 1, 0, half, half)",
+        EIGHT,
+    ),
+    Fault(f"{ENGINE}/int8_matrices.h", "weights + LINE, 2 * LINE", "weights + LINE, LINE", EIGHT),
+    Fault(f"{ENGINE}/int8.cpp", "finite ? 0.0f : NAN", "0.0f", EIGHT),
+    Fault(f"{ENGINE}/int8.cpp", "rows - row < each ? rows - row : each", "each", EIGHT),
     Fault(f"{ENGINE}/products.cpp", "vectors * (part + 1)", "vectors * part", PRODUCTS),
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
@@ -98,7 +108,7 @@ FAULTS = [
         "tests/test_concurrency.py -k forked",
     ),
     Fault(f"{ENGINE}/layers.h", "(a * one) - rounded(b", "(a * one) + rounded(b", WHOLE),
-    Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query);", "nullptr, query);", FILLS),
+    Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query));", "nullptr, query));", FILLS),
     Fault(f"{ENGINE}/whole.cpp", "if (l) layers.go_on(", "if (l > 1) layers.go_on(", FILLS),
     Fault(f"{ENGINE}/whole.py", "and whole.stands:", "and True:", FILLS),
     Fault(f"{ENGINE}/selfcheck.py", "whole.fills = _fills(engine)", "pass", FILLS),
@@ -154,6 +164,30 @@ FAULTS = [
     Fault("ppl/lm/adapter.py", "if weight in shared:", "if False:", "tests/test_adapters.py"),
     Fault(
         "ppl/runtime/replicas.py", "(-seen[c], now[c])", "(now[c],)", f"{REPLICAS} -k goes_where"
+    ),
+    Fault(
+        "ppl/lm/replica.py",
+        "            self._drawing.close()\n",
+        "",
+        "tests/test_copies_ahead.py -k who_failed",
+    ),
+    Fault(
+        "ppl/lm/replica.py",
+        "                alone.close()\n",
+        "",
+        "tests/test_copies_ahead.py -k no_memory_busy",
+    ),
+    Fault(
+        "ppl/lm/engine/beside.py",
+        "                thin.hook.remove()\n",
+        "",
+        "tests/test_adapters_ahead.py -k as_it_was",
+    ),
+    Fault(
+        "ppl/lm/engine/adapted.py",
+        "                engine.drop(slot)\n",
+        "                pass\n",
+        "tests/test_several_adapters.py -k others_are_refused",
     ),
     Fault(
         "ppl/lm/replica.py",

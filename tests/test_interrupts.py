@@ -11,6 +11,7 @@ from engines import Letters, make, request, some_texts
 
 import ppl
 from ppl.lm.engine import setting
+from ppl.lm.engine import slots as slots_module
 from ppl.lm.engine.decoder import EngineDecoder
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.runs import Slot
@@ -149,4 +150,47 @@ def _pressed_in_a_fork(count: int) -> int | None:
     engine.pool.clear()
     gc.collect()
     assert engine.pool.held.nbytes == 0
+    return count + 1 if pressed else None
+
+
+def test_an_interrupt_anywhere_in_an_exchange_of_slots_leaves_both_rows_whole():
+    """They may be rows of others, who never hear of it."""
+    lines = 0
+    while lines is not None:
+        lines = _pressed_in_an_exchange(lines)
+
+
+@torch.inference_mode()
+def _pressed_in_an_exchange(count: int) -> int | None:
+    engine = make().engine
+    slots = engine.slots
+    texts = tuple(3 + i for i in range(20)), tuple(40 - i for i in range(7))
+    one, two = engine.open(texts)[0].values()
+    held = [slots.content(row).clone() for row in (one, two)]
+    left, pressed, at_once = count, False, Slots._swap.__code__.co_consts
+
+    def trace(frame, event, arg):
+        nonlocal left, pressed
+        inside = frame.f_code is Slots._swap.__code__ or frame.f_code in at_once
+        if inside and event == "line":
+            if not left:
+                sys.settrace(None)
+                pressed = True
+                raise KeyboardInterrupt
+            left -= 1
+        return trace if inside or frame.f_code.co_filename == slots_module.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        slots._swap(one, two)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    for row, was in zip((one, two), held, strict=True):
+        assert slots.all[row.index] is row
+        now = slots.content(row)
+        for a, b in zip((*now.kv, now.states), (*was.kv, was.states), strict=True):
+            assert torch.equal(a, b)
     return count + 1 if pressed else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -271,14 +272,26 @@ class Slots:
         return low, high
 
     def _swap(self, a: Slot, b: Slot) -> None:
-        size, other = a.tail, b.tail
-        copy = self.content(a).clone() if size else None  # nothing is moved of an empty one
+        i, j, size, other = a.index, b.index, a.tail, b.tail
+        moves: list[Callable[[], None]] = []  # nothing is moved of an empty one
         if other:
-            self.columns(a, 0, other).copy_(self.content(b))
-        if copy is not None:
-            self.columns(b, 0, size).copy_(copy)
-        self.all[a.index], self.all[b.index] = b, a
-        a.index, b.index = b.index, a.index
+            moves.append(partial(self.columns(a, 0, other).copy_, self.content(b)))
+        if size:
+            moves.append(partial(self.columns(b, 0, size).copy_, self.content(a).clone()))
+
+        def exchange() -> None:
+            self.all[i], self.all[j], a.index, b.index = b, a, j, i
+
+        moves.append(exchange)
+        at = 0
+        try:
+            for at, move in enumerate(moves):
+                move()
+        except BaseException:
+            # Either may be a row of others. Each move may be made twice until the next is begun.
+            for move in moves[at:]:
+                move()
+            raise
         self.swaps += 1
 
 

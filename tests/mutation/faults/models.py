@@ -108,6 +108,12 @@ FAULTS = [
         "tests/test_concurrency.py -k forked",
     ),
     Fault(f"{ENGINE}/layers.h", "(a * one) - rounded(b", "(a * one) + rounded(b", WHOLE),
+    Fault(
+        f"{ENGINE}/slots.py",
+        "for move in moves[at:]:",
+        "for move in []:",
+        "tests/test_interrupts.py",
+    ),
     Fault(f"{ENGINE}/whole.cpp", "kept[l].firsts, query));", "nullptr, query));", FILLS),
     Fault(f"{ENGINE}/whole.cpp", "if (l) layers.go_on(", "if (l > 1) layers.go_on(", FILLS),
     Fault(f"{ENGINE}/whole.py", "and whole.stands:", "and True:", FILLS),

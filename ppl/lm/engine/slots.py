@@ -285,7 +285,7 @@ class Slots:
         moves.append(exchange)
         at = 0
         try:
-            for at, move in enumerate(moves):
+            for at, move in enumerate(moves):  # noqa: B007
                 move()
         except BaseException:
             # Either may be a row of others. Each move may be made twice until the next is begun.

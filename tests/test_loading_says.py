@@ -221,6 +221,7 @@ def test_the_doctor_says_which_settings_are_for_this_machine():
     new, old = said("avx512_bf16", "avx512_vnni"), said()
     assert "dtype='bfloat16' (--dtype bfloat16) for models larger" in new
     assert "(--weights int8 --dtype bfloat16) for one to four rows" in new
+    assert "for any number of rows" in said("avx512_bf16", "avx512_vnni", "amx_int8")
     assert "compare it with float32" in old
     for one in (new, old):
         assert "float32, whatever their files have, unless dtype= (--dtype)" in one

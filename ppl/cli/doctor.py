@@ -146,9 +146,10 @@ def _on_a_processor(machine: hardware.Machine) -> list[str]:
         )
     else:
         if "avx512_vnni" in machine.instructions:
+            rows = "any number of" if "amx_int8" in machine.instructions else "one to four"
             said.append(
-                "weights='int8' with dtype='bfloat16' (--weights int8 --dtype bfloat16) for one to"
-                " four rows at once: another model, half of the weights to read"
+                "weights='int8' with dtype='bfloat16' (--weights int8 --dtype bfloat16) for"
+                f" {rows} rows at once: another model, half of the weights to read"
             )
         said.append("compile='auto' (--compile auto) for runs of many minutes")
     said.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 SIZES = {"135M": 0.135e9, "0.5B": 0.5e9, "1.5B": 1.5e9, "7B": 7e9}
 BATCH = 16
-_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx512_vnni")
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx512_vnni", "amx_int8")
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,8 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "copy = self.content(a).clone() if size else None",
-        "copy = self.content(b).clone() if size else None",
+        "copy_, self.content(a).clone()))",
+        "copy_, self.content(a)))",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),
     Fault(
@@ -170,7 +170,7 @@ FAULTS = [
     ),
     Fault(
         SLOTS,
-        "a.index, b.index = b.index, a.index",
+        "moves.append(exchange)",
         "pass",
         f"{ENGINES} {DECODERS} -k 'interleaving or company'",
     ),

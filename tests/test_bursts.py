@@ -77,6 +77,15 @@ def among_others(lm, seed: int) -> tuple[list, list[Account]]:
     return told, accounts
 
 
+def assert_known(lm, texts, draws) -> None:
+    """What rows have left is what it was when they paused or parted."""
+    further = [(*text, *draw.value.tokens, 5) for text, draw in zip(texts, draws, strict=True)]
+    starts = [len(text) - 3 for text in further]
+    states = [model.engine.hidden(further, starts) for model in (whole(), lm)]
+    for one, two in zip(*states, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 @needs_compiler
 @needs_any
 @pytest.mark.parametrize("rows", [2, 6, 12])
@@ -104,12 +113,7 @@ def test_rows_that_pause_wait_for_the_others(rows, together):  # noqa: F811
     assert lm.engine.passes == plain.engine.passes
     padded = lm.engine.tokens_padded - plain.engine.tokens_padded
     assert (rows > 2) <= padded <= together["bursts"] * rows
-    # What they have is what it was when they paused.
-    further = [(*text, *draw.value.tokens, 5) for text, draw in zip(texts, found[1], strict=True)]
-    starts = [len(text) - 3 for text in further]
-    states = [model.engine.hidden(further, starts) for model in (whole(), lm)]
-    for one, two in zip(*states, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert_known(lm, texts, found[1])
 
 
 @needs_compiler
@@ -145,11 +149,7 @@ def test_rows_of_one_text_are_ahead_together_until_they_part(heat, together):  #
     # Each parting ends one, and so does each row that is done; nothing else does.
     assert 0 < together["bursts"] <= len(apart) + 12
     assert together["steps"] > 20
-    further = [(*text, *draw.value.tokens, 5) for draw in found[1][:6]]
-    starts = [len(text) - 3 for text in further]
-    states = [model.engine.hidden(further, starts) for model in (whole(), lm)]
-    for one, two in zip(*states, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert_known(lm, [text] * 6, found[1][:6])
 
 
 @needs_compiler
@@ -161,9 +161,9 @@ def test_rows_that_forked_for_a_burst_that_is_none_are_where_they_were(together)
     class Moody:
         few, pausing, shares, takes = own.few, own.pausing, own.shares, own.takes
 
-        def __call__(self, slots, texts, asked):
+        def __call__(self, slots, texts, slot_of, asked):
             busy.append(len(lm.engine.slots.busy) - len(slots))
-            return None if len(busy) % 2 else own(slots, texts, asked)
+            return None if len(busy) % 2 else own(slots, texts, slot_of, asked)
 
     lm._bursts, found = Moody(), []
     for model in (plain, lm):

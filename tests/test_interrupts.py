@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable
+from functools import partial
+from types import CodeType
 
 import pytest
 import torch
@@ -11,7 +14,6 @@ from engines import Letters, make, request, some_texts
 
 import ppl
 from ppl.lm.engine import setting
-from ppl.lm.engine import slots as slots_module
 from ppl.lm.engine.decoder import EngineDecoder
 from ppl.lm.engine.engine import Engine
 from ppl.lm.engine.runs import Slot
@@ -27,6 +29,44 @@ def pressed_after(monkeypatch, kind: type, name: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(kind, name, interrupted)
+
+
+def pressed_in(
+    function: Callable[[], object],
+    inside: Callable[[CodeType], bool],
+    count: int,
+    *,
+    first: bool = False,
+) -> bool:
+    """Calls it, and presses Ctrl-C after so many lines of what is inside; whether there were so
+    many. The first line of a function counts where `first` says so."""
+    left, pressed = count, False
+    begun: set[object] = set()
+
+    def trace(frame, event, arg):
+        nonlocal left, pressed
+        if not inside(frame.f_code):
+            return trace
+        if event == "line" and not first and frame not in begun:
+            begun.add(frame)
+        elif event == "line":
+            if not left:
+                sys.settrace(None)
+                pressed = True
+                raise KeyboardInterrupt
+            left -= 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        assert pressed
+    finally:
+        sys.settrace(before)
+        begun.clear()  # frames, and with them all that they know
+    return pressed
 
 
 @pytest.mark.parametrize("drafts", [None, "siblings"])
@@ -63,32 +103,13 @@ def test_an_interrupt_anywhere_around_a_pass_leaves_the_thread_as_it_was():
 
 def _pressed_at(count: int) -> int | None:
     """Presses Ctrl-C after so many lines; how many are next, None when there are no more."""
-    left = count
-    begun: set[object] = set()
 
-    def trace(frame, event, arg):
-        nonlocal left
-        if frame.f_code.co_filename != setting.__file__:
-            return None
-        if event == "line" and frame not in begun:
-            begun.add(frame)
-        elif event == "line":
-            if not left:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            left -= 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    def entered() -> None:
         with setting._Inferring():
             pass
-    except KeyboardInterrupt:
-        return count + 1
-    finally:
-        sys.settrace(before)
-    return None
+
+    pressed = pressed_in(entered, lambda code: code.co_filename == setting.__file__, count)
+    return count + 1 if pressed else None
 
 
 def test_an_interrupt_anywhere_in_a_move_to_a_trunk_leaves_memory_as_it_can_be_used():
@@ -110,33 +131,10 @@ def _pressed_in_a_fork(count: int) -> int | None:
         engine.pool.insert(text[:end], slot)
     assert len(slot.edges) == 2
     engine.sharing.price, engine.sharing.block = -1, 2
-    left, pressed = count, False
-    begun: set[object] = set()
     moving = (Slots.seal.__code__, Slot.stand.__code__)
-
-    def trace(frame, event, arg):
-        nonlocal left, pressed
-        if frame.f_code not in moving:
-            return trace
-        if event == "line" and frame not in begun:
-            begun.add(frame)
-        elif event == "line":
-            if not left:
-                sys.settrace(None)
-                pressed = True
-                raise KeyboardInterrupt
-            left -= 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        forks = engine.fork([slot])
-    except KeyboardInterrupt:
-        forks = []
-    finally:
-        sys.settrace(before)
-        begun.clear()  # frames, and with them all that they know
+    forks: list[Slot] = []
+    fork = partial(engine.fork, [slot])
+    pressed = pressed_in(lambda: forks.extend(fork()), moving.__contains__, count)
     for row in [slot, *forks]:
         engine.drop(row)
     assert not engine.slots.busy
@@ -167,27 +165,9 @@ def _pressed_in_an_exchange(count: int) -> int | None:
     texts = tuple(3 + i for i in range(20)), tuple(40 - i for i in range(7))
     one, two = engine.open(texts)[0].values()
     held = [slots.content(row).clone() for row in (one, two)]
-    left, pressed, at_once = count, False, Slots._swap.__code__.co_consts
-
-    def trace(frame, event, arg):
-        nonlocal left, pressed
-        inside = frame.f_code is Slots._swap.__code__ or frame.f_code in at_once
-        if inside and event == "line":
-            if not left:
-                sys.settrace(None)
-                pressed = True
-                raise KeyboardInterrupt
-            left -= 1
-        return trace if inside or frame.f_code.co_filename == slots_module.__file__ else None
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        slots._swap(one, two)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
+    swapping = {Slots._swap.__code__, *Slots._swap.__code__.co_consts}
+    swap = partial(slots._swap, one, two)
+    pressed = pressed_in(swap, swapping.__contains__, count, first=True)
     for row, was in zip((one, two), held, strict=True):
         assert slots.all[row.index] is row
         now = slots.content(row)

@@ -146,7 +146,7 @@ class LeadingSession(Session):
         if max(steps) < 2:
             return
         most = max(steps)
-        size = self._decoder.logits.shape[1]
+        size = self._decoder.width
         pauses = [row.stop.pauses(size) for row in rows] if pausing else []
         keys = np.array([row.request.key for row in rows], dtype=np.uint64)[:, None]
         positions = np.array([len(row.new) for row in rows])[:, None] + np.arange(most)
@@ -157,9 +157,8 @@ class LeadingSession(Session):
                 return
             last = [row.new[-1] for row in rows]
             heat = [row.request.spec.warp.temperature for row in rows]
-            # A step of all costs about what asking for another burst does.
-            idle = len({row.text for row in rows}) if self._calm >= _CALM else 0
-            made = self._decoder.burst(last, Asked(numbers, (), pauses, heat, steps, idle))
+            patient = self._calm >= _CALM
+            made = self._decoder.burst(last, Asked(numbers, pauses, heat, steps, patient))
             if made is None:
                 return
             for row in rows:  # others that share the memory go by it

@@ -34,13 +34,12 @@ def add_adapter(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], nam
     adapters = engine.runner.adapters
     with engine.lock, inferring():
         number = adapters.add(model, pairs, next(engine.base.parameters()))
-        before = set(engine.slots.busy)
+        before = engine.slots.clock
         try:
             _look(engine, adapters, number, name)
         except BaseException:
             adapters.drop({number})
-            for slot in set(engine.slots.busy) - before:
-                engine.drop(slot)
+            engine.slots.drop_since(before)
             raise
     return number
 

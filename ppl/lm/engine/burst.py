@@ -100,10 +100,11 @@ class Burst:
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
+        slot_of: Sequence[int],
         asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`."""
-        uniforms, slot_of, pauses, temperatures, steps, idle = asked
+        uniforms, pauses, temperatures, steps, patient = asked
         most, draws = uniforms.shape
         _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         rows = inputs.shape[1]
@@ -127,7 +128,8 @@ class Burst:
         made = self._run(
             self._model.ctypes.data,
             most,
-            idle,
+            # A step of all costs about what asking for another burst does.
+            len(slots) if patient else 0,
             states.data_ptr(),
             states.stride(0),
             states.stride(1),

@@ -62,7 +62,7 @@ def _agrees(bursts: Bursts, engine: Engine, head: Callable[[Tensor], Tensor]) ->
     (slot,) = engine.open([start[:-1]])[0].values()
     no_pauses = np.zeros(engine.vocabulary, dtype=np.uint8)
     try:
-        made = bursts([slot], [start], Asked(uniforms, [0], [no_pauses], [1.0], [2], 0))
+        made = bursts([slot], [start], [0], Asked(uniforms, [no_pauses], [1.0], [2], False))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # what cannot be captured

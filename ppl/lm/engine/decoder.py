@@ -50,9 +50,7 @@ def whole(
                 for stem in (*before, *self._stems):
                     if stem.slot is not None:
                         self._engine.drop(stem.slot)
-                for slot in self._engine.slots.busy:
-                    if slot.used > clock:  # taken, and not given to a row yet
-                        self._engine.drop(slot)
+                self._engine.slots.drop_since(clock)  # taken, and not given to a row yet
                 self._stems, self._stem_of, self._logits = [], [], self._logits[:0]
                 raise
 

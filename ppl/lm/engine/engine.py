@@ -54,9 +54,7 @@ def alone(method: Callable[Concatenate[Engine, P], R]) -> Callable[Concatenate[E
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
-                for slot in self.slots.busy:
-                    if slot.used > before:
-                        self.slots.drop(slot)
+                self.slots.drop_since(before)
                 raise
 
     return run

@@ -20,19 +20,18 @@ class Asked(NamedTuple):
 
     Attributes:
         uniforms: `[T, rows]` by which.
-        slots: of each row which of the slots has its text.
         pauses: `[V]` of each row 1 for tokens with which it may end; read where bursts pause.
         temperatures: of each row, by which its logits are divided.
         steps: most of each row; its slot may make more for others.
-        idle: most steps that slots may make for nobody, all together, as they have paused.
+        patient: whether slots that have paused may wait for others: for as many steps, all
+            together, as are one step of all.
     """
 
     uniforms: NDArray[np.float64]
-    slots: Sequence[int]
     pauses: Sequence[NDArray[np.uint8]]
     temperatures: Sequence[float]
     steps: Sequence[int]
-    idle: int
+    patient: bool
 
 
 class Bursts(Protocol):
@@ -55,6 +54,7 @@ class Bursts(Protocol):
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
+        slot_of: Sequence[int],
         asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Computes the last token of each text, draws the next, computes that, and so on; of the
@@ -63,6 +63,7 @@ class Bursts(Protocol):
         Args:
             slots: have all but the last token of each text, and room for so many more.
             texts: of each slot.
+            slot_of: of each row which of the slots has its text.
             asked: how rows draw.
 
         Returns:
@@ -115,6 +116,11 @@ class LeadingDecoder(EngineDecoder):
             return 0
         return self._bursts.takes(warps)
 
+    @property
+    def width(self) -> int:
+        """How many logits a row has."""
+        return self._logits.shape[1]
+
     @whole
     def burst(
         self,
@@ -124,18 +130,15 @@ class LeadingDecoder(EngineDecoder):
         """Appends to each row its token, and then what is drawn, but for the last; see `Bursts`.
         None, and nothing, where rows have left their slots since `bursts` was asked."""
         assert self._bursts is not None
-        before = self._stems, self._stem_of
+        before, clock = (self._stems, self._stem_of), self._engine.slots.clock
         if any(stem.slot is None for stem in self._stems):
             return None  # another batch has taken the memory of one since
         self._branch(range(len(tokens)), [(token,) for token in tokens])
         slots = [stem.slot for stem in self._stems if stem.slot is not None]
         self._engine.room(slots, [len(asked.uniforms)] * len(slots))
-        made = self._bursts(slots, self._texts, asked._replace(slots=self._stem_of))
+        made = self._bursts(slots, self._texts, self._stem_of, asked)
         if made is None:
-            running = {stem.slot for stem in before[0]}
-            for slot in slots:
-                if slot not in running:  # forked for nothing
-                    self._engine.drop(slot)
+            self._engine.slots.drop_since(clock)  # forked for nothing
             self._stems, self._stem_of = before
             return None
         # Those of before are nobody's; there are as many as stems.

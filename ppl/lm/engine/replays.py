@@ -65,6 +65,7 @@ class Replays:
         self,
         slots: Sequence[Slot],
         texts: Sequence[Tokens],
+        slot_of: Sequence[int],
         asked: Asked,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """See `ppl.lm.engine.leading.Bursts`; rows make as many steps as there are numbers."""

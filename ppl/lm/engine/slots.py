@@ -229,6 +229,12 @@ class Slots:
         self.leave(slot)
         slot.shorten(max((e.stop for e in slot.edges), default=0))
 
+    def drop_since(self, clock: int) -> None:
+        """All rows have failed that took a slot since the clock stood there."""
+        for slot in self.busy:
+            if slot.used > clock:
+                self.drop(slot)
+
     def idle(self, but: set[Slot]) -> list[Slot]:
         """Slots that can be taken: empty ones first, then the least recently used."""
         free = [s for s in self.all if not s.busy and s not in but]

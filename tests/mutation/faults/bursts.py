@@ -44,7 +44,7 @@ FAULTS = [
     Fault(FOLLOWS, "len(made[0]) - 1", "0", BESIDE),
     Fault("ppl/lm/row.py", "len(self.new), self.computed)", "len(self.new), 0)", BESIDE),
     Fault(LEADING, "if any(stem.slot is None for stem in self._stems):", "if False:", BESIDE),
-    Fault(LEADING, "if slot not in running:", "if False:", BESIDE),
+    Fault(LEADING, "self._engine.slots.drop_since(clock)", "pass", BESIDE),
     Fault(BURST, "and len(weight) >= head.out_features", "", BESIDE),
     Fault(BURST, "self._head, self._embeddings", "self._head, self._base.embed_tokens", BESIDE),
     Fault("ppl/lm/stopping.py", "string and string[-1] != _NO_CHARACTER", "string", BESIDE),

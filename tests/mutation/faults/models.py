@@ -17,7 +17,7 @@ FINITE = "tests/test_families.py -k not_finite"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
-    Fault(f"{ENGINE}/engine.py", "if slot.used > before:", "if slot.used < before:", DECODERS),
+    Fault(f"{ENGINE}/slots.py", "if slot.used > clock:", "if slot.used < clock:", DECODERS),
     Fault(
         f"{ENGINE}/engine.py",
         "self.pool.insert(tokens[: slot.length], slot)",
@@ -81,7 +81,7 @@ FAULTS = [
         "_inside.get()",
         SETTING,
     ),
-    Fault(f"{ENGINE}/decoder.py", "if slot.used > clock:", "if False:", INTERRUPTS),
+    Fault(f"{ENGINE}/decoder.py", "self._engine.slots.drop_since(clock)", "pass", INTERRUPTS),
     Fault("ppl/lm/decode.py", "        self._decoder.advance([], [])  #", "        #", INTERRUPTS),
     Fault(
         f"{ENGINE}/setting.py",
@@ -191,8 +191,8 @@ FAULTS = [
     ),
     Fault(
         "ppl/lm/engine/adapted.py",
-        "                engine.drop(slot)\n",
-        "                pass\n",
+        "engine.slots.drop_since(before)",
+        "pass",
         "tests/test_several_adapters.py -k others_are_refused",
     ),
     Fault(

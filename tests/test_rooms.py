@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom to the top: a file may import from its own room and from those before it.
 ROOMS = [
+    "ppl.lazy",
     "ppl.errors",
     "ppl.language",
     "ppl.lm",

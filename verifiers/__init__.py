@@ -1,57 +1,104 @@
 """Verifiers: likelihoods of "correct so far", one file per kind."""
 
-from ppl.runtime.verdict import (
-    Aggregate,
-    JudgeRequest,
-    Meaning,
-    Ranker,
-    Scorer,
-    Verdict,
-    Verifier,
-    log_potential,
-)
-from ppl.verifiers.combine.acceptance import FalsePositives, false_positive_rate, fit_types
-from ppl.verifiers.combine.cache import Cached
-from ppl.verifiers.combine.calibration import (
-    Calibrated,
-    Isotonic,
-    Platt,
-    Temperature,
-    log_odds,
-    step_scores,
-)
-from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
-from ppl.verifiers.combine.groups import GroupPlatt, Refit, reliability_by_group, step_groups
-from ppl.verifiers.combine.imperfect import ImperfectVerifier, ValueCurve
-from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
-from ppl.verifiers.combine.reliability import Reliability, reliability
-from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
-from ppl.verifiers.exact.lean import LeanProof, LeanRepl
-from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
-from ppl.verifiers.exact.proof_state import ProofState, Prover, TacticError
-from ppl.verifiers.exact.propositional.prover import Propositional
-from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
-from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
-from ppl.verifiers.exact.unit_tests import UnitTests
-from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
-from ppl.verifiers.generative.backward import ForwardBackward, fobar, forward_backward
-from ppl.verifiers.generative.fobar import FOBAR
-from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
-from ppl.verifiers.generative.log_odds import LogOdds
-from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
-from ppl.verifiers.laws import check_verifier
-from ppl.verifiers.models.confidence import ConfidenceHead
-from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
-from ppl.verifiers.models.heads import Labels, Layers, Words
-from ppl.verifiers.models.outcome import OutcomeModel, Potential, RewardModel
-from ppl.verifiers.models.prm import PRM
-from ppl.verifiers.models.quantile import (
-    fit_quantiles,
-    pinball,
-    quantile_head,
-    quantile_head_of,
-    samples_needed,
-)
+from typing import TYPE_CHECKING
+
+from ppl.lazy import attach
+
+if TYPE_CHECKING:
+    from ppl.runtime.verdict import (
+        Aggregate,
+        JudgeRequest,
+        Meaning,
+        Ranker,
+        Scorer,
+        Verdict,
+        Verifier,
+        log_potential,
+    )
+    from ppl.verifiers.combine.acceptance import FalsePositives, false_positive_rate, fit_types
+    from ppl.verifiers.combine.cache import Cached
+    from ppl.verifiers.combine.calibration import (
+        Calibrated,
+        Isotonic,
+        Platt,
+        Temperature,
+        log_odds,
+        step_scores,
+    )
+    from ppl.verifiers.combine.ensemble import DawidSkene, Ensemble, Votes
+    from ppl.verifiers.combine.groups import GroupPlatt, Refit, reliability_by_group, step_groups
+    from ppl.verifiers.combine.imperfect import ImperfectVerifier, ValueCurve
+    from ppl.verifiers.combine.noise import Channel, Flipped, LogitNoise, QuestionBias
+    from ppl.verifiers.combine.reliability import Reliability, reliability
+    from ppl.verifiers.exact.grammar import Grammar, JsonSchema, Regex
+    from ppl.verifiers.exact.lean import LeanProof, LeanRepl
+    from ppl.verifiers.exact.math_answer import MathAnswer, MathComparer
+    from ppl.verifiers.exact.proof_state import ProofState, Prover, TacticError
+    from ppl.verifiers.exact.propositional.prover import Propositional
+    from ppl.verifiers.exact.sandbox import Check, Outcome, Sandbox
+    from ppl.verifiers.exact.similarity import Embedder, Similarity, clusters, semantic_entropy
+    from ppl.verifiers.exact.unit_tests import UnitTests
+    from ppl.verifiers.function import FunctionRanker, FunctionVerifier, ranker, verifier
+    from ppl.verifiers.generative.backward import ForwardBackward, fobar, forward_backward
+    from ppl.verifiers.generative.fobar import FOBAR
+    from ppl.verifiers.generative.judge import GenRM, Judge, SelfEvaluation, chat
+    from ppl.verifiers.generative.log_odds import LogOdds
+    from ppl.verifiers.generative.math_prompter import Agreement, MathPrompter, agreement
+    from ppl.verifiers.laws import check_verifier
+    from ppl.verifiers.models.confidence import ConfidenceHead
+    from ppl.verifiers.models.formats import FORMATS, PRMFormat, tagged
+    from ppl.verifiers.models.heads import Labels, Layers, Words
+    from ppl.verifiers.models.outcome import OutcomeModel, Potential, RewardModel
+    from ppl.verifiers.models.prm import PRM
+    from ppl.verifiers.models.quantile import (
+        fit_quantiles,
+        pinball,
+        quantile_head,
+        quantile_head_of,
+        samples_needed,
+    )
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "ppl.runtime.verdict": (
+                "Aggregate JudgeRequest Meaning Ranker Scorer Verdict Verifier log_potential"
+            ),
+            "ppl.verifiers.combine.acceptance": "FalsePositives false_positive_rate fit_types",
+            "ppl.verifiers.combine.cache": "Cached",
+            "ppl.verifiers.combine.calibration": (
+                "Calibrated Isotonic Platt Temperature log_odds step_scores"
+            ),
+            "ppl.verifiers.combine.ensemble": "DawidSkene Ensemble Votes",
+            "ppl.verifiers.combine.groups": "GroupPlatt Refit reliability_by_group step_groups",
+            "ppl.verifiers.combine.imperfect": "ImperfectVerifier ValueCurve",
+            "ppl.verifiers.combine.noise": "Channel Flipped LogitNoise QuestionBias",
+            "ppl.verifiers.combine.reliability": "Reliability reliability",
+            "ppl.verifiers.exact.grammar": "Grammar JsonSchema Regex",
+            "ppl.verifiers.exact.lean": "LeanProof LeanRepl",
+            "ppl.verifiers.exact.math_answer": "MathAnswer MathComparer",
+            "ppl.verifiers.exact.proof_state": "ProofState Prover TacticError",
+            "ppl.verifiers.exact.propositional.prover": "Propositional",
+            "ppl.verifiers.exact.sandbox": "Check Outcome Sandbox",
+            "ppl.verifiers.exact.similarity": "Embedder Similarity clusters semantic_entropy",
+            "ppl.verifiers.exact.unit_tests": "UnitTests",
+            "ppl.verifiers.function": "FunctionRanker FunctionVerifier ranker verifier",
+            "ppl.verifiers.generative.backward": "ForwardBackward fobar forward_backward",
+            "ppl.verifiers.generative.fobar": "FOBAR",
+            "ppl.verifiers.generative.judge": "GenRM Judge SelfEvaluation chat",
+            "ppl.verifiers.generative.log_odds": "LogOdds",
+            "ppl.verifiers.generative.math_prompter": "Agreement MathPrompter agreement",
+            "ppl.verifiers.laws": "check_verifier",
+            "ppl.verifiers.models.confidence": "ConfidenceHead",
+            "ppl.verifiers.models.formats": "FORMATS PRMFormat tagged",
+            "ppl.verifiers.models.heads": "Labels Layers Words",
+            "ppl.verifiers.models.outcome": "OutcomeModel Potential RewardModel",
+            "ppl.verifiers.models.prm": "PRM",
+            "ppl.verifiers.models.quantile": (
+                "fit_quantiles pinball quantile_head quantile_head_of samples_needed"
+            ),
+        },
+    )
 
 __all__ = [
     "FOBAR",

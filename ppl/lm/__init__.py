@@ -1,10 +1,26 @@
 """Language models as distributions: the protocol, the Hugging Face engine, the table model."""
 
-from ppl.lm.base import LanguageModel, LMDistribution
-from ppl.lm.decode import LogitsModel
-from ppl.lm.huggingface import HFModel
-from ppl.lm.load import load, register
-from ppl.lm.table import TableLM
+from typing import TYPE_CHECKING
+
+from ppl.lazy import attach
+
+if TYPE_CHECKING:
+    from ppl.lm.base import LanguageModel, LMDistribution
+    from ppl.lm.decode import LogitsModel
+    from ppl.lm.huggingface import HFModel
+    from ppl.lm.loading import load, register
+    from ppl.lm.table import TableLM
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "ppl.lm.base": "LanguageModel LMDistribution",
+            "ppl.lm.decode": "LogitsModel",
+            "ppl.lm.huggingface": "HFModel",
+            "ppl.lm.loading": "load register",
+            "ppl.lm.table": "TableLM",
+        },
+    )
 
 __all__ = [
     "HFModel",

@@ -1,94 +1,44 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
-from typing import TYPE_CHECKING
-
-from ppl.lazy import attach
-
-if TYPE_CHECKING:
-    from ppl.decide import Consensus, EarlyStop, SequentialTest, Settled
-    from ppl.runtime.result import Result
-    from ppl.runtime.weights import Weights
-    from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
-    from ppl.searchers.beams.best_first import AStar, BestFirst
-    from ppl.searchers.beams.dvts import DVTS
-    from ppl.searchers.beams.greedy import Greedy
-    from ppl.searchers.beams.multi_perspective import MultiPerspective
-    from ppl.searchers.beams.phi_decoding import PhiDecoding
-    from ppl.searchers.beams.rebase import REBASE
-    from ppl.searchers.laws import check_searcher
-    from ppl.searchers.particles.alive import AliveParticleFilter
-    from ppl.searchers.particles.particle_filter import ParticleFilter
-    from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
-    from ppl.searchers.particles.power import PowerSMC
-    from ppl.searchers.particles.power_mh import PowerMH, PowerTempering
-    from ppl.searchers.particles.resample_move import ResampleMove
-    from ppl.searchers.particles.smc import SMC
-    from ppl.searchers.particles.steering import SMCSteering
-    from ppl.searchers.particles.temperature import EntropicAnnealing, TargetESS
-    from ppl.searchers.particles.vectorized import VectorizedSMC
-    from ppl.searchers.sampling.adaptive import AdaptiveSampling
-    from ppl.searchers.sampling.best_of_n import BestOfN
-    from ppl.searchers.sampling.first_finish import FirstFinish
-    from ppl.searchers.sampling.fractured import FracturedSampling
-    from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
-    from ppl.searchers.sampling.hedged import Hedged
-    from ppl.searchers.sampling.iterative import IterativeAgentDecoding, feedback
-    from ppl.searchers.sampling.model_switch import ModelSwitch
-    from ppl.searchers.sampling.rollover import RolloverBudgetForcing
-    from ppl.searchers.sampling.self_aggregation import RecursiveSelfAggregation, others
-    from ppl.searchers.search import Search, Searcher, run_all
-    from ppl.searchers.state import Frontier, Particles, State
-    from ppl.searchers.trees.ab_mcts import ABMCTSA, ABMCTSM
-    from ppl.searchers.trees.gumbel_mcts import GumbelMCTS
-    from ppl.searchers.trees.mcts import MCTS
-    from ppl.searchers.trees.rain import RAIN
-    from ppl.searchers.trees.tree_refinement import TreeRefinement
-    from ppl.searchers.trees.vgb import VGB
-else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.decide": "Consensus EarlyStop SequentialTest Settled",
-            "ppl.runtime.result": "Result",
-            "ppl.runtime.weights": "Weights",
-            "ppl.searchers.beams.beam": "BeamSearch LookaheadSearch StochasticBeamSearch",
-            "ppl.searchers.beams.best_first": "AStar BestFirst",
-            "ppl.searchers.beams.dvts": "DVTS",
-            "ppl.searchers.beams.greedy": "Greedy",
-            "ppl.searchers.beams.multi_perspective": "MultiPerspective",
-            "ppl.searchers.beams.phi_decoding": "PhiDecoding",
-            "ppl.searchers.beams.rebase": "REBASE",
-            "ppl.searchers.laws": "check_searcher",
-            "ppl.searchers.particles.alive": "AliveParticleFilter",
-            "ppl.searchers.particles.particle_filter": "ParticleFilter",
-            "ppl.searchers.particles.particle_gibbs": "ParallelTempering ParticleGibbs",
-            "ppl.searchers.particles.power": "PowerSMC",
-            "ppl.searchers.particles.power_mh": "PowerMH PowerTempering",
-            "ppl.searchers.particles.resample_move": "ResampleMove",
-            "ppl.searchers.particles.smc": "SMC",
-            "ppl.searchers.particles.steering": "SMCSteering",
-            "ppl.searchers.particles.temperature": "EntropicAnnealing TargetESS",
-            "ppl.searchers.particles.vectorized": "VectorizedSMC",
-            "ppl.searchers.sampling.adaptive": "AdaptiveSampling",
-            "ppl.searchers.sampling.best_of_n": "BestOfN",
-            "ppl.searchers.sampling.first_finish": "FirstFinish",
-            "ppl.searchers.sampling.fractured": "FracturedSampling",
-            "ppl.searchers.sampling.gated": "Gated MomentumUncertainty",
-            "ppl.searchers.sampling.hedged": "Hedged",
-            "ppl.searchers.sampling.iterative": "IterativeAgentDecoding feedback",
-            "ppl.searchers.sampling.model_switch": "ModelSwitch",
-            "ppl.searchers.sampling.rollover": "RolloverBudgetForcing",
-            "ppl.searchers.sampling.self_aggregation": "RecursiveSelfAggregation others",
-            "ppl.searchers.search": "Search Searcher run_all",
-            "ppl.searchers.state": "Frontier Particles State",
-            "ppl.searchers.trees.ab_mcts": "ABMCTSA ABMCTSM",
-            "ppl.searchers.trees.gumbel_mcts": "GumbelMCTS",
-            "ppl.searchers.trees.mcts": "MCTS",
-            "ppl.searchers.trees.rain": "RAIN",
-            "ppl.searchers.trees.tree_refinement": "TreeRefinement",
-            "ppl.searchers.trees.vgb": "VGB",
-        },
-    )
+from ppl.decide import Consensus, EarlyStop, SequentialTest, Settled
+from ppl.runtime.result import Result
+from ppl.runtime.weights import Weights
+from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch
+from ppl.searchers.beams.best_first import AStar, BestFirst
+from ppl.searchers.beams.dvts import DVTS
+from ppl.searchers.beams.greedy import Greedy
+from ppl.searchers.beams.multi_perspective import MultiPerspective
+from ppl.searchers.beams.phi_decoding import PhiDecoding
+from ppl.searchers.beams.rebase import REBASE
+from ppl.searchers.laws import check_searcher
+from ppl.searchers.particles.alive import AliveParticleFilter
+from ppl.searchers.particles.particle_filter import ParticleFilter
+from ppl.searchers.particles.particle_gibbs import ParallelTempering, ParticleGibbs
+from ppl.searchers.particles.power import PowerSMC
+from ppl.searchers.particles.power_mh import PowerMH, PowerTempering
+from ppl.searchers.particles.resample_move import ResampleMove
+from ppl.searchers.particles.smc import SMC
+from ppl.searchers.particles.steering import SMCSteering
+from ppl.searchers.particles.temperature import EntropicAnnealing, TargetESS
+from ppl.searchers.particles.vectorized import VectorizedSMC
+from ppl.searchers.sampling.adaptive import AdaptiveSampling
+from ppl.searchers.sampling.best_of_n import BestOfN
+from ppl.searchers.sampling.first_finish import FirstFinish
+from ppl.searchers.sampling.fractured import FracturedSampling
+from ppl.searchers.sampling.gated import Gated, MomentumUncertainty
+from ppl.searchers.sampling.hedged import Hedged
+from ppl.searchers.sampling.iterative import IterativeAgentDecoding, feedback
+from ppl.searchers.sampling.model_switch import ModelSwitch
+from ppl.searchers.sampling.rollover import RolloverBudgetForcing
+from ppl.searchers.sampling.self_aggregation import RecursiveSelfAggregation, others
+from ppl.searchers.search import Search, Searcher, run_all
+from ppl.searchers.state import Frontier, Particles, State
+from ppl.searchers.trees.ab_mcts import ABMCTSA, ABMCTSM
+from ppl.searchers.trees.gumbel_mcts import GumbelMCTS
+from ppl.searchers.trees.mcts import MCTS
+from ppl.searchers.trees.rain import RAIN
+from ppl.searchers.trees.tree_refinement import TreeRefinement
+from ppl.searchers.trees.vgb import VGB
 
 __all__ = [
     "ABMCTSA",

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         universal_self_consistency,
     )
     from ppl.decide.bayes_risk import minimum_bayes_risk
-    from ppl.decide.candidates import Candidates, Columns
+    from ppl.decide.candidates import Candidates
     from ppl.decide.certainty import DeepConf, self_certainty, token_confidence, trace_confidence
+    from ppl.decide.columns import Columns, Weighting
     from ppl.decide.confidence import soft_self_consistency
     from ppl.decide.conformal import AnswerSet, ConformalSets
     from ppl.decide.consensus import Consensus
@@ -27,20 +28,19 @@ if TYPE_CHECKING:
     from ppl.decide.perplexity import RPC
     from ppl.decide.pessimism import Pessimistic, PessimisticLaw, pessimistic_law
     from ppl.decide.ranks import Borda, MajorityOfTheBests
-    from ppl.decide.seen import Seen
-    from ppl.decide.selective import (
-        Abstained,
+    from ppl.decide.risk import (
         RiskCoverage,
         SelectiveScore,
-        answer_or_abstain,
         answering_threshold,
         risk_coverage,
         selective_score,
     )
+    from ppl.decide.seen import Seen
+    from ppl.decide.selective import Abstained, answer_or_abstain
     from ppl.decide.sequential import SequentialTest
     from ppl.decide.set_aggregator import SampleSetAggregator
     from ppl.decide.stopping import EarlyStop, Settled, StoppingRule
-    from ppl.decide.voting import Weighting, best, draw, shares, vote
+    from ppl.decide.voting import best, draw, shares, vote
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -49,7 +49,8 @@ else:
                 "Aggregated aggregate flip_rate sample_set_answer universal_self_consistency"
             ),
             "ppl.decide.bayes_risk": "minimum_bayes_risk",
-            "ppl.decide.candidates": "Candidates Columns",
+            "ppl.decide.candidates": "Candidates",
+            "ppl.decide.columns": "Columns Weighting",
             "ppl.decide.certainty": "DeepConf self_certainty token_confidence trace_confidence",
             "ppl.decide.confidence": "soft_self_consistency",
             "ppl.decide.conformal": "AnswerSet ConformalSets",
@@ -58,15 +59,15 @@ else:
             "ppl.decide.perplexity": "RPC",
             "ppl.decide.pessimism": "Pessimistic PessimisticLaw pessimistic_law",
             "ppl.decide.ranks": "Borda MajorityOfTheBests",
-            "ppl.decide.seen": "Seen",
-            "ppl.decide.selective": (
-                "Abstained RiskCoverage SelectiveScore answer_or_abstain answering_threshold "
-                "risk_coverage selective_score"
+            "ppl.decide.risk": (
+                "RiskCoverage SelectiveScore answering_threshold risk_coverage selective_score"
             ),
+            "ppl.decide.seen": "Seen",
+            "ppl.decide.selective": "Abstained answer_or_abstain",
             "ppl.decide.sequential": "SequentialTest",
             "ppl.decide.set_aggregator": "SampleSetAggregator",
             "ppl.decide.stopping": "EarlyStop Settled StoppingRule",
-            "ppl.decide.voting": "Weighting best draw shares vote",
+            "ppl.decide.voting": "best draw shares vote",
         },
     )
 

@@ -14,9 +14,26 @@ SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 ATTENTION, CHECKS = f"{ENGINE}/attention.py", "ppl/language/checks.py"
 FINITE = "tests/test_families.py -k not_finite"
+LAZY, IMPORTS = "tests/test_lazy.py", "tests/test_imports.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
+    # What is imported when.
+    Fault("ppl/lazy.py", "            setattr(front, name, found)  # asked for once\n", "", LAZY),
+    Fault("ppl/lazy.py", 'not name.startswith("_") and ', "", f"{LAZY} -k listed"),
+    Fault("ppl/lazy.py", "{*vars(front), *home, *", "{*vars(front), *", f"{LAZY} -k listed"),
+    Fault(
+        "ppl/posterior/models.py",
+        "_RENAMED.get(path, path)",
+        "path",
+        "tests/test_stored_searches.py -k name_that_it_had",
+    ),
+    Fault(
+        "ppl/lm/server/model.py",
+        "from ppl.lm.server.client import Client\n",
+        "from ppl.lm.quiet import quiet_transformers\nfrom ppl.lm.server.client import Client\n",
+        f"{IMPORTS} -k runs_its_models_alone",
+    ),
     Fault(f"{ENGINE}/slots.py", "if slot.used > clock:", "if slot.used < clock:", DECODERS),
     Fault(
         f"{ENGINE}/engine.py",

@@ -30,7 +30,8 @@ def test_every_rule_that_stops_a_search_is_read():
     kinds = {r for r in rules if inspect.isclass(r) and issubclass(r, decide.StoppingRule)}
     for kind in kinds - {decide.StoppingRule}:
         rule = kind()
-        assert parse(repr(rule)) == rule and type(parse(repr(rule))) is kind
+        assert parse(repr(rule)) == rule
+        assert type(parse(repr(rule))) is kind
 
 
 @dataclass(frozen=True)

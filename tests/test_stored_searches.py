@@ -187,7 +187,8 @@ def test_the_loader_of_models_is_found_by_the_name_that_it_had(tiny):
     assert row["loaded"]["loader"] == "ppl.lm.loading:load"
     row["loaded"]["loader"] = "ppl.lm.load:load"  # as files of before have it
     (again,) = load_again([row], {})
-    assert again.name == tiny[0].name and again.origin.loader == "ppl.lm.loading:load"
+    assert again.name == tiny[0].name
+    assert again.origin.loader == "ppl.lm.loading:load"
 
 
 def test_keys_are_never_written_and_code_of_models_never_run(tiny, tmp_path):

@@ -50,8 +50,8 @@ class Placed(NamedTuple):
     """Where the rows of a step are.
 
     Attributes:
-        low: the first slot that it covers.
-        where: each row's number among those.
+        low: the first slot that it covers, where they are neighbours.
+        where: each row's number in the pass.
         inputs: `[3, B, 1]` ids, positions and columns.
         window: the memory of the `B` rows.
         spans, standing: see `Passes`.
@@ -143,14 +143,16 @@ class Passes:
     def place(self, slots: Sequence[Slot], texts: Sequence[Tokens], count: int = 1) -> Placed:
         """Where steps of these rows go, so many of them, beginning with the last token of each
         text; what is before it its slot holds."""
-        low, high = self._slots.gather(slots, _SPREAD)
+        # A step that is a program of our own finds its rows wherever they are.
+        anywhere = self.graphs is None and self.as_steps(len(slots))
+        low, high = (0, len(slots)) if anywhere else self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
             # What is captured is bound to where its rows lie: few places, few captures.
             low -= low % min(rows_bucket(high - low), 8)
             rows = min(rows_bucket(high - low), len(self._slots.all))
             low = min(low, len(self._slots.all) - rows)
             high = low + rows
-        where = [slot.index - low for slot in slots]
+        where = [at if anywhere else slot.index - low for at, slot in enumerate(slots)]
         # NumPy, because so many small operations cost torch several times as much.
         table = np.zeros((3, high - low), dtype=np.int64)
         table[2] = self._slots.length
@@ -164,7 +166,11 @@ class Passes:
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(slots, where, high - low)
         inputs = torch.from_numpy(table)[:, :, None]
-        window = self._slots.window(low, inputs[2].to(self.device), max(tails) + count)
+        columns, visible = inputs[2].to(self.device), max(tails) + count
+        if anywhere:
+            window = self._slots.addressed(slots, columns, visible)
+        else:
+            window = self._slots.window(low, columns, visible)
         return Placed(low, where, inputs, window, spans, standing)
 
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:

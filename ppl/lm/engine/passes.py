@@ -1,4 +1,5 @@
-"""Forward passes over slots: neighbouring slots, each row at its own position.
+"""Forward passes over slots, each row at its own position. A program of our own finds the slots of
+its rows by their numbers; the layers of a model, and captured steps, cover neighbouring ones.
 
 Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 """
@@ -195,8 +196,7 @@ class Passes:
         Raises:
             PromptError: a text has an id that the model does not have.
         """
-        for text, slot in rows:
-            self._check(text[slot.length :])
+        self._check_rows(rows)
         if self._states:
             self._fill_evenly(rows)
             return
@@ -229,13 +229,12 @@ class Passes:
         """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
         missing = sum(len(text) - slot.length for text, slot in rows)
         if self.as_steps(missing) and missing <= MOST_TOGETHER * len(rows):
+            self._check_rows(rows)
             self._as_steps(rows)
         else:
             self.fill(rows)
 
     def _as_steps(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
-        for text, slot in rows:
-            self._check(text[slot.length :])
         run = blocks_of(self._slots, rows, self.price)
         most = len(run.texts)
         self.adapters.seat(run.texts, range(most), most)
@@ -279,6 +278,10 @@ class Passes:
             self._rows = [None] * rows
             for slot, row in zip(slots, where, strict=True):
                 self._rows[row] = slot
+
+    def _check_rows(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        for text, slot in rows:
+            self._check(text[slot.length :])
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type

@@ -178,10 +178,10 @@ def test_nothing_outlives_its_caller(number, isolation, tmp_path):
 FORK = """
 import os, threading, time
 from ppl.runtime.worker import Worker
-from ppl.verifiers import Check, UnitTests
+from ppl.verifiers import Check, Sandbox, UnitTests
 from ppl.verifiers.exact.pool import shared_pool
 
-tests = UnitTests("assert f(2) == 4", names=["f"])
+tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
 good, slow = "def f(x): return 4", "import time\\ndef f(x): time.sleep(1); return 4"
 worker = Worker(%r, "echo", "", 60)
 assert tests.outcomes([good])[0].status == "passed"
@@ -222,10 +222,11 @@ def test_a_forked_child_and_its_parent_share_nothing():
 
 SPAWN = """
 import multiprocessing as mp
-from ppl.verifiers import UnitTests
+from ppl.verifiers import Sandbox, UnitTests
 
 def outcome(source):
-    return UnitTests("assert f(2) == 4", names=["f"]).outcomes([source])[0].status
+    tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
+    return tests.outcomes([source])[0].status
 
 if __name__ == "__main__":
     sources = ["def f(x): return 4", "def f(x): return 5"]
@@ -235,13 +236,13 @@ if __name__ == "__main__":
 
 JOBLIB = """
 import joblib
-from ppl.verifiers import UnitTests
+from ppl.verifiers import Sandbox, UnitTests
 
 def outcome(tests, source):
     return tests.outcomes([source])[0].status
 
 if __name__ == "__main__":
-    tests = UnitTests("assert f(2) == 4", names=["f"])
+    tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
     sources = ["def f(x): return 4", "def f(x): return 5"]
     for backend in ("loky", "threading"):
         run = joblib.Parallel(n_jobs=2, backend=backend)
@@ -273,8 +274,10 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
 check = Check("def f(): return 1", ("f",), ("assert f() == 1",))
-print(Sandbox().run(check).status)
-print(UnitTests("assert f() == 1", names=["f"]).outcomes(["def f(): return 1"])[0].status)
+sandbox = Sandbox(seconds=60)
+print(sandbox.run(check).status)
+tests = UnitTests("assert f() == 1", names=["f"], sandbox=sandbox)
+print(tests.outcomes(["def f(): return 1"])[0].status)
 with Worker(%r, "echo", "", 60) as worker:
     print(worker.ask("far", 60)[1])
 """

@@ -10,7 +10,6 @@ import pytest
 from ppl.errors import SandboxError
 from ppl.verifiers import Sandbox
 
-
 PATIENT = Sandbox(seconds=60.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -40,7 +41,7 @@ class Lost(Counting):
 
 
 LIMITS = Limits(
-    tokens=500, calls=300, seconds=20.0, particles=20, body_bytes=5000, body_seconds=0.5
+    tokens=500, calls=300, seconds=20.0, particles=20, body_bytes=5000, body_seconds=60.0
 )
 
 
@@ -351,9 +352,17 @@ def test_paths_and_methods(server, api):
     assert said["param"] == "model"
 
 
-def test_slow_clients_are_not_waited_for(server):
+@pytest.fixture
+def hurried():
+    """A server that waits for half a second: connections of others would end between requests."""
+    limits = replace(LIMITS, body_seconds=0.5)
+    with served({"quick": quick()}, limits=limits) as (server, _):
+        yield server
+
+
+def test_slow_clients_are_not_waited_for(hurried):
     begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
-    with connected(server) as head, connected(server) as body, connected(server) as silent:
+    with connected(hurried) as head, connected(hurried) as body, connected(hurried) as silent:
         head.sendall(begun)
         body.sendall(begun + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 
@@ -372,12 +381,12 @@ def test_slow_clients_are_not_waited_for(server):
         assert b'"code": "request_timeout"' in answer
         assert silent.recv(1000) == b""
     again = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    with connected(server) as second:  # nor does a first request that was whole
+    with connected(hurried) as second:  # nor does a first request that was whole
         second.sendall(again)
         assert second.recv(10_000).startswith(b"HTTP/1.1 200 ")
         second.sendall(begun)
         assert until(lambda: second.recv(1000) == b"")
-    with connected(server) as endless:  # nor a body that nobody reads any more
+    with connected(hurried) as endless:  # nor a body that nobody reads any more
         endless.sendall(
             begun + b"Content-Type: application/json\r\nContent-Length: 9999999\r\n\r\n"
         )

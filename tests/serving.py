@@ -74,7 +74,7 @@ def served(models: Any, **options: Any) -> Iterator[tuple[Running, openai.OpenAI
 
 
 def client(server: Running, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key=key, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=server.url, api_key=key, max_retries=0, timeout=300)
 
 
 def ask(api: openai.OpenAI, model: str = "quick", content: str = "ab", **options: Any) -> Any:
@@ -96,6 +96,6 @@ def trees() -> int:
 def connected(server: Running) -> socket.socket:
     """A bare connection, for clients that do not behave."""
     host, _, port = server.url.removeprefix("http://").removesuffix("/v1").partition(":")
-    bare = socket.create_connection((host, int(port)), timeout=60)
+    bare = socket.create_connection((host, int(port)), timeout=300)
     bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bare

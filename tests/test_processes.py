@@ -258,7 +258,7 @@ def test_other_ways_to_processes(how, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SPAWN if how == "spawn" else JOBLIB)
     done = subprocess.run(
-        [sys.executable, script], check=False, capture_output=True, text=True, timeout=240
+        [sys.executable, script], check=False, capture_output=True, text=True, timeout=900
     )
     times = 1 if how == "spawn" else 2
     assert done.stdout.splitlines() == ["['passed', 'failed']"] * times, done.stderr[-2000:]

@@ -190,7 +190,7 @@ def test_is_correct_is_quiet_and_leaves_nothing_behind() -> None:
         [sys.executable, "-W", "error", "-c", script],
         check=False,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not is_correct(SUM, "3+5")

@@ -1,6 +1,7 @@
 """One thread is enough for models this small, and keeps the tests quick on a busy machine.
 
 No example of Hypothesis has a deadline, and none may fail for being slow: machines stand still.
+Examples are the same in each run, and none are stored; `--hypothesis-seed=N` draws others.
 """
 
 import pytest
@@ -12,7 +13,11 @@ from ppl.verifiers import PRM
 
 torch.set_num_threads(1)
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
 )
 settings.load_profile("any machine")
 

@@ -75,7 +75,7 @@ def test_hostile_modules_are_stopped_and_reported_and_nothing_is_left(what, tmp_
     sandbox = Sandbox(seconds=0.5, memory=128 << 20, file_bytes=size)
     with pytest.raises(SteeringError) as caught:
         selfsteer(planner, TOY, "^", 4, 0, **PLAIN | {"sandbox": sandbox})
-    assert time.monotonic() - begun < 120  # some would go on for ever, or for 999 s
+    assert time.monotonic() - begun < 600  # some would go on for ever, or for 999 s
     assert len(told) == 1
     (attempt,) = caught.value.attempts
     assert attempt.faults

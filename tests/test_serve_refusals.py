@@ -354,8 +354,8 @@ def test_paths_and_methods(server, api):
 
 @pytest.fixture
 def hurried():
-    """A server that waits for half a second: connections of others would end between requests."""
-    limits = replace(LIMITS, body_seconds=0.5)
+    """One that waits so shortly that connections would end between two requests of other tests."""
+    limits = replace(LIMITS, body_seconds=1.5)
     with served({"quick": quick()}, limits=limits) as (server, _):
         yield server
 

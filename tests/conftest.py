@@ -1,7 +1,9 @@
 """One thread is enough for models this small, and keeps the tests quick on a busy machine.
 
 No example of Hypothesis has a deadline, and none may fail for being slow: machines stand still.
-Examples are the same in each run, and none are stored; `--hypothesis-seed=N` draws others.
+Examples are the same in each run, and none are stored; `--hypothesis-seed=N` draws others. For the
+same reason the library's own limits on programs and on checkers of answers are a minute or more,
+where a test names none.
 """
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import ppl
-from ppl.verifiers import PRM
+from ppl.tasks.judge import shared_judge
+from ppl.verifiers import PRM, Sandbox
+from ppl.verifiers.exact.math_answer import shared_comparer
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -20,6 +24,8 @@ settings.register_profile(
     database=None,
 )
 settings.load_profile("any machine")
+Sandbox.__init__.__defaults__ = (60.0, *Sandbox.__init__.__defaults__[1:])  # seconds
+shared_judge().limit = shared_comparer().limit = 120.0
 
 
 @pytest.fixture(scope="session")

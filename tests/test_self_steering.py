@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pyro
 import pytest
-from bubblewrap import PATIENT, needs_bubblewrap
+from bubblewrap import needs_bubblewrap
 from served import serve
 
 import ppl
@@ -28,7 +28,7 @@ def law(prefix: str) -> dict[str, float]:
 
 
 TOY = ppl.TableLM(law, symbols="^!?ab$", end="$", name="toy")
-PLAIN = {"begin": TOY.prompt, "note": "{hint}", "sandbox": PATIENT}
+PLAIN = {"begin": TOY.prompt, "note": "{hint}"}
 
 # Every word of the API.
 WHOLE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from bubblewrap import PATIENT, needs_bubblewrap
+from bubblewrap import needs_bubblewrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import TOY
@@ -309,14 +309,14 @@ def test_a_template_without_tools_is_named_and_a_format_may_be_said():
 
 @needs_bubblewrap
 def test_python_as_a_tool():
-    python = Python(PATIENT)
+    python = Python()
     assert python("print('a')\n1 + 2") == "a\n3\n"
     assert python("x = 3") == ""
     assert python("1 / 0") == "ZeroDivisionError: division by zero\n"
     assert python("def f(:").startswith("SyntaxError")
     assert python("import sys; sys.exit(3)") == "SystemExit: 3\n"
     assert python("'''\"' + chr(10)").startswith("SyntaxError")
-    assert Python(PATIENT, most=3)("print('abcdef')") == "abc"
+    assert Python(most=3)("print('abcdef')") == "abc"
     assert "stopped" in Python(Sandbox(seconds=0.5))("while True: pass")
     with pytest.raises(errors.ArgumentError, match="code"):
         python(3)
@@ -328,6 +328,6 @@ def test_python_as_a_tool():
 @needs_bubblewrap
 def test_python_in_a_program():
     def program():
-        return ppl.call("run", Python(PATIENT), "print(6 * 7)", seconds=600)
+        return ppl.call("run", Python(), "print(6 * 7)", seconds=600)
 
     assert BestOfN(3).run(program).best == "42\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pyro
 import pytest
-from bubblewrap import PATIENT, needs_bubblewrap
+from bubblewrap import needs_bubblewrap
 
 import ppl
 from ppl.errors import VerifierError
 from ppl.searchers import BestOfN
-from ppl.verifiers import Check, UnitTests
+from ppl.verifiers import Check, Sandbox, UnitTests
 from ppl.verifiers.exact.sandbox import Outcome
 
 LM = ppl.TableLM({"0": 0.2, "1": 0.3, "2": 0.5}, symbols="^012$", end="$")
@@ -25,7 +25,6 @@ def test_unit_tests_as_a_likelihood(partial, floor):
         prefix="def f(): return ",
         partial=partial,
         floor=floor,
-        sandbox=PATIENT,
     )
 
     def program():
@@ -127,7 +126,7 @@ def test_tests_that_cannot_fail_are_refused_when_they_are_made(tests):
 )
 @needs_bubblewrap
 def test_tests_that_can_fail_are_taken_and_right(tests, setup):
-    suite = UnitTests(tests, names=["f"], setup=setup, sandbox=PATIENT)
+    suite = UnitTests(tests, names=["f"], setup=setup)
     right, wrong = suite.outcomes(["def f(x): return x * x", "def f(x): return 5"])
     assert (right.status, wrong.status) == ("passed", "failed"), (right, wrong)
 
@@ -160,14 +159,14 @@ def test_tests_that_do_not_compile_are_refused(tests, setup, says):
 @needs_bubblewrap
 def test_tests_that_are_at_fault_are_no_verdict(tests, setup, says):
     """Whatever the program does: also if it ends its process at once."""
-    suite = UnitTests(tests, names=["f"], setup=setup, sandbox=PATIENT)
+    suite = UnitTests(tests, names=["f"], setup=setup)
     with pytest.raises(VerifierError, match=rf"UnitTests\(f\): .*{says}"):
         suite.outcomes(["def f(x): return 4"])
 
 
 @needs_bubblewrap
 def test_a_program_cannot_make_its_tests_invalid():
-    suite = UnitTests(["assert f(2) == 4", "assert f(0) == 0"], names=["f"], sandbox=PATIENT)
+    suite = UnitTests(["assert f(2) == 4", "assert f(0) == 0"], names=["f"])
     programs = ["import os\ndef f(x): os._exit(0)", "def f(x): raise SystemExit", "", "f = 4"]
     for outcome in suite.outcomes(programs):
         assert outcome.status in ("error", "failed")
@@ -205,7 +204,7 @@ def f(x):
 )
 @needs_bubblewrap
 def test_what_a_right_program_raises_reaches_its_tests(test):
-    outcome = PATIENT.run(Check(PROGRAM, ("f",), (test,)))
+    outcome = Sandbox().run(Check(PROGRAM, ("f",), (test,)))
     assert outcome.status == "passed", outcome
 
 
@@ -213,8 +212,8 @@ def test_what_a_right_program_raises_reaches_its_tests(test):
 def test_large_programs_and_arguments_are_no_failures():
     source = "#" * (2 << 20) + "\ndef f(x): return len(x)"
     tests = ("assert f('a' * 2_000_000) == 2_000_000",)
-    assert PATIENT.run(Check(source, ("f",), tests)).status == "passed"
-    outcome = PATIENT.run(Check("def f(x): return 'a' * x", ("f",), ("f(1_100_000)",)))
+    assert Sandbox().run(Check(source, ("f",), tests)).status == "passed"
+    outcome = Sandbox().run(Check("def f(x): return 'a' * x", ("f",), ("f(1_100_000)",)))
     assert (outcome.status, outcome.why) == ("failed", "the result is longer than 1048576 bytes")
 
 

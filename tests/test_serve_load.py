@@ -61,7 +61,7 @@ def test_two_hundred_at_once_lose_none_and_those_who_leave_leave_nothing():
             base_url=url,
             api_key="none",
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=120),
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=300),
         ) as api:
 
             def one(model, seed, **options):
@@ -198,7 +198,9 @@ def test_comments_come_while_a_slow_search_runs():
             "max_tokens": 60,
             "stream": True,
         }
-        with httpx.stream("POST", f"{server.url}/chat/completions", json=body, timeout=60) as reply:
+        with httpx.stream(
+            "POST", f"{server.url}/chat/completions", json=body, timeout=300
+        ) as reply:
             assert reply.status_code == 200
             lines = [line for line in reply.iter_lines() if line]
         comments = [line for line in lines if line.startswith(":")]
@@ -248,7 +250,7 @@ def test_a_server_that_stops_lets_searches_end_and_nobody_in():
         first = ask_in_a_thread(server, "endless:BestOfN(1)", told, max_tokens=300)
         assert until(lambda: health(server)["running"] == 1)
         host = server.url.removeprefix("http://").removesuffix("/v1")
-        kept = http.client.HTTPConnection(host, timeout=60)
+        kept = http.client.HTTPConnection(host, timeout=300)
         kept.request("GET", "/health")
         kept.getresponse().read()
         server._server.should_exit = True

@@ -290,7 +290,7 @@ def test_a_searcher_that_needs_steps_and_has_none():
 
 def post(server, body, path="/chat/completions", **headers):
     kind = {"Content-Type": "application/json", **headers}
-    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=60)
+    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=300)
 
 
 @pytest.mark.parametrize(

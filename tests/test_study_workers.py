@@ -144,6 +144,6 @@ def test_an_interrupted_run_keeps_what_it_has_and_leaves_no_search_behind(tmp_pa
     assert len(list(records.read(tmp_path / records.RESULTS))) == 1
     for thread in threading.enumerate():
         if thread.name == "ppl loop":  # it ends once nothing is left to run
-            thread.join(60)
+            thread.join(300)
             assert not thread.is_alive()
     assert slow.dry_run(tmp_path).done == 1

@@ -83,8 +83,13 @@ def ask(api: openai.OpenAI, model: str = "quick", content: str = "ab", **options
 
 
 def health(server: Running) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{server.url.removesuffix('/v1')}/health").json()
+    found: dict[str, Any] = got(f"{server.url.removesuffix('/v1')}/health").json()
     return found
+
+
+def got(url: str, **options: Any) -> httpx.Response:
+    """What a page says; httpx by itself waits for five seconds, in which a machine may stand still."""
+    return httpx.get(url, timeout=300, **options)
 
 
 def trees() -> int:

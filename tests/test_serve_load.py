@@ -19,6 +19,7 @@ from serving import (
     client,
     connected,
     endless,
+    got,
     health,
     quick,
     served,
@@ -297,12 +298,12 @@ def test_sigterm_stops_serve_gracefully(terminated, caplog):
 
     def customer():
         assert until(lambda: answers(url))
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as api:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=300) as api:
             asking = threading.Thread(
                 target=lambda: told.append(ask(api, "endless:BestOfN(1)", max_tokens=300))
             )
             asking.start()
-            assert until(lambda: httpx.get(f"{url}/health").json()["running"] == 1)
+            assert until(lambda: got(f"{url}/health").json()["running"] == 1)
             os.kill(os.getpid(), signal.SIGTERM)
             asking.join()
 
@@ -319,6 +320,6 @@ def test_sigterm_stops_serve_gracefully(terminated, caplog):
 
 def answers(url):
     try:
-        return httpx.get(f"{url}/health").status_code == 200
+        return got(f"{url}/health").status_code == 200
     except httpx.HTTPError:
         return False

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pyro
 import pytest
-from serving import QUICK, Counting, ask, client, connected, quick, served
+from serving import QUICK, Counting, ask, client, connected, got, quick, served
 from work import until
 
 import ppl
@@ -339,8 +339,8 @@ def test_large_bodies_are_refused(server):
 
 def test_paths_and_methods(server, api):
     root = server.url.removesuffix("/v1")
-    assert httpx.get(f"{root}/nothing").json()["error"]["code"] == "not_found"
-    answer = httpx.get(f"{server.url}/chat/completions")
+    assert got(f"{root}/nothing").json()["error"]["code"] == "not_found"
+    answer = got(f"{server.url}/chat/completions")
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     with pytest.raises(openai.NotFoundError) as caught:
         api.models.retrieve("nobody")
@@ -405,19 +405,19 @@ def ended(bare):
 def test_keys():
     with served({"quick": quick()}, api_key=["key-1", "key-2"]) as (server, api):
         for wrong in ("none", "key-", "key-11", "\u00e9"):
-            answer = httpx.get(
+            answer = got(
                 f"{server.url}/models", headers={"Authorization": f"Bearer {wrong}".encode()}
             )
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
-        basic = httpx.get(f"{server.url}/models", headers={"Authorization": "Basic key-1"})
-        assert basic.status_code == httpx.get(f"{server.url}/models").status_code == 401
+        basic = got(f"{server.url}/models", headers={"Authorization": "Basic key-1"})
+        assert basic.status_code == got(f"{server.url}/models").status_code == 401
         assert refused(api, openai.AuthenticationError)["code"] == "invalid_api_key"
         for key in ("key-1", "key-2"):
             with client(server, key) as admitted:
                 assert ask(admitted, "quick:SMC(2)").choices
                 assert admitted.models.list().data
-        assert httpx.get(f"{server.url.removesuffix('/v1')}/health").status_code == 200
+        assert got(f"{server.url.removesuffix('/v1')}/health").status_code == 200
 
 
 # -- searches that fail ----------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def health(server: Running) -> dict[str, Any]:
 
 
 def got(url: str, **options: Any) -> httpx.Response:
-    """What a page says; httpx by itself waits for five seconds, in which a machine may stand still."""
+    """What a page says. httpx by itself waits for five seconds, as long as machines stand still."""
     return httpx.get(url, timeout=300, **options)
 
 

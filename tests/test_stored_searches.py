@@ -22,6 +22,7 @@ from programs import SEARCHERS, TOY, branching, contents, toy, toy_guide, toy_tw
 
 import ppl
 from ppl.errors import SearchStateError
+from ppl.posterior.models import about, load_again
 from ppl.searchers import SMC, BestOfN, Frontier, Result, Search, Searcher
 from ppl.verifiers import FunctionVerifier
 
@@ -179,6 +180,15 @@ def test_models_made_by_hand_have_to_be_given(tmp_path):
     assert contents(again.run()) == contents(search.run())
     with pytest.raises(SearchStateError, match=r"two models .* have the name 'toy'"):
         SMC(2).begin(with_models, TOY, other).save(tmp_path / "s")
+
+
+def test_the_loader_of_models_is_found_by_the_name_that_it_had(tiny):
+    row = about(tiny[0])
+    assert row["loaded"]["loader"] == "ppl.lm.loading:load"
+    row["loaded"]["loader"] = "ppl.lm.load:load"  # as files of before have it
+    (again,) = load_again([row], {})
+    assert again.name == tiny[0].name
+    assert again.origin.loader == "ppl.lm.loading:load"
 
 
 def test_keys_are_never_written_and_code_of_models_never_run(tiny, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ppl.study import config, records
+from ppl.study import config, records, resolving
 from ppl.study.plan import Group, Plan
 from ppl.study.problems import select
 from ppl.study.sources import READY
@@ -107,7 +107,7 @@ def forecast(
     done: dict[str, bool] = {}
     means = _Means()
     if folder is not None and (there := config.read(folder)) is not None:
-        config.together(there["study"], records.plain(config.resolved(study)), str(folder))
+        config.together(there["study"], records.plain(resolving.resolved(study)), str(folder))
         path = Path(folder) / records.RESULTS
         for row in records.read(path) if path.exists() else ():
             done[row["cell"]] = True

@@ -16,8 +16,8 @@ from typing import Any, TypeVar, cast
 from ppl import verifiers as kinds
 from ppl.errors import PPLError, StudyError
 from ppl.language.arguments import shown
-from ppl.lm import gguf
 from ppl.lm import load as load_model
+from ppl.lm import sources as files
 from ppl.lm.base import LanguageModel
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.parse import imported, named
@@ -220,10 +220,10 @@ def told(source: Any) -> dict[str, Any]:
 
 def _load_told(source: str) -> dict[str, str]:
     """A file of weights by name and contents, as its folder is another on each machine."""
-    path = gguf.file_here(source)
+    path = files.file_here(source)
     if path is None:
         return {"load": source}
-    return {"load": path.name, "contents": gguf.contents(path)}
+    return {"load": path.name, "contents": files.contents(path)}
 
 
 def _shown(setting: Any) -> Any:
@@ -251,9 +251,9 @@ def _pairs(entries: Any, what: str) -> list[tuple[str, Any]]:
 
 def _name(entry: Any) -> str:
     if isinstance(entry, str):
-        return gguf.name_of(entry)
+        return files.name_of(entry)
     if isinstance(entry, Source):
-        return gguf.name_of(entry.load) if entry.load else str(entry.make)
+        return files.name_of(entry.load) if entry.load else str(entry.make)
     if isinstance(entry, Use):
         return _name(entry.program)
     return str(getattr(entry, "name", None) or getattr(entry, "__name__", shown(entry)))

@@ -55,36 +55,7 @@ else:
         rooms = (f"ppl.{room}" for room in ("searchers", "verifiers", "decide"))
         return next((f": it is in {r}" for r in rooms if name in import_module(r).__all__), "")
 
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.errors": "PPLError",
-            "ppl.language.answers": "Answer Equality equality extract_answer",
-            "ppl.language.call": "call",
-            "ppl.language.cost": "Budget Cost",
-            "ppl.language.perturbed": "perturbed",
-            "ppl.language.primitives": "answer condition do parallel power twist",
-            "ppl.language.steps": "StepRule",
-            "ppl.language.text": "Continuation Text",
-            "ppl.language.thinking": "Thinking forced",
-            "ppl.lm.base": "LMDistribution LanguageModel",
-            "ppl.lm.decode": "LogitsModel",
-            "ppl.lm.huggingface": "HFModel",
-            "ppl.lm.loading": "load register",
-            "ppl.lm.table": "TableLM",
-            "ppl.lm.writers": "writers",
-            "ppl.posterior.posterior": "Posterior Sample",
-            "ppl.programs.self_steering": "selfsteer",
-            "ppl.runtime.awrs": "AWRS",
-            "ppl.runtime.drafts": "drafted",
-            "ppl.runtime.enumeration": "enumerate_program",
-            "ppl.runtime.node": "Node",
-            "ppl.runtime.planning": "plan",
-            "ppl.runtime.tree": "Tree",
-            "ppl.runtime.verdict": "JudgeRequest Verdict Verifier",
-        },
-        hint=_elsewhere,
-    )
+    __getattr__, __dir__ = attach(__name__, hint=_elsewhere)
 
 __version__ = "0.1.0"
 

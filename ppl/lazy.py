@@ -1,21 +1,23 @@
 """Names that a package gives, each imported when it is first asked for.
 
-A package's front has a table: of each module, the names that the package gives from it. Type
-checkers read plain imports in its place, which never run:
+A package's front has the plain imports that type checkers read, and that never run; they are its
+table, too:
 
     if TYPE_CHECKING:
         from ppl.lm.huggingface import HFModel
     else:
-        __getattr__, __dir__ = attach(__name__, {"ppl.lm.huggingface": "HFModel"})
+        __getattr__, __dir__ = attach(__name__)
 
 So `import ppl` costs nothing of what a program does not use: torch, Pyro and transformers take
-seconds. It is Python's own way (PEP 562), which scientific Python's libraries go (SPEC 1). No name
-in a table may be that of a module in its package: importing that module would put it in the name's
-place. tests/test_lazy.py holds tables, imports and `__all__` to each other.
+seconds. It is Python's own way (PEP 562), which scientific Python's libraries go (SPEC 1, whose
+`attach_stub` reads a front's imports as well). No name may be that of a module in its package:
+importing that module would put it in the name's place. tests/test_lazy.py holds imports and
+`__all__` to each other.
 """
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -23,21 +25,22 @@ from typing import Any
 
 
 def attach(
-    package: str,
-    homes: Mapping[str, str] | None = None,
-    hint: Callable[[str], str] = lambda name: "",
+    package: str, hint: Callable[[str], str] = lambda name: ""
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`: for the names of a table, and for its own modules.
+    """A package's `__getattr__` and `__dir__`: for the names that it imports for type checkers, and
+    for its own modules.
 
     Any number of threads may ask at once: Python lets the first one import and the others wait.
 
     Args:
         package: its `__name__`.
-        homes: for each module, the names that the package gives from it, with spaces between.
         hint: what an error says of a name that is not there, "" for nothing more.
+
+    Raises:
+        ImportError: the package was shipped without its source.
     """
     front = sys.modules[package]
-    home = {name: module for module, names in (homes or {}).items() for name in names.split()}
+    home = homes(package)
 
     def get(name: str) -> Any:
         if name in home:
@@ -55,3 +58,19 @@ def attach(
         return sorted({*vars(front), *home, *(name for name in modules if name[0] != "_")})
 
     return get, listed
+
+
+def homes(package: str) -> dict[str, str]:
+    """Of the names that a package's front imports for type checkers, the modules they are in."""
+    loader: Any = sys.modules[package].__loader__
+    source = loader.get_source(package)
+    if source is None:
+        raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
+    typed = (
+        statement
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom) and statement.module != package
+    )
+    return {alias.name: str(each.module) for each in typed for alias in each.names}

@@ -6,9 +6,9 @@ import ast
 import importlib
 import inspect
 import pickle
+import py_compile
 import subprocess
 import sys
-import types
 import typing
 from pkgutil import iter_modules
 
@@ -32,38 +32,25 @@ def run(*program: str) -> str:
     return done.stdout
 
 
-def table(package: str) -> dict[str, str]:
-    """The names of a package's table, and their modules."""
-    for node in ast.walk(parsed(MODULES[package])):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "attach" and len(node.args) > 1:
-            told = ast.literal_eval(node.args[1])
-            return {name: module for module, names in told.items() for name in names.split()}
-    return {}
-
-
-def test_these_packages_have_tables():
-    assert {package for package in PACKAGES if table(package)} == set(LATE)
+def test_these_packages_give_names_late():
+    attached = [name for name in PACKAGES if "= attach(" in ast.unparse(parsed(MODULES[name]))]
+    assert {name for name in attached if homes(name, MODULES)} == set(LATE)
 
 
 @pytest.mark.parametrize("package", LATE)
-def test_table_types_and_names_say_the_same(package):
-    told = table(package)
-    assert told == homes(package, MODULES)
-    assert sorted(told) == sorted(importlib.import_module(package).__all__)
-    counted = [name for names in _rows(package) for name in names.split()]
-    assert len(counted) == len(set(counted))
-
-
-def _rows(package: str) -> list[str]:
-    calls = [n for n in ast.walk(parsed(MODULES[package])) if isinstance(n, ast.Call)]
-    (call,) = (n for n in calls if ast.unparse(n.func) == "attach")
-    return list(ast.literal_eval(call.args[1]).values())
+def test_names_for_types_and_names_that_are_given_are_the_same(package):
+    assert lazy.homes(package) == homes(package, MODULES)
+    assert sorted(lazy.homes(package)) == sorted(importlib.import_module(package).__all__)
+    for block in parsed(MODULES[package]).body:
+        if isinstance(block, ast.If):
+            counted = [alias.name for each in block.body for alias in each.names]
+            assert len(counted) == len(set(counted))
 
 
 @pytest.mark.parametrize("package", LATE)
 def test_no_name_is_that_of_a_module_beside_it(package):
     modules = {each.name for each in iter_modules(importlib.import_module(package).__path__)}
-    assert not modules & table(package).keys()
+    assert not modules & lazy.homes(package).keys()
 
 
 # Importing a module sets it as an attribute of its package, whatever was there: a name that is
@@ -105,7 +92,7 @@ def _public(package: str) -> list[str]:
 @pytest.mark.parametrize("package", LATE)
 def test_names_are_what_their_modules_have(package):
     front = importlib.import_module(package)
-    for name, module in table(package).items():
+    for name, module in lazy.homes(package).items():
         assert getattr(front, name) is getattr(importlib.import_module(module), name), name
         assert name in vars(front)  # the second time nothing is looked up
     assert set(dir(front)) >= {*front.__all__, "__all__", "__doc__"}
@@ -151,15 +138,40 @@ def test_a_name_that_is_not_there():
     assert said.split() == ["False"] * 3
 
 
-def test_what_fails_inside_of_a_module_is_said(monkeypatch):
-    package = types.ModuleType("late")
-    package.__path__ = []  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "late", package)
-    get, listed = lazy.attach("late", {"no_such_module_anywhere": "gone", "math": "pi tau"})
+def test_what_fails_inside_of_a_module_is_said(tmp_path, monkeypatch):
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "__init__.py").write_text(
+        """
+from typing import TYPE_CHECKING
+from ppl.lazy import attach
+if TYPE_CHECKING:
+    from no_such_module_anywhere import gone
+    from math import (
+        pi,
+        tau,
+    )
+else:
+    __getattr__, __dir__ = attach(__name__)
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    late = importlib.import_module("late")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
-        get("gone")
-    assert get("pi") == package.pi == 3.141592653589793  # type: ignore[attr-defined]
-    assert [name for name in listed() if name[0] != "_"] == ["gone", "pi", "tau"]
+        late.gone  # noqa: B018
+    assert late.pi == vars(late)["pi"] == 3.141592653589793
+    assert {"gone", "pi", "tau"} <= {*dir(late)}
+    assert "tau" not in vars(late)
+
+
+def test_a_package_without_its_source_says_so(tmp_path, monkeypatch):
+    (tmp_path / "bare").mkdir()
+    source = tmp_path / "bare" / "__init__.py"
+    source.write_text("from ppl.lazy import attach\n__getattr__, __dir__ = attach(__name__)\n")
+    py_compile.compile(str(source), cfile=str(source.with_suffix(".pyc")))
+    source.unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"^the source of bare is needed, and was not shipped$"):
+        importlib.import_module("bare")
 
 
 def test_threads_that_ask_at_once_get_the_same():

@@ -88,4 +88,4 @@ def test_rooms_open_when_they_are_asked_for():
         "ppl.tasks.load, ppl.study.Study; "
         "assert not hasattr(ppl, 'rooms')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=900)

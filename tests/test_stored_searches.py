@@ -151,7 +151,7 @@ def test_models_are_loaded_as_they_were(tiny, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "s")],
-        capture_output=True, text=True, check=True, cwd=HERE.parent / "examples", timeout=240,
+        capture_output=True, text=True, check=True, cwd=HERE.parent / "examples", timeout=900,
     )  # fmt: skip
     assert done.stdout.strip() == repr([(s.value, str(s.text)) for s in whole.samples])
 
@@ -238,7 +238,7 @@ def test_programs_of_a_script_are_refused_with_the_remedy(tmp_path):
     environment = {"PYTHONPATH": f"{HERE}:{HERE.parent}", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "script.py"],
-        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=240,
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=900,
     )  # fmt: skip
     assert re.search(
         r"SearchStateError: the program 'program' is defined in the script that runs \(__main__\), "

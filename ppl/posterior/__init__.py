@@ -7,11 +7,6 @@ from ppl.lazy import attach
 if TYPE_CHECKING:
     from ppl.posterior.posterior import Posterior, Sample
 else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.posterior.posterior": "Posterior Sample",
-        },
-    )
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = ["Posterior", "Sample"]

@@ -21,18 +21,7 @@ if TYPE_CHECKING:
     from ppl.study.sources import Source, Use
     from ppl.study.study import Study
 else:
-    __getattr__, __dir__ = attach(
-        __name__,
-        {
-            "ppl.study.forecast": "Expected Forecast",
-            "ppl.study.merging": "merge",
-            "ppl.study.plan": "Cell Group question_seed",
-            "ppl.study.programs": "steps thinking whole",
-            "ppl.study.runner": "Progress Summary",
-            "ppl.study.sources": "Source Use",
-            "ppl.study.study": "Study",
-        },
-    )
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "Cell",

@@ -231,6 +231,7 @@ FAULTS = [
         "now[0] in self._left",
         f"{FUNCTIONS} -k calls_return",
     ),
+    Fault("ppl/runtime/link.py", "if same == _LOOKS:", "if same:", f"{FUNCTIONS} -k calls_return"),
     Fault("ppl/runtime/link.py", "self.process.process.kill()", "pass", f"{FUNCTIONS} -k ends"),
     Fault(
         "ppl/lm/replica.py",

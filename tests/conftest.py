@@ -6,6 +6,7 @@ No example of Hypothesis has a deadline, and none may fail for being slow: machi
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from notebook import Notebook
 
 import ppl
 from ppl.verifiers import PRM
@@ -15,6 +16,12 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> Notebook:
+    """Cells that are run in `__main__`."""
+    return Notebook(monkeypatch)
 
 
 @pytest.fixture(scope="session")

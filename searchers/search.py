@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -32,6 +32,7 @@ from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register
 from ppl.searchers.settling import check_heeded, rule_of, settled
 from ppl.searchers.state import State, of_round
+from ppl.searchers.watching import both, check_watched, kept, progress_line
 
 S = TypeVar("S", bound=State)
 Note = Mapping[str, Any]
@@ -175,12 +176,13 @@ class Searcher(ABC, Generic[S]):
         """`run` for callers in an event loop; many at once share batches as in `run_many`.
 
         The program runs in a thread of the library's own (`ppl.runtime.loop`), all awaited ones in
-        the same. Cancelling the task that awaits it ends this search alone.
+        the same. Cancelling the task that awaits it ends this search alone; the `CancelledError`
+        has it as its one of `searches`, see `run_many`.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
         check_watched(progress, on_step)
-        with _progress_line([search], progress) as shown:
-            search.on_step = _both(shown, on_step)
+        with progress_line([search], progress) as shown, kept([search]):
+            search.on_step = both(shown, on_step)
             posterior: Posterior = await SHARED.wait_for(search)
         return posterior
 
@@ -388,7 +390,7 @@ def run_all(
 
     Args:
         searches: from `Searcher.begin`; each gives what it gives alone.
-        progress: show a line with rounds done and tokens spent.
+        progress: show a line with searches over, rounds done and tokens spent.
         collect: return a `PPLError` in its place instead of raising it.
         on_step: called after every round of a search, with it.
 
@@ -405,65 +407,14 @@ def run_all(
                 raise
             return error
 
-    with _progress_line(searches, progress) as shown:
+    with progress_line(searches, progress) as shown, kept(searches):
         for search in searches:
-            search.on_step = _both(shown, on_step)
+            search.on_step = both(shown, on_step)
         try:
             return loop_here().run([(partial(job, search), search.account) for search in searches])
-        except BaseException as error:
-            if not isinstance(error, PPLError):
-                over = sum(search.over for search in searches)
-                error.searches = list(searches)  # type: ignore[attr-defined]
-                error.add_note(
-                    f"{over} of {len(searches)} searches were over; they are in this exception's "
-                    "`searches`: search.posterior() is what each has found, and "
-                    "ppl.searchers.run_all(searches) goes on"
-                )
-            raise
         finally:
             for search in searches:
                 search.on_step = None
-
-
-def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
-    if first is None or second is None:
-        return first or second
-
-    def both(search: Search) -> None:
-        first(search)
-        second(search)
-
-    return both
-
-
-@checked
-def check_watched(progress: bool, on_step: Callable[..., Any] | None) -> None:
-    """Raises TypeError for a way to watch a search that is none."""
-
-
-@contextlib.contextmanager
-def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
-    if not shown:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[tokens]} tokens"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        name = type(searches[0].searcher).__name__ if searches else "nothing"
-        task = bar.add_task(name, total=len(searches), tokens=0)
-
-        def on_step(_: Search) -> None:
-            done = sum(s.over for s in searches)
-            bar.update(task, completed=done, tokens=sum(s.tree.cost.lm_tokens for s in searches))
-
-        yield on_step
 
 
 @checked

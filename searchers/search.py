@@ -322,9 +322,10 @@ class Search:
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds to a file of named fields, whole or not at all.
 
-        The program is named by its import path, so it has to be at the top level of a module that
-        is not the script itself; models among its arguments by how they were loaded; the searcher
-        by its settings. All else has to be data.
+        The program is named by its import path, in a notebook or script by its name there, and a
+        fingerprint of what it says is kept; one that has no name (a lambda, or made by a function)
+        has to be handed over when the search is loaded. Models among its arguments are named by how
+        they were loaded, the searcher by its settings. All else has to be data.
 
         Raises:
             SearchStateError: something has no name or is no data (it is named); or the file cannot
@@ -357,6 +358,12 @@ class Search:
         import nothing. Models among the arguments are loaded as the file says they were, with
         `ppl.load` or a verifier's `load`, never with `trust_remote_code`; give models to load none.
 
+        The program that the name stands for has to say what it said when the search was saved, its
+        own lines and what they use of its module: a cell may have been changed and run again. One
+        that is handed over is always taken; if it says something else, with a warning. What was
+        drawn is replayed with it, so that other draws are an error; what was finished keeps its
+        result.
+
         Args:
             path: the file.
             program: takes the place of the one that is named.
@@ -366,7 +373,7 @@ class Search:
 
         Raises:
             SearchStateError: there is no such file; it holds something else, or what a newer or
-                an earlier version wrote; or what it names is not here.
+                an earlier version wrote; or what it names is not here, or is another one now.
         """
         loaded = storage.load(path, program, guide, models or {})
         search = Search(loaded["searcher"], loaded["tree"])

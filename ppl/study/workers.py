@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ def _importable(study: Plan) -> None:
             why = "defined in a notebook or shell, which a new process does not run"
         else:
             try:
-                pickle.dumps(use.program)
+                ForkingPickler.dumps(use.program)
                 continue
             except Exception as error:  # whatever its parts raise
                 why = f"no function that another process can import ({error})"

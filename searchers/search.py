@@ -21,6 +21,7 @@ from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior.posterior import Posterior, Stopped
+from ppl.posterior.shown import several
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.node import Node
@@ -222,6 +223,11 @@ class Search:
         self.settled = False
         self.on_step: OnStep | None = None
         self._stepping = False
+
+    def __repr__(self) -> str:
+        rounds = 0 if self.state is None else self.state.round
+        over = "over" if self.over else "not over"
+        return f"<Search by {self.searcher}: {over} after {several(rounds, 'round')}>"
 
     @property
     def account(self) -> Account:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import pytest
 
@@ -117,6 +118,17 @@ def test_programs_that_call_themselves_end(notebook):
     notebook.run("def even(n):\n    return n == 0 or odd(n - 1)")
     notebook.run("def odd(n):\n    return n > 0 and even(n - 1)")
     assert set(uses_of(notebook.module.even)) == {"odd"}
+
+
+def test_a_file_that_was_written_anew_is_not_taken_for_what_runs(tmp_path, monkeypatch):
+    """Lines have moved: what stands at a function's place is not the function."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "moving_lines.py").write_text("N = 3\ndef walks(n):\n    return n + N\n")
+    walks = __import__("moving_lines").walks
+    monkeypatch.delitem(sys.modules, "moving_lines", raising=False)
+    assert code_of(walks) is not None
+    (tmp_path / "moving_lines.py").write_text("# new\nN = 3\ndef walks(n):\n    return n + N\n")
+    assert code_of(walks) is None
 
 
 def test_without_a_source_nothing_is_claimed(notebook):

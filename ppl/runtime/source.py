@@ -33,7 +33,7 @@ def code_of(function: Callable[..., Any]) -> str | None:
     except (OSError, TypeError, SyntaxError):
         return None
     name = getattr(function, "__name__", "<lambda>")
-    if name != "<lambda>" and name not in {getattr(node, "name", None) for node in tree.body}:
+    if name != "<lambda>" and [getattr(node, "name", None) for node in tree.body] != [name]:
         return None  # lines of something else: its file was written anew, or never was one
     return _digest(ast.dump(tree))
 

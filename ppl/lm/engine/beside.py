@@ -2,8 +2,9 @@
 
 A layer of weight `W` gives `W x + B A x` for a row with an adapter (Hu et al. 2021,
 arXiv:2106.09685; side by side in one batch as in Chen et al. 2023, arXiv:2310.18547). The thin
-matrices of all adapters lie one below the other: a pass makes one product with all `A`, leaves each
-row the numbers of its own adapter, and adds one product with all `B`.
+matrices of all adapters lie side by side: a pass makes one product with all `A`, leaves each row
+the numbers of its own adapter, and adds one product with all `B`. Where steps are one program
+(`ppl.lm.engine.whole`), that adds to each row what its own adapter gives (`lowrank.h`).
 
 What a model computed for a text depends on the adapter. So a text carries the number of its adapter
 in its first token, above the bits of the id: whatever compares texts (prefix tree, snapshots, what
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ from ppl.lm.engine.runs import Tokens
 _BITS = 32
 ID = (1 << _BITS) - 1
 """The bits of a token that are its id."""
+
+ROOM = 16
 
 Pair = tuple[Tensor, Tensor]
 """`A [r, in]` and `B [out, r]`, the latter scaled."""
@@ -80,6 +83,21 @@ class _Running:
 _running: ContextVar[_Running | None] = ContextVar("_running", default=None)
 
 
+def running_numbers() -> Sequence[int] | None:
+    """Of the rows of the running pass their adapters; None where none has one."""
+    running = _running.get()
+    return None if running is None else running.numbers
+
+
+class Share(NamedTuple):
+    """A layer's pair in a product of several layers: so many of the adapter's numbers there are for
+    so many outputs, from the first on."""
+
+    rank: int
+    first: int
+    count: int
+
+
 class Thin:
     """The adapters of one layer.
 
@@ -94,7 +112,8 @@ class Thin:
         self.name = name
         self._inputs, self._outputs = sizes
         self._order: tuple[tuple[int, int], ...] = ()  # (number, rank) as they lie
-        self._a, self._b = torch.zeros(0, sizes[0]), torch.zeros(0, sizes[1])
+        self._shares: dict[int, Sequence[Share]] = {}
+        self._a, self._b = torch.zeros(sizes[0], 0), torch.zeros(0, sizes[1])  # [in, R], [R, out]
         self.calls = 0
 
     @property
@@ -102,24 +121,34 @@ class Thin:
         """Those that change the layer."""
         return {number for number, _ in self._order}
 
-    def put(self, number: int, a: Tensor, b: Tensor) -> None:
-        """Adds `[r, in]` and `[r, out]` for an adapter."""
-        if not self._order:
-            self._a, self._b = a, b
-        else:
-            self._a, self._b = torch.cat([self._a, a]), torch.cat([self._b, b])
-        self._order += ((number, len(a)),)
+    def put(self, number: int, a: Tensor, b: Tensor, shares: Sequence[Share]) -> None:
+        """Adds `[in, r]` and `[r, out]` for an adapter."""
+        if self._order:
+            a, b = torch.cat([self._a, a], 1), torch.cat([self._b, b])
+        self._a, self._b = _roomy(a), _roomy(b)
+        self._order += ((number, sum(share.rank for share in shares)),)
+        self._shares[number] = shares
 
     def drop(self, numbers: set[int]) -> None:
         """Forgets adapters."""
         kept = [i for i, (number, _) in enumerate(self._order) if number not in numbers]
         if len(kept) < len(self._order):
             ranks = [rank for _, rank in self._order]
-            for name in ("_a", "_b"):
-                whole: Tensor = getattr(self, name)
-                parts = torch.split(whole, ranks)
-                setattr(self, name, torch.cat([whole[:0], *(parts[i] for i in kept)]))
+            lows, wides = self._a.split(ranks, 1), self._b.split(ranks)
+            self._a = _roomy(torch.cat([self._a[:, :0], *(lows[i] for i in kept)], 1))
+            self._b = _roomy(torch.cat([self._b[:0], *(wides[i] for i in kept)]))
             self._order = tuple(self._order[i] for i in kept)
+            self._shares = {number: self._shares[number] for number, _ in self._order}
+
+    def of(self, number: int) -> tuple[Tensor, Tensor, Sequence[Share]] | None:
+        """An adapter's `[in, r]` and `[r, out]`, behind which `ROOM` numbers more may be read, and
+        which of these are for which outputs; None where it leaves the layer alone."""
+        at = 0
+        for other, rank in self._order:
+            if other == number:
+                return self._a[:, at : at + rank], self._b[at : at + rank], self._shares[number]
+            at += rank
+        return None
 
     def __call__(self, layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A hook: the layer's output `[..., out]` and what the rows' adapters add to it."""
@@ -139,19 +168,15 @@ class Thin:
             )
         a, b, kept = self._a, self._b, None
         if running.alone is not None:
-            at = 0
-            for number, rank in self._order:
-                if number == running.alone:
-                    a, b = a[at : at + rank], b[at : at + rank]
-                    break
-                at += rank
-            else:
+            own = self.of(running.alone)
+            if own is None:
                 return output
+            a, b, _ = own
         elif not self._order or self.numbers.isdisjoint(running.numbers):
             return output
         else:
             kept = self._kept(running, a)
-        low = x.reshape(-1, self._inputs) @ a.T
+        low = x.reshape(-1, self._inputs) @ a
         if kept is not None:
             low = (low.view(rows, -1, low.shape[-1]) * kept[:, None]).flatten(0, 1)
         flat = output.reshape(-1, self._outputs)
@@ -166,13 +191,21 @@ class Thin:
 
 
 class Adapters:
-    """The adapters that texts of one engine may have."""
+    """The adapters that texts of one engine may have.
+
+    Attributes:
+        agrees: whether passes that are one program give what the layers give.
+        laid: of each adapter what such a program has made of where its matrices are; forgotten when
+            they move.
+    """
 
     def __init__(self) -> None:
         self._last = 0
         self._thin: dict[nn.Module, Thin] = {}
         self._rows: list[int] | None = None  # of the pass that comes next
         self._gone: deque[int] = deque()
+        self.agrees = True
+        self.laid: dict[int, Any] = {}
 
     @property
     def there(self) -> bool:
@@ -214,20 +247,26 @@ class Adapters:
                 self._thin[host] = thin = Thin(entries[0][0], _sizes(host))
                 thin.hook = host.register_forward_hook(thin)
             like = _like(host, usual)
-            a = torch.cat([pair[0] for _, pair, _ in entries]).to(like)
-            b = like.new_zeros(len(a), _sizes(host)[1])
-            at = 0
-            for _, (low, wide), column in entries:
-                b[at : at + len(low), column : column + len(wide)] = wide.T.to(like)
-                at += len(low)
-            self._thin[host].put(self._last, a, b)
+            shares = [Share(len(low), column, len(wide)) for _, (low, wide), column in entries]
+            a = torch.cat([low for _, (low, _), _ in entries]).to(like).T
+            b, at = like.new_zeros(a.shape[1], _sizes(host)[1]), 0
+            for (_, (_, wide), _), (rank, first, count) in zip(entries, shares, strict=True):
+                b[at : at + rank, first : first + count] = wide.T.to(like)
+                at += rank
+            self._thin[host].put(self._last, a, b, shares)
+        self.laid.clear()
+
+    def beside(self, layer: nn.Module) -> Thin | None:
+        """Those of one layer."""
+        return self._thin.get(layer)
 
     def belongs(self, number: int, holder: object) -> None:
         """Lets an adapter go when its holder goes: nobody asks for it then."""
         weakref.finalize(holder, self._gone.append, number).atexit = False
 
     def drop(self, numbers: set[int]) -> None:
-        """Forgets adapters. A layer that has none is what it was: its steps may be programs."""
+        """Forgets adapters. A layer that has none is what it was."""
+        self.laid.clear()
         for host, thin in list(self._thin.items()):
             thin.drop(numbers)
             if not thin.numbers:
@@ -283,6 +322,12 @@ def _while(running: _Running) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
+
+
+def _roomy(matrix: Tensor) -> Tensor:
+    """The same, in memory with `ROOM` numbers more behind it: a program reads so many at once."""
+    memory = matrix.new_zeros(matrix.numel() + ROOM)
+    return memory[: matrix.numel()].view(matrix.shape).copy_(matrix)
 
 
 def _sizes(layer: Any) -> tuple[int, int]:

@@ -243,7 +243,7 @@ def test_adapters_go_with_their_models(tmp_path):
     trio = Trio(random_model(FAMILIES["Llama"]()), tmp_path)
     adapters = trio.engine.runner.adapters
     layer = next(iter(adapters._thin.values()))
-    assert layer._a.shape[1] == len(layer._b) == sum(RANKS.values())
+    assert len(layer._a) == sum(RANKS.values())
     size = layer._a.nbytes
     number = number_of(trio.models["one"].marked((5,)))
     del trio.models["one"]

@@ -38,8 +38,6 @@ _BITS = 32
 ID = (1 << _BITS) - 1
 """The bits of a token that are its id."""
 
-ROOM = 16
-
 Pair = tuple[Tensor, Tensor]
 """`A [r, in]` and `B [out, r]`, the latter scaled."""
 
@@ -95,7 +93,7 @@ class Share(NamedTuple):
 
     rank: int
     first: int
-    count: int
+    outputs: int
 
 
 class Thin:
@@ -113,7 +111,7 @@ class Thin:
         self._inputs, self._outputs = sizes
         self._order: tuple[tuple[int, int], ...] = ()  # (number, rank) as they lie
         self._shares: dict[int, Sequence[Share]] = {}
-        self._a, self._b = torch.zeros(sizes[0], 0), torch.zeros(0, sizes[1])  # [in, R], [R, out]
+        self._a, self._b = torch.zeros(0, sizes[0]), torch.zeros(0, sizes[1])
         self.calls = 0
 
     @property
@@ -122,11 +120,12 @@ class Thin:
         return {number for number, _ in self._order}
 
     def put(self, number: int, a: Tensor, b: Tensor, shares: Sequence[Share]) -> None:
-        """Adds `[in, r]` and `[r, out]` for an adapter."""
-        if self._order:
-            a, b = torch.cat([self._a, a], 1), torch.cat([self._b, b])
-        self._a, self._b = _roomy(a), _roomy(b)
-        self._order += ((number, sum(share.rank for share in shares)),)
+        """Adds `[r, in]` and `[r, out]` for an adapter."""
+        if not self._order:
+            self._a, self._b = a, b
+        else:
+            self._a, self._b = torch.cat([self._a, a]), torch.cat([self._b, b])
+        self._order += ((number, len(a)),)
         self._shares[number] = shares
 
     def drop(self, numbers: set[int]) -> None:
@@ -134,19 +133,20 @@ class Thin:
         kept = [i for i, (number, _) in enumerate(self._order) if number not in numbers]
         if len(kept) < len(self._order):
             ranks = [rank for _, rank in self._order]
-            lows, wides = self._a.split(ranks, 1), self._b.split(ranks)
-            self._a = _roomy(torch.cat([self._a[:, :0], *(lows[i] for i in kept)], 1))
-            self._b = _roomy(torch.cat([self._b[:0], *(wides[i] for i in kept)]))
+            for name in ("_a", "_b"):
+                whole: Tensor = getattr(self, name)
+                parts = torch.split(whole, ranks)
+                setattr(self, name, torch.cat([whole[:0], *(parts[i] for i in kept)]))
             self._order = tuple(self._order[i] for i in kept)
             self._shares = {number: self._shares[number] for number, _ in self._order}
 
     def of(self, number: int) -> tuple[Tensor, Tensor, Sequence[Share]] | None:
-        """An adapter's `[in, r]` and `[r, out]`, behind which `ROOM` numbers more may be read, and
-        which of these are for which outputs; None where it leaves the layer alone."""
+        """An adapter's `[r, in]` and `[r, out]`, and which of these are for which outputs; None
+        where it leaves the layer alone."""
         at = 0
         for other, rank in self._order:
             if other == number:
-                return self._a[:, at : at + rank], self._b[at : at + rank], self._shares[number]
+                return self._a[at : at + rank], self._b[at : at + rank], self._shares[number]
             at += rank
         return None
 
@@ -176,7 +176,7 @@ class Thin:
             return output
         else:
             kept = self._kept(running, a)
-        low = x.reshape(-1, self._inputs) @ a
+        low = x.reshape(-1, self._inputs) @ a.T
         if kept is not None:
             low = (low.view(rows, -1, low.shape[-1]) * kept[:, None]).flatten(0, 1)
         flat = output.reshape(-1, self._outputs)
@@ -248,10 +248,10 @@ class Adapters:
                 thin.hook = host.register_forward_hook(thin)
             like = _like(host, usual)
             shares = [Share(len(low), column, len(wide)) for _, (low, wide), column in entries]
-            a = torch.cat([low for _, (low, _), _ in entries]).to(like).T
-            b, at = like.new_zeros(a.shape[1], _sizes(host)[1]), 0
-            for (_, (_, wide), _), (rank, first, count) in zip(entries, shares, strict=True):
-                b[at : at + rank, first : first + count] = wide.T.to(like)
+            a = torch.cat([low for _, (low, _), _ in entries]).to(like)
+            b, at = like.new_zeros(len(a), _sizes(host)[1]), 0
+            for (_, (_, wide), _), (rank, first, outputs) in zip(entries, shares, strict=True):
+                b[at : at + rank, first : first + outputs] = wide.T.to(like)
                 at += rank
             self._thin[host].put(self._last, a, b, shares)
         self.laid.clear()
@@ -322,12 +322,6 @@ def _while(running: _Running) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-
-
-def _roomy(matrix: Tensor) -> Tensor:
-    """The same, in memory with `ROOM` numbers more behind it: a program reads so many at once."""
-    memory = matrix.new_zeros(matrix.numel() + ROOM)
-    return memory[: matrix.numel()].view(matrix.shape).copy_(matrix)
 
 
 def _sizes(layer: Any) -> tuple[int, int]:

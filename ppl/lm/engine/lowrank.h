@@ -12,19 +12,16 @@
 #include <algorithm>
 #include <memory>
 
-#include <omp.h>
-
 #include "vectors.h"
 
 struct Share {  // so many of an adapter's numbers are for so many outputs, from the first on
     int64_t rank, first, count;
 };
 
-// Of one adapter and one product. down: [inputs, rank] and up: [rank, outputs], whose rows are those of
-// several adapters: `stride` numbers apart, and `outputs`. LANES more than there are can be read.
+// Of one adapter and one product. down: [rank, inputs], up: [rank, outputs].
 struct Thin {
     const number *down, *up;
-    int64_t stride, rank, count;  // rank 0: the adapter leaves it alone
+    int64_t rank, count;  // rank 0: the adapter leaves it alone
     const Share *shares;
 };
 
@@ -39,66 +36,86 @@ struct Beside {
     const Group *groups;
 };
 
-enum { TOGETHER = 4 };  // rows, and vectors of columns: as many sums as registers hold
+enum { TOGETHER = 4 };  // rows; their sums with so many of A, or vectors of B, are in registers
 
-// N neighbouring vectors of x w, for R rows of x: [R, inputs], `apart` numbers from each other.
-template <int R, int N, typename F>
-static void columns(const float *x, int64_t apart, int64_t inputs, const number *w, int64_t stride,
-                    const F &take) {
+// Of R rows the sums with N rows of A; `rank` numbers to a row of low.
+template <int R, int N>
+static void lowered(const number *const *x, const number *down, int64_t inputs, int64_t rank, float *low) {
     vector sum[R][N] = {};
-    for (int64_t k = 0; k < inputs; k++, w += stride) {
-        vector some[N];
-        for (int n = 0; n < N; n++) some[n] = taken(w + n * LANES, LANES);
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) sum[r][n] += x[r * apart + k] * some[n];
+    int64_t at = 0;
+#if HALF && defined(__AVX512BF16__)  // two products at a time
+    for (; at + 2 * LANES <= inputs; at += 2 * LANES) {
+        __m512bh some[N];
+        for (int n = 0; n < N; n++) some[n] = (__m512bh)_mm512_loadu_si512(down + n * inputs + at);
+        for (int r = 0; r < R; r++) {
+            const __m512bh own = (__m512bh)_mm512_loadu_si512(x[r] + at);
+            for (int n = 0; n < N; n++) sum[r][n] = (vector)_mm512_dpbf16_ps((__m512)sum[r][n], own, some[n]);
+        }
     }
+#endif
+    over(inputs - at, [&](int64_t i, int64_t left) {
+        vector some[N];
+        for (int n = 0; n < N; n++) some[n] = taken(down + n * inputs + at + i, left);
+        for (int r = 0; r < R; r++) {
+            const vector own = taken(x[r] + at + i, left);
+            for (int n = 0; n < N; n++) sum[r][n] += own * some[n];
+        }
+    });
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) take(r, n * LANES, sum[r][n]);
+        for (int n = 0; n < N; n++) low[r * rank + n] = wide(narrow(total(sum[r][n])));
 }
 
-// take(row, column, sums) for all of `count` columns; the last sums may be more than there are.
-template <int R, typename F>
-static void multiplied(const float *x, int64_t apart, int64_t inputs, const number *w, int64_t stride,
-                       int64_t count, const F &take) {
-    for (int64_t at = 0; at < count; at += TOGETHER * LANES) {
-        auto here = [&](int r, int64_t column, vector sum) { take(r, at + column, sum); };
-#define OF(N) columns<R, N>(x, apart, inputs, w + at, stride, here)
-        switch (std::min<int64_t>(TOGETHER, (count - at + LANES - 1) / LANES)) {
-            case 1: OF(1); break;
-            case 2: OF(2); break;
-            case 3: OF(3); break;
-            default: OF(4);
+// Adds to N neighbouring vectors of R rows the sums of low with B. Of the last vector only so many
+// numbers are there, if not all.
+template <int R, int N>
+static inline __attribute__((always_inline)) void raised(const float *low, int64_t apart, int64_t rank,
+                                                         const number *up, int64_t outputs, int64_t left,
+                                                         number *const *out, int64_t at) {
+    vector sum[R][N] = {};
+    for (int64_t k = 0; k < rank; k++, up += outputs) {
+        vector some[N];
+        for (int n = 0; n < N; n++) some[n] = taken(up + n * LANES, n + 1 < N ? LANES : left);
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) sum[r][n] += low[r * apart + k] * some[n];
+    }
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) {
+            number *to = out[r] + at + n * LANES;
+            const int64_t some = n + 1 < N ? LANES : left;
+            put(taken(to, some) + sum[r][n], to, some);
         }
+}
+
+#define UP_TO_FOUR(OF, count) \
+    switch (count) {          \
+        case 1: OF(1); break; \
+        case 2: OF(2); break; \
+        case 3: OF(3); break; \
+        default: OF(4);       \
+    }
+
+// R rows of x and out. low: [R, rank].
+template <int R>
+static void add_to(const Thin &thin, int64_t inputs, int64_t outputs, const number *const *x,
+                   number *const *out, float *low) {
+    for (int64_t j = 0; j < thin.rank; j += TOGETHER) {
+#define OF(N) lowered<R, N>(x, thin.down + j * inputs, inputs, thin.rank, low + j)
+        UP_TO_FOUR(OF, thin.rank - j)
 #undef OF
     }
-}
-
-// R rows of x: [.., inputs] and out: [.., outputs]. memory: R * (inputs + rank) numbers and LANES more.
-template <int R>
-static void add_to(const Thin &thin, int64_t inputs, int64_t outputs, const int64_t *rows, int64_t first,
-                   const number *x, number *out, float *memory) {
-    for (int r = 0; r < R; r++)
-        for (int64_t i = 0; i < inputs; i++)
-            memory[r * inputs + i] = wide(x[(rows[r] - first) * inputs + i]);
-    float *low = memory + R * inputs;
-    multiplied<R>(memory, inputs, inputs, thin.down, thin.stride, thin.rank,
-                  [&](int r, int64_t column, vector sum) {
-                      const vector some = rounded(sum);
-                      const int64_t left = std::min<int64_t>(LANES, thin.rank - column);
-                      memcpy(low + r * thin.rank + column, &some, left * sizeof(float));
-                  });
     const number *up = thin.up;
-    for (int64_t p = 0; p < thin.count; p++) {
-        const Share &share = thin.shares[p];
-        multiplied<R>(low, thin.rank, share.rank, up + share.first, outputs, share.count,
-                      [&](int r, int64_t column, vector sum) {
-                          number *to = out + (rows[r] - first) * outputs + share.first + column;
-                          const int64_t left = share.count - column;
-                          if (left >= LANES)
-                              put(taken(to, LANES) + sum, to, LANES);
-                          else
-                              put(taken(to, left) + sum, to, left);
-                      });
+    for (int64_t s = 0; s < thin.count; s++) {
+        const Share &share = thin.shares[s];
+        const int64_t end = share.first + share.count;
+        for (int64_t at = share.first; at < end; at += TOGETHER * LANES) {
+            const int64_t many = std::min<int64_t>(TOGETHER, (end - at + LANES - 1) / LANES);
+            const int64_t left = end - at - (many - 1) * LANES;
+#define OF(N)                                                                                       \
+    left < LANES ? raised<R, N>(low, thin.rank, share.rank, up + at, outputs, left, out, at)         \
+                 : raised<R, N>(low, thin.rank, share.rank, up + at, outputs, LANES, out, at)
+            UP_TO_FOUR(OF, many)
+#undef OF
+        }
         low += share.rank;
         up += share.rank * outputs;
     }
@@ -116,20 +133,20 @@ static void add_beside(const Beside &beside, int64_t product, int64_t inputs, in
         const int64_t count = std::lower_bound(low, end, first + rows) - low;
         if (!thin.rank || !count) continue;
         const int64_t blocks = (count + TOGETHER - 1) / TOGETHER;
-        const int64_t size = TOGETHER * (inputs + thin.rank) + LANES;
-        const std::unique_ptr<float[]> memory(new float[threads * size]);
+        const std::unique_ptr<float[]> memory(new float[blocks * TOGETHER * thin.rank]);
         // Of few rows this takes less than waking another thread.
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && blocks > 1)
         for (int64_t block = 0; block < blocks; block++) {
-            const int64_t *some = low + block * TOGETHER, left = count - block * TOGETHER;
-            float *own = memory.get() + omp_get_thread_num() * size;
-#define OF(R) add_to<R>(thin, inputs, outputs, some, first, x, out, own)
-            switch (left) {
-                case 1: OF(1); break;
-                case 2: OF(2); break;
-                case 3: OF(3); break;
-                default: OF(4);
+            const int64_t at = block * TOGETHER, some = std::min<int64_t>(TOGETHER, count - at);
+            const number *from[TOGETHER];
+            number *to[TOGETHER];
+            for (int64_t r = 0; r < some; r++) {
+                const int64_t row = low[at + r] - first;
+                from[r] = x + row * inputs;
+                to[r] = out + row * outputs;
             }
+#define OF(R) add_to<R>(thin, inputs, outputs, from, to, memory.get() + at * thin.rank)
+            UP_TO_FOUR(OF, some)
 #undef OF
         }
     }

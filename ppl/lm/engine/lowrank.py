@@ -21,7 +21,7 @@ class Laid(NamedTuple):
     """Where the matrices of an adapter are.
 
     Attributes:
-        each: `[products, 6]`, `struct Thin` of each product.
+        each: `[products, 5]`, `struct Thin` of each product.
         shares: those of each, to which it points.
         layers: where there are any.
     """
@@ -71,7 +71,7 @@ class LowRank:
     def _laid(self, number: int) -> Laid:
         known = self._adapters.laid
         if number not in known:
-            laid = Laid(np.zeros((len(self._products), 6), dtype=np.int64), [], [])
+            laid = Laid(np.zeros((len(self._products), 5), dtype=np.int64), [], [])
             for row, product in zip(laid.each, self._products, strict=True):
                 thin = self._adapters.beside(product)
                 own = None if thin is None else thin.of(number)
@@ -79,13 +79,15 @@ class LowRank:
                     continue
                 a, b, shares = own
                 # From here on nobody looks at bounds.
-                sizes = (product.in_features, len(b)), (a.shape[1], product.out_features)
-                fits = a.dtype == b.dtype == self._dtype and a.is_cpu and b.is_contiguous()
-                if not fits or (a.shape, b.shape) != sizes or a.stride(1) != 1:
+                sizes = (len(b), product.in_features), (len(a), product.out_features)
+                fits = (
+                    a.dtype == b.dtype == self._dtype and a.is_cpu and (a.shape, b.shape) == sizes
+                )
+                if not fits or not (a.is_contiguous() and b.is_contiguous()):
                     raise RuntimeError(f"{thin.name}: its adapters are of another kind")
                 laid.shares.append(np.array(shares, dtype=np.int64))
                 where = laid.shares[-1].ctypes.data
-                row[:] = a.data_ptr(), b.data_ptr(), a.stride(0), len(b), len(shares), where
+                row[:] = a.data_ptr(), b.data_ptr(), len(a), len(shares), where
                 laid.layers.append(thin)
             known[number] = laid
         laid_out: Laid = known[number]

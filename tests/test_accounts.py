@@ -162,6 +162,30 @@ def test_seconds_go_to_who_takes_them(monkeypatch):
     assert search.tree.cost.seconds == lm.steps > 0
 
 
+def test_who_asks_pays_for_what_it_takes_to_be_taken_in(monkeypatch):
+    clock, lm = Clock(), counting()
+    on_clock(monkeypatch, clock)
+    begun = lm.session
+
+    def session():
+        batch = begun()
+        submit = batch.submit
+
+        def slowly(request):
+            clock.passes(0.25)
+            return submit(request)
+
+        batch.submit = slowly
+        return batch
+
+    monkeypatch.setattr(lm, "session", session)
+    first, second = BestOfN(2).run_many(walk, [(lm, 1), (lm, 3)], seed=[0, 1])
+    assert first.cost.lm_calls != second.cost.lm_calls
+    assert first.cost.seconds + second.cost.seconds == 0.25 * (
+        first.cost.lm_calls + second.cost.lm_calls
+    )
+
+
 def test_time_limits_are_about_the_wall(monkeypatch):
     """Its own share is a tenth of that, but ten searches at once take the time of ten."""
     clock, lm = Clock(), counting()

@@ -9,6 +9,7 @@ import pytest
 
 from ppl.errors import ArgumentError
 from ppl.language import checks
+from ppl.language.arguments import checked
 
 NO_NUMBERS = [None, "3", True, [1], 1j]
 
@@ -85,3 +86,38 @@ def test_a_bound_of_ones_own_and_words():
     checks.one_of(("bfs", "dfs"), order="dfs")
     with pytest.raises(ValueError, match="order='best': one of 'bfs', 'dfs'"):
         checks.one_of(("bfs", "dfs"), order="best")
+
+
+@checked
+def takes(a: int, /, b: int = 0, *more: str, c: float = 0.0, **rest: int) -> tuple:
+    return a, b, more, c, rest
+
+
+@checked
+def one(a: int) -> int:
+    return a
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: takes(1.5), ArgumentError, "^a=1.5: "),
+        (lambda: takes(1, "x"), ArgumentError, "^b='x': "),
+        (lambda: takes(1, b="x"), ArgumentError, "^b='x': "),
+        (lambda: takes(1, c="x"), ArgumentError, "^c='x': "),
+        (lambda: takes(1.5, c="x"), ArgumentError, "^a=1.5: "),
+        (lambda: takes(b="x"), TypeError, "takes.. missing 1 required positional"),
+        (lambda: one("x", 2), TypeError, "one.. takes 1 positional argument"),
+        (lambda: one("x", a="x"), TypeError, "one.. got multiple values"),
+        (lambda: one("x", b=2), TypeError, "one.. got an unexpected keyword"),
+        (one, TypeError, "one.. missing 1 required positional"),
+    ],
+)
+def test_of_calls_that_are_none_python_tells(call, error, said):
+    with pytest.raises(error, match=said) as raised:
+        call()
+    assert isinstance(raised.value, ArgumentError) is (error is ArgumentError)
+
+
+def test_what_goes_to_any_number_of_arguments_is_taken_as_it_is():
+    assert takes(1, 2, 3, a="x", z=2.5) == (1, 2, (3,), 0.0, {"a": "x", "z": 2.5})

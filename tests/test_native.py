@@ -152,6 +152,35 @@ def test_trunks_are_read_by_pointer(rows, heads, group, dim, more, window, softc
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seats", [[3, 0, 4], [1, 4, 1, 1, 4, 0]])
+def test_rows_are_in_the_slots_that_are_named(seats, dtype):
+    """In any order; those of one slot see each other, the last of them first."""
+    torch.manual_seed(len(seats))
+    rows, heads, group, dim, length = len(seats), 2, 3, 16, 20
+    memory = torch.randn(2, 5, heads, length + 1, dim).to(dtype)
+    slots = torch.tensor(seats)
+    positions = torch.tensor([9 - seats[:row].count(seat) for row, seat in enumerate(seats)])
+    query = torch.randn(rows, heads * group, 1, dim).to(dtype)
+    key, value = torch.randn(2, rows, heads, 1, dim).to(dtype)
+    before = memory.clone()
+    before[0, slots, :, positions] = key[:, :, 0]
+    before[1, slots, :, positions] = value[:, :, 0]
+    table = table_of(rows, [])
+    out = attend(
+        query, key, value, *memory, positions, torch.zeros_like(positions), positions, table, 0.3,
+        slots=slots,
+    )  # fmt: skip
+    assert torch.equal(memory, before)
+    for row, seat in enumerate(seats):
+        seen = before[:, seat, :, : positions[row] + 1].double().repeat_interleave(group, 1)
+        exact = scaled_dot_product_attention(query[row].double(), *seen, scale=0.3)
+        tolerance = 5e-5 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(
+            out[row].double(), exact.transpose(0, 1), rtol=tolerance, atol=tolerance
+        )
+
+
 def test_what_is_included_is_part_of_a_program():
     """Else a program that was built before it changed would be found again."""
     source = Path(building.__file__).with_name("attention.cpp")

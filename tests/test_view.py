@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pytest
+import torch
 from chromium import dom, facts, needs_chromium, picture, rows
 from programs import contents, toy
 
 import ppl
-from ppl.errors import SearchStateError
+from ppl.errors import SearchStateError, ToolError
+from ppl.posterior import exports
 from ppl.posterior.lineage import Lineage
 from ppl.posterior.view import page_data
 from ppl.searchers import MCTS, SMC
@@ -167,6 +171,51 @@ def test_the_words_of_a_program_belong_to_the_node_that_they_lead_to(tmp_path):
         assert [posterior.nodes[i]["step"] for i in path][1:3] == [written[0], written[3]]
     posterior.save(tmp_path / "p")
     assert page_data(ppl.Posterior.load(tmp_path / "p")) == page_data(posterior)
+
+
+def deciding() -> str:
+    """Chooses, calls and writes two texts in its first segment, and one in its second."""
+    lm = ppl.TableLM({"a": 0.5, "b": 0.3, "$": 0.2}, symbols="^ab$", context_length=12)
+    pyro.sample("style", pyro.distributions.Bernoulli(torch.ones(())))
+    ppl.call("add", lambda a, b: {"sum <b>": a + b}, 3, 4)
+    with contextlib.suppress(ToolError):
+        ppl.call("fail", lambda: 1 / 0)
+    first = lm.prompt("^") + pyro.sample("x", lm(lm.prompt("^"), max_tokens=2, allowed=[1]))
+    other = lm.prompt("^b")
+    other = other + pyro.sample("y", lm(other, max_tokens=1, allowed=[2]))
+    pyro.factor("f", 0.0)
+    return (other + pyro.sample("z", lm(other, max_tokens=1, allowed=[2]))).text + first.text
+
+
+def test_what_was_chosen_and_called_stands_at_its_node(tmp_path):
+    posterior = SMC(2).run(deciding, seed=0)
+    first, last = posterior.nodes[1], posterior.nodes[-1]
+    assert [site for site, _ in first["sites"]] == ["style", "add", "fail", "x", "y"]
+    assert dict(first["sites"]) == {
+        "style": "1.0",
+        "add": "{'sum <b>': 7}",
+        "fail": "ZeroDivisionError: division by zero",
+        "x": "aa",
+        "y": "b",
+    }
+    lineage = Lineage(posterior)
+    assert lineage.written(1) == "aab"  # of both texts, though the node's is the second
+    assert lineage.written(len(lineage) - 1) == "b"
+    assert "sites" not in last  # the words of one text are the step
+    assert "sites" not in exports.frames(posterior).nodes.columns
+    posterior.save(tmp_path / "p")
+    assert page_data(ppl.Posterior.load(tmp_path / "p")) == page_data(posterior)
+
+
+@needs_chromium
+def test_the_page_shows_and_finds_what_was_chosen_and_called(tmp_path):
+    SMC(2).run(deciding, seed=0).view(tmp_path / "p.html")
+    content = dom(tmp_path / "p.html", "path=0")
+    shown = re.findall(r'<div class="site"[^>]*><b>(.*?)</b> <span>(.*?)</span>', content)
+    assert ("add", "{'sum &lt;b&gt;': 7}") in shown
+    assert ("fail", "ZeroDivisionError: division by zero") in shown
+    assert facts(dom(tmp_path / "p.html", "q=division"))["matches"] == "2"
+    assert facts(dom(tmp_path / "p.html", "q=multiplication"))["matches"] == "0"
 
 
 def test_the_page_is_written_whole_or_not_at_all(searched, tmp_path):

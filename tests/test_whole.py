@@ -89,6 +89,26 @@ def test_weights_of_eight_bits_make_whole_steps_everywhere():
     assert off(stepped(engine), model) < 0.05
 
 
+@needs_any
+@torch.inference_mode()
+def test_rows_of_a_step_stay_where_they_are():
+    """In any order, and with slots of other rows between them; and nothing is computed along."""
+    model = small(KINDS["Llama"](), dtype=torch.float32)
+    engine = Engine(model, name="small", capacity=1 << 22)
+    starts = [(3 + i, 5, 7 * i + 1) for i in range(6)]
+    slots = list(engine.open(starts)[0].values())
+    places, padded = [slot.index for slot in slots], engine.runner.tokens_padded
+    for i, which in enumerate([[4, 0, 2], [5], [0, 1, 2, 3, 4, 5], [3, 0]]):
+        texts = [(*start, *range(7, 8 + i)) for start in starts]
+        for rows in which, sorted(set(range(6)) - set(which)):
+            found = engine.step([slots[j] for j in rows], [texts[j] for j in rows]) if rows else []
+            for j, state in zip(rows, found, strict=True):
+                plain = model.model(torch.tensor([texts[j]])).last_hidden_state[0, -1]
+                torch.testing.assert_close(state, plain, rtol=1e-4, atol=1e-4)
+    assert [slot.index for slot in slots] == places
+    assert (engine.slots.swaps, engine.runner.tokens_padded) == (0, padded)
+
+
 @needs_own
 @torch.inference_mode()
 def test_many_rows_and_layers_with_hooks_run_as_they_are(monkeypatch):

@@ -18,6 +18,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union
@@ -43,27 +44,32 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     For constructors, decorate `__init__`. Costs microseconds: not for what runs at every token.
     """
     signature = inspect.signature(function)
-    fits: dict[str, Fit | None] = {}
+    several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    plain = [each for each in signature.parameters.values() if each.kind not in several]
+    in_order = [each.name for each in plain if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    by_name = {each.name for each in plain if each.kind is not inspect.Parameter.POSITIONAL_ONLY}
+
+    @functools.cache  # at the first call: by then all names that annotations use are there
+    def fits() -> dict[str, Fit | None]:
+        hints = typing.get_type_hints(function)
+        return {each.name: fit(hints.get(each.name, Any)) for each in plain}
+
+    def well_formed(*args: P.args, **kwargs: P.kwargs) -> bool:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not fits:  # at the first call: by then all names that annotations use are there
-            hints = typing.get_type_hints(function)
-            fits.update((name, fit(hints.get(name, Any))) for name in signature.parameters)
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:
-            bound = None
-        if bound is None:
-            return function(*args, **kwargs)  # Python's own error names the function
-        for name, value in bound.arguments.items():
-            expected = fits[name]
-            variadic = signature.parameters[name].kind in (
-                inspect.Parameter.VAR_POSITIONAL,
-                inspect.Parameter.VAR_KEYWORD,
-            )
-            if expected is not None and not variadic and not expected.holds(value):
-                raise _unfit(name, value, expected)
+        in_place = zip(in_order, args, strict=False)  # of too many Python tells
+        for name, value in chain(in_place, (one for one in kwargs.items() if one[0] in by_name)):
+            expected = fits()[name]
+            if expected is not None and not expected.holds(value):
+                if well_formed(*args, **kwargs):
+                    raise _unfit(name, value, expected)
+                break  # Python's own error names the function
         return function(*args, **kwargs)
 
     return call

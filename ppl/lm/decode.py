@@ -7,7 +7,7 @@ import contextlib
 import math
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -334,23 +334,29 @@ class Session(Member):
 
 def _admit(rows: Sequence[Row]) -> set[Account]:
     """Books one token per row; the ledgers that cannot pay for theirs."""
-    broke = _broke(rows)
-    _book([row for row in rows if row.request.ledger not in broke] if broke else rows)
+    payers = _payers(rows)
+    broke = _broke(payers)
+    _book({ledger: count for ledger, count in payers.items() if ledger not in broke})
     return broke
 
 
-def _broke(rows: Sequence[Row]) -> set[Account]:
+def _payers(rows: Sequence[Row]) -> dict[Account, int]:
+    """Ledgers, with how many of the rows each pays for."""
+    return named(row.request.ledger for row in rows)
+
+
+def _broke(payers: Mapping[Account, int]) -> set[Account]:
     """The ledgers that cannot pay for one token of each of their rows."""
     # What servers of the same search have reserved is not waited for.
     return {
         ledger
-        for ledger, count in named(row.request.ledger for row in rows).items()
+        for ledger, count in payers.items()
         if ledger.tokens_left < count or ledger.out_of_time
     }
 
 
-def _book(rows: Sequence[Row]) -> None:
-    for ledger, count in named(row.request.ledger for row in rows).items():
+def _book(payers: Mapping[Account, int]) -> None:
+    for ledger, count in payers.items():
         ledger.add(lm_tokens=count)
 
 

@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl.errors import PPLError
-from ppl.language.cost import named
 from ppl.language.randomness import Uniforms, uniforms
 from ppl.lm import sampling
 from ppl.lm.base import Drawn, Tokens
 from ppl.lm.company import gives_back
-from ppl.lm.decode import LogitsModel, Session, _book, _broke
+from ppl.lm.decode import LogitsModel, Session, _book, _broke, _payers
 from ppl.lm.engine.leading import Asked, LeadingDecoder
 from ppl.lm.row import Row
 
@@ -64,11 +63,12 @@ class LeadingSession(Session):
         self._calm = 0 if paused or (self._waiting and rows) else self._calm + 1
         if not self._drawn:
             return super().step()
-        if paused or self._waiting or any(row.unwanted for row in rows) or _broke(rows):
+        payers = _payers(rows)
+        if paused or self._waiting or any(row.unwanted for row in rows) or _broke(payers):
             self._settle()
             super()._go_on(list(range(len(rows))))
             return super().step()
-        _book(rows)
+        _book(payers)
         done: dict[int, Drawn | PPLError | None] = {}
         for row, now in zip(rows, self._drawn.popleft(), strict=True):
             assert now is not None
@@ -183,8 +183,8 @@ def _plain(row: Row) -> bool:
 
 def _left(rows: Sequence[Row]) -> int:
     """How many tokens of each row those who pay have left."""
-    counts = named(row.request.ledger for row in rows)
-    return int(min([_MOST, *(ledger.tokens_left / count for ledger, count in counts.items())]))
+    payers = _payers(rows).items()
+    return int(min([_MOST, *(ledger.tokens_left / count for ledger, count in payers)]))
 
 
 def _drawn_along(row: Row, known: Tokens, logits: Tensor) -> deque[Step]:

@@ -140,7 +140,7 @@ def frames(posterior: Searched) -> Frames:
     ]
     nodes = [
         {
-            **{name: value for name, value in row.items() if name != "written"},
+            **{name: value for name, value in row.items() if name not in ("written", "sites")},
             "step": lineage.written(i),
             "children": len(lineage.children[i]),
             "fate": lineage.fates[i],

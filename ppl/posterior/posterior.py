@@ -18,6 +18,7 @@ from pyro.poutine import Trace
 from ppl.errors import SearchStateError
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.call import Called
 from ppl.language.classes import tally
 from ppl.language.cost import Cost
 from ppl.language.foreign import OF_POSTERIORS
@@ -25,6 +26,7 @@ from ppl.language.randomness import generator
 from ppl.language.text import Continuation, Text
 from ppl.posterior import exports, shown
 from ppl.posterior import store as storage
+from ppl.posterior.lineage import words
 from ppl.posterior.models import about
 from ppl.posterior.view import Page, page
 from ppl.posterior.votes import average, keyed, ranked, winner
@@ -33,6 +35,8 @@ from ppl.runtime.record import Record
 from ppl.runtime.result import Result
 from ppl.runtime.tree import Tree
 from ppl.runtime.weights import Weights
+
+_LONGEST_VALUE = 2_000  # characters of a value at a node; all of it is in the sample's trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,6 +425,7 @@ class Posterior:
 
 
 def _node_row(node: Node) -> dict[str, Any]:
+    sites = _sites(node)
     return {
         "node": node.identity,
         "parent": None if node.parent is None else node.parent.identity,
@@ -435,7 +440,25 @@ def _node_row(node: Node) -> dict[str, Any]:
         "tokens": node.cost.lm_tokens,
         "written": _written(node),
         **({"provisional": node.answer} if node.answered and not node.finished else {}),
+        **({"sites": sites} if sites else {}),
     }
+
+
+def _sites(node: Node) -> list[list[str]]:
+    """What was chosen at which sites of a segment, what calls gave included; empty where that is
+    the words of one text and nothing else."""
+    made = [record for record in node.records if record.kind == "choice"]
+    if len(made) < 2 and all(isinstance(record.value, Continuation) for record in made):
+        return []
+    return [[record.name, _said(record.value)[:_LONGEST_VALUE]] for record in made]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Called):
+        return words(value.result) if value.error is None else value.error
+    if isinstance(value, Continuation):
+        return value.text
+    return words(value.tolist() if isinstance(value, torch.Tensor) else value)
 
 
 def _written(node: Node) -> str | None:
@@ -447,7 +470,7 @@ def _written(node: Node) -> str | None:
         return None
     known = text.prompt_length if before is None else len(before.tokens)
     drawn = sum(len(v.tokens) for v in node.choices if isinstance(v, Continuation))
-    if len(text.tokens) - known == drawn:
+    if len(text.tokens) - known <= drawn:  # fewer: some was written into other texts
         return None
     if before is not None and text.tokens[:known] != before.tokens:
         return None  # another text than before

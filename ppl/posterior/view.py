@@ -114,6 +114,7 @@ def page_data(posterior: Searched) -> dict[str, Any]:
         "parent": lineage.parents,
         "depth": [row["depth"] for row in rows],
         "step": [lineage.written(i) for i in range(len(rows))],
+        "sites": {i: row["sites"] for i, row in enumerate(rows) if row.get("sites")},
         "lw": [_number(row["log_weight"]) for row in rows],
         "value": [_number(row["value"]) for row in rows],
         "tokens": [row.get("tokens") for row in rows],

@@ -44,8 +44,8 @@ def equality(a: str, b: str) -> Equality:
     what rounds to it. Different are two values, brackets, variables, orders of a tuple. Everything
     else is unknown: what cannot be read, units that differ, `5\%` and `5`, `40_9` and `36`.
 
-    It costs about a millisecond for new answers, whatever they are: no number beyond 40,000 bits is
-    computed, and nothing is ever run.
+    It costs about a millisecond for new answers, whatever they are: no power of more than 40,000
+    bits is computed exactly, and no sum or product of four times as many, and nothing is ever run.
     """
     first, second = normal_form(a), normal_form(b)
     if first == second:

@@ -10,6 +10,7 @@
 // al. 2024, arXiv:2402.05099): then the queries of all of them lie side by side in vectors, so that
 // a number that was read serves them all, and nothing is summed across a vector.
 
+#include <algorithm>
 #include <vector>
 
 #include "flash.h"
@@ -77,6 +78,7 @@ struct Call {
     float scaling, softcap;
     const float *sinks, *means, *masses;
     const int64_t *lows, few, *holes, *slots;
+    bool written;  // all new keys and values are in their slots
     number *out;
 };
 
@@ -101,7 +103,7 @@ static void write(const Call &call, int64_t row, int64_t head) {
 // What a row of a head has seen before it looks at any key of the table or its slot.
 static void begin(const Call &call, int64_t row, int64_t head, Seen &seen, float (*q)[DIM]) {
     const int64_t at = row * HEADS + head;
-    if (!call.slots) write(call, row, head);
+    if (!call.written) write(call, row, head);
     for (int g = 0; g < GROUP; g++) {
         seen.most[g] = call.sinks ? call.sinks[head * GROUP + g] : -INFINITY;
         seen.mass[g] = call.sinks ? 1.0f : 0.0f;
@@ -235,6 +237,13 @@ static void by_matrices(const Call &call, const Rows &group, int64_t run, const 
 #endif
 }
 
+// Whether two rows are in one slot.
+static bool repeats(const int64_t *slots, int64_t rows) {
+    std::vector<int64_t> sorted(slots, slots + rows);
+    std::sort(sorted.begin(), sorted.end());
+    return std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end();
+}
+
 // query: [rows, HEADS * GROUP, DIM]; key and value: [rows, HEADS, DIM or WIDE], of the new tokens.
 // keys, values: the slots of the rows, `slot` numbers apart, and their heads, `head` numbers apart.
 // columns: where each row's new key goes; firsts, positions: the first and last that it looks at;
@@ -258,14 +267,15 @@ extern "C" int32_t attend(int64_t rows, int32_t threads, const int64_t *columns,
                        float softcap, const float *sinks, const float *means, const float *masses,
                        const int64_t *lows, int64_t few, const int64_t *holes,
                        const int64_t *slots, number *out) {
-    const Call call = {rows,   layer,  other_layer, columns, firsts, positions, bases,
-                       order,  groups, count,       runs,    query,  key,       value,
-                       keys,   values, slot,        head,    value_slot, value_head, scaling,
-                       softcap, sinks, means, masses, lows, few, holes, slots, out};
-    // Rows of one slot look at each other's keys: all are there before any is read.
-    for (int64_t row = 0; slots && row < rows; row++)
-        for (int64_t head = 0; head < HEADS; head++) write(call, row, head);
     return told([&] {
+        // Rows of one slot look at each other's keys: all are there before any is read.
+        const bool together = slots && repeats(slots, rows);
+        const Call call = {rows,   layer,  other_layer, columns, firsts, positions, bases,
+                           order,  groups, count,       runs,    query,  key,       value,
+                           keys,   values, slot,        head,    value_slot, value_head, scaling,
+                           softcap, sinks, means, masses, lows, few, holes, slots, together, out};
+        for (int64_t row = 0; together && row < rows; row++)
+            for (int64_t head = 0; head < HEADS; head++) write(call, row, head);
         // As many rows side by side as fill vectors, but fewer where threads would have nothing to do.
         struct Item {
             int64_t group, start;

@@ -44,12 +44,10 @@ class Blocks:
 def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]], price: int) -> Blocks:
     """A pass over what the slots do not hold yet of these texts; keys are read together where so
     many are saved (`ppl.lm.engine.passes.Passes.price`)."""
-    low = min(slot.index for _, slot in rows)
-    high = max(slot.index for _, slot in rows) + 1
     ids: list[int] = []
     positions: list[int] = []
     columns: list[int] = []
-    where: list[int] = []
+    where: list[Slot] = []
     spans: list[Span] = []
     texts: list[Tokens] = []
     trunks: list[Trunk] = []
@@ -58,7 +56,7 @@ def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]], price: int) -> 
         ids += text[slot.length :]
         positions += range(slot.length, len(text))
         columns += range(slot.tail, slot.tail + new)
-        where += [slot.index - low] * new
+        where += [slot] * new
         texts += [text] * new
         trunks += [slot.trunk] * new
         # What is before them is read for all of them at once: the longer of trunk, which they have
@@ -69,13 +67,5 @@ def blocks_of(slots: Slots, rows: Sequence[tuple[Tokens, Slot]], price: int) -> 
     table = np.array([ids, positions, columns], dtype=np.int64)
     table[0] &= ID
     inputs = torch.from_numpy(table)[:, :, None]
-    part = slice(low, high)
-    window = Window(
-        slots.layout,
-        tuple(group[:, part] for group in slots.kv),
-        slots.states[part],
-        inputs[2],
-        max(columns) + 1,
-        slots=torch.tensor(where, device="cpu"),
-    )
+    window = slots.addressed(where, inputs[2], max(columns) + 1)
     return Blocks(inputs, window, spans, texts, trunks)

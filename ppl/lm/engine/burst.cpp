@@ -26,8 +26,8 @@ struct Burst {
 
 // Up to `most` steps, the first of the tokens `ids`: [rows], then of those that were drawn.
 // columns, positions: [rows] of the first step; they go on with it. cosines, sines: [most, rows, dim].
-// states: where last hidden states of row 0 go, rows `row` and columns `column` numbers apart.
-// steps: [rows] how many each may make; 0 for a row that is nobody's.
+// states: where last hidden states of slot 0 go, slots `row` and columns `column` numbers apart.
+// slots: [rows] the slot of each. steps: [rows] how many each may make.
 // of: [draws] the row that each draws from. Where two of a row draw different tokens, it ends.
 // pauses: [draws] of each which tokens it may end with, [outputs]. With one of these, or where it has
 // no distribution, or has made its steps, a row pauses, and makes its last step again and again: as
@@ -47,7 +47,8 @@ extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number 
                          int64_t *columns, int64_t *positions, const int64_t *bases,
                          const int64_t *order, const void *groups, int64_t count, const void *kept,
                          int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
-                         const void *beside, number *cosines, number *sines, number *x, number *out) {
+                         const void *beside, const int64_t *slots, number *cosines, number *sines,
+                         number *x, number *out) {
     int64_t steps_made = 0;
     const int32_t said = told([&] {
         const Product &last = model->head;
@@ -66,7 +67,8 @@ extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number 
                 }
             }
             passed(model->step(whole, tiny, scaling, rows, threads, columns, positions, bases, order, groups,
-                               count, kept, slot, head, value_slot, value_head, beside, nullptr, cosine, sine, x, out));
+                               count, kept, slot, head, value_slot, value_head, beside, slots, cosine, sine,
+                               x, out));
             last(rows, threads, out, logits);
             for (int64_t d = 0; read && d < draws; d++) {
                 const number *from = logits + of[d] * size;
@@ -84,7 +86,8 @@ extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number 
                 next[r] = -1;
                 over[r] = going[r] && ++drawn[r] == steps[r];
                 if (going[r])
-                    memcpy(states + r * row + columns[r] * column, out + r * hidden, hidden * sizeof(number));
+                    memcpy(states + slots[r] * row + columns[r] * column, out + r * hidden,
+                           hidden * sizeof(number));
             }
             for (int64_t d = 0; d < draws; d++) {
                 const int64_t r = of[d];

@@ -106,12 +106,13 @@ class Burst:
         """See `ppl.lm.engine.leading.Bursts`."""
         uniforms, pauses, temperatures, steps, patient = asked
         most, draws = uniforms.shape
-        _, where, inputs, window, spans, standing = self._runner.place(slots, texts, most)
-        rows = inputs.shape[1]
+        _, _, inputs, window, spans, standing = self._runner.place(slots, texts, most)
+        rows = len(slots)
+        assert window.slots is not None
         x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
         with self._runner.adapters.seated(1):
             call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
-        of = np.array([where[slot] for slot in slot_of])
+        of = np.array(slot_of)
         numbers = np.ascontiguousarray(np.minimum(uniforms, 1 - 2.0**-52))
         ends = np.array([each.ctypes.data for each in pauses])
         allowed, drawn = np.zeros((2, rows), dtype=np.int64)
@@ -130,7 +131,7 @@ class Burst:
             self._model.ctypes.data,
             most,
             # A step of all costs about what asking for another burst does.
-            len(slots) if patient else 0,
+            rows if patient else 0,
             states.data_ptr(),
             states.stride(0),
             states.stride(1),
@@ -147,12 +148,11 @@ class Burst:
             logits.data_ptr(),
             None if read is None else read.data_ptr(),
             *call,
-            *(part.data_ptr() for part in (*turns, x, out)),
+            *(part.data_ptr() for part in (window.slots, *turns, x, out)),
         )
         del kept
-        own = drawn[where]
-        self._runner.count(rows * made, int(own.sum()), made)
-        for slot, count in zip(slots, own.tolist(), strict=True):
+        self._runner.count(rows * made, int(drawn.sum()), made)
+        for slot, count in zip(slots, drawn.tolist(), strict=True):
             slot.length += count
         tokens = np.where(np.arange(made)[:, None] < drawn[of], tokens[:made], -1)
         return tokens, log_probs[:made]
@@ -162,5 +162,5 @@ class Burst:
 def _program(half: bool) -> Any:
     takes: list[Any] = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, _INT64]
     takes += [*[_POINTER] * 11, _POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
-    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 6]
     return returning(built("burst.cpp", HALF=int(half)).burst, *takes, kind=_INT64)

@@ -2,7 +2,7 @@
 
 A row lives in a slot (`ppl.lm.engine.slots`); what a row has computed is known to the prefix tree
 (`ppl.lm.engine.prefix`) and never computed again. Passes (`ppl.lm.engine.passes`) cover
-neighbouring slots, each row at its own position, however long the others are.
+many slots, each row at its own position, however long the others are.
 """
 
 from __future__ import annotations

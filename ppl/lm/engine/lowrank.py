@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppl.lm.engine.beside import Adapters, Thin, running_numbers
+from ppl.lm.engine.beside import Adapters, Thin
 from ppl.lm.engine.linear import LaidOutLinear
 
 
@@ -45,15 +45,17 @@ class LowRank:
     ) -> None:
         self._adapters, self._products, self._dtype = adapters, products, dtype
 
-    def __call__(self, rows: int) -> tuple[int | None, list[Any]]:
-        """Of the running pass the address of `struct Beside`, None where no row has an adapter; and
-        what must be there until it is done.
+    def __call__(self, numbers: Sequence[int] | None, rows: int) -> tuple[int | None, list[Any]]:
+        """Of a pass the address of `struct Beside`, None where no row has an adapter; and what must
+        be there until it is done.
+
+        Args:
+            numbers: of each row its adapter; None where none has one.
 
         Raises:
-            RuntimeError: the pass has another number of rows than are known.
+            RuntimeError: the pass has another number of rows.
         """
-        numbers = running_numbers()
-        if numbers is None:
+        if numbers is None or not any(numbers):
             return None, []
         if len(numbers) != rows:
             raise RuntimeError(f"adapters of {len(numbers)} rows are known, not of {rows}")

@@ -1,4 +1,5 @@
-"""Forward passes over slots: neighbouring slots, each row at its own position.
+"""Forward passes over slots, each row at its own position. A program of our own finds the slots of
+its rows by their numbers; the layers of a model, and captured steps, cover neighbouring ones.
 
 Symbols: `B` slots that a pass covers, `Q` query tokens of each.
 """
@@ -50,8 +51,8 @@ class Placed(NamedTuple):
     """Where the rows of a step are.
 
     Attributes:
-        low: the first slot that it covers.
-        where: each row's number among those.
+        low: the first slot that it covers, where they are neighbours.
+        where: each row's number in the pass.
         inputs: `[3, B, 1]` ids, positions and columns.
         window: the memory of the `B` rows.
         spans, standing: see `Passes`.
@@ -143,14 +144,16 @@ class Passes:
     def place(self, slots: Sequence[Slot], texts: Sequence[Tokens], count: int = 1) -> Placed:
         """Where steps of these rows go, so many of them, beginning with the last token of each
         text; what is before it its slot holds."""
-        low, high = self._slots.gather(slots, _SPREAD)
+        # A step that is a program of our own finds its rows wherever they are.
+        anywhere = self.graphs is None and self.as_steps(len(slots))
+        low, high = (0, len(slots)) if anywhere else self._slots.gather(slots, _SPREAD)
         if self.graphs is not None:
             # What is captured is bound to where its rows lie: few places, few captures.
             low -= low % min(rows_bucket(high - low), 8)
             rows = min(rows_bucket(high - low), len(self._slots.all))
             low = min(low, len(self._slots.all) - rows)
             high = low + rows
-        where = [slot.index - low for slot in slots]
+        where = [at if anywhere else slot.index - low for at, slot in enumerate(slots)]
         # NumPy, because so many small operations cost torch several times as much.
         table = np.zeros((3, high - low), dtype=np.int64)
         table[2] = self._slots.length
@@ -164,7 +167,11 @@ class Passes:
         self.adapters.seat(texts, where, high - low)
         standing = self._standing(slots, where, high - low)
         inputs = torch.from_numpy(table)[:, :, None]
-        window = self._slots.window(low, inputs[2].to(self.device), max(tails) + count)
+        columns, visible = inputs[2].to(self.device), max(tails) + count
+        if anywhere:
+            window = self._slots.addressed(slots, columns, visible)
+        else:
+            window = self._slots.window(low, columns, visible)
         return Placed(low, where, inputs, window, spans, standing)
 
     def step(self, slots: Sequence[Slot], texts: Sequence[Tokens]) -> Tensor:
@@ -189,8 +196,7 @@ class Passes:
         Raises:
             PromptError: a text has an id that the model does not have.
         """
-        for text, slot in rows:
-            self._check(text[slot.length :])
+        self._check_rows(rows)
         if self._states:
             self._fill_evenly(rows)
             return
@@ -203,9 +209,8 @@ class Passes:
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
-                own = text[slot.length :], slot.length, slot.tail, kv
-                where = self._slots.states[slot.index], slot.trunk
-                jobs.append(Job(*own, *where, number_of(text)))
+                own = kv, self._slots.states[slot.index], slot.trunk, number_of(text)
+                jobs.append(Job(text[slot.length :], slot.length, slot.tail, *own))
             self._pack(jobs, packer)
             for text, slot in rows:
                 slot.length = len(text)
@@ -224,13 +229,12 @@ class Passes:
         """As `fill`, of a few tokens a row: by the program of a step, compiled ones too."""
         missing = sum(len(text) - slot.length for text, slot in rows)
         if self.as_steps(missing) and missing <= MOST_TOGETHER * len(rows):
+            self._check_rows(rows)
             self._as_steps(rows)
         else:
             self.fill(rows)
 
     def _as_steps(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
-        for text, slot in rows:
-            self._check(text[slot.length :])
         run = blocks_of(self._slots, rows, self.price)
         most = len(run.texts)
         self.adapters.seat(run.texts, range(most), most)
@@ -274,6 +278,10 @@ class Passes:
             self._rows = [None] * rows
             for slot, row in zip(slots, where, strict=True):
                 self._rows[row] = slot
+
+    def _check_rows(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
+        for text, slot in rows:
+            self._check(text[slot.length :])
 
     def _check(self, tokens: Tokens) -> None:
         ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
@@ -356,19 +364,17 @@ class Passes:
 
     @property
     def _packer(self) -> Callable[[Packed], Tensor] | None:
-        """What fills texts without padding: the program of a step, whose rows know no more than
-        these tokens; a compiled one does not know their adapters."""
-        plain, compiled = not self._states and not self._keeps.int8, self.compiled
-        compiled = None if self.adapters.there else compiled
-        return packer_of(self.whole, compiled, self.plan) if plain else None
+        """What fills texts without padding: the program of a step, which knows these tokens."""
+        if self._states or self._keeps.int8:
+            return None
+        return packer_of(self.whole, self.compiled, self.plan, beside=self.adapters.there)
 
     def _pack(self, jobs: Sequence[Job], packer: Callable[[Packed], Tensor]) -> None:
         for batch in packed(jobs, self._at_once):
             run = Packed(batch)
             self.made += 1
             self.tokens_computed += sum(len(job.tokens) for job in batch)
-            with self.adapters.running(run.adapters if self.adapters.there else []):
-                run.keep(packer(run))
+            run.keep(packer(run))
 
     def _filling(self, rows: Iterable[tuple[int, int, int]], width: int) -> Filling | None:
         """How the rows of a pass of so many tokens a row attend, if each apart."""

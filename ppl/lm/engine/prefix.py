@@ -217,12 +217,12 @@ class PrefixPool:
             if child is None:
                 return
             child.used = self._clock
-            end = position + len(child.tokens)
-            shared = common_prefix(child.tokens, tokens[position:end])
-            whole = shared == len(child.tokens)  # asked now: the caller may split the edge
-            yield child, shared
-            if not whole:
+            run, end = child.tokens, position + len(child.tokens)  # the caller may split the edge
+            there = tokens[position:end]
+            if there != run:
+                yield child, common_prefix(run, there)
                 return
+            yield child, len(run)
             edge, position = child, end
 
     def _split(self, edge: Edge, at: int) -> Edge:

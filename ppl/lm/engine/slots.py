@@ -254,6 +254,12 @@ class Slots:
             window.holes, window.left = where[:, :2].contiguous(), where[:, 2]
         return window
 
+    def addressed(self, slots: Sequence[Slot], columns: Tensor, visible: int) -> Window:
+        """What a pass sees of which each row has the number of its slot: slots may be anywhere, and
+        several rows in one."""
+        where = torch.tensor([slot.index for slot in slots], device="cpu")
+        return Window(self.layout, self.kv, self.states, columns, visible, where)
+
     def gather(self, slots: Sequence[Slot], spread: float) -> tuple[int, int]:
         """The range `[low, high)` of indices that a pass over the given slots covers.
 

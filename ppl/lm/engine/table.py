@@ -92,6 +92,10 @@ def table_of(
         bases: see `Table`.
         pointed: whether trunks are read by pointer.
     """
+    if not ((trunks and pointed) or any(span.shared for span in spans)):  # each for itself
+        groups_of_one = torch.zeros(rows, 4, dtype=torch.int64, device="cpu")
+        groups_of_one[:, 0] = torch.arange(1, rows + 1, device="cpu")
+        return Table(torch.arange(rows, device="cpu"), groups_of_one, bases)
     alike = [(row, 0) for row in range(rows)]  # a row that has some first keys, and how many
     for span in spans:
         if span.shared:

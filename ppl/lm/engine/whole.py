@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
-from ppl.lm.engine.beside import Adapters
+from ppl.lm.engine.beside import Adapters, running_numbers
 from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
@@ -183,7 +183,7 @@ class WholeStep:
             values.stride(1),
             values.stride(2),
         ]
-        beside, tables = self._beside(rows)
+        beside, tables = self._beside(running_numbers(), rows)
         return [*call, beside], [table, firsts, kept, columns, positions, bases, tables]
 
     def fill(self, packed: Packed) -> Tensor:
@@ -207,7 +207,7 @@ class WholeStep:
             packed.check(group, shape, self._dtype)
             packed.check(other, shape, self._dtype)
         of_layers = np.array(kept, dtype=np.int64)
-        beside, tables = self._beside(rows)
+        beside, tables = self._beside(packed.adapters if self._adapters.there else None, rows)
         out = torch.empty_like(x)
         self._fill(
             self._model.ctypes.data,
@@ -259,13 +259,15 @@ def whole_step(base: nn.Module, config: Any, plan: Plan, adapters: Adapters) -> 
 
 
 def packer_of(
-    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan
+    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan, *, beside: bool
 ) -> Callable[[Packed], Tensor] | None:
     """What computes many tokens of texts in one pass, if anything does: their last hidden states
-    `[T, 1, hidden]`."""
+    `[T, 1, hidden]`. Compiled steps do not know which token has which adapter `beside` it."""
     if whole is not None and whole.fills and whole.stands:
         return whole.fill
-    if compiled is None or not compiled.native or plan.windows:  # there each looks at all before it
+    if beside or compiled is None or not compiled.native:
+        return None
+    if plan.windows:  # there each looks at all before it
         return None
     return lambda run: compiled.fill(run, lambda layer: kept(plan.layout.places[layer]))
 

@@ -118,12 +118,17 @@ function upwards(wanted) {
   return marked;
 }
 
+/** What is searched of a node: its step, and what was chosen at its sites. */
+function wordsOf(i) {
+  return [nodes.step[i], ...(nodes.sites[i] || []).map(([site, value]) => `${site} ${value}`)];
+}
+
 /** Recomputes everything that follows from the state. */
 function refresh() {
   const q = state.q.toLowerCase();
   matching.fill(0);
   visible.matches = [];
-  if (q) for (let i = 0; i < size; i++) if (nodes.step[i].toLowerCase().includes(q)) matching[i] = 1;
+  if (q) for (let i = 0; i < size; i++) if (wordsOf(i).some((words) => words.toLowerCase().includes(q))) matching[i] = 1;
   const opened = q ? upwards((i) => matching[i]) : null;
 
   let passes = null;

@@ -222,6 +222,13 @@ function detail(i, end) {
     all.textContent = `… all ${count(step.length)} characters`;
     text.append(all);
   }
+  for (const [site, value] of nodes.sites[i] || []) {
+    const line = element("div", "site"), chosen = element("span");
+    marked(chosen, brief(value, 300));
+    line.append(element("b", "", visibly(site, true)), " ", chosen);
+    line.title = value;
+    text.append(line);
+  }
   const worth = element("td");
   const gauge = element("span", "worth"), filled = element("i");
   filled.style.width = `${100 * goodness(i)}%`;

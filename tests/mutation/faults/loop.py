@@ -37,6 +37,12 @@ FAULTS = [
     ),
     Fault(WAVE, "self.eager = quorum is not None", "self.eager = False", f"{TESTS} -k quorum"),
     Fault(WAVE, "any(p.thread != thread for p in self.particles)", "False", f"{TESTS} -k pickled"),
+    Fault(
+        LOOP,
+        "share_seconds(time.perf_counter() - started, accounts)",
+        "pass",
+        f"{ACCOUNTS} -k taken_in",
+    ),
     Fault(COST, "self.verifier_tokens - self.draws)", "self.verifier_tokens)", ACCOUNTS),
     Fault(COST, "seconds * count / total", "seconds", f"{ACCOUNTS} -k add_up"),
     Fault(COST, '"reused_tokens": "verifier_reused_tokens",', "", f"{ACCOUNTS} -k pages"),

@@ -112,8 +112,8 @@ FAULTS = [
     ),
     Fault(
         PREFIX,
-        "            whole = shared == len(child.tokens)",
-        "            whole = True",
+        "common_prefix(run, there)\n                return\n",
+        "common_prefix(run, there)\n",
         f"{ENGINES} -k parts_within",
     ),
     Fault(

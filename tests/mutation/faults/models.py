@@ -58,6 +58,13 @@ FAULTS = [
     Fault(
         f"{ENGINE}/linear.py", "x.numel() <= self.own.most", "x.numel() > self.own.most", PRODUCTS
     ),
+    Fault(f"{ENGINE}/passes.py", "self.as_steps(len(slots))", "self.stepwise", WHOLE),
+    Fault(
+        f"{ENGINE}/attention.cpp",
+        "slots && repeats(slots, rows)",
+        "false",
+        "tests/test_native.py",
+    ),
     Fault(f"{ENGINE}/unaltered.py", "any(self._hooks) or ", "", WHOLE),
     Fault(f"{ENGINE}/unaltered.py", ' or any("forward" in own for own in self._own)', "", WHOLE),
     Fault(f"{ENGINE}/unaltered.py", "map(dict.values, self._inside)", "()", f"{WHOLE} -k altered"),

@@ -35,7 +35,7 @@ def code_of(function: Callable[..., Any]) -> str | None:
     name = getattr(function, "__name__", "<lambda>")
     if name != "<lambda>" and [getattr(node, "name", None) for node in tree.body] != [name]:
         return None  # lines of something else: its file was written anew, or never was one
-    return _digest(ast.dump(tree))
+    return _digest(_shape(tree))
 
 
 def uses_of(function: Callable[..., Any]) -> dict[str, str]:
@@ -120,6 +120,17 @@ def _constant(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_constant, value))
     return type(value) in _PLAIN
+
+
+def _shape(node: Any) -> str:
+    """A syntax tree in words in which all versions of Python agree: newer ones have more fields,
+    which are empty where they say nothing, and `ast.dump` writes them or not."""
+    if isinstance(node, ast.AST):
+        fields = ((n, v) for n, v in ast.iter_fields(node) if v is not None and v != [])
+        return f"{type(node).__name__}({', '.join(f'{n}={_shape(v)}' for n, v in fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_shape, node))}]"
+    return repr(node)
 
 
 def _digest(text: str) -> str:

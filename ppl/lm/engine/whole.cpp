@@ -23,7 +23,8 @@ struct Kept {  // of one layer: as `attend` is given them, and `fill`
 };
 
 // x: [rows, hidden] embeddings, overwritten; cosines, sines: [rows, dim]; tiny: what norms add;
-// kept: [layers]; beside: what rows have beside the weights, or null; out: [rows, hidden]; the rest as in attention.cpp, and what it returns.
+// kept: [layers]; beside: what rows have beside the weights, or null; out: [rows, hidden]; the rest as in
+// attention.cpp, and what it returns.
 extern "C" int32_t step(const Model *model, float tiny, float scaling, int64_t rows, int32_t threads,
                      const int64_t *columns, const int64_t *positions, const int64_t *bases,
                      const int64_t *order, const Rows *groups, int64_t count, const Kept *kept,

@@ -5,32 +5,57 @@ verifier is a likelihood inside it; the runtime turns every particle's waiting r
 batch.
 """
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ppl.errors import PPLError
-from ppl.language.answers import Answer, Equality, equality, extract_answer
-from ppl.language.call import call
-from ppl.language.cost import Budget, Cost
-from ppl.language.perturbed import perturbed
-from ppl.language.primitives import answer, condition, do, parallel, power, twist
-from ppl.language.steps import StepRule
-from ppl.language.text import Continuation, Text
-from ppl.language.thinking import Thinking, forced
-from ppl.lm import HFModel, LanguageModel, LMDistribution, LogitsModel, TableLM, load, register
-from ppl.lm.writers import writers
-from ppl.posterior.posterior import Posterior, Sample
-from ppl.runtime.awrs import AWRS
-from ppl.runtime.drafts import drafted
-from ppl.runtime.enumeration import enumerate_program
-from ppl.runtime.node import Node
-from ppl.runtime.planning import plan
-from ppl.runtime.replicas import Replicas as _Replicas  # noqa: F401 (what ppl.load hands over to)
-from ppl.runtime.tree import Tree
-from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
+from ppl.lazy import attach
+from ppl.lm.copies import runs_replicas
 
 if TYPE_CHECKING:
+    from ppl import allocate as allocate
+    from ppl import calibration as calibration
+    from ppl import decide as decide
+    from ppl import export as export
+    from ppl import programs as programs
+    from ppl import searchers as searchers
+    from ppl import study as study
+    from ppl import tasks as tasks
+    from ppl import tools as tools
+    from ppl import verifiers as verifiers
+    from ppl.errors import PPLError
+    from ppl.language.answers import Answer, Equality, equality, extract_answer
+    from ppl.language.call import call
+    from ppl.language.cost import Budget, Cost
+    from ppl.language.perturbed import perturbed
+    from ppl.language.primitives import answer, condition, do, parallel, power, twist
+    from ppl.language.steps import StepRule
+    from ppl.language.text import Continuation, Text
+    from ppl.language.thinking import Thinking, forced
+    from ppl.lm.base import LanguageModel, LMDistribution
+    from ppl.lm.decode import LogitsModel
+    from ppl.lm.huggingface import HFModel
+    from ppl.lm.loading import load, register
+    from ppl.lm.table import TableLM
+    from ppl.lm.writers import writers
+    from ppl.posterior.posterior import Posterior, Sample
     from ppl.programs.self_steering import selfsteer
+    from ppl.runtime.awrs import AWRS
+    from ppl.runtime.drafts import drafted
+    from ppl.runtime.enumeration import enumerate_program
+    from ppl.runtime.node import Node
+    from ppl.runtime.planning import plan
+    from ppl.runtime.tree import Tree
+    from ppl.runtime.verdict import JudgeRequest, Verdict, Verifier
+else:
+
+    def _elsewhere(name: str) -> str:
+        """Where a name is that is looked for here."""
+        if name.startswith("_"):  # tools ask for private ones all the time
+            return ""
+        rooms = (f"ppl.{room}" for room in ("searchers", "verifiers", "decide"))
+        return next((f": it is in {r}" for r in rooms if name in import_module(r).__all__), "")
+
+    __getattr__, __dir__ = attach(__name__, hint=_elsewhere)
 
 __version__ = "0.1.0"
 
@@ -77,35 +102,11 @@ __all__ = [
     "writers",
 ]
 
-_ROOMS = (
-    "allocate",
-    "calibration",
-    "decide",
-    "export",
-    "programs",
-    "searchers",
-    "study",
-    "tasks",
-    "tools",
-    "verifiers",
-)
+
+def _replicas(source: Any, devices: Any, **settings: Any) -> Any:
+    from ppl.runtime.replicas import Replicas
+
+    return Replicas(source, devices, **settings)
 
 
-# Names of rooms that are the front's, too.
-_FROM_ROOMS = {"selfsteer": "programs"}
-
-
-def __getattr__(name: str) -> Any:
-    """A room, imported when it is first asked for: `import ppl` alone stays quick."""
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _FROM_ROOMS:
-        return getattr(importlib.import_module(f"{__name__}.{_FROM_ROOMS[name]}"), name)
-    # Names that are looked for here and live in a room; tools ask for private ones all the time.
-    asked = () if name.startswith("_") else ("searchers", "verifiers", "decide")
-    for room in asked:
-        if name in importlib.import_module(f"{__name__}.{room}").__all__:
-            raise AttributeError(
-                f"module {__name__!r} has no attribute {name!r}: it is in {__name__}.{room}"
-            )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+runs_replicas(_replicas)  # what `ppl.load(replicas=)` hands over to

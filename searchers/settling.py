@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from ppl import decide
+from ppl.decide.consensus import Consensus
 from ppl.decide.seen import Seen
-from ppl.decide.stopping import Settled, StoppingRule
+from ppl.decide.sequential import SequentialTest
+from ppl.decide.stopping import EarlyStop, Settled, StoppingRule
 from ppl.errors import ArgumentError
 from ppl.language.arguments import shown
 from ppl.runtime.node import Node
 from ppl.runtime.result import Result
 from ppl.searchers.parse import register
 
-for _name in decide.__all__:  # settings of searchers, which texts name
-    _cls: Any = getattr(decide, _name)
-    if isinstance(_cls, type) and issubclass(_cls, StoppingRule) and _cls is not StoppingRule:
-        register(_cls)
+for _rule in (Consensus, EarlyStop, SequentialTest, Settled):  # settings that texts name
+    register(_rule)
 
 
 def rule_of(asked: Any) -> StoppingRule | None:

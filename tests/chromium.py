@@ -39,7 +39,7 @@ def _ran(page: Path, fragment: str, *options: str) -> str:
                 f"{page.resolve().as_uri()}#{fragment}",
             ],
             capture_output=True,
-            timeout=300,
+            timeout=900,
             check=True,
         )
     said = done.stderr.decode(errors="replace")

@@ -21,7 +21,7 @@ from transformers import (
     Qwen2Model,
 )
 
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"

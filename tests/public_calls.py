@@ -17,7 +17,7 @@ import torch
 
 import ppl
 from ppl import decide, export, searchers, tasks, verifiers
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 from ppl.posterior.posterior import Posterior
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights

@@ -20,7 +20,7 @@ def run_script(script: str | Path, *arguments: str, warnings: str = "error") -> 
         check=False,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert done.returncode == 0, done.stderr[-2000:]

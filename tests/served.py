@@ -60,7 +60,7 @@ class Served:
                 self.failures.pop(0), {"error": f"no: {handler.headers['Authorization']}"}
             )
             return
-        self.late |= not self.gate.wait(60)
+        self.late |= not self.gate.wait(300)
         handler.answer(200, self.complete(body))
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def served(models: Any, **options: Any) -> Iterator[tuple[Running, openai.OpenAI
 
 
 def client(server: Running, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key=key, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=server.url, api_key=key, max_retries=0, timeout=300)
 
 
 def ask(api: openai.OpenAI, model: str = "quick", content: str = "ab", **options: Any) -> Any:
@@ -83,8 +83,13 @@ def ask(api: openai.OpenAI, model: str = "quick", content: str = "ab", **options
 
 
 def health(server: Running) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{server.url.removesuffix('/v1')}/health").json()
+    found: dict[str, Any] = got(f"{server.url.removesuffix('/v1')}/health").json()
     return found
+
+
+def got(url: str, **options: Any) -> httpx.Response:
+    """What a page says. httpx by itself waits for five seconds, as long as machines stand still."""
+    return httpx.get(url, timeout=300, **options)
 
 
 def trees() -> int:
@@ -96,6 +101,6 @@ def trees() -> int:
 def connected(server: Running) -> socket.socket:
     """A bare connection, for clients that do not behave."""
     host, _, port = server.url.removeprefix("http://").removesuffix("/v1").partition(":")
-    bare = socket.create_connection((host, int(port)), timeout=60)
+    bare = socket.create_connection((host, int(port)), timeout=300)
     bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bare

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
-from ppl.lm import gguf
+from ppl.lm import gguf, sources
 from ppl.lm.adapter import put_in
 
 RANK = 3
@@ -23,7 +23,7 @@ RANK = 3
 def base(tmp_path_factory):
     """A small Llama with the tokenizer of the embedded model."""
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = tf.AutoTokenizer.from_pretrained(ppl.lm.pretrained.TINY / "lm")
+    tokenizer = tf.AutoTokenizer.from_pretrained(ppl.lm.sources.TINY / "lm")
     config = tf.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, eos_token_id=2,
@@ -214,10 +214,10 @@ def test_gguf_files_by_a_short_name(monkeypatch, tmp_path):
     monkeypatch.setattr(
         gguf, "hf_hub_download", lambda *args, **hub: asked.append((*args, hub)) or tmp_path / "x"
     )
-    assert gguf.file_on_hub("who/m") is None
-    assert gguf.file_on_hub("http://host:80/v1") is None
+    assert sources.file_on_hub("who/m") is None
+    assert sources.file_on_hub("http://host:80/v1") is None
     for name, file in (("who/m-GGUF:q8_0", "m-Q8_0.gguf"), ("who/m-GGUF/big/m-Q4_0.gguf",) * 2):
-        gguf.fetched(*gguf.file_on_hub(name), revision="r", token="t")
+        gguf.fetched(*sources.file_on_hub(name), revision="r", token="t")
         assert asked[-1][1] == file.removeprefix("who/m-GGUF/")
         assert asked[-1][2] == {"revision": "r", "token": "t"}
     with pytest.raises(ModelNotFoundError, match=r"has 2 GGUF files with 'Q4'.*m-Q4_K_M\.gguf"):

@@ -97,7 +97,7 @@ def test_the_real_command_in_a_process_of_its_own(tmp_path: Path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ppl", *arguments]
         return subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=300, cwd=tmp_path
+            command, check=False, capture_output=True, text=True, timeout=900, cwd=tmp_path
         )
 
     done = run("tasks", "lines/chain", "--limit", "1", "--json")
@@ -127,7 +127,7 @@ def test_the_installed_command_finds_modules_where_it_is_called(tmp_path: Path):
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(ppl_package.__file__).parents[1])},
     )
@@ -138,7 +138,7 @@ def test_the_installed_command_finds_modules_where_it_is_called(tmp_path: Path):
 def test_importing_the_library_imports_no_command_line():
     script = "import ppl, sys; print([m for m in ('typer', 'rich', 'ppl.cli') if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=900
     )
     assert done.stdout.strip() == "[]"
 

@@ -63,7 +63,7 @@ def test_what_threads_run_together_stays_within_the_budget(monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(300)
     assert not failed
     assert found == {n: alone(5 * n, 14) for n in range(4)}
     assert peak[0] <= CAPACITY
@@ -222,7 +222,7 @@ def test_a_judge_beside_its_generator_stays_within_the_budget(monkeypatch):
     while session.running:
         drawn |= session.step()
     stop.set()
-    thread.join(120)
+    thread.join(300)
     assert not failed
     assert scored
     assert [drawn[t].value.tokens for t in sorted(drawn)] == alone(0, 40)

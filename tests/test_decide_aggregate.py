@@ -20,7 +20,7 @@ from ppl.decide import (
     universal_self_consistency,
     vote,
 )
-from ppl.decide.aggregate import consistency_prompt
+from ppl.decide.aggregation import consistency_prompt
 from ppl.errors import ArgumentError
 from ppl.searchers import BestOfN
 

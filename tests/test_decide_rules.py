@@ -33,7 +33,7 @@ from ppl.decide import (
     vote,
     vote_law,
 )
-from ppl.decide.candidates import COLUMNS
+from ppl.decide.columns import COLUMNS
 from ppl.decide.perplexity import kept
 from ppl.errors import ArgumentError, SearchStateError
 from ppl.searchers import SMC, BestOfN

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl.decide.candidates import Columns
+from ppl.decide.columns import Columns
 from ppl.decide.ranks import MajorityOfTheBests
 from ppl.decide.scaling.estimators import (
     answer_classes,

@@ -37,9 +37,13 @@ class TestCode:
     def test_verdicts_agree_with_the_truth(self, capsys):
         import code_with_tests
 
-        found = code_with_tests.main(["--checked", "4", "--problems", "0", "--seconds", "1"])
-        for kind, (passed, right) in found["verdicts"].items():
-            assert passed == (4 if right else 0), kind
+        for seconds in ("1", "8", "64"):  # a slow machine needs longer for programs that end
+            chosen = ["--checked", "4", "--problems", "0", "--seconds", seconds]
+            verdicts = code_with_tests.main(chosen)["verdicts"]
+            wrong = {kind for kind, (n, right) in verdicts.items() if n != (4 if right else 0)}
+            if not wrong:
+                break
+        assert not wrong
 
     @needs_smollm2
     def test_with_a_model(self, capsys):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import ppl
 from ppl import errors
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 from ppl.searchers import SMC, BestOfN, Search
 from ppl.verifiers import PRM
 

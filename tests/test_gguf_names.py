@@ -10,7 +10,7 @@ from test_cli import QUESTION, ppl, told
 
 import ppl as library
 from ppl.errors import StudyError
-from ppl.lm import gguf, pretrained
+from ppl.lm import pretrained, sources
 from ppl.searchers import BestOfN, Search
 from ppl.study import Source, Study
 from ppl.study.sources import told as source_told
@@ -19,7 +19,7 @@ from ppl.study.sources import told as source_told
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """The same file in two folders, and another one of the same name; each is read as `tiny`."""
-    monkeypatch.setattr(pretrained, "converted", lambda path: pretrained.TINY / "lm")
+    monkeypatch.setattr(pretrained, "converted", lambda path: sources.TINY / "lm")
     made = []
     for folder, content in (("here", b"GGUF"), ("there", b"GGUF"), ("other", b"FUGG")):
         path = tmp_path / folder / "small-1B.Q8_0.gguf"
@@ -34,10 +34,10 @@ def test_a_file_goes_by_its_own_name_wherever_it_lies(files, tmp_path, monkeypat
     assert library.load(here).name == library.load(str(there)).name == "small-1B.Q8_0"
     assert library.load(here, weights="int8", kv="int8").name == "small-1B.Q8_0@int8 kv=int8"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert gguf.name_of("~/here/small-1B.Q8_0.gguf") == "small-1B.Q8_0"
+    assert sources.name_of("~/here/small-1B.Q8_0.gguf") == "small-1B.Q8_0"
     # What is no file here is named as it is given.
     for source in ("who/m-GGUF/small.gguf", tmp_path / "gone.gguf", tmp_path, "tiny", "who/m:Q8_0"):
-        assert gguf.name_of(source) == str(source)
+        assert sources.name_of(source) == str(source)
 
 
 def one(lm, question):

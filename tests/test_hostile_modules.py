@@ -75,7 +75,7 @@ def test_hostile_modules_are_stopped_and_reported_and_nothing_is_left(what, tmp_
     sandbox = Sandbox(seconds=0.5, memory=128 << 20, file_bytes=size)
     with pytest.raises(SteeringError) as caught:
         selfsteer(planner, TOY, "^", 4, 0, **PLAIN, sandbox=sandbox)
-    assert time.monotonic() - begun < 120  # some would go on for ever, or for 999 s
+    assert time.monotonic() - begun < 600  # some would go on for ever, or for 999 s
     assert len(told) == 1
     (attempt,) = caught.value.attempts
     assert attempt.faults
@@ -107,19 +107,19 @@ def test_what_judged_programs_cannot_do_modules_cannot(source):
 def test_an_interpreter_that_was_stopped_is_not_asked_again():
     module = "def step(state):\n    while state.text == 'a': pass\n    state.extend(max_tokens=1)"
     with (
-        Steering(module + CHECK, TOY, **PLAIN, sandbox=Sandbox(seconds=4)) as program,
+        Steering(module + CHECK, TOY, **PLAIN, sandbox=Sandbox(seconds=1)) as program,
         pytest.raises(ppl.errors.AllParticlesDeadError),
     ):
         SMC(16).run(program, "^", seed=0)
     # One wait, not one for each particle.
     first, second = program.faults
-    assert "no answer within 4 s" in first.said
-    assert "was stopped: no answer within 4 s" in second.said
+    assert "no answer within 1 s" in first.said
+    assert "was stopped: no answer within 1 s" in second.said
 
 
 @needs_bubblewrap
 def test_a_guest_says_strings():
-    with Guest(Sandbox(seconds=5), "def f(x): return x\ndef g(): return 1 / 0\n") as guest:
+    with Guest(Sandbox(), "def f(x): return x\ndef g(): return 1 / 0\n") as guest:
         assert guest.call("f", "é\n" * 1000) == "é\n" * 1000
         with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero"):
             guest.call("g")
@@ -129,7 +129,7 @@ def test_a_guest_says_strings():
         assert not guest.alive
         with pytest.raises(WorkerError, match="was stopped"):
             guest.call("f", "x")
-    with Guest(Sandbox(seconds=5), "def f(n): return 'x' * int(n)") as guest:
+    with Guest(Sandbox(), "def f(n): return 'x' * int(n)") as guest:
         assert len(guest.call("f", 200_000)) == 200_000
         with pytest.raises(WorkerError, match="longer than 262144 bytes"):
             guest.call("f", 500_000)
@@ -138,7 +138,7 @@ def test_a_guest_says_strings():
 
 @needs_bubblewrap
 def test_a_forked_child_cannot_ask_and_the_parent_can():
-    with Guest(Sandbox(seconds=5), "def f(x): return x") as guest:
+    with Guest(Sandbox(), "def f(x): return x") as guest:
         child = os.fork()
         if not child:
             try:

@@ -199,7 +199,7 @@ def test_resumed_in_another_process(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "search")]
     here = str(Path(__file__).parent)
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=here, timeout=300
+        command, capture_output=True, text=True, check=True, cwd=here, timeout=900
     )
     whole = SMC(5, 0.9).run(toy, "prod", seed=12)
     values = [s.value for s in whole.samples]

@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import sys
-import time
 
 import pytest
+from work import until
 
 from ppl.errors import LeanError
 from ppl.runtime.worker import Process
@@ -57,7 +57,7 @@ def answer(request):
     elif tactic == "apply t":
         goals, reply["proofStatus"] = [], "Error: kernel type check failed: (kernel)"
     elif tactic == "have by hole": reply["sorries"] = [{"proofState": 0, "goal": "⊢ p"}]
-    elif tactic == "hang": time.sleep(60)
+    elif tactic == "hang": time.sleep(600)
     elif tactic == "die" or (tactic == "old" and len(states) > 3): sys.exit(1)
     elif tactic == "old": goals.pop(0)
     elif tactic == "junk": return {"goals": "none"}
@@ -129,7 +129,6 @@ def test_a_killed_process_rebuilds_all_states(lean):
         before = [repl.apply(state, "constructor") for state in states]
         for _ in range(2):
             os.kill(int(lines(lean, "started")[-1]), signal.SIGKILL)
-            time.sleep(0.05)
             assert [repl.apply(state, "constructor") for state in states] == before
         assert len(lines(lean, "started")) == 3
     # States are data: another process, which never saw them, takes them from a file.
@@ -183,9 +182,11 @@ def test_no_goal_left_is_no_proof_before_the_whole_is_checked(lean):
     ("tactic", "refused", "processes"), [("hang", True, 2), ("die", False, 3), ("junk", False, 3)]
 )
 def test_a_tactic_that_fails_costs_its_process(lean, tactic, refused, processes):
-    with lean(seconds=1 if tactic == "hang" else 20) as repl:
+    with lean() as repl:
         two = applied(repl, repl.start(STATEMENT), "constructor")
+        repl.seconds = 0.5 if tactic == "hang" else 60.0
         error = repl.apply(two, tactic)
+        repl.seconds = 60.0
         assert isinstance(error, TacticError)
         assert error.refused is refused
         assert applied(repl, two, "assumption").goals[0].endswith("q ∧ p")
@@ -242,7 +243,7 @@ def test_no_reply_is_taken_for_the_next(lean, monkeypatch):
     with lean() as repl:
         begun = repl.start(STATEMENT)
         repl.apply(begun, "talk")
-        time.sleep(0.2)  # both have been said
+        assert until(lambda: not repl._held[0].process._replies.empty())  # both have been said
         assert len(applied(repl, begun, "constructor").goals) == 2
 
         def interrupted(self, limit, doing):

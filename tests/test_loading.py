@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -21,8 +20,9 @@ from engines import (
 
 import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
+from ppl.lm import loading
 from ppl.lm.engine.linear import JoinedPart, PackedLinear, pack_linears
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 from ppl.verifiers import PRM, OutcomeModel, RewardModel
 
 TINY_LM = TINY / "lm"
@@ -216,8 +216,7 @@ def test_dtypes_by_name():
 
 
 def test_registered_prefixes(monkeypatch):
-    module = sys.modules["ppl.lm.load"]  # whose name in its package is that of the function
-    monkeypatch.setattr(module, "_LOADERS", dict(module._LOADERS))
+    monkeypatch.setattr(loading, "_LOADERS", dict(loading._LOADERS))
     asked = []
 
     def loader(source, **settings):

@@ -25,7 +25,7 @@ from ppl.errors import (
     UnsupportedModelError,
 )
 from ppl.language import foreign
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 from ppl.searchers.parse import parse
 from ppl.verifiers import PRM
 

@@ -49,7 +49,7 @@ def test_submitted_searches_of_different_kinds_share_batches_and_give_what_they_
     searchers = [SMC(4), BestOfN(3), BeamSearch(2, 2), MCTS(5)]
     alone = [searcher.run(toy, "prod", seed=7) for searcher in searchers]
     futures = [SHARED.submit(searcher.begin(toy, "prod", seed=7)) for searcher in searchers]
-    assert [contents(f.result(60)) for f in futures] == list(map(contents, alone))
+    assert [contents(f.result(300)) for f in futures] == list(map(contents, alone))
 
 
 def test_threads_share_the_batches_of_whoever_is_at_it():
@@ -84,7 +84,7 @@ def test_a_plain_run_stays_in_its_thread():
     background = SHARED.submit(SMC(4).begin(walk, other, 50, seed=0))
     BestOfN(3).run(program, seed=0)
     assert seen == {threading.get_ident()}
-    assert background.result(60).samples
+    assert background.result(300).samples
 
 
 @pytest.mark.parametrize("which", ["run", "run_many", "arun", "begin"])

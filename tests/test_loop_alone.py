@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pyro
 import pyro.distributions as dist
@@ -60,7 +60,7 @@ def test_a_program_that_joins_a_thread_that_searches_is_told(pooled):
         else:
             thread = threading.Thread(target=search, daemon=True)
             thread.start()
-            thread.join(60)
+            thread.join(300)
         return len(caught)
 
     assert BestOfN(1).run(program, seed=0).best == 1
@@ -110,11 +110,11 @@ def test_a_cancelled_future_tells_those_who_wait():
         time.sleep(0.001)
     assert future.cancel()
     at = lm.steps
-    done, _ = wait([future], timeout=60)
+    done, _ = wait([future], timeout=300)
     assert done == {future}
     with pytest.raises(CancelledError):
         future.result()
-    assert ended.wait(60)  # `finally` blocks of the programs have run
+    assert ended.wait(300)  # `finally` blocks of the programs have run
     assert lm.steps < at + 100  # and not because they came to their ends
     assert contents(SMC(3).run(toy, "prod", seed=2))
     nothing_is_left(lm)
@@ -174,7 +174,7 @@ def test_control_c_ends_the_callers_searches_and_no_others():
     assert "1 of 2 searches were over" in caught.value.__notes__[0]
     assert not second.over
     assert list(map(contents, run_all([first, second]))) == expected[:2]
-    assert contents(other.result(60)) == expected[2]
+    assert contents(other.result(300)) == expected[2]
     nothing_is_left(lm)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -195,7 +195,7 @@ def test_control_c_reaches_a_thread_that_waits_for_its_turn():
         waits()
     assert not other.done()
     lm.before = lambda: None
-    assert len(other.result(60).samples) == 2
+    assert len(other.result(300).samples) == 2
     nothing_is_left(lm)
 
 
@@ -218,7 +218,7 @@ def test_an_interrupt_at_the_start_of_the_loops_thread_is_no_other_error(monkeyp
             SHARED.submit(BestOfN(1).begin(program, seed=0))
     assert until(lambda: SHARED._thread is None)
     assert begun == []
-    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(60).samples
+    assert SHARED.submit(BestOfN(1).begin(program, seed=0)).result(300).samples
     assert begun == [1]
     nothing_is_left()
 
@@ -244,10 +244,10 @@ def test_a_thread_that_is_driven_away_from_waiting_gets_the_turn_again(monkeypat
     while turns.others(busy) is not mine:
         time.sleep(0.001)
     turns.hand(busy, mine)
-    assert interrupted.wait(60)
+    assert interrupted.wait(300)
     assert until(lambda: turns.others(busy) is mine)
     turns.hand(busy, mine)
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive()
     turns.leave(busy)
     assert turns._holder is None
@@ -342,19 +342,19 @@ def endless():
         t += 1
 
 
-def test_a_time_limit_stops_a_program_of_plain_sites_and_starves_nobody():
+def test_a_time_limit_stops_a_program_of_plain_sites_and_it_starves_nobody():
     lm = counting()
+    going = SHARED.submit(BestOfN(2).begin(endless))
+    try:
+        beside = SHARED.submit(SMC(4).begin(walk, lm, 2, seed=1)).result(300)
+        assert not going.done()
+    finally:
+        going.cancel()
+    assert contents(beside) == contents(SMC(4).run(walk, counting(), 2, seed=1))
     begun = time.perf_counter()
-    futures = [
-        SHARED.submit(BestOfN(2).begin(endless, budget=ppl.Budget(seconds=5.0))),
-        SHARED.submit(SMC(4).begin(walk, lm, 2, seed=1)),
-    ]
-    wait(futures, timeout=60, return_when=FIRST_COMPLETED)
-    assert futures[1].done()  # the loop went on beside the one that does not end
-    stopped = futures[0].result(60)
-    assert stopped.stopped == "budget"
-    assert time.perf_counter() - begun >= 5.0
-    assert contents(futures[1].result()) == contents(SMC(4).run(walk, counting(), 2, seed=1))
+    late = SHARED.submit(BestOfN(2).begin(endless, budget=ppl.Budget(seconds=0.3)))
+    assert late.result(300).stopped == "budget"
+    assert time.perf_counter() - begun >= 0.3
     assert BestOfN(2).run(endless, budget=ppl.Budget(seconds=0.1)).stopped == "budget"
     nothing_is_left(lm)
 
@@ -363,7 +363,7 @@ def test_a_program_of_plain_sites_is_cancelled_between_two_of_them():
     future = SHARED.submit(BestOfN(2).begin(endless))
     time.sleep(0.1)
     future.cancel()
-    assert wait([future], timeout=60).done
+    assert wait([future], timeout=300).done
     assert SMC(2).run(toy, "prod", seed=0).samples
     nothing_is_left()
 
@@ -375,8 +375,8 @@ def test_sys_exit_in_a_submitted_program_ends_that_search_only():
 
     futures = [SHARED.submit(BestOfN(2).begin(p)) for p in (leave, toy)]
     with pytest.raises(SystemExit):
-        futures[0].result(60)
-    assert len(futures[1].result(60).samples) == 2
+        futures[0].result(300)
+    assert len(futures[1].result(300).samples) == 2
     nothing_is_left()
 
 
@@ -388,8 +388,8 @@ def test_a_forked_child_starts_anew():
         time.sleep(0.001)
     child = os.fork()
     if child == 0:
-        signal.alarm(60)  # a deadlock ends it
+        signal.alarm(300)  # a deadlock ends it
         os._exit(0 if contents(SMC(3).run(toy, "prod", seed=4)) else 1)
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert len(going.result(60).samples) == 2
+    assert len(going.result(300).samples) == 2

@@ -235,8 +235,8 @@ def test_a_cancelled_search_takes_its_judges_along():
     while lm.steps < 20:
         time.sleep(0.001)
     future.cancel()
-    wait([future], timeout=60)
-    assert going.result(60).samples
+    wait([future], timeout=300)
+    assert going.result(300).samples
     assert until(lambda: all(s.closed or not s.running for s in lm.sessions))
     steps = lm.steps
     SMC(2).run(toy, "prod", seed=0)
@@ -247,4 +247,4 @@ def test_a_cancelled_search_takes_its_judges_along():
 def test_futures_are_plain():
     future = SHARED.submit(BestOfN(2).begin(toy, "prod", seed=0))
     assert isinstance(future, Future)
-    assert math.isfinite(future.result(60).ess)
+    assert math.isfinite(future.result(300).ess)

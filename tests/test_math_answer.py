@@ -17,7 +17,7 @@ pytest.importorskip("math_verify")
 
 @pytest.fixture(scope="module")
 def comparer() -> Iterator[MathComparer]:
-    with MathComparer() as one:
+    with MathComparer(limit=120.0) as one:
         yield one
 
 
@@ -67,7 +67,7 @@ def test_without_the_extra_there_is_no_second_opinion(monkeypatch):
     from ppl.verifiers.exact import math_answer
 
     monkeypatch.setattr(math_answer.importlib.util, "find_spec", lambda name: None)
-    with MathComparer() as comparer:
+    with MathComparer(limit=120.0) as comparer:
         assert comparer.equal(r"\sum_{k=1}^{3} k", r"\sum_{k=1}^3 k ") is None
         assert comparer.equal("1/2", "0.5") is True
 

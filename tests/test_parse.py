@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from programs import ONE_PARTICLE, SEARCHERS
 
+from ppl import decide
 from ppl.errors import SearchStateError
 from ppl.searchers import SMC, AStar, BestOfN, Frontier, Greedy, Searcher, VectorizedSMC
 from ppl.searchers.parse import parse, spell
@@ -21,6 +23,15 @@ def test_what_repr_writes_is_read_back(searcher):
     assert parse(repr(searcher)) == searcher
     assert type(parse(repr(searcher))) is type(searcher)
     assert spell(searcher) == repr(searcher)
+
+
+def test_every_rule_that_stops_a_search_is_read():
+    rules = [getattr(decide, name) for name in decide.__all__]
+    kinds = {r for r in rules if inspect.isclass(r) and issubclass(r, decide.StoppingRule)}
+    for kind in kinds - {decide.StoppingRule}:
+        rule = kind()
+        assert parse(repr(rule)) == rule
+        assert type(parse(repr(rule))) is kind
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from test_sandbox import left_behind
 from work import until
 
 from ppl.errors import WorkerError
-from ppl.runtime.process import Group
+from ppl.runtime.process import _TIDY, Group
 from ppl.runtime.worker import Process, Worker, WorkerTimeoutError
 from ppl.verifiers.exact.cgroup import home
 
@@ -120,6 +120,21 @@ def test_a_group_ends_together_and_takes_its_folder():
     assert not folder.exists()
 
 
+def test_who_tidies_up_behind_a_killed_caller_tries_for_minutes_and_stops_when_all_is_gone(
+    tmp_path,
+):
+    folder, leaf, waited = (tmp_path / name for name in ("folder", "leaf", "waited"))
+    (folder / "inside").mkdir(parents=True)
+    leaf.mkdir()
+    (leaf / "busy").touch()  # as a control group is until the kernel has ended its processes
+    sleep = f'sleep() {{ echo "$1" >> "{waited}"; [ "$1" != 24 ] || rm "{leaf}/busy"; }}'
+    command = ["/bin/sh", "-c", f"{sleep}; {_TIDY}", "sh", str(folder), str(leaf)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=900)
+    assert not folder.exists()
+    assert not leaf.exists()
+    assert waited.read_text().split() == ["0", ".1", ".2", ".4", ".8", "1.6", "3", "6", "12", "24"]
+
+
 CALLER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who is in the background
@@ -165,7 +180,7 @@ def test_nothing_outlives_its_caller(number, isolation, tmp_path):
     interpreters = 9 if isolation == "bubblewrap" else 6  # at least, of two pairs, and the worker
     assert until(lambda: len(left_behind(str(size))) >= interpreters)
     caller.send_signal(number)
-    assert caller.wait(60) in (-number, 1)
+    assert caller.wait(300) in (-number, 1)
     place = home()
 
     def left() -> list[str]:
@@ -178,10 +193,10 @@ def test_nothing_outlives_its_caller(number, isolation, tmp_path):
 FORK = """
 import os, threading, time
 from ppl.runtime.worker import Worker
-from ppl.verifiers import Check, UnitTests
+from ppl.verifiers import Check, Sandbox, UnitTests
 from ppl.verifiers.exact.pool import shared_pool
 
-tests = UnitTests("assert f(2) == 4", names=["f"])
+tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
 good, slow = "def f(x): return 4", "import time\\ndef f(x): time.sleep(1); return 4"
 worker = Worker(%r, "echo", "", 60)
 assert tests.outcomes([good])[0].status == "passed"
@@ -222,10 +237,11 @@ def test_a_forked_child_and_its_parent_share_nothing():
 
 SPAWN = """
 import multiprocessing as mp
-from ppl.verifiers import UnitTests
+from ppl.verifiers import Sandbox, UnitTests
 
 def outcome(source):
-    return UnitTests("assert f(2) == 4", names=["f"]).outcomes([source])[0].status
+    tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
+    return tests.outcomes([source])[0].status
 
 if __name__ == "__main__":
     sources = ["def f(x): return 4", "def f(x): return 5"]
@@ -235,13 +251,13 @@ if __name__ == "__main__":
 
 JOBLIB = """
 import joblib
-from ppl.verifiers import UnitTests
+from ppl.verifiers import Sandbox, UnitTests
 
 def outcome(tests, source):
     return tests.outcomes([source])[0].status
 
 if __name__ == "__main__":
-    tests = UnitTests("assert f(2) == 4", names=["f"])
+    tests = UnitTests("assert f(2) == 4", names=["f"], sandbox=Sandbox(seconds=60))
     sources = ["def f(x): return 4", "def f(x): return 5"]
     for backend in ("loky", "threading"):
         run = joblib.Parallel(n_jobs=2, backend=backend)
@@ -257,7 +273,7 @@ def test_other_ways_to_processes(how, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SPAWN if how == "spawn" else JOBLIB)
     done = subprocess.run(
-        [sys.executable, script], check=False, capture_output=True, text=True, timeout=240
+        [sys.executable, script], check=False, capture_output=True, text=True, timeout=900
     )
     times = 1 if how == "spawn" else 2
     assert done.stdout.splitlines() == ["['passed', 'failed']"] * times, done.stderr[-2000:]
@@ -273,8 +289,10 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
 check = Check("def f(): return 1", ("f",), ("assert f() == 1",))
-print(Sandbox().run(check).status)
-print(UnitTests("assert f() == 1", names=["f"]).outcomes(["def f(): return 1"])[0].status)
+sandbox = Sandbox(seconds=60)
+print(sandbox.run(check).status)
+tests = UnitTests("assert f() == 1", names=["f"], sandbox=sandbox)
+print(tests.outcomes(["def f(): return 1"])[0].status)
 with Worker(%r, "echo", "", 60) as worker:
     print(worker.ask("far", 60)[1])
 """

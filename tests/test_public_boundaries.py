@@ -13,7 +13,6 @@ import inspect
 import math
 import re
 import signal
-import sys
 
 import numpy as np
 import public_calls
@@ -29,6 +28,7 @@ from public_verifiers import VERIFIER_CALLS
 
 import ppl
 from ppl import allocate, decide, searchers, tasks, verifiers
+from ppl.lm import loading
 
 CALLS = [*public_calls.CALLS, *VERIFIER_CALLS, *CALIBRATION_CALLS, *DECIDE_CALLS, *ALLOCATE_CALLS]
 MODULES = [ppl, searchers, verifiers, tasks, decide, decide.scaling, allocate]
@@ -172,7 +172,6 @@ def breaches(call: Call, argument: str, value: object) -> str | None:
 @pytest.fixture(autouse=True)
 def same_loaders(monkeypatch):
     """What is registered here is forgotten."""
-    loading = sys.modules["ppl.lm.load"]
     monkeypatch.setattr(loading, "_LOADERS", dict(loading._LOADERS))
 
 

@@ -19,7 +19,8 @@ from ppl.errors import StudyError, UnsupportedModelError
 from ppl.lm.engine import building, quantised
 from ppl.lm.engine.linear import JoinedPart, PackedLinear
 from ppl.lm.engine.quantised import Int8Linear, quantise_linears
-from ppl.lm.pretrained import TINY, _check_weights
+from ppl.lm.placement import check_weights
+from ppl.lm.sources import TINY
 from ppl.posterior.posterior import Posterior
 from ppl.searchers import SMC, BestOfN, Search
 from ppl.study import Study, merge
@@ -366,7 +367,7 @@ def test_other_types_are_refused_by_name(dtype):
 
 def test_a_gpu_has_no_such_weights():
     with pytest.raises(ValueError, match=r"on a CPU, this one runs on cuda"):
-        _check_weights("int8", torch.device("cuda"), pack=True)
+        check_weights("int8", torch.device("cuda"), pack=True)
 
 
 def test_models_whose_weights_are_elsewhere_are_refused():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 import warnings
+from types import SimpleNamespace
 
 import pyro
 import pytest
 import unending
+from work import until
 
 import ppl
 from ppl.language.steps import StepRule
@@ -37,6 +38,16 @@ def patience(monkeypatch):
     monkeypatch.setattr(link, "PATIENCE", 0.4)
 
 
+@pytest.fixture
+def between_looks(monkeypatch):
+    """Sets what is done, instead of letting time pass, before a call is looked at again."""
+
+    def set_to(work):
+        monkeypatch.setattr(link, "time", SimpleNamespace(sleep=lambda seconds: work()))
+
+    return set_to
+
+
 def pid(model):
     return model.link(0).process.process.pid
 
@@ -45,16 +56,25 @@ def writes(lm, question, **settings):
     return pyro.sample("s0", lm(lm.chat(question), **{"max_tokens": 40, **settings})).text
 
 
-def test_a_function_that_does_not_return_ends_with_the_search(one):
+def test_a_function_that_does_not_return_ends_with_the_search(one, between_looks):
     """And who waits behind it is asked again."""
     before = BestOfN(2).run(writes, one, "2 + 3 =", seed=1)
-    process = pid(one)
+    process, held = pid(one), one.link(0)
+
+    def somebody_waits():
+        with held._pending.lock:
+            return held._pending.asked.keys() - held._left
+
+    between_looks(lambda: until(somebody_waits))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        limit = ppl.Budget(seconds=0.5)
-        late = BestOfN(2).run(
-            writes, one, "2 + 3 =", seed=1, budget=limit, allowed=unending.endless
-        )
+        for seconds in (0.5, 5.0, 50.0):  # until it is asked within them
+            limit = ppl.Budget(seconds=seconds)
+            late = BestOfN(2).run(
+                writes, one, "2 + 3 =", seed=1, budget=limit, allowed=unending.endless
+            )
+            if held._left:
+                break
         after = BestOfN(2).run(writes, one, "2 + 3 =", seed=1)
     assert not late.samples
     assert [s.value for s in after.samples] == [s.value for s in before.samples]
@@ -74,21 +94,34 @@ def test_what_somebody_waits_for_may_take_its_time(one):
     assert pid(one) == process
 
 
-def test_what_nobody_waits_for_may_call_as_long_as_its_calls_return(one):
-    """A score asks its function about each token before anything else is heard."""
-    process = pid(one)
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_what_nobody_waits_for_may_call_as_long_as_its_calls_return(
+    stands_still, one, between_looks
+):
+    """A score asks its function about each token before anything else is heard. Nor is it the
+    function's fault that the machine stands still between two looks at one call of it."""
+    process, held, looks = pid(one), one.link(0), []
+
+    def it_returns():
+        at = held._calling.now
+        looks.append(at)
+        if stands_still and at[0] and looks.count(at) < 2:
+            return  # nothing has happened, however long it was
+        until(lambda: held._calling.now != at or not at[0])
+
+    between_looks(it_returns)
     value = ppl.Continuation((40,) * 30, "", "open", one.codec.identity)
     spec = Spec(one.chat("2 + 3 =").tokens, StepRule(), None, Warp(), unending.slow)
     session = one.session()
     session.submit(ScoreRequest(one, spec, value, "score"))
-    while not one.link(0)._calling.now[0]:
+    while not held._calling.now[0]:
         session.step()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         session.close()
-        while one.link(0)._watching:
-            time.sleep(0.05)
+        assert until(lambda: not held._watching)
     assert pid(one) == process
+    assert looks
 
 
 def test_of_each_request_all_that_it_brings_along_is_seen_while_it_runs(lm):

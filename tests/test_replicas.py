@@ -31,6 +31,7 @@ from ppl.errors import (
 )
 from ppl.language.cost import Account
 from ppl.language.steps import StepRule
+from ppl.lm import copies, loading
 from ppl.lm.base import ContinueRequest, ScoreRequest, Spec
 from ppl.lm.calling import Calling
 from ppl.lm.origin import keeps_origin
@@ -357,14 +358,13 @@ def test_replicas_that_there_cannot_be(source, settings, said):
 
 def test_copies_have_gpus_of_their_own(monkeypatch):
     made = []
-    module = sys.modules["ppl.lm.load"]  # whose name in its package is that of the function
 
     def loader(source, devices, **settings):
         made.append(devices)
         return ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
 
-    monkeypatch.setattr(module, "device_here", lambda d: torch.device(d or "cuda"))
-    monkeypatch.setattr(module, "_RUN_REPLICAS", [loader])
+    monkeypatch.setattr(loading, "device_here", lambda d: torch.device(d or "cuda"))
+    monkeypatch.setattr(copies, "RUN", [loader])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     ppl.load("tiny", replicas=2)
     ppl.load("tiny", replicas=["cuda:1", "cpu"])
@@ -382,7 +382,7 @@ def test_devices_of_copies_are_kept_in_files_and_loaded_again(monkeypatch):
         made.append((devices, settings["dtype"]))
         return ppl.TableLM({"a": 0.5, "$": 0.5}, symbols="^a$")
 
-    monkeypatch.setattr(sys.modules["ppl.lm.load"], "_RUN_REPLICAS", [loader])
+    monkeypatch.setattr(copies, "RUN", [loader])
     devices = ["cpu", "cpu"]
     lm = ppl.load("tiny", replicas=devices, dtype=torch.float32)
     devices.append("cpu")  # what was loaded stays what it was

@@ -481,7 +481,7 @@ def test_a_browser_shows_it_and_sorts_its_tables(made, tmp_path):
     path.write_text(page)
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     cells, theme = json.loads(html.unescape(title[1]))
     assert len(cells) > 10

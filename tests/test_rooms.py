@@ -9,11 +9,11 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from packages import imported, parsed, sources
 
 # From the bottom to the top: a file may import from its own room and from those before it.
 ROOMS = [
+    "ppl.lazy",
     "ppl.errors",
     "ppl.language",
     "ppl.lm",
@@ -36,34 +36,9 @@ ROOMS = [
 ]
 
 
-def sources() -> dict[str, Path]:
-    """Modules of the library by name. The two links are read where they point to."""
-    found = {}
-    for folder, name in (
-        ("ppl", "ppl"),
-        ("searchers", "ppl.searchers"),
-        ("verifiers", "ppl.verifiers"),
-    ):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            if folder == "ppl" and parts[0] in ("searchers", "verifiers"):
-                continue
-            found[".".join((name, *(p for p in parts if p != "__init__")))] = path
-    return found
-
-
 def imports(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of the library that a file imports, at its top, in a function, or for types only."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name in modules}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                found |= {whole if whole in modules else str(node.module)} & modules.keys()
-    return found
+    return imported(ast.walk(parsed(path)), modules) & modules.keys()
 
 
 @pytest.fixture(scope="module")
@@ -113,4 +88,4 @@ def test_rooms_open_when_they_are_asked_for():
         "ppl.tasks.load, ppl.study.Study; "
         "assert not hasattr(ppl, 'rooms')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=900)

@@ -214,7 +214,7 @@ def test_a_stream_of_a_completion(api):
 def test_the_wire_has_no_more_than_events(both):
     server, _ = both
     body = {"model": "quick", "messages": [{"role": "user", "content": "a"}], "stream": True}
-    answer = httpx.post(f"{server.url}/chat/completions", json=body)
+    answer = httpx.post(f"{server.url}/chat/completions", json=body, timeout=300)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["x-request-id"].startswith("chatcmpl-")
     events = answer.text.split("\n\n")
@@ -337,7 +337,9 @@ def test_the_application_runs_in_any_asgi_server_also_mounted():
 
     async def main():
         transport = httpx.ASGITransport(outer)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here/llm/v1") as api:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://here/llm/v1", timeout=300
+        ) as api:
             body = {"model": "quick:SMC(4)", "messages": [{"role": "user", "content": "ab"}]}
             closed = await api.post("/chat/completions", json=body)
             key = {"Authorization": "Bearer key"}

@@ -19,6 +19,7 @@ from serving import (
     client,
     connected,
     endless,
+    got,
     health,
     quick,
     served,
@@ -61,7 +62,7 @@ def test_two_hundred_at_once_lose_none_and_those_who_leave_leave_nothing():
             base_url=url,
             api_key="none",
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=120),
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=300),
         ) as api:
 
             def one(model, seed, **options):
@@ -198,7 +199,9 @@ def test_comments_come_while_a_slow_search_runs():
             "max_tokens": 60,
             "stream": True,
         }
-        with httpx.stream("POST", f"{server.url}/chat/completions", json=body, timeout=60) as reply:
+        with httpx.stream(
+            "POST", f"{server.url}/chat/completions", json=body, timeout=300
+        ) as reply:
             assert reply.status_code == 200
             lines = [line for line in reply.iter_lines() if line]
         comments = [line for line in lines if line.startswith(":")]
@@ -248,7 +251,7 @@ def test_a_server_that_stops_lets_searches_end_and_nobody_in():
         first = ask_in_a_thread(server, "endless:BestOfN(1)", told, max_tokens=300)
         assert until(lambda: health(server)["running"] == 1)
         host = server.url.removeprefix("http://").removesuffix("/v1")
-        kept = http.client.HTTPConnection(host, timeout=60)
+        kept = http.client.HTTPConnection(host, timeout=300)
         kept.request("GET", "/health")
         kept.getresponse().read()
         server._server.should_exit = True
@@ -262,7 +265,8 @@ def test_a_server_that_stops_lets_searches_end_and_nobody_in():
     assert isinstance(late[0], openai.APIConnectionError)
 
 
-def test_a_server_that_stops_abandons_who_is_late_and_says_so():
+def test_a_server_that_stops_abandons_who_is_late_and_says_so(monkeypatch):
+    monkeypatch.setattr("ppl.serve.server._FAREWELL", 60.0)  # for its answers; none takes as long
     slow, told = endless(), []
     before = trees()
     started = time.monotonic()
@@ -294,12 +298,12 @@ def test_sigterm_stops_serve_gracefully(terminated, caplog):
 
     def customer():
         assert until(lambda: answers(url))
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as api:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=300) as api:
             asking = threading.Thread(
                 target=lambda: told.append(ask(api, "endless:BestOfN(1)", max_tokens=300))
             )
             asking.start()
-            assert until(lambda: httpx.get(f"{url}/health").json()["running"] == 1)
+            assert until(lambda: got(f"{url}/health").json()["running"] == 1)
             os.kill(os.getpid(), signal.SIGTERM)
             asking.join()
 
@@ -316,6 +320,6 @@ def test_sigterm_stops_serve_gracefully(terminated, caplog):
 
 def answers(url):
     try:
-        return httpx.get(f"{url}/health").status_code == 200
+        return got(f"{url}/health").status_code == 200
     except httpx.HTTPError:
         return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import openai
 import pyro
 import pytest
-from serving import QUICK, Counting, ask, client, connected, quick, served
+from serving import QUICK, Counting, ask, client, connected, got, quick, served
 from work import until
 
 import ppl
@@ -40,7 +41,7 @@ class Lost(Counting):
 
 
 LIMITS = Limits(
-    tokens=500, calls=300, seconds=20.0, particles=20, body_bytes=5000, body_seconds=0.5
+    tokens=500, calls=300, seconds=20.0, particles=20, body_bytes=5000, body_seconds=60.0
 )
 
 
@@ -289,7 +290,7 @@ def test_a_searcher_that_needs_steps_and_has_none():
 
 def post(server, body, path="/chat/completions", **headers):
     kind = {"Content-Type": "application/json", **headers}
-    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=60)
+    return httpx.post(f"{server.url}{path}", content=body, headers=kind, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -338,8 +339,8 @@ def test_large_bodies_are_refused(server):
 
 def test_paths_and_methods(server, api):
     root = server.url.removesuffix("/v1")
-    assert httpx.get(f"{root}/nothing").json()["error"]["code"] == "not_found"
-    answer = httpx.get(f"{server.url}/chat/completions")
+    assert got(f"{root}/nothing").json()["error"]["code"] == "not_found"
+    answer = got(f"{server.url}/chat/completions")
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     with pytest.raises(openai.NotFoundError) as caught:
         api.models.retrieve("nobody")
@@ -351,9 +352,17 @@ def test_paths_and_methods(server, api):
     assert said["param"] == "model"
 
 
-def test_slow_clients_are_not_waited_for(server):
+@pytest.fixture
+def hurried():
+    """One that waits so shortly that connections would end between two requests of other tests."""
+    limits = replace(LIMITS, body_seconds=1.5)
+    with served({"quick": quick()}, limits=limits) as (server, _):
+        yield server
+
+
+def test_slow_clients_are_not_waited_for(hurried):
     begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
-    with connected(server) as head, connected(server) as body, connected(server) as silent:
+    with connected(hurried) as head, connected(hurried) as body, connected(hurried) as silent:
         head.sendall(begun)
         body.sendall(begun + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 
@@ -372,12 +381,12 @@ def test_slow_clients_are_not_waited_for(server):
         assert b'"code": "request_timeout"' in answer
         assert silent.recv(1000) == b""
     again = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    with connected(server) as second:  # nor does a first request that was whole
+    with connected(hurried) as second:  # nor does a first request that was whole
         second.sendall(again)
         assert second.recv(10_000).startswith(b"HTTP/1.1 200 ")
         second.sendall(begun)
         assert until(lambda: second.recv(1000) == b"")
-    with connected(server) as endless:  # nor a body that nobody reads any more
+    with connected(hurried) as endless:  # nor a body that nobody reads any more
         endless.sendall(
             begun + b"Content-Type: application/json\r\nContent-Length: 9999999\r\n\r\n"
         )
@@ -396,19 +405,19 @@ def ended(bare):
 def test_keys():
     with served({"quick": quick()}, api_key=["key-1", "key-2"]) as (server, api):
         for wrong in ("none", "key-", "key-11", "\u00e9"):
-            answer = httpx.get(
+            answer = got(
                 f"{server.url}/models", headers={"Authorization": f"Bearer {wrong}".encode()}
             )
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
-        basic = httpx.get(f"{server.url}/models", headers={"Authorization": "Basic key-1"})
-        assert basic.status_code == httpx.get(f"{server.url}/models").status_code == 401
+        basic = got(f"{server.url}/models", headers={"Authorization": "Basic key-1"})
+        assert basic.status_code == got(f"{server.url}/models").status_code == 401
         assert refused(api, openai.AuthenticationError)["code"] == "invalid_api_key"
         for key in ("key-1", "key-2"):
             with client(server, key) as admitted:
                 assert ask(admitted, "quick:SMC(2)").choices
                 assert admitted.models.list().data
-        assert httpx.get(f"{server.url.removesuffix('/v1')}/health").status_code == 200
+        assert got(f"{server.url.removesuffix('/v1')}/health").status_code == 200
 
 
 # -- searches that fail ----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ with torch.inference_mode():
 def said(code: str, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + code, *arguments],
-        capture_output=True, text=True, timeout=240, cwd=HERE, check=False,
+        capture_output=True, text=True, timeout=900, cwd=HERE, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])

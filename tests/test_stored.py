@@ -77,8 +77,8 @@ def test_a_file_says_which_models_were_asked_and_what_texts_say(tiny, tmp_path):
     assert meta["searcher"] == "SMC(num_particles=2, ess_threshold=0.5, resampling='systematic', " \
         "resampling_temperature=1.0, tempering=())"  # fmt: skip
     models = {row["loaded"]["loader"]: row for row in meta["models"]}
-    assert models["ppl.lm.load:load"]["loaded"]["source"] == "tiny"
-    assert models["ppl.lm.load:load"]["tokenizer"] == lm.codec.identity.fingerprint
+    assert models["ppl.lm.loading:load"]["loaded"]["source"] == "tiny"
+    assert models["ppl.lm.loading:load"]["tokenizer"] == lm.codec.identity.fingerprint
     assert "ppl.verifiers.models.prm:PRM.load" in models
     assert {text["string"] for text in texts} >= {s.text.text for s in posterior.samples}
 

@@ -83,9 +83,9 @@ def test_every_search_gives_what_it_gives_alone_whatever_happens_around_it():
                 time.sleep(pause)
                 if future.cancel():
                     with pytest.raises(CancelledError):
-                        future.result(60)
+                        future.result(300)
                     continue
-            check(1, which, seed, future.result(60))
+            check(1, which, seed, future.result(300))
 
     def awaits(worker):
         async def one(which, seed, cancelled, pause):
@@ -112,7 +112,7 @@ def test_every_search_gives_what_it_gives_alone_whatever_happens_around_it():
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(f, i) for i, f in enumerate([runs, submits, awaits] * 2)]
         for future in futures:
-            future.result(120)
+            future.result(300)
     assert not wrong
     assert all(done)
     nothing_is_left(lm)
@@ -168,7 +168,7 @@ def test_an_interrupt_at_any_line_hurts_nobody_else(function, places):
             came += 1
         finally:
             sys.settrace(before)
-        assert contents(other.result(60)) == others
+        assert contents(other.result(300)) == others
         assert contents(SMC(3).run(walk, lm, 3, seed=1)) == mine
         nothing_is_left(lm)
         assert not TURNS._seats
@@ -191,7 +191,7 @@ def test_a_search_may_run_inside_of_another(where, how):
         elif how == "arun":
             found.append(asyncio.run(SMC(3).arun(toy, "prod", seed=5)))
         elif how == "submit":
-            found.append(SHARED.submit(SMC(3).begin(toy, "prod", seed=5)).result(60))
+            found.append(SHARED.submit(SMC(3).begin(toy, "prod", seed=5)).result(300))
         else:
             search = SMC(3).begin(toy, "prod", seed=5)
             while not search.over:
@@ -244,7 +244,7 @@ def test_programs_without_models_starve_none_with_one():
         assert not any(future.done() for future in busy)
         over.set()
         for future in busy:
-            future.result(60)
+            future.result(300)
 
 
 # -- misuse ------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_tree_of_two_threads_is_refused():
                 tree.expand([tree.root], 3)
         finally:
             refused.set()
-            going.result(60)
+            going.result(300)
     tree.close()
     nothing_is_left(lm)
 
@@ -289,7 +289,7 @@ def test_what_is_abandoned_may_not_hold_on_for_ever():
         while not lm.steps:
             time.sleep(0.001)
         future.cancel()
-        wait([future], 60)
+        wait([future], 300)
         assert contents(SMC(3).run(toy, "prod", seed=2))
     assert any("catches its own end" in str(w.message) for w in caught)
 
@@ -307,7 +307,7 @@ def test_nothing_of_a_search_is_kept():
     before = count()
     for seed in range(40):
         SMC(2).run(walk, lm, 2, seed=seed)
-        SHARED.submit(BestOfN(2).begin(walk, lm, 2, seed=seed)).result(60)
+        SHARED.submit(BestOfN(2).begin(walk, lm, 2, seed=seed)).result(300)
     nothing_is_left(lm)
     lm.sessions.clear()
     assert count() <= before + 1  # the background's last

@@ -337,6 +337,7 @@ def test_an_answer_that_takes_too_long_is_unreadable():
     task = load("reasoning_gym/polynomial_multiplication", n=1)
     with Judge(limit=1.0) as judge:
         assert judge.verdict(task[0], "9**9**9**9") is None  # or for ever
+        judge.limit = 120.0
         assert judge.verdict(task[0], task[0].gold) is True  # a new worker
 
 

@@ -41,7 +41,7 @@ SUM = Problem(
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
-    with Judge() as one:
+    with Judge(limit=120.0) as one:
         yield one
 
 
@@ -140,7 +140,7 @@ HANG = """
 import sys, time
 print("ready", flush=True)
 for line in sys.stdin:
-    time.sleep(60)
+    time.sleep(600)
 """
 DIE = """
 import sys
@@ -159,7 +159,7 @@ def test_a_lost_worker_is_an_error_then_replaced(
             patch.setattr(judge.worker, "program", program)
             with pytest.raises(TaskError, match=word):
                 judge.score(SUM, "3*5+7")
-        judge.limit = 60.0
+        judge.limit = 120.0
         assert judge.score(SUM, "3*5+7")  # a new worker, and unknown was not counted as wrong
 
 
@@ -170,7 +170,7 @@ def test_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_close_ends_the_process() -> None:
-    judge = Judge()
+    judge = Judge(limit=120.0)
     assert judge.score(SUM, "3*5+7")
     process = judge.worker.process
     judge.close()
@@ -190,7 +190,7 @@ def test_is_correct_is_quiet_and_leaves_nothing_behind() -> None:
         [sys.executable, "-W", "error", "-c", script],
         check=False,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not is_correct(SUM, "3+5")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ppl
-from ppl.lm.pretrained import EMBEDDED
+from ppl.lm.sources import EMBEDDED
 from ppl.searchers import BestOfN
 from ppl.tasks.chain import Chain
 from ppl.tasks.lines import LINE_TASKS, held_out_problems

@@ -14,7 +14,7 @@ def endless(new):
 
 def slow(new):
     """Takes its time, and returns."""
-    time.sleep(0.1)
+    time.sleep(0.02)
     return (40, 41)
 
 

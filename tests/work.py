@@ -50,7 +50,7 @@ def growth(function: Callable[[int], Any], size: int, tries: int = 4) -> float:
     return large / max(small, _GRAIN)
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> bool:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> bool:
     """Waits until a condition holds; whether it does."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

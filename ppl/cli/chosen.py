@@ -19,7 +19,7 @@ MODEL = "tiny-lines"
 
 def verifier_name(model: str, verifier: str | None) -> str | None:
     """The verifier that is meant: of an embedded model its own, unless another is named."""
-    from ppl.lm.pretrained import EMBEDDED
+    from ppl.lm.sources import EMBEDDED
 
     if verifier is None:
         return model if model in EMBEDDED else None

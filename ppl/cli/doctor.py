@@ -80,7 +80,7 @@ def _version(package: str) -> str | None:
 def _models() -> Check:
     """Whether the embedded pair answers a question."""
     from ppl.errors import PPLError
-    from ppl.lm.load import load
+    from ppl.lm.loading import load
 
     try:
         lm = load("tiny-lines")

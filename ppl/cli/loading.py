@@ -60,14 +60,14 @@ class Loading:
         from ppl.language.checks import nbytes
         from ppl.lm.drafts import Drafts
         from ppl.lm.engine.kv import KV
-        from ppl.lm.pretrained import _check_weights, _dtype, device_here
+        from ppl.lm.placement import check_weights, device_here, dtype_of
 
         def weights(said: str) -> None:
-            _check_weights(said, device_here(self.device), True)
+            check_weights(said, device_here(self.device), True)
 
         checks: dict[str, Callable[[Any], object]] = {
             "device": device_here,
-            "dtype": _dtype,
+            "dtype": dtype_of,
             "weights": weights,
             "kv": KV.read,
             "kv_bytes": lambda said: nbytes(kv_bytes=said),
@@ -127,7 +127,7 @@ class Loading:
         """What a model is called that is loaded so."""
         from ppl.lm.engine.kv import KV
         from ppl.lm.engine.quantised import name_with
-        from ppl.lm.gguf import name_of
+        from ppl.lm.sources import name_of
 
         name = name_of(name) if self.adapter is None else f"{name_of(name)}+{self.adapter}"
         return KV.read(self.kv or "full").named(name_with(name, self.weights))

@@ -45,7 +45,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve models over HTTP; clients name a searcher with the model: 'tiny-lines:SMC(16)'."""
-    from ppl.lm.gguf import name_of
+    from ppl.lm.sources import name_of
     from ppl.serve import Limits, Offer
     from ppl.serve import serve as run
     from ppl.study import Source

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl.decide.candidates import Candidates, Floats
+from ppl.decide.candidates import Candidates
+from ppl.decide.columns import Floats
 from ppl.decide.voting import weigh
 from ppl.errors import ArgumentError
 from ppl.language.arguments import checked

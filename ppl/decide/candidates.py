@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ppl.decide.columns import COLUMNS, Bools, Columns, Floats, Ints
 from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.answers.joint import refuse_joint
@@ -19,64 +19,7 @@ from ppl.language.text import Continuation
 from ppl.posterior.posterior import Posterior, Sample
 from ppl.posterior.votes import keyed
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-COLUMNS = {
-    "log_weights": "importance weights, as logarithms",
-    "log_scores": "logarithms of a verifier's values in [0, 1]",
-    "rewards": "values on any scale, larger is better",
-    "log_probs": "log p(text) under the law that was sampled",
-    "log_joints": "log p(text) plus log p(observations)",
-    "tokens": "generated tokens",
-    "texts": "what tells texts apart",
-    "confidences": "probabilities that the answer is right, in [0, 1]",
-    "certainties": "how sure a model was of a text, larger is surer: see trace_confidence and "
-    "self_certainty",
-}
-"""What may be known of candidates, a number each."""
-
 _LOGS = ("log_weights", "log_scores", "log_probs", "log_joints")
-
-
-class Columns:
-    """What is known of candidates, by name: `columns["log_scores"]` is `[..., N]`.
-
-    Leading axes are for several sets of candidates at once, which `take` makes.
-
-    Attributes:
-        there: `[..., N]`, which candidates have an answer that counts.
-    """
-
-    def __init__(self, there: Bools, known: Mapping[str, Callable[[], NDArray[Any]]]) -> None:
-        self.there = there
-        self._known = dict(known)
-        self._made: dict[str, NDArray[Any]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """Raises ArgumentError for what is not known, which says how to give it."""
-        if name not in self._known:
-            if name not in COLUMNS:
-                raise ArgumentError(f"no column is called {name!r}; one of {', '.join(COLUMNS)}")
-            raise ArgumentError(
-                f"{name}: this rule needs them ({COLUMNS[name]}), and they are not known here; "
-                f"give them as Candidates.of(..., {name}=[...]), one for each candidate"
-            )
-        if name not in self._made:
-            self._made[name] = self._known[name]()
-        return self._made[name]
-
-    def take(self, members: Ints) -> Columns:
-        """Sets of candidates, `[S, k]` indices: what is known of each set."""
-
-        def taken(name: str) -> Callable[[], NDArray[Any]]:
-            return lambda: self[name][members]
-
-        return Columns(self.there[members], {name: taken(name) for name in self._known})
 
 
 class Candidates:
@@ -284,8 +227,3 @@ def _choices(sample: Sample) -> Hashable:
 def _drawn(sample: Sample) -> list[Continuation]:
     values = [r.value for r in sample.records if r.kind == "choice"]
     return [value for value in values if isinstance(value, Continuation)]
-
-
-def dead(log_weights: Floats) -> Floats:
-    """Zero, and minus infinity for the dead: what a weight of one is, as a logarithm."""
-    return np.where(np.isneginf(log_weights), -math.inf, 0.0)

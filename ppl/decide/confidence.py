@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ppl.decide.candidates import Candidates, Floats, answer_numbers
+from ppl.decide.candidates import Candidates, answer_numbers
+from ppl.decide.columns import Floats
 from ppl.language.arguments import checked
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import poisson
 
-from ppl.decide.candidates import Floats
+from ppl.decide.columns import Floats
 from ppl.decide.scaling.estimators import modal
 from ppl.errors import ArgumentError
 from ppl.language import checks

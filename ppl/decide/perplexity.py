@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, gammaln
 
-from ppl.decide.candidates import Bools, Columns, Floats, dead
+from ppl.decide.columns import Bools, Columns, Floats, dead
 from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import check_fields, checked

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ppl.decide.candidates import Columns, Floats
+from ppl.decide.columns import Columns, Floats
 from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import check_fields, checked

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppl.decide.candidates import COLUMNS, Bools, Columns, Floats, Ints
+from ppl.decide.columns import COLUMNS, Bools, Columns, Floats, Ints
 from ppl.language import checks
 from ppl.language.arguments import check_fields
 

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ppl.decide.candidates import Candidates, Floats, Ints, answer_numbers
+from ppl.decide.candidates import Candidates, answer_numbers
+from ppl.decide.columns import Floats, Ints
 from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.arguments import checked

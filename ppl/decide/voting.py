@@ -21,29 +21,19 @@ is rare: map them to (0, 1) first, or only compare them (`best`).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ppl.decide.candidates import COLUMNS, Candidates, Columns, Floats, answer_numbers, dead
+from ppl.decide.candidates import Candidates, answer_numbers
+from ppl.decide.columns import COLUMNS, Columns, Floats, Weighting, dead
 from ppl.errors import ArgumentError, SearchStateError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.randomness import generator
 from ppl.posterior.posterior import Posterior
 from ppl.posterior.votes import Combine, heaviest_of, leading, pooled, speaker, winner
-
-
-class Weighting(Protocol):
-    """A rule: what each candidate's vote weighs.
-
-    It is given what is known, `[..., N]` each, and returns logarithms `[..., N]`. Where a candidate
-    is not `there`, its weight is that of no answer: it wins nothing, and lowers all shares.
-    """
-
-    def __call__(self, columns: Columns, /) -> Floats:
-        """Log-weights, `[..., N]`."""
 
 
 def posterior_weights(columns: Columns) -> Floats:

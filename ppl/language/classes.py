@@ -14,7 +14,6 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ppl.language.answers import Answer, Equality, equality, normal_form, readable
 
@@ -70,9 +69,6 @@ def identity(value: Any) -> Hashable:
     match value:
         case Answer():
             return Answer, normal_form(value)
-        case torch.Tensor():
-            dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-            return torch.Tensor, tuple(dense.shape), _elements(dense.flatten().tolist())
         case np.ndarray():
             return np.ndarray, value.shape, _elements(value.ravel().tolist())
         case tuple() | list():
@@ -81,6 +77,9 @@ def identity(value: Any) -> Hashable:
             return dict, frozenset((identity(k), identity(v)) for k, v in value.items())
         case set():
             return frozenset, frozenset(identity(item) for item in value)
+        case _ if hasattr(value, "to_dense"):  # a tensor; torch takes a second to import
+            dense = value.detach().to_dense()
+            return "tensor", tuple(dense.shape), _elements(dense.flatten().tolist())
         case float() if math.isnan(value):
             return float, "nan"
     try:

@@ -13,19 +13,12 @@ from transformers import AutoConfig, AutoTokenizer
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm.adapter import base_of, holds_adapter, put_in
 from ppl.lm.engine.linear import pack_linears
-from ppl.lm.engine.quantised import FORMATS, quantise_linears
+from ppl.lm.engine.quantised import quantise_linears
 from ppl.lm.engine.setting import on_the_cpu
-from ppl.lm.gguf import converted, fetched, file_on_hub
+from ppl.lm.gguf import converted, fetched
+from ppl.lm.placement import check_weights, device_here, dtype_of
 from ppl.lm.quiet import quiet_transformers
-
-TINY = Path(__file__).resolve().parents[1] / "tiny"
-EMBEDDED = {"tiny": TINY, "tiny-lines": TINY / "lines"}  # folders with lm/ and prm/
-
-
-def embedded(source: str | Path, part: str) -> str | Path:
-    """The folder of an embedded model's part, `lm` or `prm`; other sources as they are."""
-    folder = EMBEDDED.get(str(source))
-    return source if folder is None else folder / part
+from ppl.lm.sources import EMBEDDED, file_on_hub
 
 
 def load_pretrained(
@@ -50,9 +43,9 @@ def load_pretrained(
         ValueError: `device`, `dtype` or `weights` is none that there is here.
     """
     where_to_run = device_here(device)
-    _check_weights(weights, where_to_run, pack)
+    check_weights(weights, where_to_run, pack)
     default = torch.float32 if where_to_run.type == "cpu" else torch.bfloat16
-    kept = default if dtype is None else _dtype(dtype)
+    kept = default if dtype is None else dtype_of(dtype)
     path = Path(source).expanduser()
     if holds_adapter(path):
         if adapter is not None:
@@ -136,50 +129,6 @@ def _judge(model: Any) -> str | None:
                 "RewardModel.load or OutcomeModel.load"
             )
     return None
-
-
-def _check_weights(weights: str | None, device: torch.device, pack: bool) -> None:
-    if weights is None:
-        return
-    if weights not in FORMATS:
-        raise ValueError(
-            f"weights={weights!r}: {' or '.join(map(repr, FORMATS))}, or None for the weights as "
-            "they are"
-            + "; a model in four bits is one behind a server (docs/servers.md)"
-            * ("4" in weights)
-        )
-    if device.type != "cpu":
-        raise ValueError(f"weights={weights!r} is for models on a CPU, this one runs on {device}")
-    if not pack:
-        raise ValueError(f"weights={weights!r} lays weights out anew: it needs pack=True")
-
-
-def device_here(device: str | int | torch.device | None) -> torch.device:
-    """A device that torch has here; a GPU if there is one unless given."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
-        torch.empty(1, device=found).tolist()  # of the device "meta" there are no numbers
-    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device={device!r}: torch has no such device here, but {', '.join(there)}"
-        ) from error
-    return found
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
-    """A floating-point type of torch, by itself or by name; `"auto"` is that of the files."""
-    if dtype == "auto":
-        return "auto"
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(
-            f"dtype={dtype!r}: give torch.float32, torch.bfloat16 or torch.float16, their names, "
-            "or 'auto' for that of the files"
-        )
-    return found
 
 
 def _refuse_other_kinds(where: str, hub: dict[str, Any], name: str, error: Exception) -> None:

@@ -28,7 +28,7 @@ from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, Drawn, ScoreRequest, Spec, Tokens
 from ppl.lm.calling import Calling
 from ppl.lm.decode import LogitsModel
-from ppl.lm.load import load
+from ppl.lm.loading import load
 from ppl.lm.row import Row
 
 _BOOKED = ("prompt_tokens", "reused_tokens", "lm_tokens", "scored_tokens")

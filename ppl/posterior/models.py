@@ -15,6 +15,8 @@ from ppl.lm.origin import LOADERS, Origin
 from ppl.posterior.values import torch_dtype
 
 _ROOMS = ("ppl.lm.", "ppl.verifiers.")
+# As files of before say it: no name that a package gives is that of its module any more.
+_RENAMED = {"ppl.lm.load:load": "ppl.lm.loading:load"}
 
 
 def about(model: Any) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def _loaded(name: str, loaded: dict[str, Any] | None) -> Any:
             f"not keep; {remedy}"
         )
     path = str(loaded["loader"])
+    path = _RENAMED.get(path, path)
     if path not in LOADERS and path.startswith(_ROOMS):
         try:
             importlib.import_module(path.partition(":")[0])

@@ -24,8 +24,10 @@ from ppl.lm.calling import Calling
 from ppl.lm.replica import About, Answer, addressed, packed, unpacked
 from ppl.runtime.worker import Process
 
-# Seconds that a call of a function goes on for which nobody waits.
+# Seconds that a call of a function goes on for which nobody waits; and how often it is looked at
+# meanwhile, as a machine that stands still is no call that does not return, and loses one look.
 PATIENCE = 2.0
+_LOOKS = 10
 # Seconds that loading a model may take, and that is waited for anything else.
 _LOADING, _EVER = 1800.0, 1e9
 
@@ -121,7 +123,7 @@ class Link:
 
     def _watch(self) -> None:
         """Until all that was left is answered, ends a call of theirs that does not end."""
-        before = (0, 0)
+        before, same = (0, 0), 0
         while True:
             with self._pending.lock:
                 self._left &= self._pending.asked.keys()
@@ -129,12 +131,13 @@ class Link:
                     self._watching = False
                     return
                 now = self._calling.now
-                if now == before and now[0] in self._left:
+                same = same + 1 if now == before and now[0] in self._left else 0
+                if same == _LOOKS:
                     label = self._pending.asked[now[0]][1]
                     self._pending.ended = why = _endless(label, self.name)
                     break
             before = now
-            time.sleep(PATIENCE)
+            time.sleep(PATIENCE / _LOOKS)
         self.process.process.kill()  # whoever listens ends the rest
         warnings.warn(why, stacklevel=2)
 

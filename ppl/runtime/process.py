@@ -28,9 +28,11 @@ from ppl.errors import WorkerError
 
 # `kill` ends the guard as well, so a last shell outside the group tidies up behind it. The guard
 # waits until that one has left the group, which is when it closes its output.
+# It tries for minutes, as a busy kernel ends processes, and frees what they hold, in its own time.
 _TIDY = (
-    "exec >&-; folder=$1; shift; for wait in 0 .1 .2 .4 .8 1.6; do sleep $wait; "
-    '[ -z "$folder" ] || rm -rf -- "$folder"; [ $# = 0 ] || rmdir -- "$@"; done'
+    "exec >&-; folder=$1; shift; for wait in 0 .1 .2 .4 .8 1.6 3 6 12 24 48 96; do sleep $wait; "
+    '[ -z "$folder" ] || rm -rf -- "$folder"; [ $# = 0 ] || rmdir -- "$@"; '
+    'for left in "$folder" "$@"; do [ ! -d "$left" ] || continue 2; done; break; done'
 )
 _GUARD = f"read -r _; _=$(setsid -f /bin/sh -c '{_TIDY}' sh \"$@\"); kill -9 0"
 

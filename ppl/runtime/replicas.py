@@ -31,7 +31,6 @@ from ppl.language.steps import StepRule
 from ppl.lm.base import Drawn, ScoreRequest, Spec, Tokens
 from ppl.lm.decode import LogitsModel
 from ppl.lm.held import Held
-from ppl.lm.load import runs_replicas
 from ppl.lm.replica import About, Answer, Ask, packed
 from ppl.lm.row import Row
 from ppl.lm.server.flight import Scoring, ServerSession
@@ -406,6 +405,3 @@ def _node_of(processor: int) -> int:
     """The NUMA node of a processor; 0 where that is not said."""
     nodes = Path(f"/sys/devices/system/cpu/cpu{processor}").glob("node[0-9]*")
     return min((int(node.name.removeprefix("node")) for node in nodes), default=0)
-
-
-runs_replicas(Replicas)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ppl.errors import ArgumentError
 from ppl.language.arguments import check_fields, shown
 from ppl.lm.base import LanguageModel
-from ppl.lm.load import load
+from ppl.lm.loading import load
 from ppl.runtime.program import check_program
 from ppl.runtime.verdict import Verifier
 from ppl.searchers.parse import imported, parse
@@ -18,7 +18,6 @@ from ppl.searchers.sampling.best_of_n import BestOfN
 from ppl.searchers.search import Searcher
 from ppl.serve.programs import READY, Answering
 from ppl.serve.refusal import RefusedError
-from ppl.verifiers.models.prm import PRM
 
 Rule = Literal["vote", "best"]
 RULES: tuple[Rule, ...] = ("vote", "best")
@@ -99,7 +98,7 @@ class Menu:
             check_program(found, f"programs[{name!r}]")
             self.programs[name] = found
         # A name of several offers is one model.
-        self._lm, self._judge = cache(load), cache(PRM.load)
+        self._lm, self._judge = cache(load), cache(_judge)
         if isinstance(verifier, str):
             verifier = self._judge(verifier)
         self.offers: dict[str, Offered] = {}
@@ -149,3 +148,9 @@ class Menu:
             param="model",
             code="model_not_found",
         )
+
+
+def _judge(name: str) -> Verifier:
+    from ppl.verifiers.models.prm import PRM  # transformers, where a judge is named
+
+    return PRM.load(name)

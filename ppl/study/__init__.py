@@ -8,13 +8,20 @@
 `ppl.study.report` reads the folders.
 """
 
-from ppl.study.forecast import Expected, Forecast
-from ppl.study.merge import merge
-from ppl.study.plan import Cell, Group, question_seed
-from ppl.study.programs import steps, thinking, whole
-from ppl.study.runner import Progress, Summary
-from ppl.study.sources import Source, Use
-from ppl.study.study import Study
+from typing import TYPE_CHECKING
+
+from ppl.lazy import attach
+
+if TYPE_CHECKING:
+    from ppl.study.forecast import Expected, Forecast
+    from ppl.study.merging import merge
+    from ppl.study.plan import Cell, Group, question_seed
+    from ppl.study.programs import steps, thinking, whole
+    from ppl.study.runner import Progress, Summary
+    from ppl.study.sources import Source, Use
+    from ppl.study.study import Study
+else:
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "Cell",

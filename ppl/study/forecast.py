@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ppl.study import config, records
+from ppl.language.printed import Printed
+from ppl.study import config, records, resolving
 from ppl.study.plan import Group, Plan
 from ppl.study.problems import select
 from ppl.study.sources import READY
@@ -44,7 +45,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Printed):
     """What a run would do. Prints as a table."""
 
     rows: tuple[Expected, ...]
@@ -107,7 +108,7 @@ def forecast(
     done: dict[str, bool] = {}
     means = _Means()
     if folder is not None and (there := config.read(folder)) is not None:
-        config.together(there["study"], records.plain(config.resolved(study)), str(folder))
+        config.together(there["study"], records.plain(resolving.resolved(study)), str(folder))
         path = Path(folder) / records.RESULTS
         for row in records.read(path) if path.exists() else ():
             done[row["cell"]] = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ppl.decide.selective import selective_score
+from ppl.decide.risk import selective_score
 from ppl.language.arguments import checked
 from ppl.study.intervals import wilson
 from ppl.study.selection import Rule

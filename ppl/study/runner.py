@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ppl.errors import StudyError
 from ppl.language import checks
-from ppl.study import cluster, config, workers
+from ppl.language.printed import Printed
+from ppl.study import cluster, resolving, workers
 from ppl.study.jobs import Job, jobs
 from ppl.study.plan import Plan
 from ppl.study.problems import select
@@ -45,7 +46,7 @@ OnProgress = Callable[[Progress], object]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Printed):
     """What a run has done.
 
     Attributes:
@@ -96,7 +97,7 @@ def run(
     cells = sum(len(chosen[group.task]) for group in study.groups)
     with Records(folder) as records:
         clean(records.folder)
-        config.settle(folder, study)
+        resolving.settle(folder, study)
         if retry:
             records.forget_errors(g.cell(p.id) for g in study.groups for p in chosen[g.task])
         todo = list(jobs(study, chosen, records.results))

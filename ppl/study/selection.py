@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl.decide.candidates import Columns
 from ppl.decide.certainty import DeepConf
+from ppl.decide.columns import Columns, Weighting
 from ppl.decide.perplexity import RPC
 from ppl.decide.pessimism import Pessimistic
 from ppl.decide.ranks import Borda, MajorityOfTheBests
 from ppl.decide.scaling import estimators
 from ppl.decide.scaling.subsets import Subsets, draw_from_sets, subsets, vote_on_sets
-from ppl.decide.voting import Weighting
 from ppl.study.runs import Candidate, Row
 from ppl.study.sharing import Beginnings
 

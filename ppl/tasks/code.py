@@ -13,11 +13,14 @@ import ast
 import textwrap
 import warnings
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ppl.tasks.installed import documents
 from ppl.tasks.task import Problem, Task
 from ppl.verifiers.exact.code import blocks, code_of
-from ppl.verifiers.exact.unit_tests import UnitTests
+
+if TYPE_CHECKING:
+    from ppl.verifiers.exact.unit_tests import UnitTests
 
 INDENT = "    "
 
@@ -82,6 +85,8 @@ def passes(problem: Problem, answer: str | None) -> bool | None:
 
 @lru_cache(maxsize=256)
 def _tests(problem: Problem) -> UnitTests:
+    from ppl.verifiers.exact.unit_tests import UnitTests  # torch, to judge and not to list
+
     name = f"tests of {problem.id}"
     if "entry_point" not in problem.meta:
         return UnitTests(problem.meta["tests"], names=problem.meta["names"], name=name)

@@ -19,7 +19,6 @@ from ppl.errors import ArgumentError, TaskError
 from ppl.language import checks
 from ppl.language.answers import extract_answer
 from ppl.language.arguments import check_fields, checked, shown
-from ppl.verifiers.exact.math_answer import shared_comparer
 
 Half = Literal["train", "test"]
 
@@ -68,6 +67,8 @@ def same_answer(problem: Problem, answer: str | None) -> bool | None:
         raise TaskError(f"{problem.id} has no gold answer: give the task a score that needs none")
     if answer is None:
         return False
+    from ppl.verifiers.exact.math_answer import shared_comparer  # torch, to judge and not to list
+
     return shared_comparer().equal(problem.gold, str(answer))
 
 

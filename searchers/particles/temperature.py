@@ -23,7 +23,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import entr
 
 from ppl.language import checks
@@ -114,6 +113,7 @@ class TargetESS:
 
     def __call__(self, log_weights: Floats, t: int) -> float:
         """The lowest temperature, at least one, at which the ESS is `share` N."""
+        from scipy.optimize import brentq  # which takes a quarter of a second to import
 
         def excess(exponent: float) -> float:  # falls in the exponent
             return ess(normalised(exponent * log_weights)) - self.share * len(log_weights)

@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import ppl
 from ppl.language.steps import StepRule
 from ppl.lm.base import ContinueRequest, Spec
-from ppl.lm.pretrained import TINY
 from ppl.lm.sampling import Warp
+from ppl.lm.sources import TINY
 
 RANK, NEW = 16, 32
 PLACES = ("q_proj", "v_proj", "up_proj", "down_proj")

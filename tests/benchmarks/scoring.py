@@ -29,7 +29,7 @@ import ppl
 from ppl.language.text import Continuation
 from ppl.lm.base import ContinueRequest, ScoreRequest
 from ppl.lm.engine.engine import Engine
-from ppl.lm.pretrained import TINY
+from ppl.lm.sources import TINY
 from ppl.runtime.verdict import JudgeRequest
 from ppl.tasks import TASKS, problems
 from ppl.verifiers import PRM

@@ -1,1 +1,8 @@
 """Verifiers that compute: answers, grammars, tests, proofs."""
+
+from typing import TYPE_CHECKING
+
+from ppl.lazy import attach
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = attach(__name__)

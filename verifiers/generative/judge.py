@@ -26,7 +26,7 @@ from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, LanguageModel, ScoreRequest, Tokens
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
 from ppl.runtime.wave import ask
-from ppl.verifiers.models.formats import escaped
+from ppl.verifiers.escaping import escaped
 
 Ask = Callable[[LanguageModel, Text], Text]
 """Builds the prompt with which a language model is asked about a text."""

@@ -19,6 +19,7 @@ from typing import Any
 from ppl.errors import PRMFormatError
 from ppl.language.arguments import check_fields, checked
 from ppl.runtime.verdict import Aggregate, Meaning
+from ppl.verifiers.escaping import escaped
 from ppl.verifiers.models.heads import Head, Labels, Layers, Words
 
 Tokens = tuple[int, ...]
@@ -219,13 +220,6 @@ def format_of(source: str | Path) -> PRMFormat:
             if known.architecture and known.architecture in classes:
                 return known
     return TOKEN_CLASSIFICATION
-
-
-def escaped(string: str, tokenizer: Any, tag: str) -> str:
-    """`string` without the tag and the special tokens, so that a text cannot pose as structure."""
-    for token in {tag.strip(), *tokenizer.all_special_tokens} - {""}:
-        string = string.replace(token, f"{token[0]} {token[1:]}")
-    return string
 
 
 def self_check(format: PRMFormat, tokenizer: Any, name: str) -> None:

@@ -34,7 +34,7 @@ from ppl.lm.pretrained import load_pretrained
 from ppl.lm.settings import NO_STEPS, own_names, refuse_unknown_settings
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import JudgeRequest, Meaning, Ranker, Verifier
-from ppl.verifiers.models.formats import escaped
+from ppl.verifiers.escaping import escaped
 from ppl.verifiers.models.heads import linear_beside, refuse_own
 
 _SETTINGS = tuple(inspect.signature(load_pretrained).parameters)[2:]

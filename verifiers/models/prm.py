@@ -26,19 +26,18 @@ from ppl.lm.engine.kv import KV
 from ppl.lm.engine.linear import parameter_count
 from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
-from ppl.lm.gguf import name_of
 from ppl.lm.held import Held
 from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
-from ppl.lm.pretrained import embedded
 from ppl.lm.settings import NO_STEPS, own_names, refuse_unknown_settings
+from ppl.lm.sources import embedded, name_of
 from ppl.lm.tokenizer import HFCodec
 from ppl.runtime.verdict import Aggregate, JudgeRequest, Meaning, Verifier, check_declared
+from ppl.verifiers.escaping import escaped
 from ppl.verifiers.models.formats import (
     FORMATS,
     TOKEN_CLASSIFICATION,
     PRMFormat,
-    escaped,
     format_of,
     self_check,
 )

@@ -15,7 +15,6 @@ from ppl.errors import ServerError
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.lm.base import LanguageModel, ScoreRequest
-from ppl.lm.quiet import quiet_transformers
 from ppl.lm.row import could_be_drawn
 from ppl.lm.server.client import Client
 from ppl.lm.server.endpoint import Endpoint
@@ -141,6 +140,8 @@ def _listed(endpoint: Endpoint, model: str | None) -> tuple[str, Any]:
 
 def _tokenizer(source: str) -> HFCodec:
     from transformers import AutoTokenizer
+
+    from ppl.lm.quiet import quiet_transformers
 
     try:
         with quiet_transformers():

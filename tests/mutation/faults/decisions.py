@@ -5,8 +5,8 @@ from fault import Fault
 VOTES, VOTING = "ppl/posterior/votes.py", "ppl/decide/voting.py"
 RPC, RANKS = "ppl/decide/perplexity.py", "ppl/decide/ranks.py"
 PESSIMISM, CERTAINTY = "ppl/decide/pessimism.py", "ppl/decide/certainty.py"
-SELECTIVE, CONFORMAL = "ppl/decide/selective.py", "ppl/decide/conformal.py"
-RISK, READING = "ppl/decide/bayes_risk.py", "ppl/decide/aggregate.py"
+RISKS, CONFORMAL = "ppl/decide/risk.py", "ppl/decide/conformal.py"
+RISK, READING = "ppl/decide/bayes_risk.py", "ppl/decide/aggregation.py"
 SET, LAW = "ppl/decide/set_aggregator.py", "ppl/decide/laws.py"
 COVERAGE, TTSPM = "ppl/decide/scaling/coverage.py", "ppl/decide/scaling/ttspm.py"
 CONFIDENCE, CANDIDATES = "ppl/decide/confidence.py", "ppl/decide/candidates.py"
@@ -89,10 +89,10 @@ FAULTS = [
     Fault(CONFIDENCE, "total = sure.sum()", "total = sums.sum()", f"{RULES} -k soft"),
     Fault(RISK, "gains - gains.min()", "gains", f"{LAWS} -k utility"),
     Fault(RISK, "@ totals[0]", "@ np.ones(len(firsts))", f"{RULES} {LAWS} -k 'risk or utility'"),
-    Fault(SELECTIVE, "-wrong / (1 - wrong)", "-wrong", f"{CHOICES} -k games"),
-    Fault(SELECTIVE, "right + (1 - right) * wrong, 0.0", "right, 0.0", f"{CHOICES} -k accuracy"),
-    Fault(SELECTIVE, "np.repeat(errors / size, size)", "1 - right", f"{CHOICES} -k risk"),
-    Fault(SELECTIVE, "np.unique(-sure, ", "np.unique(sure, ", f"{CHOICES} -k risk"),
+    Fault(RISKS, "-wrong / (1 - wrong)", "-wrong", f"{CHOICES} -k games"),
+    Fault(RISKS, "right + (1 - right) * wrong, 0.0", "right, 0.0", f"{CHOICES} -k accuracy"),
+    Fault(RISKS, "np.repeat(errors / size, size)", "1 - right", f"{CHOICES} -k risk"),
+    Fault(RISKS, "np.unique(-sure, ", "np.unique(sure, ", f"{CHOICES} -k risk"),
     Fault(CONFORMAL, "(len(misses) + 1) * (1 - alpha)", "len(misses) * (1 - alpha)", CHOICES),
     Fault(CONFORMAL, "1.0 if rank > len(misses) else", "", f"{CHOICES} -k rank"),
     Fault(CONFORMAL, "self.threshold >= 1.0 - _ROUNDING", "False", CHOICES),

@@ -14,10 +14,27 @@ SAYS = "tests/test_loading_says.py"
 ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 ATTENTION, CHECKS = f"{ENGINE}/attention.py", "ppl/language/checks.py"
 FINITE = "tests/test_families.py -k not_finite"
+LAZY, IMPORTS = "tests/test_lazy.py", "tests/test_imports.py"
 LOW_RANK = "tests/test_low_rank.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
+    # What is imported when.
+    Fault("ppl/lazy.py", "            setattr(front, name, found)  # asked for once\n", "", LAZY),
+    Fault("ppl/lazy.py", 'not name.startswith("_") and ', "", f"{LAZY} -k not_there"),
+    Fault("ppl/lazy.py", "{*vars(front), *home, *", "{*vars(front), *", f"{LAZY} -k listed"),
+    Fault(
+        "ppl/posterior/models.py",
+        "_RENAMED.get(path, path)",
+        "path",
+        "tests/test_stored_searches.py -k name_that_it_had",
+    ),
+    Fault(
+        "ppl/lm/server/model.py",
+        "from ppl.lm.server.client import Client\n",
+        "from ppl.lm.quiet import quiet_transformers\nfrom ppl.lm.server.client import Client\n",
+        f"{IMPORTS} -k runs_its_models_alone",
+    ),
     Fault(f"{ENGINE}/slots.py", "if slot.used > clock:", "if slot.used < clock:", DECODERS),
     Fault(
         f"{ENGINE}/engine.py",
@@ -35,8 +52,8 @@ FAULTS = [
     Fault(ATTENTION, "masked_fill(meets[..., None], torch.nan)", "clone()", FINITE),
     Fault(ATTENTION, "(seen & spoilt[:, :, None]).any(-1)", "spoilt[:, :, None].any(-1)", FINITE),
     Fault(f"{ENGINE}/slots.py", "[copy.data_ptr()] = self", "[0] = self", FINITE),
-    Fault("ppl/lm/gguf.py", "else path.stem", "else str(path)", "tests/test_gguf_names.py"),
-    Fault("ppl/lm/gguf.py", "+ file.read()", "", "tests/test_gguf_names.py"),
+    Fault("ppl/lm/sources.py", "else path.stem", "else str(path)", "tests/test_gguf_names.py"),
+    Fault("ppl/lm/sources.py", "+ file.read()", "", "tests/test_gguf_names.py"),
     Fault(CHECKS, '{f"{p}iB": 1024**i', '{f"{p}iB": 1000**i', "tests/test_checks.py"),
     Fault(CHECKS, "math.floor(Fraction(said[1])", "int(float(said[1])", "tests/test_checks.py"),
     Fault(f"{ENGINE}/passes.py", "ids.min() < 0 or ", "", DECODERS),
@@ -128,7 +145,7 @@ FAULTS = [
     Fault(f"{ENGINE}/selfcheck.py", "whole.fills = _fills(engine)", "pass", FILLS),
     Fault(f"{ENGINE}/pages.py", "2 * nbytes >= page", "nbytes >= page", "tests/test_pages.py"),
     Fault("ppl/lm/sampling.py", "limit - _rounding(log_probs)", "limit", "tests/test_sampling.py"),
-    Fault("ppl/lm/load.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
+    Fault("ppl/lm/loading.py", "max(fitting, key=len)", "min(fitting, key=len)", LOADING),
     Fault("ppl/lm/pretrained.py", '("ForTokenClassification", "ForPro', '("ForPro', SAYS),
     Fault(f"{ENGINE}/counters.py", "takes_whole(1)", "takes_whole(2)", SAYS),
     Fault(
@@ -227,6 +244,7 @@ FAULTS = [
         "now[0] in self._left",
         f"{FUNCTIONS} -k calls_return",
     ),
+    Fault("ppl/runtime/link.py", "if same == _LOOKS:", "if same:", f"{FUNCTIONS} -k calls_return"),
     Fault("ppl/runtime/link.py", "self.process.process.kill()", "pass", f"{FUNCTIONS} -k ends"),
     Fault(
         "ppl/lm/replica.py",

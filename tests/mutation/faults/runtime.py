@@ -410,4 +410,11 @@ FAULTS = [
         "particle = node._particle\n        if particle is not None and",
         f"{SEARCHERS} -k fork",
     ),
+    Fault("ppl/runtime/process.py", " 3 6 12 24 48 96;", ";", "tests/test_processes.py -k tidies"),
+    Fault(
+        "ppl/runtime/process.py",
+        "done; break; done",
+        "done; done",
+        "tests/test_processes.py -k tidies",
+    ),
 ]

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.lm import copies
 from ppl.lm.base import LanguageModel
 from ppl.lm.drafts import Drafts
 from ppl.lm.engine.kv import KV
-from ppl.lm.engine.quantised import name_with
 from ppl.lm.eviction import Eviction
-from ppl.lm.gguf import name_of
-from ppl.lm.huggingface import HFModel
 from ppl.lm.origin import keeps_origin
-from ppl.lm.pretrained import device_here, embedded, load_pretrained
+from ppl.lm.placement import device_here
 from ppl.lm.server.model import ServerModel
 from ppl.lm.server.pool import ServerPool
 from ppl.lm.settings import own_names, refuse_unknown_settings
@@ -29,14 +26,6 @@ Loader = Callable[..., LanguageModel]
 """`(source, **settings) -> LanguageModel`: settings are those that the caller of `load` gave."""
 
 _LOADERS: dict[str, Loader] = {}
-
-_RUN_REPLICAS: list[Loader] = []
-
-
-def runs_replicas(loader: Loader) -> None:
-    """Says how several copies of a model are run: `(source, devices, **settings)`. It is known to a
-    room above this one (`ppl.runtime.replicas`), which has the processes."""
-    _RUN_REPLICAS[:] = [loader]
 
 
 def register(prefix: str, loader: Loader) -> None:
@@ -199,8 +188,12 @@ def load(
             raise ValueError("replicas= and drafts=: copies draw without guesses; give one of them")
         devices = _devices_of(replicas, settings.pop("device"))
         del settings["replicas"]
-        return _RUN_REPLICAS[0](source, devices, **settings)
-    return _local(source, **settings)
+        model = copies.RUN[0](source, devices, **settings)
+        assert isinstance(model, LanguageModel)
+        return model
+    from ppl.lm.local import local  # transformers, which servers and registered loaders do not need
+
+    return local(source, **settings)
 
 
 @checked
@@ -260,36 +253,6 @@ def _devices_of(replicas: int | Sequence[str], device: Any) -> list[str]:
             "give replicas= their names, such as ['cuda:0', 'cuda:1'], or device='cpu'"
         )
     return [f"{first.type}:{i}" for i in range(replicas)]
-
-
-def _local(
-    source: str | Path,
-    *,
-    context_length: int | None,
-    kv_bytes: int,
-    kv: str | Eviction,
-    graphs: bool,
-    compile: bool | Literal["auto"],
-    drafts: str | LanguageModel | Drafts | None,
-    replicas: None,
-    **files: Any,
-) -> HFModel:
-    folder = embedded(source, "lm")
-    model, tokenizer = load_pretrained(AutoModelForCausalLM, folder, **files)
-    name = name_of(source)
-    if files["adapter"] is not None:
-        name += f"+{files['adapter']}"
-    return HFModel(
-        model,
-        tokenizer,
-        name=name_with(name, files["weights"]),
-        context_length=context_length,
-        kv_bytes=kv_bytes,
-        kv=kv,
-        graphs=graphs,
-        compile=compile,
-        drafts=drafts,
-    )
 
 
 def _addresses(source: Sequence[Any]) -> str:

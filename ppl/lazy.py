@@ -21,7 +21,12 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
+from threading import RLock
 from typing import Any
+
+# Held while modules are imported. So a module that is being imported must ask no front for a name:
+# whoever has the lock may be waiting for that module.
+_FIRST = RLock()
 
 
 def attach(
@@ -30,7 +35,9 @@ def attach(
     """A package's `__getattr__` and `__dir__`: for the names that it imports for type checkers, and
     for its own modules.
 
-    Any number of threads may ask at once: Python lets the first one import and the others wait.
+    Any number of threads may ask at once: one imports, and the others wait. Python's own locks are
+    of single modules, and where modules import each other, as Pyro's and those of transformers do,
+    a second thread is handed what is half there.
 
     Args:
         package: its `__name__`.
@@ -44,11 +51,12 @@ def attach(
 
     def get(name: str) -> Any:
         if name in home:
-            found = getattr(import_module(home[name]), name)
+            with _FIRST:
+                found = getattr(import_module(home[name]), name)
             setattr(front, name, found)  # asked for once
             return found
         module = f"{package}.{name}"
-        if not name.startswith("_") and find_spec(module) is not None:
+        if name.isidentifier() and name[0] != "_" and find_spec(module) is not None:
             return import_module(module)
         said = f"module {package!r} has no attribute {name!r}{hint(name)}"
         raise AttributeError(said, name=name, obj=front)

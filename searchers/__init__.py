@@ -1,6 +1,8 @@
 """Inference engines: interchangeable policies over `tree.expand`, one file per family."""
 
-from ppl.decide import Consensus, EarlyStop, SequentialTest, Settled
+from ppl.decide.consensus import Consensus
+from ppl.decide.sequential import SequentialTest
+from ppl.decide.stopping import EarlyStop, Settled
 from ppl.runtime.result import Result
 from ppl.runtime.weights import Weights
 from ppl.searchers.beams.beam import BeamSearch, LookaheadSearch, StochasticBeamSearch

@@ -216,3 +216,53 @@ print(pickle.dumps((ppl.load, ppl.Budget(tokens=3))).hex())
     assert pickle.loads(bytes.fromhex(pickled)) == (ppl.load, ppl.Budget(tokens=3))
     assert said[0] == "Help on function load in module ppl.lm.loading:"
     assert any("A language model, run in this process or by a server." in line for line in said)
+
+
+MANY = """
+import os, random, sys, threading
+import ppl
+names, missed = list(ppl.__all__), []
+random.Random(int(sys.argv[1])).shuffle(names)
+barrier = threading.Barrier(8)
+def ask(part):
+    barrier.wait()
+    for name in part:
+        try:
+            getattr(ppl, name)
+        except BaseException as error:
+            missed.append((name, error))
+threads = [threading.Thread(target=ask, args=(names[i::8],), daemon=True) for i in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(120)
+print(missed or [thread for thread in threads if thread.is_alive()], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_threads_that_ask_for_all_names_at_once_find_nothing_half_there(seed):
+    assert run(MANY, seed) == "[]\n"
+
+
+def test_modules_ask_no_front_while_they_are_imported():
+    """Whoever asks a front for a name has a lock, and may be waiting for the module that asks."""
+    late = {package: lazy.homes(package) for package in LATE}
+    for name, path in MODULES.items():
+        for node in run_at_import(parsed(path).body):
+            if isinstance(node, ast.ImportFrom) and node.module in late:
+                asked = {alias.name for alias in node.names} & late[node.module].keys()
+                assert not asked, f"{name}: import {asked} from where they are"
+
+
+def test_all_of_pyro_is_imported_before_its_parts():
+    """Pyro's modules import each other: a thread that imports a part does not wait for one that is
+    at another part, and finds it half there."""
+    for name, path in MODULES.items():
+        body = list(run_at_import(parsed(path).body))
+        parts = [n for n in body if isinstance(n, ast.ImportFrom) and str(n.module)[:5] == "pyro."]
+        whole = [n for n in body if isinstance(n, ast.Import) and n.names[0].name == "pyro"]
+        assert not parts or (whole and whole[0].lineno < parts[0].lineno), name
+
+
+def test_a_name_with_a_dot_is_no_name():
+    assert not hasattr(ppl, "no_module.part")

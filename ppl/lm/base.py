@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Never
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor

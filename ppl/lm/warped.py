@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from pyro.poutine.messenger import Messenger
 
 from ppl.language.arguments import checked

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never
 
 import networkx as nx
 import numpy as np
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from numpy.typing import NDArray
 from pyro.poutine import Trace

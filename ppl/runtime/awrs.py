@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from pyro.poutine import runtime
 
 from ppl.errors import DuplicateSiteError, NonDeterministicProgramError

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import perf_counter, thread_time
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from greenlet import GreenletExit, getcurrent, greenlet
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from pyro.poutine.messenger import Messenger
 
 from ppl.errors import GuideError

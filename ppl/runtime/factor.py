@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from pyro.distributions import Unit
 from pyro.poutine import runtime

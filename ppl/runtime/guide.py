@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from pyro.poutine.messenger import Messenger
 
 from ppl.errors import GuideError

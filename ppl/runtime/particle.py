@@ -20,6 +20,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 from pyro.distributions.distribution import COERCIONS
 from pyro.poutine.messenger import Messenger
 

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask

@@ -21,8 +21,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NoReturn
 
+import pyro
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl.errors import ObservationError, VerifierError
@@ -295,7 +295,7 @@ def own_verdicts(calls: Calls | None = None) -> Iterator[None]:
         _run.reset(token)
 
 
-class Verdict(Site, TorchDistribution):  # type: ignore[misc]
+class Verdict(Site, pyro.distributions.TorchDistribution):  # type: ignore[misc]
     """What a verifier says about a text: a distribution over {True, False}.
 
     Drawn, it is Bernoulli with the latest step probability, which is its `log_prob` from then on,

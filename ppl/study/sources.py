@@ -13,9 +13,9 @@ from typing import Any, TypeVar, cast
 from ppl import verifiers as kinds
 from ppl.errors import PPLError, StudyError
 from ppl.language.arguments import shown
-from ppl.lm import load as load_model
 from ppl.lm import sources as files
 from ppl.lm.base import LanguageModel
+from ppl.lm.loading import load as load_model
 from ppl.runtime.source import code_of, uses_of
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.parse import imported, named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pyro  # noqa: F401 (all of it before its parts: threads)
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor

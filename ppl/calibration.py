@@ -30,6 +30,7 @@ from scipy.stats import binom
 from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.printed import Printed
 from ppl.language.randomness import generator
 from ppl.searchers.search import Searcher
 
@@ -45,7 +46,7 @@ _SETS = 2000  # of uniform ranks, that bands and p-values are simulated with
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Ranks(Printed):
     """What simulation-based calibration found.
 
     Attributes:
@@ -80,7 +81,7 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Printed):
     """What TARP found.
 
     Attributes:

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 from ppl.errors import SearchStateError
+from ppl.runtime.source import same
 
 C = TypeVar("C", bound=type)
 
@@ -61,20 +62,31 @@ def parse(text: str, *, imports: bool = False) -> Any:
         ) from error
 
 
-def spell(settings: Any) -> str:
+def spell(settings: Any, main: bool = False) -> str:
     """Settings as a text that `parse` reads: as `repr` has them, with import paths where needed.
 
     A setting whose field says `metadata={"quiet": True}` is left out where it has its default, so
     that one which is added does not rename what was stored before.
 
+    Args:
+        settings: an instance of a registered class.
+        main: also name what is defined in `__main__`, see `named`.
+
     Raises:
         SearchStateError: a setting has no text (it is named).
     """
-    return _spelled(settings, type(settings).__name__)
+    return _spelled(settings, type(settings).__name__, main)
 
 
-def named(function: Any, what: str) -> str:
-    """The import path `"module:qualname"` of a function or class.
+def named(function: Any, what: str, main: bool = False) -> str:
+    """The import path `"module:qualname"` of a function or class, or of one that says the same: a
+    cell was run again, a module loaded again.
+
+    Args:
+        function: what is named.
+        what: it is, for messages.
+        main: also name what is defined in `__main__`, a notebook or script; another process finds
+            it once it has the same definition there.
 
     Raises:
         SearchStateError: it cannot be imported by that name.
@@ -84,20 +96,24 @@ def named(function: Any, what: str) -> str:
         raise SearchStateError(
             f"{what} is a {type(function).__name__}, which no import path names: {_REMEDY}"
         )
-    if module == "__main__":
+    if module == "__main__" and not main:
         raise SearchStateError(
-            f"{what} {name!r} is defined in the script that runs (__main__), which another process "
-            f"cannot import: {_REMEDY}"
+            f"{what} {name!r} is defined in the notebook or script that runs (__main__), which "
+            f"another process cannot import: {_REMEDY}"
         )
-    if "<" in name or _found(module, name) is not function:
+    found = None if "<" in name else _found(module, name)
+    if found is not function and not same(found, function):
         raise SearchStateError(
             f"{what} {module}:{name} cannot be imported by this name (a lambda, defined in a "
-            f"function, or replaced): {_REMEDY}"
+            f"function, or is another one there now): {_REMEDY}"
         )
     return f"{module}:{name}"
 
 
-_REMEDY = "define it at the top level of a module and import it from there"
+_REMEDY = (
+    "define it at the top level of a module and import it from there (in a notebook, "
+    "%%writefile my_program.py writes a cell to one)"
+)
 
 
 def imported(path: str, *, imports: bool) -> Any:
@@ -141,42 +157,44 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _spelled(value: Any, where: str) -> str:
+def _spelled(value: Any, where: str, main: bool) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         path = _path(cls)
         if _CLASSES.get(path) is not cls:
             raise SearchStateError(
-                f"{where}: {path} is not registered: ppl.searchers.parse.register"
+                f"{where}: {path} is another class now than this instance is of: make it again"
+                if path in _CLASSES
+                else f"{where}: {path} is not registered: ppl.searchers.parse.register"
             )
         if not path.startswith(_OURS):
-            path = _dots(cls, f"{where}: the class")
+            path = _dots(cls, f"{where}: the class", main)
         given = ", ".join(
-            f"{f.name}={_spelled(getattr(value, f.name), f'{where}, {f.name}')}"
+            f"{f.name}={_spelled(getattr(value, f.name), f'{where}, {f.name}', main)}"
             for f in dataclasses.fields(value)
             if f.init and not (f.metadata.get("quiet") and getattr(value, f.name) == f.default)
         )
         return f"{cls.__name__ if path.startswith(_OURS) else path}({given})"
     if type(value) is tuple:
-        inner = ", ".join(_spelled(x, where) for x in value)
+        inner = ", ".join(_spelled(x, where, main) for x in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if type(value) is list:
-        return f"[{', '.join(_spelled(x, where) for x in value)}]"
+        return f"[{', '.join(_spelled(x, where, main) for x in value)}]"
     if type(value) is dict:
-        pairs = (f"{_spelled(k, where)}: {_spelled(v, where)}" for k, v in value.items())
-        return f"{{{', '.join(pairs)}}}"
+        pairs = [[_spelled(x, where, main) for x in pair] for pair in value.items()]
+        return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
     if value is None or type(value) in (bool, int, float, str, bytes):
         return repr(value)
     if callable(value) and hasattr(value, "__qualname__"):
-        return _dots(value, f"{where}: the function")
+        return _dots(value, f"{where}: the function", main)
     raise SearchStateError(
         f"{where} is {reprlib.repr(value)}, which no text describes: stored settings are "
         "numbers, strings, registered settings, and functions at the top level of a module"
     )
 
 
-def _dots(named_value: Any, what: str) -> str:
-    path = named(named_value, what)
+def _dots(named_value: Any, what: str, main: bool) -> str:
+    path = named(named_value, what, main)
     if "." in path.partition(":")[2]:
         raise SearchStateError(f"{what} {path} is defined inside of a class: {_REMEDY}")
     return path.replace(":", ".")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -21,6 +21,7 @@ from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account, Budget
 from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior.posterior import Posterior, Stopped
+from ppl.posterior.shown import several
 from ppl.runtime.batch import BudgetExhausted
 from ppl.runtime.loop import SHARED, current_job, loop_here
 from ppl.runtime.node import Node
@@ -32,6 +33,7 @@ from ppl.searchers.anytime import best_so_far, run_best_on, warn_without_steps
 from ppl.searchers.parse import register
 from ppl.searchers.settling import check_heeded, rule_of, settled
 from ppl.searchers.state import State, of_round
+from ppl.searchers.watching import both, check_watched, kept, progress_line
 
 S = TypeVar("S", bound=State)
 Note = Mapping[str, Any]
@@ -175,12 +177,13 @@ class Searcher(ABC, Generic[S]):
         """`run` for callers in an event loop; many at once share batches as in `run_many`.
 
         The program runs in a thread of the library's own (`ppl.runtime.loop`), all awaited ones in
-        the same. Cancelling the task that awaits it ends this search alone.
+        the same. Cancelling the task that awaits it ends this search alone; the `CancelledError`
+        has it as its one of `searches`, see `run_many`.
         """
         search = self.begin(program, *args, guide=guide, seed=seed, budget=budget, **kwargs)
         check_watched(progress, on_step)
-        with _progress_line([search], progress) as shown:
-            search.on_step = _both(shown, on_step)
+        with progress_line([search], progress) as shown, kept([search]):
+            search.on_step = both(shown, on_step)
             posterior: Posterior = await SHARED.wait_for(search)
         return posterior
 
@@ -220,6 +223,11 @@ class Search:
         self.settled = False
         self.on_step: OnStep | None = None
         self._stepping = False
+
+    def __repr__(self) -> str:
+        rounds = 0 if self.state is None else self.state.round
+        over = "over" if self.over else "not over"
+        return f"<Search by {self.searcher}: {over} after {several(rounds, 'round')}>"
 
     @property
     def account(self) -> Account:
@@ -320,9 +328,10 @@ class Search:
     def save(self, path: str | Path) -> None:
         """Writes the search between two rounds to a file of named fields, whole or not at all.
 
-        The program is named by its import path, so it has to be at the top level of a module that
-        is not the script itself; models among its arguments by how they were loaded; the searcher
-        by its settings. All else has to be data.
+        The program is named by its import path, in a notebook or script by its name there, and a
+        fingerprint of what it says is kept; one that has no name (a lambda, or made by a function)
+        has to be handed over when the search is loaded. Models among its arguments are named by how
+        they were loaded, the searcher by its settings. All else has to be data.
 
         Raises:
             SearchStateError: something has no name or is no data (it is named); or the file cannot
@@ -355,6 +364,12 @@ class Search:
         import nothing. Models among the arguments are loaded as the file says they were, with
         `ppl.load` or a verifier's `load`, never with `trust_remote_code`; give models to load none.
 
+        The program that the name stands for has to say what it said when the search was saved, its
+        own lines and what they use of its module: a cell may have been changed and run again. One
+        that is handed over is always taken; if it says something else, with a warning. What was
+        drawn is replayed with it, so that other draws are an error; what was finished keeps its
+        result.
+
         Args:
             path: the file.
             program: takes the place of the one that is named.
@@ -364,7 +379,7 @@ class Search:
 
         Raises:
             SearchStateError: there is no such file; it holds something else, or what a newer or
-                an earlier version wrote; or what it names is not here.
+                an earlier version wrote; or what it names is not here, or is another one now.
         """
         loaded = storage.load(path, program, guide, models or {})
         search = Search(loaded["searcher"], loaded["tree"])
@@ -388,7 +403,7 @@ def run_all(
 
     Args:
         searches: from `Searcher.begin`; each gives what it gives alone.
-        progress: show a line with rounds done and tokens spent.
+        progress: show a line with searches over, rounds done and tokens spent.
         collect: return a `PPLError` in its place instead of raising it.
         on_step: called after every round of a search, with it.
 
@@ -405,65 +420,14 @@ def run_all(
                 raise
             return error
 
-    with _progress_line(searches, progress) as shown:
+    with progress_line(searches, progress) as shown, kept(searches):
         for search in searches:
-            search.on_step = _both(shown, on_step)
+            search.on_step = both(shown, on_step)
         try:
             return loop_here().run([(partial(job, search), search.account) for search in searches])
-        except BaseException as error:
-            if not isinstance(error, PPLError):
-                over = sum(search.over for search in searches)
-                error.searches = list(searches)  # type: ignore[attr-defined]
-                error.add_note(
-                    f"{over} of {len(searches)} searches were over; they are in this exception's "
-                    "`searches`: search.posterior() is what each has found, and "
-                    "ppl.searchers.run_all(searches) goes on"
-                )
-            raise
         finally:
             for search in searches:
                 search.on_step = None
-
-
-def _both(first: OnStep | None, second: OnStep | None) -> OnStep | None:
-    if first is None or second is None:
-        return first or second
-
-    def both(search: Search) -> None:
-        first(search)
-        second(search)
-
-    return both
-
-
-@checked
-def check_watched(progress: bool, on_step: Callable[..., Any] | None) -> None:
-    """Raises TypeError for a way to watch a search that is none."""
-
-
-@contextlib.contextmanager
-def _progress_line(searches: Sequence[Search], shown: bool) -> Iterator[OnStep | None]:
-    if not shown:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[tokens]} tokens"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        name = type(searches[0].searcher).__name__ if searches else "nothing"
-        task = bar.add_task(name, total=len(searches), tokens=0)
-
-        def on_step(_: Search) -> None:
-            done = sum(s.over for s in searches)
-            bar.update(task, completed=done, tokens=sum(s.tree.cost.lm_tokens for s in searches))
-
-        yield on_step
 
 
 @checked

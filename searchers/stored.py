@@ -1,15 +1,19 @@
 """Searches as files: see `ppl.posterior.container` for the format.
 
 The tree is rows of nodes and records. The program, and functions among its arguments, are import
-paths; models are the calls that loaded them; the searcher is its settings as text; the state is a
-frozen dataclass by the names of its fields, as are the values that states are made of.
+paths, with what they said (`ppl.searchers.said`); models are the calls that loaded them; the
+searcher is its settings as text; the state is a frozen dataclass by the names of its fields, as are
+the values that states are made of.
+
+What is defined in a notebook or a script is named as well, `"__main__:solve"`. A program that
+nothing names (a lambda, one made by a function, an object) has to be handed over at loading.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from types import FunctionType, MappingProxyType
@@ -27,10 +31,12 @@ from ppl.posterior.values import NotDataError
 from ppl.runtime.node import Node
 from ppl.runtime.particle import Segment
 from ppl.runtime.program import Program
+from ppl.runtime.source import code_of
 from ppl.runtime.tree import Tree
 from ppl.runtime.verdict import Scorer
 from ppl.runtime.wave import Flight
 from ppl.searchers.parse import imported, named, parse, spell
+from ppl.searchers.said import check, compare, functions_of, missing, said
 from ppl.searchers.trees.persistent import IntMap, Log
 
 # Where values that states are made of live, besides the module of the searcher.
@@ -49,15 +55,15 @@ def save(
     """Writes a search between two rounds, whole or not at all.
 
     Raises:
-        SearchStateError: something is no data, or has no import path (it is named); or the file
-            cannot be written.
+        SearchStateError: something is no data, or has no name (it is named); or the file cannot be
+            written.
     """
     encoder = _Encoder(tree, type(searcher).__module__)
     meta: dict[str, Any] = {
-        "searcher": spell(searcher),
-        "searcher_class": named(type(searcher), "the searcher's class"),
-        "program": encoder.value(_Code(tree.program), "the program"),
-        "guide": None if tree.guide is None else encoder.value(_Code(tree.guide), "the guide"),
+        "searcher": spell(searcher, main=True),
+        "searcher_class": named(type(searcher), "the searcher's class", main=True),
+        "program": encoder.program(tree.program, "program"),
+        "guide": None if tree.guide is None else encoder.program(tree.guide, "guide"),
         "args": [encoder.value(a, f"argument {i} of the program") for i, a in enumerate(tree.args)],
         "kwargs": encoder.row(tree.kwargs, "the program's arguments"),
         "seed": encoder.value(tree.seed, "the seed"),
@@ -72,7 +78,9 @@ def save(
     flights = [_flight_row(encoder, flight) for flight in tree._flights]
     history = rows_of(encoder, notes)
     content = encoder.value(state, f"the state {type(state).__name__}")
+    encoder.keep_settings(searcher)
     meta |= {"models": encoder.model_rows(tree), "tokenizers": encoder.tokenizers}
+    meta["said"] = encoder.said
     tables = {"nodes": nodes, "flights": flights, "history": history, **encoder.tables}
     write(path, "search", meta, tables, encoder.arrays, {"state": content})
 
@@ -105,25 +113,30 @@ def _loaded(
     models: Mapping[str, Any],
 ) -> dict[str, Any]:
     meta, imports = container.meta, program is None
+    kept = meta.get("said", {})
     if imports or meta["searcher_class"].startswith("ppl.searchers."):
         searcher = parse(meta["searcher"], imports=imports)
     else:
         searcher = parse(meta["searcher"])
+    for path, setting in _settings(searcher):
+        if path in kept.get("others", {}):
+            check(kept["others"][path], setting, path, "")
     at_hand = load_again(meta["models"], models)
     decoder = _decoder(container, at_hand, imports)
-    if guide is None and meta["guide"] is not None:
+    if guide is not None:
+        compare(kept.get("guide", ()), guide, "guide")
+    elif meta["guide"] is not None:
         if not imports:
             raise SearchStateError(
                 f"it was saved with a guide, {meta['guide']}: give it, Search.load(path, "
                 "program=..., guide=...)"
             )
-        guide = decoder.value(meta["guide"])
+        guide = _looked_up(meta["guide"], kept.get("guide", ()), decoder, "guide")
     if program is None:
-        program = decoder.value(meta["program"])
-        if not callable(program):
-            raise ValueError(f"its program is {program!r}")
+        program = _looked_up(meta["program"], kept.get("program", ()), decoder, "program")
     else:
         program = searcher.target(program)
+        compare(kept.get("program", ()), program, "program")
     tree = Tree(
         program,
         tuple(map(decoder.value, meta["args"])),
@@ -149,6 +162,30 @@ def _loaded(
         "exhausted": bool(meta["exhausted"]),
         "settled": bool(meta.get("settled", False)),
     }
+
+
+def _looked_up(row: Any, kept: Sequence[Any], decoder: Decoder, what: str) -> Any:
+    """The program of a name, if it says what it said."""
+    if isinstance(row, dict) and "handed" in row:
+        raise SearchStateError(
+            f"its {what}, {row['handed']!r}, is a lambda, a function made by another one, one that "
+            f"was replaced, or an object, which no name finds: hand it over, Search.load(path, "
+            f"program=...{'' if what == 'program' else ', guide=...'})"
+        )
+    found = decoder.value(row)
+    if not callable(found):
+        raise ValueError(f"its {what} is {found!r}")
+    for said_of, function in zip(kept, functions_of(found), strict=False):
+        check(said_of, function, f"{function.__module__}:{function.__qualname__}", what)
+    return found
+
+
+def _settings(searcher: Any) -> Iterator[tuple[str, Any]]:
+    """Functions among a searcher's settings, with their names."""
+    for field in dataclasses.fields(searcher):
+        value = getattr(searcher, field.name)
+        if isinstance(value, FunctionType):
+            yield f"{value.__module__}:{value.__qualname__}", value
 
 
 def _budget_row(budget: Budget) -> dict[str, Any]:
@@ -259,6 +296,23 @@ class _Encoder(Encoder):
         self.module = module
         self._nodes = {node.identity: node for node in tree.nodes}
         self._models: list[Any] = []
+        self.said: dict[str, Any] = {"others": {}}
+
+    def program(self, program: Program, what: str) -> Any:
+        """A program by name; if it has none, what it is called."""
+        self.said[what] = [said(function) for function in functions_of(program)]
+        models, others = len(self._models), dict(self.said["others"])
+        try:
+            return self.value(_Code(program), f"the {what}")
+        except SearchStateError:
+            del self._models[models:]
+            return {"handed": self.said[what][0]["name"]}
+        finally:
+            self.said["others"] = others
+
+    def keep_settings(self, searcher: Any) -> None:
+        """Notes what functions among the searcher's settings say."""
+        self.said["others"] |= {path: said(function) for path, function in _settings(searcher)}
 
     def model_rows(self, tree: Tree) -> list[dict[str, Any]]:
         """For `meta.json`: models among the arguments, which are loaded again."""
@@ -293,7 +347,7 @@ class _Encoder(Encoder):
         if isinstance(value, MappingProxyType):
             return {"mapping": self._pairs(value)}
         if _is_frozen(type(value)) and _of_module(type(value).__module__, self.module):
-            cls = named(type(value), "the class")
+            cls = named(type(value), "the class", main=True)
             return {"fields": [cls, self.fields(value)]}
         return super().other(value)
 
@@ -301,7 +355,14 @@ class _Encoder(Encoder):
         if isinstance(program, functools.partial) and type(program) is functools.partial:
             given = [self._value(list(program.args)), self._value(dict(program.keywords))]
             return {"partial": [self._code(program.func), *given]}
-        return {"function": named(program, "the program")}
+        path = named(program, "the function", main=True)
+        if path.startswith("__main__:") and code_of(program) is None:
+            raise SearchStateError(
+                f"the function {path} was typed into a shell, and its source is not known: define "
+                "it in a module, a script or a notebook"
+            )
+        self.said["others"][path] = said(program)
+        return {"function": path}
 
 
 def _decoder(container: Container, models: Sequence[Any], imports: bool) -> Decoder:
@@ -314,8 +375,21 @@ def _decoder(container: Container, models: Sequence[Any], imports: bool) -> Deco
             decoder.value(function), *decoder.value(args), **decoder.value(kwargs)
         )
 
+    kept = container.meta.get("said", {})
+
+    def function(path: Any) -> Any:
+        try:
+            found = imported(path, imports=imports)
+        except SearchStateError as error:
+            if str(path).startswith("__main__:"):
+                raise SearchStateError(missing(path, kept)) from error
+            raise
+        if path in kept.get("others", {}):
+            check(kept["others"][path], found, path, "")
+        return found
+
     decoder.kinds |= {
-        "function": lambda path: imported(path, imports=imports),
+        "function": function,
         "partial": partial,
         "model": lambda number: models[number],
     }

@@ -9,6 +9,7 @@ where a test names none.
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from notebook import Notebook
 
 import ppl
 from ppl.tasks.judge import shared_judge
@@ -26,6 +27,12 @@ settings.register_profile(
 settings.load_profile("any machine")
 Sandbox.__init__.__defaults__ = (60.0, *Sandbox.__init__.__defaults__[1:])  # seconds
 shared_judge().limit = shared_comparer().limit = 120.0
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> Notebook:
+    """Cells that are run in `__main__`."""
+    return Notebook(monkeypatch)
 
 
 @pytest.fixture(scope="session")

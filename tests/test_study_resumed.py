@@ -89,9 +89,10 @@ def test_errors_run_again_when_asked(tmp_path, monkeypatch):
         return solve(dataclasses.replace(problem, id="healed"), lm, judge, longest=longest)
 
     monkeypatch.setattr("ppl.study.sources.Use.found", lambda self: healed)
-    monkeypatch.setattr("ppl.study.sources._code", lambda function: None)
+    monkeypatch.setattr("ppl.study.sources.code_of", lambda function: "any")
     config = json.loads((run / records.CONFIG).read_text())
-    config["study"]["programs"]["count"]["code"] = None
+    config["study"]["programs"]["count"]["code"] = "any"
+    del config["study"]["programs"]["count"]["uses"]  # as folders of earlier versions
     (run / records.CONFIG).write_text(json.dumps(config))
     assert study().run(run, problems="0-6", retry=True).before == 4 * 7  # not of these
     assert len([row for row in rows(run) if row["error"]]) == 4

@@ -107,6 +107,34 @@ def test_objects_of_this_process_do_not_travel(tmp_path, where):
         study(models={"table": lm()}).run(tmp_path, **where)
 
 
+def test_programs_of_a_notebook_do_not_travel(tmp_path, notebook):
+    """A new process would find no such function, and say so in a traceback of its own."""
+    notebook.run("def solve(problem, lm, judge):\n    return str(1)")
+    mine = study(programs={"mine": notebook.module.solve})
+    with pytest.raises(StudyError, match=r"programs\.mine .* notebook .*%%writefile .*workers=1"):
+        mine.run(tmp_path, workers=2, limit=1)
+    assert mine.run(tmp_path, limit=1).cells == 4
+    notebook.module.__file__ = "script.py"  # of a script, which new processes import
+    with pytest.raises(StudyError, match=r"programs\.mine .*<lambda>.* import it from there"):
+        study(programs={"mine": lambda problem, lm, judge: "1"}).run(tmp_path / "l", workers=2)
+
+
+def test_helpers_that_are_changed_in_a_notebook_are_noticed(tmp_path, notebook):
+    notebook.run("PROMPT = 'How many?'\ndef least(n):\n    return n")
+    notebook.run("def solve(problem, lm, judge):\n    return str(len(PROMPT) + least(1))")
+    mine = study(programs={"mine": notebook.module.solve})
+    assert mine.run(tmp_path, limit=1).cells == 4
+    notebook.run("def least(n):\n    return n  # the same")
+    assert mine.run(tmp_path, limit=2).before == 4
+    before = (tmp_path / records.CONFIG).read_bytes()
+    for cell, name in (("PROMPT = 'Tell me'", "PROMPT"), ("def least(n):\n    return 2", "least")):
+        notebook.run("PROMPT = 'How many?'")
+        notebook.run(cell)
+        with pytest.raises(StudyError, match=rf"programs\.mine .*'{name}', which it uses"):
+            mine.run(tmp_path, limit=3)
+    assert (tmp_path / records.CONFIG).read_bytes() == before
+
+
 def test_what_ends_every_process_is_given_up_alone(tmp_path):
     group = study().groups[0]
     problems = [Problem(f"as/{i}", "^", "0") for i in range(5)]

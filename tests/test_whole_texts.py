@@ -212,14 +212,16 @@ def test_layers_that_have_come_to_do_something_else_run_as_they_are(monkeypatch)
     assert made
 
 
-@needs_any
+@needs_own
 @torch.inference_mode()
-def test_texts_beside_adapters_run_as_they_are(monkeypatch):
+def test_compiled_texts_beside_adapters_run_as_they_are(monkeypatch):
     """Their program knows the weights of the layers alone."""
-    model = small(KINDS["Llama"](), dtype=torch.float32)
-    engine = engine_of(model)
-    monkeypatch.setattr(type(engine.runner.adapters), "there", True)
-    assert engine.runner._packer is None
+    lm = ppl.HFModel(small(KINDS["Llama"]()), Letters(), name="small", compile=True)
+    runner = lm.engine.runner
+    runner.whole = None
+    assert runner._packer is not None
+    monkeypatch.setattr(type(runner.adapters), "there", True)
+    assert runner._packer is None
 
 
 @needs_any

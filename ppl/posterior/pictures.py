@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,30 @@ def layout(graph: nx.DiGraph[int]) -> dict[int, tuple[float, float]]:
     return {n: (float(graph.nodes[n]["depth"]), -row) for n, row in rows.items()}
 
 
-def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = True) -> None:
-    """Draws the genealogy of a search to an image file (the ending gives the format).
+class Picture:
+    """A picture, which a notebook shows.
+
+    Attributes:
+        figure: the figure of matplotlib, for changes; `figure.savefig(path)` writes it.
+    """
+
+    def __init__(self, figure: Any) -> None:
+        self.figure = figure
+
+    def __repr__(self) -> str:
+        wide, high = self.figure.get_size_inches()
+        return f"<Picture of {wide:.1f} x {high:.1f} inches>"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.figure.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
+
+def draw_genealogy(
+    posterior: Posterior, path: str | Path | None = None, *, labels: bool = True
+) -> Picture:
+    """Draws the genealogy of a search, to an image file if a path is given.
 
     A disc is a particle at a checkpoint: its colour the verifier's value, its size (for particle
     methods) its share of the weight then. Lines lead to children; those that end in nothing were
@@ -46,9 +69,12 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
 
     Args:
         posterior: the result of a search.
-        path: for example `"genealogy.png"`.
+        path: for example `"genealogy.png"`, whose ending gives the format; None writes nothing.
         labels: write the texts of steps: below the columns those of the best particle, in trees
             beside every disc.
+
+    Returns:
+        The picture, which a notebook shows.
 
     Raises:
         PPLError: matplotlib is missing, or there is nothing to draw.
@@ -98,7 +124,9 @@ def draw_genealogy(posterior: Posterior, path: str | Path, *, labels: bool = Tru
     axes.tick_params(length=0)
     figure.colorbar(dots, ax=axes, label="verifier's value", pad=0.01, aspect=24,
                     shrink=min(0.6, 3.2 / figure.get_figheight()))  # fmt: skip
-    figure.savefig(path, dpi=130)
+    if path is not None:
+        figure.savefig(path, dpi=130)
+    return Picture(figure)
 
 
 def _graph(lineage: Lineage) -> nx.DiGraph[int]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ppl.language.cost import Cost
 
 _MOST = 10  # answers that are shown
+_LONGEST, _LONGEST_HTML = 80, 400  # characters of an answer
 
 
 class Shown(Protocol):
@@ -41,29 +42,40 @@ def as_text(posterior: Shown) -> str:
     rows = _merged(posterior)
     lines = ["probability  particles     score  answer"] if rows else ["nothing was finished"]
     for probability, number, score, answer in rows[:_MOST]:
-        lines.append(f"{probability:11.4f}  {number:9d}  {score:8.4f}  {answer[:80]}")
+        lines.append(f"{probability:11.4f}  {number:9d}  {score:8.4f}  {_cut(answer, _LONGEST)}")
     if len(rows) > _MOST:
-        lines.append(f"... and {len(rows) - _MOST} more")
+        lines.append(_more(rows))
     return "\n".join([*lines, _head(posterior, rows), _cost(posterior)])
 
 
 def as_html(posterior: Shown) -> str:
-    """The same as a table for notebooks."""
+    """The same as a table for notebooks. What a model wrote is shown as code, in which no notebook
+    looks for formulas between dollars."""
     merged = _merged(posterior)
     rows = "".join(
         f"<tr><td>{probability:.4f}</td><td>{number}</td><td>{score:.4f}</td>"
-        f"<td style='text-align:left'>{html.escape(answer)}</td></tr>"
+        "<td style='text-align:left'><code style='white-space:pre-wrap'>"
+        f"{html.escape(_cut(answer, _LONGEST_HTML))}</code></td></tr>"
         for probability, number, score, answer in merged[:_MOST]
     )
+    more = f"<small>{_more(merged)}</small><br>" if len(merged) > _MOST else ""
     return (
         "<table><thead><tr><th>probability</th><th>particles</th><th>score</th><th>answer</th>"
         f"</tr></thead><tbody>{rows}</tbody></table>"
-        f"<b>{html.escape(_head(posterior, merged))}</b><br>"
+        f"{more}<code>{html.escape(_head(posterior, merged))}</code><br>"
         f"<small>{html.escape(_cost(posterior))}</small>"
     )
 
 
 _Row = tuple[float, int, float, str]
+
+
+def _more(rows: list[_Row]) -> str:
+    return f"... and {several(len(rows) - _MOST, 'more answer')}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _merged(posterior: Shown) -> list[_Row]:

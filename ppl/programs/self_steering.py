@@ -31,6 +31,7 @@ from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Budget, Cost
 from ppl.language.placeholders import filled
+from ppl.language.printed import Printed
 from ppl.language.randomness import generator, key
 from ppl.language.text import Text
 from ppl.lm.base import LanguageModel
@@ -71,7 +72,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class SelfSteered:
+class SelfSteered(Printed):
     """What came of it.
 
     Attributes:

@@ -29,6 +29,7 @@ from weakref import WeakKeyDictionary
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from ppl.language.cost import Account, share_seconds
+from ppl.runtime.awake import awake
 from ppl.runtime.batch import Batches, BudgetExhausted, Cancelled, Group, Host, Waiting, judged
 from ppl.runtime.coroutine import PAUSE, Slice, park
 from ppl.runtime.turns import TURNS, Seat, inside, seated
@@ -178,7 +179,8 @@ class Loop:
             posted = self._together[events] = []
             events.call_soon(lambda: self._post(self._together.pop(events)))
         posted.append((search, future))
-        return await asyncio.wrap_future(future)
+        with awake(events):
+            return await asyncio.wrap_future(future)
 
     def run(self, functions: Sequence[tuple[Callable[[], Any], Account]]) -> list[Any]:
         """Runs functions that wait for groups, each with who pays, side by side in this thread.

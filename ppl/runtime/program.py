@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from ppl.errors import ProgramError
+from ppl.runtime.source import written
 
 Program = Callable[..., Any]
 
@@ -79,10 +79,7 @@ def warn_of(program: Program, said: str) -> None:
 
 def _written(program: Program) -> Any:
     """The function, or method, that runs when a program is called."""
-    inner: Any = program
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    inner = inspect.unwrap(inner)
+    inner = written(program)
     if not inspect.isroutine(inner):
         inner = getattr(inner, "__call__", inner)  # noqa: B004 (an object that is called)
     return inner

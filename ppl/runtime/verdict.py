@@ -28,6 +28,7 @@ from torch import Tensor
 from ppl.errors import ObservationError, VerifierError
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Account
+from ppl.language.printed import Named
 from ppl.language.site import Draw, Entry, Site, Visit, made, share
 from ppl.language.text import Text
 from ppl.runtime import keyed
@@ -109,7 +110,7 @@ class JudgeRequest:
     key: int = 0
 
 
-class Scorer(ABC):
+class Scorer(Named, ABC):
     """Puts a number on texts. Implement `judge`, as a `Verifier` or as a `Ranker`.
 
     Attributes:

@@ -90,7 +90,9 @@ def _agreed(known: Mapping[str, Any], told: Mapping[str, Any], what: str) -> dic
         if key == "verifiers":  # by model, of which there may be more now
             before = {m: v for m, v in (before or {}).items() if m in (now or {})}
             now = {m: v for m, v in (now or {}).items() if m in before}
-        if before != now:
+        if key == "uses":
+            _check_uses(before, now, what)
+        elif before != now:
             raise StudyError(
                 f"{what} is not what the folder has: {key} was {before!r}, now it is {now!r}; "
                 "results would be mixed: give it another name, or use another folder"
@@ -99,6 +101,18 @@ def _agreed(known: Mapping[str, Any], told: Mapping[str, Any], what: str) -> dic
     if "verifiers" in both:
         both["verifiers"] = {**known["verifiers"], **told["verifiers"]}
     return both
+
+
+def _check_uses(before: Any, now: Any, what: str) -> None:
+    """Of a program: helpers and constants of its module. Folders of before did not tell them."""
+    if before is None or now is None:
+        return
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise StudyError(
+                f"{what} is not what the folder has: {name!r}, which it uses, is another one now; "
+                "results would be mixed: give it another name, or use another folder"
+            )
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ppl.language.printed import Printed
 from ppl.study import config, records, resolving
 from ppl.study.plan import Group, Plan
 from ppl.study.problems import select
@@ -44,7 +45,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Printed):
     """What a run would do. Prints as a table."""
 
     rows: tuple[Expected, ...]

@@ -54,6 +54,10 @@ class Report:
         lines = sum(len(each.section.lines) for each in self.results)
         return f"<Report: {lines} lines of {len(self.runs.rows)} searches>"
 
+    def _repr_markdown_(self) -> str:
+        """The tables, for notebooks."""
+        return self.markdown
+
     def __rich__(self) -> RenderableType:
         return report_text.terminal(self.results, self.head)
 

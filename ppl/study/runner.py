@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ppl.errors import StudyError
 from ppl.language import checks
+from ppl.language.printed import Printed
 from ppl.study import cluster, resolving, workers
 from ppl.study.jobs import Job, jobs
 from ppl.study.plan import Plan
@@ -45,7 +46,7 @@ OnProgress = Callable[[Progress], object]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Printed):
     """What a run has done.
 
     Attributes:

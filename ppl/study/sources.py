@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
-import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,7 @@ from ppl.language.arguments import shown
 from ppl.lm import load as load_model
 from ppl.lm import sources as files
 from ppl.lm.base import LanguageModel
+from ppl.runtime.source import code_of, uses_of
 from ppl.runtime.verdict import Scorer
 from ppl.searchers.parse import imported, named
 from ppl.study import programs
@@ -79,8 +77,8 @@ class Use:
 
     @property
     def told(self) -> dict[str, Any]:
-        """As plain data. A program of one's own is told with what its code says, so that results
-        of two versions are not mixed; comments and layout are no difference."""
+        """As plain data. A program of one's own is told with what its code says, and with what it
+        uses of its module, so that results of two versions are not mixed."""
         told: dict[str, Any] = {"use": self.program, **self.settings}
         if callable(self.program):
             try:
@@ -88,7 +86,8 @@ class Use:
             except PPLError:
                 told["use"] = getattr(self.program, "__qualname__", type(self.program).__name__)
         if self.program not in READY:
-            told["code"] = _code(self.found())
+            told["code"] = code_of(self.found()) or "unknown"
+            told["uses"] = uses_of(self.found())
         return told
 
 
@@ -310,12 +309,3 @@ def _checked(name: str, found: Any, kind: Callable[..., K]) -> K:
     if not isinstance(found, cast(type[K], kind)):
         raise StudyError(f"{name} is a {type(found).__name__}, not a {kind.__name__}")
     return found
-
-
-def _code(function: Callable[..., Any]) -> str:
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-        text = ast.dump(ast.parse(source))
-    except (OSError, TypeError, SyntaxError):  # typed in a shell, or an object that is called
-        return "unknown"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 
 from ppl.errors import PPLError, StudyError, WorkerError
 from ppl.language.cost import Cost
+from ppl.runtime.source import written
 from ppl.study.jobs import Job, Pieces, portable
 from ppl.study.plan import Plan
 from ppl.study.work import Bench, Row, row
@@ -49,6 +52,7 @@ def rows(
         PPLError: what a group needs is not there.
     """
     portable(study, "workers")
+    _importable(study)
     number = min(workers, sum(len(job.problems) for job in todo))
     most = max(len(job.problems) for job in todo)
     pieces = Pieces(todo, min(batch, -(-most // number)))
@@ -91,6 +95,27 @@ def rows(
     finally:
         for helper in helpers:
             helper.stop()
+
+
+def _importable(study: Plan) -> None:
+    """Raises StudyError for a program that a new process, which imports it by name, cannot have."""
+    main = sys.modules["__main__"]
+    typed = getattr(main, "__file__", None) is None and getattr(main, "__spec__", None) is None
+    for name, use in study.named("programs").items():
+        at = getattr(written(use.program), "__module__", None)
+        if callable(use.program) and at == "__main__" and typed:
+            why = "defined in a notebook or shell, which a new process does not run"
+        else:
+            try:
+                ForkingPickler.dumps(use.program)
+                continue
+            except Exception as error:  # whatever its parts raise
+                why = f"no function that another process can import ({error})"
+        raise StudyError(
+            f"programs.{name} is {why}, so that workers cannot have it: put it into a module (in a "
+            "notebook, %%writefile my_programs.py writes a cell to one), and import it from there; "
+            "or search in this process, workers=1"
+        )
 
 
 def given_up(study: Plan, pieces: Pieces, piece: Job, whose: str) -> Iterator[tuple[Job, Row]]:

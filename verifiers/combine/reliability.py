@@ -12,6 +12,7 @@ from scipy.special import xlogy
 
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
+from ppl.language.printed import Printed
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Reliability:
+class Reliability(Printed):
     """A verifier's probabilities against the truth; print it, or plot it.
 
     Attributes:

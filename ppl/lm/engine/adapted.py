@@ -10,6 +10,7 @@ from ppl.errors import UnsupportedModelError
 from ppl.lm.engine import admission
 from ppl.lm.engine.beside import Adapters, Pair, marked
 from ppl.lm.engine.engine import Engine
+from ppl.lm.engine.runs import Stem
 from ppl.lm.engine.setting import inferring
 
 _REMEDY = "put the adapter into the weights, as ppl.load(model, adapter=folder) does"
@@ -33,14 +34,29 @@ def add_adapter(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], nam
         )
     adapters = engine.runner.adapters
     with engine.lock, inferring():
-        number = adapters.add(model, pairs, next(engine.base.parameters()))
-        before = engine.slots.clock
+        if not engine.runner.takes_whole(1):
+            return _added(engine, model, pairs, name)
         try:
-            _look(engine, adapters, number, name)
+            return _added(engine, model, pairs, name)
+        except UnsupportedModelError:  # it may be the program of a step that gives something else
+            adapters.agrees = False
+        try:
+            return _added(engine, model, pairs, name)
         except BaseException:
-            adapters.drop({number})
-            engine.slots.drop_since(before)
+            adapters.agrees = True
             raise
+
+
+def _added(engine: Engine, model: nn.Module, pairs: Mapping[str, Pair], name: str) -> int:
+    adapters = engine.runner.adapters
+    number = adapters.add(model, pairs, next(engine.base.parameters()))
+    before = engine.slots.clock
+    try:
+        _look(engine, adapters, number, name)
+    except BaseException:
+        adapters.drop({number})
+        engine.slots.drop_since(before)
+        raise
     return number
 
 
@@ -65,11 +81,17 @@ def _look(engine: Engine, adapters: Adapters, number: int, name: str) -> None:
     for slot, text in zip(slots, [mine, other], strict=True):
         engine.close(slot, text)
     plainly, rounds = engine.runner.plainly, engine.slots.keeps.int8
-    whole, last = [other, other], [hidden[1], steps[1:]]
-    admission.compare(plainly, engine.base, name, whole, last, rounds=rounds)
-    with adapters.running([number], len(own)):
-        whole, last = [own, again], [hidden[0], steps[:1]]
-        admission.compare(plainly, engine.base, name, whole, last, rounds=rounds)
+    found = [(other, hidden[1]), (other, steps[1:])], [(own, hidden[0]), (again, steps[:1])]
+    if engine.runner.takes_whole(1):  # many tokens at once are another program
+        stems = [Stem(text, (), ()) for text in (other, marked(own, number))]
+        for rows, text, (_, piece) in zip(
+            found, (other, own), engine.runner.segments(stems), strict=True
+        ):
+            rows.append((text, piece.states))
+    for rows, of in zip(found, (0, number), strict=True):
+        with adapters.running([of], len(own)):
+            texts, last = zip(*rows, strict=True)
+            admission.compare(plainly, engine.base, name, texts, last, rounds=rounds)
 
 
 def _refuse_uncalled(

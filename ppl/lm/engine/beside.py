@@ -2,8 +2,9 @@
 
 A layer of weight `W` gives `W x + B A x` for a row with an adapter (Hu et al. 2021,
 arXiv:2106.09685; side by side in one batch as in Chen et al. 2023, arXiv:2310.18547). The thin
-matrices of all adapters lie one below the other: a pass makes one product with all `A`, leaves each
-row the numbers of its own adapter, and adds one product with all `B`.
+matrices of all adapters lie side by side: a pass makes one product with all `A`, leaves each row
+the numbers of its own adapter, and adds one product with all `B`. Where steps are one program
+(`ppl.lm.engine.whole`), that adds to each row what its own adapter gives (`lowrank.h`).
 
 What a model computed for a text depends on the adapter. So a text carries the number of its adapter
 in its first token, above the bits of the id: whatever compares texts (prefix tree, snapshots, what
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -80,6 +81,21 @@ class _Running:
 _running: ContextVar[_Running | None] = ContextVar("_running", default=None)
 
 
+def running_numbers() -> Sequence[int] | None:
+    """Of the rows of the running pass their adapters; None where none has one."""
+    running = _running.get()
+    return None if running is None else running.numbers
+
+
+class Share(NamedTuple):
+    """A layer's pair in a product of several layers: so many of the adapter's numbers there are for
+    so many outputs, from the first on."""
+
+    rank: int
+    first: int
+    outputs: int
+
+
 class Thin:
     """The adapters of one layer.
 
@@ -94,6 +110,7 @@ class Thin:
         self.name = name
         self._inputs, self._outputs = sizes
         self._order: tuple[tuple[int, int], ...] = ()  # (number, rank) as they lie
+        self._shares: dict[int, Sequence[Share]] = {}
         self._a, self._b = torch.zeros(0, sizes[0]), torch.zeros(0, sizes[1])
         self.calls = 0
 
@@ -102,13 +119,14 @@ class Thin:
         """Those that change the layer."""
         return {number for number, _ in self._order}
 
-    def put(self, number: int, a: Tensor, b: Tensor) -> None:
+    def put(self, number: int, a: Tensor, b: Tensor, shares: Sequence[Share]) -> None:
         """Adds `[r, in]` and `[r, out]` for an adapter."""
         if not self._order:
             self._a, self._b = a, b
         else:
             self._a, self._b = torch.cat([self._a, a]), torch.cat([self._b, b])
         self._order += ((number, len(a)),)
+        self._shares[number] = shares
 
     def drop(self, numbers: set[int]) -> None:
         """Forgets adapters."""
@@ -120,6 +138,17 @@ class Thin:
                 parts = torch.split(whole, ranks)
                 setattr(self, name, torch.cat([whole[:0], *(parts[i] for i in kept)]))
             self._order = tuple(self._order[i] for i in kept)
+            self._shares = {number: self._shares[number] for number, _ in self._order}
+
+    def of(self, number: int) -> tuple[Tensor, Tensor, Sequence[Share]] | None:
+        """An adapter's `[r, in]` and `[r, out]`, and which of these are for which outputs; None
+        where it leaves the layer alone."""
+        at = 0
+        for other, rank in self._order:
+            if other == number:
+                return self._a[at : at + rank], self._b[at : at + rank], self._shares[number]
+            at += rank
+        return None
 
     def __call__(self, layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A hook: the layer's output `[..., out]` and what the rows' adapters add to it."""
@@ -139,14 +168,10 @@ class Thin:
             )
         a, b, kept = self._a, self._b, None
         if running.alone is not None:
-            at = 0
-            for number, rank in self._order:
-                if number == running.alone:
-                    a, b = a[at : at + rank], b[at : at + rank]
-                    break
-                at += rank
-            else:
+            own = self.of(running.alone)
+            if own is None:
                 return output
+            a, b, _ = own
         elif not self._order or self.numbers.isdisjoint(running.numbers):
             return output
         else:
@@ -166,13 +191,21 @@ class Thin:
 
 
 class Adapters:
-    """The adapters that texts of one engine may have."""
+    """The adapters that texts of one engine may have.
+
+    Attributes:
+        agrees: whether passes that are one program give what the layers give.
+        laid: of each adapter what such a program has made of where its matrices are; forgotten when
+            they move.
+    """
 
     def __init__(self) -> None:
         self._last = 0
         self._thin: dict[nn.Module, Thin] = {}
         self._rows: list[int] | None = None  # of the pass that comes next
         self._gone: deque[int] = deque()
+        self.agrees = True
+        self.laid: dict[int, Any] = {}
 
     @property
     def there(self) -> bool:
@@ -214,20 +247,26 @@ class Adapters:
                 self._thin[host] = thin = Thin(entries[0][0], _sizes(host))
                 thin.hook = host.register_forward_hook(thin)
             like = _like(host, usual)
-            a = torch.cat([pair[0] for _, pair, _ in entries]).to(like)
-            b = like.new_zeros(len(a), _sizes(host)[1])
-            at = 0
-            for _, (low, wide), column in entries:
-                b[at : at + len(low), column : column + len(wide)] = wide.T.to(like)
-                at += len(low)
-            self._thin[host].put(self._last, a, b)
+            shares = [Share(len(low), column, len(wide)) for _, (low, wide), column in entries]
+            a = torch.cat([low for _, (low, _), _ in entries]).to(like)
+            b, at = like.new_zeros(len(a), _sizes(host)[1]), 0
+            for (_, (_, wide), _), (rank, first, outputs) in zip(entries, shares, strict=True):
+                b[at : at + rank, first : first + outputs] = wide.T.to(like)
+                at += rank
+            self._thin[host].put(self._last, a, b, shares)
+        self.laid.clear()
+
+    def beside(self, layer: nn.Module) -> Thin | None:
+        """Those of one layer."""
+        return self._thin.get(layer)
 
     def belongs(self, number: int, holder: object) -> None:
         """Lets an adapter go when its holder goes: nobody asks for it then."""
         weakref.finalize(holder, self._gone.append, number).atexit = False
 
     def drop(self, numbers: set[int]) -> None:
-        """Forgets adapters. A layer that has none is what it was: its steps may be programs."""
+        """Forgets adapters. A layer that has none is what it was."""
+        self.laid.clear()
         for host, thin in list(self._thin.items()):
             thin.drop(numbers)
             if not thin.numbers:

@@ -11,8 +11,8 @@ typedef int32_t Step(const void *model, float tiny, float scaling, int64_t rows,
                      const int64_t *columns, const int64_t *positions, const int64_t *bases,
                      const int64_t *order, const void *groups, int64_t count, const void *kept,
                      int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
-                     const int64_t *slots, const number *cosines, const number *sines, number *x,
-                     number *out);
+                     const void *beside, const int64_t *slots, const number *cosines,
+                     const number *sines, number *x, number *out);
 typedef int32_t Draw(int32_t threads, int64_t rows, int64_t size, int64_t stride, const number *logits,
                      const double *uniforms, int64_t *tokens, double *log_probs);
 
@@ -47,7 +47,8 @@ extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number 
                          int64_t *columns, int64_t *positions, const int64_t *bases,
                          const int64_t *order, const void *groups, int64_t count, const void *kept,
                          int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
-                         const int64_t *slots, number *cosines, number *sines, number *x, number *out) {
+                         const void *beside, const int64_t *slots, number *cosines, number *sines,
+                         number *x, number *out) {
     int64_t steps_made = 0;
     const int32_t said = told([&] {
         const Product &last = model->head;
@@ -66,7 +67,8 @@ extern "C" int64_t burst(const Burst *model, int64_t most, int64_t idle, number 
                 }
             }
             passed(model->step(whole, tiny, scaling, rows, threads, columns, positions, bases, order, groups,
-                               count, kept, slot, head, value_slot, value_head, slots, cosine, sine, x, out));
+                               count, kept, slot, head, value_slot, value_head, beside, slots, cosine, sine,
+                               x, out));
             last(rows, threads, out, logits);
             for (int64_t d = 0; read && d < draws; d++) {
                 const number *from = logits + of[d] * size;

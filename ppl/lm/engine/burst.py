@@ -110,7 +110,8 @@ class Burst:
         rows = len(slots)
         assert window.slots is not None
         x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
-        call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
+        with self._runner.adapters.seated(1):
+            call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)
         of = np.array(slot_of)
         numbers = np.ascontiguousarray(np.minimum(uniforms, 1 - 2.0**-52))
         ends = np.array([each.ctypes.data for each in pauses])
@@ -161,5 +162,5 @@ class Burst:
 def _program(half: bool) -> Any:
     takes: list[Any] = [_POINTER, _INT64, _INT64, _POINTER, _INT64, _INT64, _INT64]
     takes += [*[_POINTER] * 11, _POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
-    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    takes += [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 6]
     return returning(built("burst.cpp", HALF=int(half)).burst, *takes, kind=_INT64)

@@ -13,6 +13,7 @@
 #include "vectors.h"
 
 #include "attend.h"
+#include "lowrank.h"
 
 typedef int32_t Multiply(int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, const number *,
                       const void *, const float *, number *);
@@ -32,6 +33,8 @@ struct Product {  // in weights of eight bits if it has scales
                                           out));
     }
 };
+
+enum { ASKED, ATTENDED, OPENED, CLOSED, PRODUCTS };  // of a layer, as they are numbered
 
 struct Layer {  // norms of queries and keys may be null
     const number *norm, *of_queries, *of_keys;
@@ -119,13 +122,13 @@ struct Memory {
 struct Between {
     const Model &model;
     float tiny;
-    const int64_t rows;
+    const Beside *beside;  // null where no row has an adapter
     const int32_t threads;
     Memory memory;
     number *some, *asked, *open, *closed;
 
-    Between(const Model &model, float tiny, int64_t rows, int32_t threads)
-        : model(model), tiny(tiny), rows(rows), threads(threads),
+    Between(const Model &model, float tiny, const Beside *beside, int64_t rows, int32_t threads)
+        : model(model), tiny(tiny), beside(beside), threads(threads),
           memory(rows, model.hidden, model.queries() + 2 * model.keys(), 2 * model.inner, model.inner),
           some(memory.of(rows * model.hidden)),
           asked(memory.of(rows * (model.queries() + 2 * model.keys()))),
@@ -138,15 +141,24 @@ struct Between {
         for (int64_t row = 0; row < count; row++) f(row);
     }
 
-    // Queries, keys and values of `count` rows, which attention takes.
-    void ask(const Layer &layer, int64_t count, const number *x, const number *cosines,
+    // One of a layer's products, of `count` rows of the pass from the first on.
+    void multiply(const Layer &layer, const Product &product, int which, int64_t first, int64_t count,
+                  const number *x, number *out) const {
+        product(count, threads, x, out);
+        if (beside)
+            add_beside(*beside, (&layer - model.each) * PRODUCTS + which, product.inputs, product.outputs,
+                       first, count, threads, x, out);
+    }
+
+    // Queries, keys and values of `count` rows from the first on, which attention takes.
+    void ask(const Layer &layer, int64_t first, int64_t count, const number *x, const number *cosines,
              const number *sines, number *query, number *key, number *value) const {
         const int64_t hidden = model.hidden, dim = model.dim, heads = model.heads;
         const int64_t queries = heads * model.group, all = (queries + 2 * heads) * dim;
         each(count, [&](int64_t row) {
             normed(x + row * hidden, layer.norm, hidden, tiny, some + row * hidden);
         });
-        layer.asked(count, threads, some, asked);
+        multiply(layer, layer.asked, ASKED, first, count, some, asked);
         each(count, [&](int64_t row) {
             const number *from = asked + row * all;
             const number *c = cosines + row * dim, *s = sines + row * dim;
@@ -162,18 +174,18 @@ struct Between {
     }
 
     // The rest of the layer, with what attention has seen.
-    void go_on(const Layer &layer, int64_t count, const number *seen, number *x) const {
+    void go_on(const Layer &layer, int64_t first, int64_t count, const number *seen, number *x) const {
         const int64_t hidden = model.hidden, inner = model.inner;
-        layer.attended(count, threads, seen, some);
+        multiply(layer, layer.attended, ATTENDED, first, count, seen, some);
         each(count, [&](int64_t row) {
             added(x + row * hidden, some + row * hidden, hidden);
             normed(x + row * hidden, layer.second, hidden, tiny, some + row * hidden);
         });
-        layer.opened(count, threads, some, open);
+        multiply(layer, layer.opened, OPENED, first, count, some, open);
         each(count, [&](int64_t row) {
             gated(open + row * 2 * inner, inner, closed + row * inner);
         });
-        layer.closed(count, threads, closed, some);
+        multiply(layer, layer.closed, CLOSED, first, count, closed, some);
         each(count, [&](int64_t row) { added(x + row * hidden, some + row * hidden, hidden); });
     }
 };

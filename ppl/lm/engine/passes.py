@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from ppl.errors import PromptError, UnsupportedModelError
 from ppl.lm.engine.admission import Plan, rounds
 from ppl.lm.engine.attention import NAME, grouped, running_filling, running_spans
-from ppl.lm.engine.beside import ID, Adapters
+from ppl.lm.engine.beside import ID, Adapters, number_of
 from ppl.lm.engine.blocks import blocks_of
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.evicting import Evicting
@@ -31,7 +31,7 @@ from ppl.lm.engine.setting import Attention
 from ppl.lm.engine.slots import Slots, Window
 from ppl.lm.engine.spans import MOST_TOGETHER, Common, Span
 from ppl.lm.engine.trunk import Standing, standing_on
-from ppl.lm.engine.whole import WholeStep, packer_of, whole_step
+from ppl.lm.engine.whole import packer_of, whole_step
 
 # Query tokens of one prefill pass over all rows: bounds the memory of activations, and of masks
 # where every head has its own.
@@ -127,7 +127,7 @@ class Passes:
         self.graphs = StepGraphs(self.captured_pass, self.device) if graphs else None
         self.compiled = CompiledStep(base, config, plan, self._keeps, name) if compile else None
         plain = not graphs and self._keeps == KV() and not plan.states
-        self.whole: WholeStep | None = whole_step(base, config, plan) if plain else None
+        self.whole = whole_step(base, config, plan, self.adapters) if plain else None
         # In keys of one layer, of all heads: reading them costs what another product does.
         worth = _CPU_SHARED if self.device.type == "cpu" else _GPU_SHARED
         worth = _GRAPHS_SHARED if graphs else worth
@@ -209,8 +209,8 @@ class Passes:
             jobs = []
             for text, slot in rows:
                 kv = tuple(group[:, slot.index] for group in self._slots.kv)
-                own = text[slot.length :], slot.length, slot.tail, kv
-                jobs.append(Job(*own, self._slots.states[slot.index], slot.trunk))
+                own = kv, self._slots.states[slot.index], slot.trunk, number_of(text)
+                jobs.append(Job(text[slot.length :], slot.length, slot.tail, *own))
             self._pack(jobs, packer)
             for text, slot in rows:
                 slot.length = len(text)
@@ -249,7 +249,7 @@ class Passes:
 
     def takes_whole(self, rows: int) -> bool:
         """Whether a step of so many rows is one program."""
-        return self.whole is not None and self.whole.takes(rows) and not self.adapters.there
+        return self.whole is not None and self.whole.takes(rows)
 
     def _fill_evenly(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         """As `fill`, all rows of a pass by equally many tokens."""
@@ -339,7 +339,8 @@ class Passes:
             if done < len(text):
                 self._check(text[done:])
             made.append((base, piece))
-            jobs.append(Job(text[done:], done, done - base, piece.kv, piece.states, trunk))
+            own = piece.kv, piece.states, trunk, number_of(text)
+            jobs.append(Job(text[done:], done, done - base, *own))
         if packer := self._packer:
             self._pack(jobs, packer)
         else:
@@ -363,10 +364,10 @@ class Passes:
 
     @property
     def _packer(self) -> Callable[[Packed], Tensor] | None:
-        """What fills texts without padding: the program of a step, whose rows know no more than
-        these tokens and have no weights of their own."""
-        plain = not self._states and not self._keeps.int8 and not self.adapters.there
-        return packer_of(self.whole, self.compiled, self.plan) if plain else None
+        """What fills texts without padding: the program of a step, which knows these tokens."""
+        if self._states or self._keeps.int8:
+            return None
+        return packer_of(self.whole, self.compiled, self.plan, beside=self.adapters.there)
 
     def _pack(self, jobs: Sequence[Job], packer: Callable[[Packed], Tensor]) -> None:
         for batch in packed(jobs, self._at_once):

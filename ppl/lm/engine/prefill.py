@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ppl.lm.engine import native
+from ppl.lm.engine.beside import ID
 from ppl.lm.engine.runs import Tokens, Trunk
 from ppl.lm.engine.slots import Place
 from ppl.lm.engine.table import numbers, run_of
@@ -38,6 +39,7 @@ class Job:
         column: where in the memory it goes; what is before it there has been computed.
         kv, states: the memory, as of a `Piece`.
         trunk: what is before that memory.
+        adapter: the number of its adapter.
     """
 
     tokens: Tokens
@@ -46,12 +48,13 @@ class Job:
     kv: tuple[Tensor, ...]
     states: Tensor
     trunk: Trunk
+    adapter: int = 0
 
     def __getitem__(self, part: slice) -> Job:
         """The same for some of the tokens."""
         first = part.start or 0
         at = self.start + first, self.column + first
-        return Job(self.tokens[part], *at, self.kv, self.states, self.trunk)
+        return Job(self.tokens[part], *at, self.kv, self.states, self.trunk, self.adapter)
 
 
 def packed(jobs: Sequence[Job], most: int) -> Iterator[list[Job]]:
@@ -127,9 +130,14 @@ class Packed:
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:
         """Ids and positions `[T, 1]` of the tokens."""
-        ids = [token for job in self.jobs for token in job.tokens]
+        ids = [token & ID for job in self.jobs for token in job.tokens]
         positions = [torch.arange(job.start, job.start + len(job.tokens)) for job in self.jobs]
         return torch.tensor(ids)[:, None], torch.cat(positions)[:, None]
+
+    @property
+    def adapters(self) -> list[int]:
+        """`[T]` the number of each token's adapter."""
+        return [job.adapter for job in self.jobs for _ in job.tokens]
 
     def tables(self, keys: int, values: int) -> tuple[Tensor, Tensor]:
         """Jobs and runs as `native.fill` takes them, for groups of the layout."""

@@ -6,11 +6,14 @@ pass, so this looks at many things at once, and into none of them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import chain
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module
+
+from ppl.lm.engine.beside import Thin
 
 # What a layer multiplies with or adds, besides its weights.
 _SETTINGS = "scaling", "variance_epsilon"
@@ -21,12 +24,16 @@ class Unaltered:
 
     Args:
         base: the decoder without its head, or another part of a model.
+        adapted: layers of it beside which low-rank adapters may stand: the program adds what they
+            do.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, adapted: Collection[nn.Module] = ()) -> None:
         modules = list(base.modules())
-        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks: list[Any] = [m._forward_pre_hooks for m in modules]
+        self._hooks += [m._forward_hooks for m in modules if m not in adapted]
         self._hooks += [module._global_forward_hooks, module._global_forward_pre_hooks]
+        self._adapted = [m._forward_hooks for m in adapted]
         self._own = [vars(m) for m in modules]
         kinds: set[Any] = set(map(type, modules))
         self._forwards = {kind: kind.forward for kind in kinds}
@@ -48,6 +55,8 @@ class Unaltered:
         """Whether nothing else is to be done whenever a layer runs, none has been put in the place
         of another, and norms have the weights, and all the settings, that they had."""
         if any(self._hooks) or any("forward" in own for own in self._own):
+            return False
+        if any(type(hook) is not Thin for hooks in self._adapted for hook in hooks.values()):
             return False
         if self._found() != (self._weights, self._parts, self._values):
             return False

@@ -23,28 +23,29 @@ struct Kept {  // of one layer: as `attend` is given them, and `fill`
 };
 
 // x: [rows, hidden] embeddings, overwritten; cosines, sines: [rows, dim]; tiny: what norms add;
-// kept: [layers]; out: [rows, hidden]; the rest as in attention.cpp, and what it returns.
+// kept: [layers]; beside: what rows have beside the weights, or null; out: [rows, hidden]; the rest as in
+// attention.cpp, and what it returns.
 extern "C" int32_t step(const Model *model, float tiny, float scaling, int64_t rows, int32_t threads,
                      const int64_t *columns, const int64_t *positions, const int64_t *bases,
                      const int64_t *order, const Rows *groups, int64_t count, const Kept *kept,
                      int64_t slot, int64_t head, int64_t value_slot, int64_t value_head,
-                     const int64_t *slots, const number *cosines, const number *sines,
-                     number *x, number *out) {
+                     const Beside *beside, const int64_t *slots, const number *cosines,
+                     const number *sines, number *x, number *out) {
     return told([&] {
         const int64_t queries = model->queries(), keys = model->keys(), hidden = model->hidden;
-        const Between between(*model, tiny, rows, threads);
+        const Between between(*model, tiny, beside, rows, threads);
         Memory memory(rows, queries, keys, keys, queries);
         number *query = memory.of(rows * queries), *key = memory.of(rows * keys);
         number *value = memory.of(rows * keys), *seen = memory.of(rows * queries);
         for (int64_t l = 0; l < model->layers; l++) {
             const Layer &layer = model->each[l];
             const Kept &own = kept[l];
-            between.ask(layer, rows, x, cosines, sines, query, key, value);
+            between.ask(layer, 0, rows, x, cosines, sines, query, key, value);
             passed(model->attend(rows, threads, columns, own.firsts, positions, bases, order, groups, count,
                           own.runs, own.layer, own.other_layer, query, key, value, own.keys, own.values,
                           slot, head, value_slot, value_head, scaling, 0, nullptr, nullptr, nullptr,
                           nullptr, 0, nullptr, slots, seen));
-            between.go_on(layer, rows, seen, x);
+            between.go_on(layer, 0, rows, seen, x);
         }
         for (int64_t row = 0; row < rows; row++)
             normed(x + row * hidden, model->norm, hidden, tiny, out + row * hidden);
@@ -56,8 +57,8 @@ enum { MOST_AT_ONCE = 256, LEAST_AT_ONCE = 64, MULTIPLE = 32 };  // rows from at
 // The same of many tokens, `rows` in all, of some texts, whose runs are in `kept`; jobs as in
 // prefill.cpp. Where there are enough, each thread takes some of them by itself.
 extern "C" int32_t texts(const Model *model, float tiny, float scaling, int64_t rows, int32_t threads,
-                      const Job *jobs, int64_t count, const Kept *kept, const number *cosines,
-                      const number *sines, number *x, number *out) {
+                      const Job *jobs, int64_t count, const Kept *kept, const Beside *beside,
+                      const number *cosines, const number *sines, number *x, number *out) {
     return told([&] {
         const int64_t queries = model->queries(), keys = model->keys();
         const int64_t hidden = model->hidden, dim = model->dim;
@@ -69,15 +70,16 @@ extern "C" int32_t texts(const Model *model, float tiny, float scaling, int64_t 
         number *query = memory.of(rows * queries), *key = memory.of(rows * keys);
         number *value = memory.of(rows * keys);
         std::deque<Between> own;
-        for (int64_t i = 0; i < workers; i++) own.emplace_back(*model, tiny, size, apart ? 1 : threads);
+        for (int64_t i = 0; i < workers; i++)
+            own.emplace_back(*model, tiny, beside, size, apart ? 1 : threads);
         int32_t said = DONE;
         // From the attention of one layer, if there is one before, to that of the next.
         auto between = [&](const Between &layers, int64_t l, int64_t first) {
             const int64_t some = rows - first < size ? rows - first : size;
             number *own = x + first * hidden;
-            if (l) layers.go_on(model->each[l - 1], some, query + first * queries, own);
+            if (l) layers.go_on(model->each[l - 1], first, some, query + first * queries, own);
             if (l < model->layers)
-                layers.ask(model->each[l], some, own, cosines + first * dim, sines + first * dim,
+                layers.ask(model->each[l], first, some, own, cosines + first * dim, sines + first * dim,
                            query + first * queries, key + first * keys, value + first * keys);
             for (int64_t row = 0; l == model->layers && row < some; row++)
                 normed(own + row * hidden, model->norm, hidden, tiny, out + (first + row) * hidden);

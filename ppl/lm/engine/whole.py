@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from ppl.lm.engine import native
 from ppl.lm.engine.admission import Plan
+from ppl.lm.engine.beside import Adapters, running_numbers
 from ppl.lm.engine.building import built, returning
 from ppl.lm.engine.compiled import CompiledStep
 from ppl.lm.engine.linear import JoinedPart, LaidOutLinear, PackedLinear
+from ppl.lm.engine.lowrank import LowRank
 from ppl.lm.engine.prefill import Packed, kept
 from ppl.lm.engine.reach import Reach
 from ppl.lm.engine.slots import Window
@@ -45,6 +47,7 @@ class WholeStep:
         base: the decoder without its head.
         config: its configuration.
         plan: how it attends.
+        adapters: what rows may have beside its weights.
 
     Raises:
         RuntimeError: it is not of a kind that is known, or its layers are not laid out for products
@@ -54,7 +57,7 @@ class WholeStep:
         fills: whether it makes passes of many tokens, too.
     """
 
-    def __init__(self, base: nn.Module, config: Any, plan: Plan) -> None:
+    def __init__(self, base: nn.Module, config: Any, plan: Plan, adapters: Adapters) -> None:
         blocks = _blocks(base, config)
         self.fills = True
         self._base, self._places = base, [_whole(place) for place in plan.layout.places]
@@ -73,8 +76,9 @@ class WholeStep:
         self._tiny = float(blocks[0].input_layernorm.variance_epsilon)
         # Kept: the program has only addresses.
         self._products: list[LaidOutLinear] = []
-        self._unaltered = Unaltered(base)
         rows = [_row(block, self._products, self._dtype) for block in blocks]
+        self._unaltered = Unaltered(base, set(self._products))
+        self._adapters, self._beside = adapters, LowRank(adapters, self._products, self._dtype)
         # Layers may have been cut after they were made, each by itself.
         sizes = [(self._hidden, self._wide + 2 * heads * self.dim), (self._wide, self._hidden)]
         sizes += [(self._hidden, 2 * inner), (inner, self._hidden)]
@@ -102,7 +106,7 @@ class WholeStep:
     @property
     def stands(self) -> bool:
         """Whether layers are what they were; where one was altered since, they have to run."""
-        return self._unaltered()
+        return self._unaltered() and (self._adapters.agrees or not self._adapters.there)
 
     def __call__(
         self,
@@ -179,7 +183,8 @@ class WholeStep:
             values.stride(1),
             values.stride(2),
         ]
-        return call, [table, firsts, kept, columns, positions, bases]
+        beside, tables = self._beside(running_numbers(), rows)
+        return [*call, beside], [table, firsts, kept, columns, positions, bases, tables]
 
     def fill(self, packed: Packed) -> Tensor:
         """Last hidden states `[T, 1, hidden]` of all tokens of texts, as `CompiledStep.fill`."""
@@ -202,6 +207,7 @@ class WholeStep:
             packed.check(group, shape, self._dtype)
             packed.check(other, shape, self._dtype)
         of_layers = np.array(kept, dtype=np.int64)
+        beside, tables = self._beside(packed.adapters if self._adapters.there else None, rows)
         out = torch.empty_like(x)
         self._fill(
             self._model.ctypes.data,
@@ -212,11 +218,13 @@ class WholeStep:
             jobs.data_ptr(),
             len(jobs),
             of_layers.ctypes.data,
+            beside,
             cosines.data_ptr(),
             sines.data_ptr(),
             x.data_ptr(),
             out.data_ptr(),
         )
+        del tables
         return out
 
     def begun(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,26 +246,28 @@ class WholeStep:
         return x, cosines, sines
 
 
-def whole_step(base: nn.Module, config: Any, plan: Plan) -> WholeStep | None:
+def whole_step(base: nn.Module, config: Any, plan: Plan, adapters: Adapters) -> WholeStep | None:
     """The program of a model, if it can have one."""
     weight = next(base.parameters())
     if weight.device.type != "cpu" or weight.dtype not in _DTYPES:
         return None
     try:
-        return WholeStep(base, config, plan)
+        return WholeStep(base, config, plan, adapters)
     # Of another kind, in one way or another.
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
 
 
 def packer_of(
-    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan
+    whole: WholeStep | None, compiled: CompiledStep | None, plan: Plan, *, beside: bool
 ) -> Callable[[Packed], Tensor] | None:
     """What computes many tokens of texts in one pass, if anything does: their last hidden states
-    `[T, 1, hidden]`."""
+    `[T, 1, hidden]`. Compiled steps do not know which token has which adapter `beside` it."""
     if whole is not None and whole.fills and whole.stands:
         return whole.fill
-    if compiled is None or not compiled.native or plan.windows:  # there each looks at all before it
+    if beside or compiled is None or not compiled.native:
+        return None
+    if plan.windows:  # there each looks at all before it
         return None
     return lambda run: compiled.fill(run, lambda layer: kept(plan.layout.places[layer]))
 
@@ -333,6 +343,6 @@ def _norm(norm: Any, tiny: float, dtype: torch.dtype) -> int:
 def _program(half: bool) -> Any:
     program = built("whole.cpp", HALF=int(half))
     both: list[Any] = [_POINTER, ctypes.c_float, ctypes.c_float, _INT64, _INT32]
-    of_step = [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 5]
+    of_step = [*[_POINTER] * 5, _INT64, _POINTER, *[_INT64] * 4, *[_POINTER] * 6]
     step = returning(program.step, *both, *of_step)
-    return step, returning(program.texts, *both, _POINTER, _INT64, *[_POINTER] * 5)
+    return step, returning(program.texts, *both, _POINTER, _INT64, *[_POINTER] * 6)

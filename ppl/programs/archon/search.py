@@ -18,6 +18,7 @@ from ppl.errors import ArgumentError, PPLError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
 from ppl.language.cost import Budget
+from ppl.language.printed import Printed
 from ppl.language.randomness import generator
 from ppl.programs.archon.policies import POLICIES, Method
 from ppl.programs.archon.space import Ask, Board, Point, Space
@@ -68,7 +69,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Printed):
     """What a search has found.
 
     Attributes:

@@ -79,6 +79,7 @@ FAULTS = [
         "log_evidence=result.log_evidence or None,",
         "tests/exact/test_evidence.py tests/test_particle_filter.py -k 'dead_sets or one_particle'",
     ),
+    Fault("ppl/posterior/shown.py", "<code style=", "<span style=", "tests/test_cells.py"),
     Fault(
         "ppl/posterior/shown.py",
         "merged[answer] = probability + p, number + 1, max(score, s.score)",

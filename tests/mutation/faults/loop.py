@@ -10,6 +10,13 @@ TESTS, ACCOUNTS = (
 )
 
 FAULTS = [
+    Fault("ppl/runtime/awake.py", "pulse.waiting == 1", "False", "tests/test_watching.py -k stop"),
+    Fault(
+        "ppl/runtime/awake.py",
+        "not pulse.waiting and",
+        "False and",
+        "tests/test_watching.py -k pulse",
+    ),
     Fault(BATCH, "running.session.cancel(mine)", "pass", f"{TESTS} -k drawn_no_further"),
     Fault(BATCH, "if len(searches) > 1:", "if False:", f"{TESTS} -k verifier"),
     Fault(

@@ -210,7 +210,7 @@ FAULTS = [
     # Many tokens of several texts in one pass.
     Fault(RUNS, "size < whole and size <= length", "size <= length", f"{FILLED} -k waits"),
     Fault(RUNS, "size < whole and size <= length", "size < whole", f"{FILLED} -k waits"),
-    Fault(PASSES, "done, done - base, piece.kv", "done, 0, piece.kv", f"{FILLED} -k siblings"),
+    Fault(PASSES, "done, done - base, *own", "done, 0, *own", f"{FILLED} -k siblings"),
     Fault(
         "ppl/lm/engine/prefill.py",
         "runs.append(run_of(part.piece.kv, keys, values, part.start, count))",

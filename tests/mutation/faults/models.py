@@ -15,12 +15,13 @@ ADAPTERS, REPLICAS = "tests/test_several_adapters.py", "tests/test_replicas.py"
 ATTENTION, CHECKS = f"{ENGINE}/attention.py", "ppl/language/checks.py"
 FINITE = "tests/test_families.py -k not_finite"
 LAZY, IMPORTS = "tests/test_lazy.py", "tests/test_imports.py"
+LOW_RANK = "tests/test_low_rank.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
     # What is imported when.
     Fault("ppl/lazy.py", "            setattr(front, name, found)  # asked for once\n", "", LAZY),
-    Fault("ppl/lazy.py", 'not name.startswith("_") and ', "", f"{LAZY} -k listed"),
+    Fault("ppl/lazy.py", 'not name.startswith("_") and ', "", f"{LAZY} -k not_there"),
     Fault("ppl/lazy.py", "{*vars(front), *home, *", "{*vars(front), *", f"{LAZY} -k listed"),
     Fault(
         "ppl/posterior/models.py",
@@ -196,6 +197,18 @@ FAULTS = [
         "gone.add(self._gone.popleft())",
         "self._gone.popleft()",
         f"{ADAPTERS} -k go_with",
+    ),
+    Fault(f"{ENGINE}/lowrank.h", "        low += share.rank;\n", "", f"{LOW_RANK} -k close_to"),
+    Fault(f"{ENGINE}/lowrank.h", "low[at + r] - first", "low[at + r]", f"{LOW_RANK} -k same_bits"),
+    Fault(f"{ENGINE}/whole.py", "[*call, beside]", "[*call, None]", f"{LOW_RANK} -k every_kind"),
+    Fault(f"{ENGINE}/prefill.py", "self.trunk, self.adapter)", "self.trunk)", LOW_RANK),
+    Fault(f"{ENGINE}/unaltered.py", "type(hook) is not Thin", "False", f"{LOW_RANK} -k refused"),
+    Fault(f"{ENGINE}/adapted.py", "adapters.agrees = True", "pass", f"{LOW_RANK} -k refused"),
+    Fault(
+        f"{ENGINE}/beside.py",
+        'layer that has none is what it was."""\n        self.laid.clear()\n',
+        'layer that has none is what it was."""\n',
+        "tests/test_adapters_ahead.py -k as_it_was",
     ),
     Fault("ppl/lm/adapter.py", "if weight in shared:", "if False:", "tests/test_adapters.py"),
     Fault(

@@ -5,6 +5,8 @@ from fault import Fault
 CONTAINER, STORE = "ppl/posterior/container.py", "ppl/posterior/store.py"
 STORED, HOSTILE = "tests/test_stored.py", "tests/test_hostile_files.py"
 SEARCHES = "tests/test_stored_searches.py"
+NOTEBOOKS, SOURCE = "tests/test_stored_notebooks.py", "tests/test_source.py"
+CODE, SAID = "ppl/runtime/source.py", "searchers/said.py"
 
 FAULTS = [
     Fault(CONTAINER, "if not _ENTRY.fullmatch(name):", "if False:", f"{HOSTILE} -k harm"),
@@ -35,4 +37,21 @@ FAULTS = [
         "tests/test_stored.py",
     ),
     Fault(STORE, "        container.refuse(str(what))\n", "        raise\n", HOSTILE),
+    Fault(SAID, 'if row["code"] != now:', "if False:", f"{NOTEBOOKS} -k changed"),
+    Fault(SAID, "if before.get(name) != uses.get(name):", "if False:", f"{NOTEBOOKS} -k changed"),
+    Fault(
+        "searchers/stored.py",
+        '            check(kept["others"][path], found, path, "")\n',
+        "            pass\n",
+        f"{NOTEBOOKS} -k arguments",
+    ),
+    Fault(CODE, "in _GLOBAL} - sets)", "in _GLOBAL})", f"{SOURCE} -k again"),
+    Fault(CODE, "_collect(value, module, found, seen)", "pass", f"{SOURCE} -k beside"),
+    Fault(CODE, "for node in tree.body] != [name]:", "for node in tree.body] == []:", SOURCE),
+    Fault(
+        "ppl/study/config.py",
+        "        if before.get(name) != now.get(name):\n",
+        "        if False:\n",
+        "tests/test_study_workers.py -k helpers",
+    ),
 ]

@@ -236,12 +236,15 @@ class LanguageModel(TextMaker):
         """A running batch that requests join and leave."""
 
     def sample_batch(self, requests: Sequence[ContinueRequest]) -> list[Drawn | None]:
-        """Draws all requests as one batch; None where the paying ledger ran out."""
+        """Draws all requests as one batch; None where the paying ledger ran out.
+
+        What a server still works on for a ledger without time is given up, as when a search ends.
+        """
         session = self.session()
         tickets = [session.submit(request) for request in requests]
         results: dict[int, Drawn | None] = {}
         try:
-            while session.running:
+            while len(results) < len(tickets):  # what nobody waits for may still be in flight
                 for ticket, drawn in session.step().items():
                     if isinstance(drawn, PPLError):
                         raise drawn

@@ -201,3 +201,23 @@ def test_what_is_refused_is_none_of_the_programs_faults(tmp_path):
     hook.remove()
     assert base.engine.runner.takes_whole(1)
     assert good.adapter is not None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("whole", [True, False])
+def test_engines_of_one_model_have_adapters_of_their_own(whole, tmp_path):
+    """Both number them from one on, and the model's layers have the hooks of both."""
+    adapters, model = folders(tmp_path), small(KINDS["Llama"](), **WAYS["float32"])
+    plain = exactly(model)
+    engines = [ppl.HFModel(model, Letters(), name=each, kv_bytes=1 << 24) for each in adapters]
+    for engine in engines:
+        engine.engine.runner.whole = engine.engine.runner.whole if whole else None
+    pairs = list(zip(engines, adapters.values(), strict=True))
+    models = [engine.with_adapter(adapter) for engine, adapter in pairs]
+    assert all(engine.engine.runner.adapters.agrees for engine in engines)
+    for engine, beside, adapter in zip(engines, models, adapters.values(), strict=True):
+        right = copy.deepcopy(plain)
+        put_in(right, adapter, {})
+        for lm, by in (beside, right), (engine, plain):
+            found = engine.engine.hidden([lm.marked(text) for text in TEXTS], [0] * len(TEXTS))
+            assert laid_out.off(found, TEXTS, by, 0) < 1e-4

@@ -65,12 +65,14 @@ class _Running:
     """The rows of the running pass.
 
     Attributes:
+        whose: marks the engine: several may be of one model.
         numbers: `[B]` the adapter of each.
         width: `Q`.
         alone: the number that all have, None if they differ.
         kept: `[B, R]` for each order in which adapters lie: 1 where a number is a row's own.
     """
 
+    whose: object
     numbers: Sequence[int]
     width: int
     alone: int | None
@@ -97,7 +99,11 @@ class Share(NamedTuple):
 
 
 class Thin:
-    """The adapters of one layer.
+    """The adapters that one engine has of a layer.
+
+    Args:
+        name, sizes: of the layer, inputs and outputs.
+        whose: marks the engine.
 
     Attributes:
         calls: how often the layer was computed for rows with adapters.
@@ -106,8 +112,8 @@ class Thin:
 
     hook: RemovableHandle
 
-    def __init__(self, name: str, sizes: tuple[int, int]) -> None:
-        self.name = name
+    def __init__(self, name: str, sizes: tuple[int, int], whose: object) -> None:
+        self.name, self._whose = name, whose
         self._inputs, self._outputs = sizes
         self._order: tuple[tuple[int, int], ...] = ()  # (number, rank) as they lie
         self._shares: dict[int, Sequence[Share]] = {}
@@ -155,7 +161,7 @@ class Thin:
         if torch.compiler.is_compiling():  # the layer is run by an operator, and asks then
             return output
         running = _running.get()
-        if running is None:
+        if running is None or running.whose is not self._whose:
             return output
         self.calls += 1
         rows, x = len(running.numbers), given[0]
@@ -200,7 +206,7 @@ class Adapters:
     """
 
     def __init__(self) -> None:
-        self._last = 0
+        self._last, self._mark = 0, object()
         self._thin: dict[nn.Module, Thin] = {}
         self._rows: list[int] | None = None  # of the pass that comes next
         self._gone: deque[int] = deque()
@@ -244,7 +250,7 @@ class Adapters:
         """Gives each layer its thin matrices; their columns begin where it is said."""
         for host, entries in hosts.items():
             if host not in self._thin:
-                self._thin[host] = thin = Thin(entries[0][0], _sizes(host))
+                self._thin[host] = thin = Thin(entries[0][0], _sizes(host), self._mark)
                 thin.hook = host.register_forward_hook(thin)
             like = _like(host, usual)
             shares = [Share(len(low), column, len(wide)) for _, (low, wide), column in entries]
@@ -312,7 +318,7 @@ class Adapters:
         alone = numbers[0] if numbers and len(set(numbers)) == 1 else None
         if alone == 0 or not numbers:
             return contextlib.nullcontext()
-        return _while(_Running(numbers, width, alone))
+        return _while(_Running(self._mark, numbers, width, alone))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,9 @@ LOW_RANK = "tests/test_low_rank.py"
 JUDGING, FUNCTIONS = "tests/test_judging_adapters.py", "tests/test_replica_functions.py"
 
 FAULTS = [
+    Fault(
+        f"{ENGINE}/beside.py", " or running.whose is not self._whose", "", f"{LOW_RANK} -k engines"
+    ),
     # What is imported when.
     Fault("ppl/lazy.py", "            setattr(front, name, found)  # asked for once\n", "", LAZY),
     Fault("ppl/lazy.py", 'name[0] != "_" and ', "", f"{LAZY} -k not_there"),

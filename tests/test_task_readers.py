@@ -259,12 +259,12 @@ def test_mbpp_asks_for_the_name_and_has_a_known_limit():
 @needs_data
 def test_no_sandbox_is_no_verdict(monkeypatch):
     from ppl.errors import SandboxError
-    from ppl.tasks import code
+    from ppl.verifiers import UnitTests
 
     def broken(*_: object) -> list[object]:
         raise SandboxError("bubblewrap is not there")
 
-    monkeypatch.setattr(code.UnitTests, "outcomes", broken)
+    monkeypatch.setattr(UnitTests, "outcomes", broken)
     with pytest.raises(SandboxError):
         passes(load("humaneval")[0], "    pass\n")
 

@@ -56,7 +56,7 @@ class Unaltered:
         of another, and norms have the weights, and all the settings, that they had."""
         if any(self._hooks) or any("forward" in own for own in self._own):
             return False
-        if any(type(hook) is not Thin for hooks in self._adapted for hook in hooks.values()):
+        if any(type(h) is not Thin for hooks in self._adapted if hooks for h in hooks.values()):
             return False
         if self._found() != (self._weights, self._parts, self._values):
             return False

@@ -205,7 +205,7 @@ FAULTS = [
     Fault(f"{ENGINE}/lowrank.h", "low[at + r] - first", "low[at + r]", f"{LOW_RANK} -k same_bits"),
     Fault(f"{ENGINE}/whole.py", "[*call, beside]", "[*call, None]", f"{LOW_RANK} -k every_kind"),
     Fault(f"{ENGINE}/prefill.py", "self.trunk, self.adapter)", "self.trunk)", LOW_RANK),
-    Fault(f"{ENGINE}/unaltered.py", "type(hook) is not Thin", "False", f"{LOW_RANK} -k refused"),
+    Fault(f"{ENGINE}/unaltered.py", "type(h) is not Thin", "False", f"{LOW_RANK} -k refused"),
     Fault(f"{ENGINE}/adapted.py", "adapters.agrees = True", "pass", f"{LOW_RANK} -k refused"),
     Fault(
         f"{ENGINE}/beside.py",

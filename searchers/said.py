@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -18,7 +16,7 @@ from types import FunctionType
 from typing import Any
 
 from ppl.errors import SearchStateError
-from ppl.runtime.source import code_of, uses_of, written
+from ppl.runtime.source import code_of, other_use, text_of, uses_of
 
 _SHOWN = 60  # characters of a line that differs
 _OVER = "or hand the one over that is meant: Search.load(path, {}=...)"
@@ -42,7 +40,7 @@ def said(function: Any) -> dict[str, Any]:
         return row
     row |= {"code": code_of(function), "uses": uses_of(function)}
     if row["code"] is not None and (module == "__main__" or "<" in name):
-        row["text"] = textwrap.dedent(inspect.getsource(written(function)))
+        row["text"] = text_of(function)
     return row
 
 
@@ -100,17 +98,13 @@ def _changed(row: Mapping[str, Any], function: Any) -> str | None:
         return None
     if row["code"] != now:
         return _difference(row["text"], function) if "text" in row else "its lines are others now"
-    uses, before = uses_of(function), row["uses"]
-    for name in sorted({*before, *uses}):
-        if before.get(name) != uses.get(name):
-            return f"{name!r}, which it uses, is another one now"
-    return None
+    return other_use(row["uses"], uses_of(function))
 
 
 def _difference(old: str, function: Any) -> str:
     """Where two texts begin to differ, comments and layout left out."""
-    new = textwrap.dedent(inspect.getsource(written(function)))
-    before, after = (ast.unparse(ast.parse(text)).splitlines() for text in (old, new))
+    texts = old, text_of(function)
+    before, after = (ast.unparse(ast.parse(text)).splitlines() for text in texts)
     pairs = zip_longest(before, after, fillvalue="")
     was, is_now = next((a.strip(), b.strip()) for a, b in pairs if a != b)
     same = next((i for i, (a, b) in enumerate(zip(was, is_now, strict=False)) if a != b), 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ppl.errors import PPLError
 from ppl.language.arguments import checked
+from ppl.posterior.shown import several
 
 _EVERY = 0.2
 """Seconds between two lines in a notebook, which keeps and sends every one of them."""
@@ -112,4 +113,4 @@ def _said(searches: Sequence[Any]) -> str:
     tokens = sum(s.tree.cost.lm_tokens for s in searches)
     done = sum(s.over for s in searches)
     count = f"{done} of {len(searches)} searches, " if len(searches) > 1 else ""
-    return f"{name}: {count}{rounds} round{'s' * (rounds != 1)}, {tokens} tokens"
+    return f"{name}: {count}{several(rounds, 'round')}, {tokens} tokens"

@@ -16,7 +16,7 @@ import hashlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -29,7 +29,7 @@ def code_of(function: Callable[..., Any]) -> str | None:
     into a shell, an object that is called)."""
     function = written(function)
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = ast.parse(text_of(function))
     except (OSError, TypeError, SyntaxError):
         return None
     name = getattr(function, "__name__", "<lambda>")
@@ -59,6 +59,21 @@ def same(a: Any, b: Any) -> bool:
         return False
     code = code_of(a)
     return code is not None and code == code_of(b) and uses_of(a) == uses_of(b)
+
+
+def other_use(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """How two `uses_of` differ; None if they do not."""
+    differ = (name for name in sorted({*before, *now}) if before.get(name) != now.get(name))
+    return next((f"{name!r}, which it uses, is another one now" for name in differ), None)
+
+
+def text_of(function: Callable[..., Any]) -> str:
+    """A function's own lines, as if nothing were around it.
+
+    Raises:
+        OSError, TypeError: its source is not known.
+    """
+    return textwrap.dedent(inspect.getsource(written(function)))
 
 
 def written(program: Any) -> Any:

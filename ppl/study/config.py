@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl.errors import StudyError
+from ppl.runtime.source import other_use
 from ppl.study.records import CONFIG, plain, replace
 
 FORMAT, VERSION = "ppl-study", 1
@@ -107,12 +108,11 @@ def _check_uses(before: Any, now: Any, what: str) -> None:
     """Of a program: helpers and constants of its module. Folders of before did not tell them."""
     if before is None or now is None:
         return
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            raise StudyError(
-                f"{what} is not what the folder has: {name!r}, which it uses, is another one now; "
-                "results would be mixed: give it another name, or use another folder"
-            )
+    if (changed := other_use(before, now)) is not None:
+        raise StudyError(
+            f"{what} is not what the folder has: {changed}; "
+            "results would be mixed: give it another name, or use another folder"
+        )
 
 
 def _version(package: str) -> str | None:

@@ -38,7 +38,7 @@ FAULTS = [
     ),
     Fault(STORE, "        container.refuse(str(what))\n", "        raise\n", HOSTILE),
     Fault(SAID, 'if row["code"] != now:', "if False:", f"{NOTEBOOKS} -k changed"),
-    Fault(SAID, "if before.get(name) != uses.get(name):", "if False:", f"{NOTEBOOKS} -k changed"),
+    Fault(SAID, 'other_use(row["uses"], uses_of(function))', "None", f"{NOTEBOOKS} -k changed"),
     Fault(
         "searchers/stored.py",
         '            check(kept["others"][path], found, path, "")\n',
@@ -50,8 +50,8 @@ FAULTS = [
     Fault(CODE, "for node in tree.body] != [name]:", "for node in tree.body] == []:", SOURCE),
     Fault(
         "ppl/study/config.py",
-        "        if before.get(name) != now.get(name):\n",
-        "        if False:\n",
+        "if (changed := other_use(before, now)) is not None:",
+        "if changed := None:",
         "tests/test_study_workers.py -k helpers",
     ),
 ]

@@ -24,6 +24,7 @@ from loops import (
     walk,
 )
 from programs import TOY, contents, toy
+from scripts import run_script
 from work import until
 
 import ppl
@@ -64,6 +65,60 @@ def test_a_program_that_joins_a_thread_that_searches_is_told(pooled):
         return len(caught)
 
     assert BestOfN(1).run(program, seed=0).best == 1
+    nothing_is_left()
+
+
+# Whatever is made leaves garbage whose end takes the lock of the interpreter that is held by
+# `sys._current_frames`, and all of it is collected at once: as a frame of its answer is made.
+LITTER = """
+import gc, signal, threading, time
+from ppl.runtime.turns import Seat, _joins
+
+class Litter:
+    def __init__(self):
+        self.me, self.local = self, threading.local()
+        self.local.used = True
+
+holder, ended = Seat(), threading.Event()
+def wait(depth):
+    wait(depth - 1) if depth else ended.wait()
+thread = threading.Thread(target=wait, args=(5,), daemon=True)
+thread.start()
+holder.thread = thread.ident
+signal.alarm(300)  # an end that is seen: this is no wait that an interrupt could end
+gc.set_threshold(1)
+found = {_joins(holder, threading.current_thread()) for _ in range(1000) if Litter()}
+ended.set()
+thread.join()
+print(found, gc.isenabled())
+"""
+
+
+def test_looking_what_another_thread_does_collects_no_garbage():
+    assert run_script(LITTER) == "{False} True"
+
+
+def test_a_program_that_joins_one_thread_is_not_told_of_another():
+    ready, over = threading.Event(), threading.Event()
+
+    def elsewhere():
+        ready.wait(300)
+        found.append(SMC(2).run(toy, "prod", seed=0))
+        over.set()
+
+    def program():
+        slow = threading.Thread(target=time.sleep, args=(2,))
+        slow.start()
+        ready.set()
+        slow.join()
+        return over.is_set()
+
+    found = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    assert BestOfN(1).run(program, seed=0).best is False  # the other one waited all the while
+    thread.join()
+    assert contents(found[0]) == contents(SMC(2).run(toy, "prod", seed=0))
     nothing_is_left()
 
 

@@ -8,6 +8,7 @@ nobody waits for another's search to end.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -143,18 +144,19 @@ class Turns:
 
     def _wait(self, seat: Seat, *, new: bool = False) -> None:
         while self._holder is not seat:
-            if new and _joins(self._holder, threading.current_thread()):
+            try:
+                if seat.arriving or seat.interrupted is not None:
+                    self.knock()
+                woken = seat.turn.wait(_GLANCE)
+                seat.turn.clear()
+                stuck = new and not woken and _joins(self._holder, threading.current_thread())
+            except BaseException as interrupt:  # what must be undone needs a turn, too
+                seat.interrupted, stuck = interrupt, False
+            if stuck:
                 raise ProgramError(
                     "a program waits (Thread.join) for a thread that runs a search, and keeps the "
                     "turn that this search waits for: run the search in the program itself"
                 )
-            try:
-                if seat.arriving or seat.interrupted is not None:
-                    self.knock()
-                seat.turn.wait(_GLANCE)
-                seat.turn.clear()
-            except BaseException as interrupt:  # what must be undone needs a turn, too
-                seat.interrupted = interrupt
         seat.arriving = False
         self._kept.enter_context(generators_kept())
         interrupted, seat.interrupted = seat.interrupted, None
@@ -163,15 +165,32 @@ class Turns:
 
 
 def _joins(holder: Seat | None, waiting: threading.Thread) -> bool:
-    """True if the thread that has the turn is joining another one, which waits for it."""
-    frame = None if holder is None else sys._current_frames().get(holder.thread or 0)
-    while frame is not None:
-        if frame.f_code is threading.Thread.join.__code__:
+    """True if the thread that has the turn is joining another one, which waits for it.
+
+    Only the innermost frame is looked at: those below may be of greenlets, which leave them while
+    one looks, and what they pointed to is no more. For the same reason, and because a collection
+    inside of `_current_frames` may wait for ever (CPython's issue 106883), none is made meanwhile.
+    """
+    with _looking:
+        collects = gc.isenabled()
+        try:
+            gc.disable()
+            frame = None if holder is None else sys._current_frames().get(holder.thread or 0)
+            if frame is None or not any(frame.f_code is code for code in _JOINING):
+                return False
             return frame.f_locals.get("self") is waiting
-        frame = frame.f_back
-    return False
+        finally:
+            if collects:
+                gc.enable()
 
 
+_looking = threading.Lock()
+# Where a thread is while it joins another: before Python 3.13 in the second.
+_JOINING: Final = [
+    getattr(threading.Thread, name).__code__
+    for name in ("join", "_wait_for_tstate_lock")
+    if hasattr(threading.Thread, name)
+]
 TURNS: Final = Turns()
 # Which loop this thread is inside of.
 inside = threading.local()

@@ -42,6 +42,9 @@ FAULTS = [
     Fault(
         TURNS, "seat.thread, seat.arriving = me, True", "seat.thread = me", f"{TESTS} -k control_c"
     ),
+    Fault(TURNS, "            gc.disable()\n", "", f"{TESTS} -k collects"),
+    Fault(TURNS, '("self") is waiting', '("self") is not None', f"{TESTS} -k joins"),
+    Fault(TURNS, "code in _JOINING", "code in _JOINING[:0]", f"{TESTS} -k joins"),
     Fault(WAVE, "self.eager = quorum is not None", "self.eager = False", f"{TESTS} -k quorum"),
     Fault(WAVE, "any(p.thread != thread for p in self.particles)", "False", f"{TESTS} -k pickled"),
     Fault(

@@ -87,7 +87,11 @@ thread.start()
 holder.thread = thread.ident
 signal.alarm(300)  # an end that is seen: this is no wait that an interrupt could end
 gc.set_threshold(1)
-found = {_joins(holder, threading.current_thread()) for _ in range(1000) if Litter()}
+found = set()
+for k in range(1000):
+    Litter()
+    shift = [[] for _ in range(k % 7)]  # so that each of the next allocations is once the one
+    found.add(_joins(holder, threading.current_thread()))
 ended.set()
 thread.join()
 print(found, gc.isenabled())

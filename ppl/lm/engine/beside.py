@@ -278,6 +278,8 @@ class Adapters:
             if not thin.numbers:
                 thin.hook.remove()
                 del self._thin[host]
+        if not self._thin:
+            self.agrees = True  # what was not alike is gone
 
     def _sweep(self) -> None:
         """Forgets those of which the holder is gone."""
@@ -300,6 +302,7 @@ class Adapters:
     def seat(self, texts: Sequence[Tokens], where: Sequence[int], rows: int) -> None:
         """Says which row of the pass that comes next has which text."""
         self._sweep()
+        self._rows = None  # of a pass that failed before it began, if there is any left
         if self._thin:
             self._rows = [0] * rows
             for row, text in zip(where, texts, strict=True):

@@ -219,8 +219,10 @@ class Adapters:
         return bool(self._thin)
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
-        """Token ids without the marks of adapters that there were."""
-        return ids & ID if 0 < ids.max() >> _BITS <= self._last else ids
+        """The ids of a text without the mark of an adapter that there was, which is in the first."""
+        if 0 < ids[0] >> _BITS <= self._last:
+            ids[0] &= ID
+        return ids
 
     def add(self, model: nn.Module, pairs: Mapping[str, Pair], usual: Tensor) -> int:
         """Adds an adapter and returns its number.

@@ -219,7 +219,7 @@ class Adapters:
         return bool(self._thin)
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
-        """The ids of a text without the mark of an adapter that there was, which is in the first."""
+        """The ids of a text, of which the first may have the mark of an adapter, without it."""
         if 0 < ids[0] >> _BITS <= self._last:
             ids[0] &= ID
         return ids

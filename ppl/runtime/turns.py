@@ -147,9 +147,10 @@ class Turns:
             try:
                 if seat.arriving or seat.interrupted is not None:
                     self.knock()
-                woken = seat.turn.wait(_GLANCE)
+                woken, holder = seat.turn.wait(_GLANCE), self._holder
                 seat.turn.clear()
-                stuck = new and not woken and _joins(self._holder, threading.current_thread())
+                stuck = new and not woken and _joins(holder, threading.current_thread())
+                stuck = stuck and self._holder is holder  # it may join who has left the table
             except BaseException as interrupt:  # what must be undone needs a turn, too
                 seat.interrupted, stuck = interrupt, False
             if stuck:
@@ -178,13 +179,15 @@ def _joins(holder: Seat | None, waiting: threading.Thread) -> bool:
             frame = None if holder is None else sys._current_frames().get(holder.thread or 0)
             if frame is None or not any(frame.f_code is code for code in _JOINING):
                 return False
-            return frame.f_locals.get("self") is waiting
+            found = frame.f_locals  # `is_alive` passes through there, too, and waits for nothing
+            return found.get("self") is waiting and bool(found.get("block", True))
         finally:
             if collects:
                 gc.enable()
 
 
-_looking = threading.Lock()
+# Who forks has it as well: in a child nobody would collect garbage again.
+_looking = threading.RLock()
 # Where a thread is while it joins another: before Python 3.13 in the second.
 _JOINING: Final = [
     getattr(threading.Thread, name).__code__
@@ -233,3 +236,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release
+)

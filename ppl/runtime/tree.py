@@ -20,7 +20,8 @@ from ppl.language.cost import Account, Budget, Cost
 from ppl.language.randomness import key
 from ppl.runtime.batch import Cancelled, Host
 from ppl.runtime.called import Calls
-from ppl.runtime.loop import SHARED, current_job, loop_here
+from ppl.runtime.job import current_job
+from ppl.runtime.loop import SHARED, loop_here
 from ppl.runtime.node import Node, child_of
 from ppl.runtime.particle import DRAWN, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program

@@ -15,7 +15,8 @@ from typing import Any
 from ppl.language.cost import Account
 from ppl.runtime.batch import Group, Host, Request
 from ppl.runtime.branches import Told
-from ppl.runtime.loop import current_job, loop_here, turn
+from ppl.runtime.job import current_job
+from ppl.runtime.loop import loop_here, turn
 from ppl.runtime.particle import Checkpoint, Particle, Segment
 
 

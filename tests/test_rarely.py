@@ -293,3 +293,41 @@ def test_a_process_may_be_given_up_in_the_thread_that_reads_from_it(monkeypatch)
     assert cat.process.returncode is not None
     assert cat.process.stdin is not None
     assert cat.process.stdin.closed
+
+
+# -- the interpreter's end -----------------------------------------------------------------------
+
+EXIT = """
+import atexit, threading, time
+begun, ended = set(), []
+atexit.register(lambda: print(sorted(ended)))  # before the library's own, and so called after it
+import pyro, torch
+import pyro.distributions as dist
+from ppl.searchers import BestOfN
+
+def program(number):
+    begun.add(number)
+    try:
+        for t in range(10**9):
+            pyro.sample(f"x_{t}", dist.Normal(0.0, 1.0))
+            torch.ones(300, 300) @ torch.ones(300, 300)
+    finally:
+        ended.append(number)
+
+def search(number):
+    try:
+        BestOfN(1).run(program, number, seed=0)
+    except Exception:  # it is no error of the search's
+        ended.append("an error")
+    BestOfN(1).run(program, number + 10, seed=0)
+
+for number in range(3):
+    threading.Thread(target=search, args=(number,), daemon=True).start()
+while len(begun) < 3:
+    time.sleep(0.01)
+"""
+
+
+def test_searches_of_daemon_threads_end_before_the_interpreter():
+    """Which would end them in the middle of native code, and that the process."""
+    assert run_script(EXIT) == "[0, 1, 2]"

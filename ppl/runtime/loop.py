@@ -419,6 +419,7 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(TURNS.dismiss, _FAREWELL)  # of daemon threads, after what was submitted
 atexit.register(SHARED.stop)
 
 

@@ -24,6 +24,8 @@ from ppl.runtime.keyed import generators_kept
 # Seconds after which those who wait look again whose turn it is: an interrupt may have come between
 # the handing over and the waking.
 _GLANCE = 0.5
+# How often it is looked whether those who are dismissed have gone.
+_LOOKS = 100
 
 
 class Seat:
@@ -69,6 +71,7 @@ class Turns:
         self._seats: list[Seat] = []  # all at the table; who had a turn last is last
         self._knock: Future[None] | None = None
         self._kept = ExitStack()  # gives back what particles of this turn seed
+        self._dismissing: int | None = None  # the thread that lets no other go on
 
     def take(self, seat: Seat) -> None:
         """Waits for the first turn. An interrupt while waiting is raised when the turn comes.
@@ -79,6 +82,8 @@ class Turns:
         me = threading.get_ident()
         with self._lock:
             seat.thread, seat.arriving = me, True
+            if self._dismissing not in (None, me):
+                seat.interrupted = SystemExit()
             self._seats = [*(other for other in self._seats if other is not seat), seat]
             # A thread that comes again has left: an interrupt kept it from saying so.
             if self._holder is None or self._holder.thread == me:
@@ -127,6 +132,32 @@ class Turns:
                 self._seats, self._holder = rest, following
             if following is not None:
                 following.turn.set()
+
+    def dismiss(self, patience: float) -> None:
+        """Ends the searches of all other threads, as Ctrl-C would, and waits so many seconds.
+
+        For the interpreter's end, which kills threads in the middle of native code, and that the
+        whole process.
+        """
+        seat, me = Seat(), threading.get_ident()
+        with self._lock:
+            self._dismissing = me
+            for other in self._seats:
+                other.interrupted = SystemExit()
+        for _ in range(_LOOKS):  # a machine that stands still loses one of them
+            with self._lock:
+                others = [s for s in self._seats if s.thread != me]
+                if not others:
+                    break
+                seat.thread, seat.arriving = me, True  # so that it is handed the turn, and
+                self._seats = [*others, seat]
+                if self._holder is None or self._holder.thread == me:  # hands it on
+                    self._holder = others[0]
+            others[0].turn.set()
+            self.knock()
+            seat.turn.wait(patience / _LOOKS)
+            seat.turn.clear()
+        self.leave(seat)
 
     def sleep(self, seat: Seat, wait: Callable[[Future[None]], None]) -> None:
         """Calls `wait` with a future that is done as soon as somebody knocks."""

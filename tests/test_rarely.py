@@ -27,6 +27,7 @@ from ppl.language.cached import cached_property
 from ppl.language.errand import events
 from ppl.lm.decode import Session
 from ppl.runtime import turns
+from ppl.runtime.coroutine import this_thread
 from ppl.runtime.loop import SHARED
 from ppl.runtime.turns import TURNS, Seat, Turns
 from ppl.runtime.worker import Process
@@ -84,6 +85,7 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.guessing import Drafting
 from ppl.lm.server.endpoint import Endpoint
 from ppl.runtime import turns
+from ppl.runtime.coroutine import this_thread
 
 settings = dict(api_key=None, concurrency=1, retries=0, backoff=0.0, timeout=1.0)
 endpoint = Endpoint("http://127.0.0.1:9/v1", **settings)
@@ -331,3 +333,28 @@ while len(begun) < 3:
 def test_searches_of_daemon_threads_end_before_the_interpreter():
     """Which would end them in the middle of native code, and that the process."""
     assert run_script(EXIT) == "[0, 1, 2]"
+
+
+# -- threads of one number -----------------------------------------------------------------------
+
+
+def test_no_later_thread_has_the_mark_of_one_that_ended():
+    """The system gives numbers of threads again; greenlets belong to the thread that has gone."""
+    marks: list[tuple[object, object]] = []
+    for _ in range(200):
+        thread = threading.Thread(target=lambda: marks.append((this_thread(), this_thread())))
+        thread.start()
+        thread.join(300)
+    assert len(set(marks)) == 200
+    assert all(first is second for first, second in marks)
+
+
+def test_a_search_goes_on_in_one_thread_after_the_other():
+    for seed in range(5):
+        search = SMC(3).begin(walk, counting(), 3, seed=seed)
+        while not search.over:
+            thread = threading.Thread(target=search.step)
+            thread.start()
+            thread.join(300)
+        expected = SMC(3).run(walk, counting(), 3, seed=seed)
+        assert contents(search.posterior()) == contents(expected)

@@ -43,6 +43,12 @@ FAULTS = [
         f"{TESTS} -k handed_out",
     ),
     Fault(
+        "ppl/runtime/coroutine.py",
+        "_marks.own = object()",
+        "_marks.own = threading.get_ident()",
+        f"{TESTS} -k mark",
+    ),
+    Fault(
         "ppl/runtime/worker.py",
         "if self._reader is not threading.current_thread():",
         "if True:",

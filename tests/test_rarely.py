@@ -336,6 +336,26 @@ def test_searches_of_daemon_threads_end_before_the_interpreter(many):
     assert run_script(f"MANY = {many}" + EXIT) == str(list(range(many)))
 
 
+def test_who_waits_for_a_turn_is_dismissed_at_once():
+    """Also where an interrupt has kept the one that dismisses from leaving the table."""
+    table, left_behind, waiting, told = Turns(), Seat(), Seat(), []
+
+    def waits():
+        with pytest.raises(SystemExit):
+            table.take(waiting)
+        told.append(True)
+        table.leave(waiting)
+
+    table.take(left_behind)
+    thread = threading.Thread(target=waits, daemon=True)
+    thread.start()
+    assert until(lambda: waiting in table._seats)
+    table.dismiss(30_000.0)
+    thread.join(300)
+    assert told == [True]
+    assert table._seats == []
+
+
 # -- threads of one number -----------------------------------------------------------------------
 
 

@@ -29,8 +29,9 @@ FAULTS = [
         "                if self._holder is None or self._holder.thread == me:  # hands it on\n"
         "                    self._holder = others[0]\n",
         "",
-        f"{TESTS} -k interpreter",
+        f"{TESTS} -k dismissed",
     ),
+    Fault(TURNS, "other.interrupted = SystemExit()", "pass", f"{TESTS} -k interpreter"),
     Fault(LOOP, "and job in self._jobs", "", f"{TESTS} -k of_a_parent"),
     Fault(LOOP, "not (job.over or future.cancelled())", "not future.cancelled()", TESTS),
     Fault(LOOP, "if came:", "if False:", f"{TESTS} -k does_not_end"),

@@ -21,12 +21,13 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
-from threading import RLock
 from typing import Any
+
+from ppl.locks import lock
 
 # Held while modules are imported. So a module that is being imported must ask no front for a name:
 # whoever has the lock may be waiting for that module.
-_FIRST = RLock()
+_FIRST = lock()
 
 
 def attach(

@@ -23,7 +23,8 @@ from ppl.language.foreign import OF_SEARCHERS, refuse_unknown
 from ppl.posterior.posterior import Posterior, Stopped
 from ppl.posterior.shown import several
 from ppl.runtime.batch import BudgetExhausted
-from ppl.runtime.loop import SHARED, current_job, loop_here
+from ppl.runtime.job import current_job
+from ppl.runtime.loop import SHARED, loop_here
 from ppl.runtime.node import Node
 from ppl.runtime.particle import Program
 from ppl.runtime.result import Result

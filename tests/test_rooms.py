@@ -13,6 +13,7 @@ from packages import imported, parsed, sources
 
 # From the bottom to the top: a file may import from its own room and from those before it.
 ROOMS = [
+    "ppl.locks",
     "ppl.lazy",
     "ppl.errors",
     "ppl.language",

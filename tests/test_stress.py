@@ -25,7 +25,8 @@ from ppl.language.cost import Account
 from ppl.lm.decode import Session
 from ppl.runtime import keyed
 from ppl.runtime.batch import Batches
-from ppl.runtime.loop import SHARED, Job, Loop
+from ppl.runtime.job import Job
+from ppl.runtime.loop import SHARED, Loop
 from ppl.runtime.turns import TURNS, Turns
 from ppl.searchers import SMC, BeamSearch, BestOfN, run_all
 from ppl.verifiers import FunctionVerifier

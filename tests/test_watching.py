@@ -15,7 +15,7 @@ from loops import counting, nothing_is_left, walk
 from programs import contents, toy
 
 from ppl.runtime.awake import BEAT, awake
-from ppl.searchers import SMC, BestOfN, run_all
+from ppl.searchers import SMC, BestOfN, run_all, watching
 
 
 def cancel_from_a_handler(task: asyncio.Task) -> list[float]:
@@ -135,10 +135,11 @@ def test_progress_in_a_notebook_is_one_line_that_stays(cells):
 
 
 def test_a_notebook_is_not_sent_a_line_for_every_round(cells):
+    began = time.monotonic()
     SMC(2).run(walk, counting(), 200, seed=0, progress=True)
     [lines] = cells
     assert lines[-1].startswith("SMC: 200 rounds, ")
-    assert len(lines) < 30
+    assert len(lines) <= 2 + (time.monotonic() - began) / watching._EVERY  # it may take its time
     with pytest.raises(ZeroDivisionError):
         SMC(2).run(walk, counting(), 9, seed=0, progress=True, on_step=lambda search: 1 // 0)
     assert cells[1][-1].startswith("SMC: 1 round, ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.answers.joint import refuse_joint
 from ppl.language.arguments import checked, shown
+from ppl.language.cached import cached_property
 from ppl.language.classes import identity, numbered
 from ppl.language.text import Continuation
 from ppl.posterior.posterior import Posterior, Sample

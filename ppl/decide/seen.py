@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +14,7 @@ from ppl.errors import ArgumentError
 from ppl.language import checks
 from ppl.language.answers.joint import refuse_joint
 from ppl.language.arguments import checked, shown
+from ppl.language.cached import cached_property
 from ppl.language.classes import numbered
 from ppl.runtime.node import Node
 

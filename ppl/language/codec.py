@@ -14,10 +14,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from ppl.errors import PromptError, TokenizerError
+from ppl.language.cached import cached_property
 
 Tokens = tuple[int, ...]
 _LONGEST_CHARACTER = 4  # bytes of UTF-8

@@ -52,16 +52,39 @@ class Elsewhere:
 
         with self._mutex:
             if self._events is None:
-                self._events = asyncio.new_event_loop()
-                # A daemon: what does not end must not keep the interpreter.
-                threading.Thread(
-                    target=self._events.run_forever, name="ppl errands", daemon=True
-                ).start()
+                self._events, _ = events("ppl errands")
         return asyncio.run_coroutine_threadsafe(awaited(), self._events)
 
     def forget(self) -> None:
         """In a forked child: the thread is the parent's."""
         self.__init__()  # type: ignore[misc]
+
+
+def events(name: str) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    """An event loop that runs in a thread of its own until it is stopped, and is closed then.
+
+    It is made there, and handed out once it runs. So a forked child has no copy of one that does
+    not run: collected as garbage, that would be closed, and the parent's with it, as both are known
+    to the system under one number.
+    """
+    ready: Future[asyncio.AbstractEventLoop] = Future()
+
+    def run() -> None:
+        try:
+            loop = asyncio.new_event_loop()
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        loop.call_soon(ready.set_result, loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    # A daemon: what does not end must not keep the interpreter.
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return ready.result(), thread
 
 
 def in_thread(function: Callable[[], T]) -> Future[T]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 from ppl.errors import PromptError
 from ppl.language.answers.extraction import Answer, extract_answer
+from ppl.language.cached import cached_property
 from ppl.language.codec import Codec, Identity, Reader, checked_string
 from ppl.language.messages import checked_messages, question_of
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from ppl.lm.drafts import Drafts
 from ppl.lm.ngrams import Guess, Ngrams, Share, leading, share_of
 from ppl.lm.pace import Switch
 from ppl.lm.row import Row
+from ppl.locks import lock
 
 # Kinds of guesses of a model: how likely it found them, in tenths.
 _TENTHS = 11
@@ -70,7 +70,7 @@ class Drafting:
         kinds = self.store.kinds if self.small is None else _TENTHS
         self.switch = Switch(kinds, settings.switch == "always")
         self._least = 0.0  # how likely right a guess has to be, so that it is looked for
-        self._lock = threading.Lock()  # sessions of several threads write to the store
+        self._lock = lock()  # sessions of several threads write to the store
         self._passes, self._since = 0, _SOON + 1  # passes, and those since a guess was computed
         self._idle = False  # guessing has not been worth it for long
         self._unread: deque[Tokens] = deque(maxlen=_UNREAD)

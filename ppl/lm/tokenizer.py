@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from ppl.errors import PromptError
+from ppl.language.cached import cached_property
 from ppl.language.codec import Codec, Tokens, checked_string, digest
 from ppl.lm.conversation import render
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language.cached import cached_property
 from ppl.language.cost import Cost
 
 Fate = Literal["kept", "dead", "finished", "dropped", "simulated"]

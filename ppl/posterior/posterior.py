@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never
 
@@ -19,6 +18,7 @@ from pyro.poutine import Trace
 from ppl.errors import SearchStateError
 from ppl.language import checks
 from ppl.language.arguments import checked
+from ppl.language.cached import cached_property
 from ppl.language.call import Called
 from ppl.language.classes import tally
 from ppl.language.cost import Cost

@@ -43,3 +43,4 @@ def awake(events: asyncio.AbstractEventLoop) -> Iterator[None]:
         pulse.waiting -= 1
         if not pulse.waiting and pulse.timer is not None:
             pulse.timer.cancel()
+            pulse.timer = None  # it holds the event loop, which would be kept for ever

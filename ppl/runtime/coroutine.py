@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from time import perf_counter, thread_time
 from typing import Any
@@ -14,6 +15,8 @@ from pyro.poutine.messenger import Messenger
 
 # Seconds that a program without model calls may compute, and may stand still, before others go on.
 _SLICE, _ASLEEP = 0.02, 0.5
+
+_marks = threading.local()
 
 PAUSE = object()
 """The event of a particle that has run for long and lets others go on; its reply is None."""
@@ -95,6 +98,14 @@ class Coroutine:
                 self._stack, self._plates = runtime._PYRO_STACK[:], plates._stack
             finally:  # an interrupt may come at any line
                 runtime._PYRO_STACK[:], plates._stack = outside, dims
+
+
+def this_thread() -> object:
+    """Marks the thread to which greenlets that are made here belong. No later one has the same, as
+    it may have the same number (`get_ident`)."""
+    if not hasattr(_marks, "own"):
+        _marks.own = object()
+    return _marks.own
 
 
 def park(event: Any) -> Any:

@@ -21,17 +21,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from greenlet import GreenletExit, getcurrent, greenlet
-
 from ppl.language.cost import Account, share_seconds
 from ppl.runtime.awake import awake
-from ppl.runtime.batch import Batches, BudgetExhausted, Cancelled, Group, Host, Waiting, judged
-from ppl.runtime.coroutine import PAUSE, Slice, park
+from ppl.runtime.batch import Batches, BudgetExhausted, Cancelled, Group, Waiting, judged
+from ppl.runtime.coroutine import PAUSE, Slice
+from ppl.runtime.job import Job
 from ppl.runtime.turns import TURNS, Seat, inside, seated
 from ppl.runtime.verdict import Scorer
 
@@ -53,88 +52,6 @@ class Runnable(Protocol):
 
     def rounds(self) -> Any:
         """All its rounds; the result."""
-
-
-class Job(Host):
-    """A function that runs beside others, in a greenlet, and may wait for groups.
-
-    Attributes:
-        account: who pays for its time, or None.
-        over: True once it has returned, raised or been abandoned.
-        result, error: what it returned, or raised.
-    """
-
-    def __init__(
-        self,
-        loop: Loop,
-        function: Callable[[], Any],
-        account: Account | None,
-        done: Callable[[Job], None],
-        seat: Seat,
-        search: object = None,
-    ) -> None:
-        super().__init__(loop, seat, search)
-        self.account, self._function, self._done = account, function, done
-        self.over = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.groups: Sequence[Group] = ()
-        self.waits: Callable[[], bool] | None = None
-        self._greenlet: _Greenlet | None = None
-
-    def _run(self) -> None:
-        try:
-            self.result = self._function()
-        except Exception as error:
-            self.error = error
-
-    def wait(self, groups: Sequence[Group], over: Callable[[], bool]) -> None:
-        """Called from inside: lets others go on until `over()`, which news of a group may make
-        true."""
-        self.groups, self.waits = groups, over
-        park(None)
-        self.groups, self.waits = (), None
-
-    def resume(self) -> None:
-        """Lets the function go on until it waits or ends."""
-        if self._greenlet is None:  # made here: a greenlet belongs to the thread that made it
-            self._greenlet = _Greenlet(self._run)
-            self._greenlet.job = self
-        with nullcontext() if self.account is None else self.account.running():
-            self._greenlet.parent = getcurrent()
-            try:
-                self._greenlet.switch()
-            except BaseException as error:
-                if not self.seat.background:
-                    raise
-                self.error = error
-        if self._greenlet.dead:
-            self.end()
-
-    def unwound(self) -> bool:
-        """Unwinds the function where it waits (its `finally` blocks run); False if it then waits
-        for something else."""
-        if self._greenlet is None or self._greenlet.dead:
-            return True
-        self._greenlet.parent = getcurrent()
-        self._greenlet.throw(GreenletExit)
-        return bool(self._greenlet.dead)
-
-    def end(self) -> None:
-        """Says that it is over, once."""
-        if not self.over:
-            self.over, self.waits = True, None  # nothing wakes it any more
-            self._done(self)
-
-
-class _Greenlet(greenlet):
-    job: Job
-
-
-def current_job() -> Job | None:
-    """The job that is running in this thread, None outside of searches."""
-    here = getcurrent()
-    return here.job if isinstance(here, _Greenlet) else None
 
 
 class Loop:
@@ -177,10 +94,19 @@ class Loop:
         posted = self._together.get(events)
         if posted is None:
             posted = self._together[events] = []
-            events.call_soon(lambda: self._post(self._together.pop(events)))
+            events.call_soon(self._post_together, events)
         posted.append((search, future))
         with awake(events):
             return await asyncio.wrap_future(future)
+
+    def _post_together(self, events: asyncio.AbstractEventLoop) -> None:
+        posted = self._together.pop(events)
+        try:
+            self._post(posted)
+        except Exception as error:  # whoever waits is told, not the event loop
+            for _, future in posted:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
 
     def run(self, functions: Sequence[tuple[Callable[[], Any], Account]]) -> list[Any]:
         """Runs functions that wait for groups, each with who pays, side by side in this thread.
@@ -276,22 +202,37 @@ class Loop:
         with self._mutex:
             if self._thread is not threading.current_thread():
                 return
+        failed: list[BaseException] = []
         while True:
-            with seated(seat, self):
-                try:
-                    self._drive(seat, lambda: not self._jobs, False)
-                except BaseException as error:  # nobody may wait for ever for what has failed
-                    for job in list(self._jobs):
-                        job.error = job.error or error
-                        self._abandon(job)
+            came = False
+            try:
+                with seated(seat, self):
+                    came = True
+                    try:
+                        self._drive(seat, lambda: not self._jobs, False)
+                    except BaseException as error:
+                        self._fail(error)
+            except BaseException as error:
+                if came:  # a batch does not end: its searches are over, others are to come
+                    failed.append(error)
+                else:
+                    self._fail(error)
             with self._mutex:
                 if not self._jobs:
                     self._thread = None
-                    return
+                    break
+        for problem in failed:
+            raise problem
+
+    def _fail(self, error: BaseException) -> None:
+        """Abandons all that was submitted: nobody may wait for ever for what has failed."""
+        for job in list(self._jobs):
+            job.error = job.error or error
+            self._abandon(job)
 
     def _begin(self, jobs: Sequence[tuple[Job, Future[Any]]]) -> None:
         for job, future in jobs:
-            if not future.cancelled():
+            if not (job.over or future.cancelled()):
                 job.resume()
 
     def _end(self, future: Future[Any], job: Job) -> None:
@@ -306,7 +247,7 @@ class Loop:
             future.set_running_or_notify_cancel()
 
     def _cancelled(self, job: Job, future: Future[Any]) -> None:
-        if future.cancelled():
+        if future.cancelled() and job in self._jobs:  # else it is over, or that of a parent process
             self._background.inbox.append(partial(self._give_up, job))
             TURNS.knock()
 
@@ -425,9 +366,9 @@ class Loop:
             return []
         errors: list[BaseException] = []
         for _ in range(_PATIENCE):
-            for group in job.groups:
-                self.drop(group)
             try:
+                for group in job.groups:
+                    self.drop(group)
                 if job.unwound():
                     break
             except BaseException as error:  # an interrupt, too: others are still to be ended
@@ -478,6 +419,7 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(TURNS.dismiss, _FAREWELL)  # of daemon threads, after what was submitted
 atexit.register(SHARED.stop)
 
 

@@ -16,7 +16,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -41,7 +40,7 @@ from ppl.language.text import Continuation, Text
 from ppl.lm.base import ContinueRequest, LMDistribution, ScoreRequest
 from ppl.runtime.branches import Several, run_branches
 from ppl.runtime.called import Calls
-from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park
+from ppl.runtime.coroutine import PAUSE, Coroutine, Slice, park, this_thread
 from ppl.runtime.factor import light
 from ppl.runtime.guide import Guide, Proposal
 from ppl.runtime.program import Program, Task, check_result
@@ -123,7 +122,7 @@ class Particle(Messenger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.task, self.seed, self.ledger = task, seed, ledger
-        self.thread = get_ident()  # greenlets belong to it
+        self.thread = this_thread()  # greenlets belong to it
         self._replay, self._calls = history, calls
         self._position = 0
         self._values: dict[str, Any] = {}

@@ -7,7 +7,6 @@ root is the particle. The tree keeps the program, the seed, the account and the 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -20,7 +19,9 @@ from ppl.language.cost import Account, Budget, Cost
 from ppl.language.randomness import key
 from ppl.runtime.batch import Cancelled, Host
 from ppl.runtime.called import Calls
-from ppl.runtime.loop import SHARED, current_job, loop_here
+from ppl.runtime.coroutine import this_thread
+from ppl.runtime.job import current_job
+from ppl.runtime.loop import SHARED, loop_here
 from ppl.runtime.node import Node, child_of
 from ppl.runtime.particle import DRAWN, Decide, Particle, Segment
 from ppl.runtime.program import Program, Task, check_program
@@ -299,7 +300,7 @@ class Tree:
         if wave is not None and isinstance(wave.failure, Cancelled):
             wave = None  # an interrupt ended it
         host = self._waiting()
-        if wave is None or not wave.move(host, threading.get_ident()):
+        if wave is None or not wave.move(host, this_thread()):
             flight.offset = [*flight.missing]
             firsts: dict[int, int] = {}
             for i, parent in enumerate(flight.parents):
@@ -362,7 +363,7 @@ class Tree:
     ) -> Particle:
         """A particle that stands at `node`: its own, still running, the first time; then forks."""
         particle, node._particle = node._particle, None
-        if particle is not None and particle.thread != threading.get_ident():
+        if particle is not None and particle.thread is not this_thread():
             particle = None  # greenlets belong to a thread, records do not
         if particle is None:
             task = Task(self.program, self.args, self.kwargs, self.guide)
@@ -386,7 +387,7 @@ class Tree:
             flight.stop()
         for node in self.nodes:
             particle, node._particle = node._particle, None
-            if particle is not None and particle.thread == threading.get_ident():
+            if particle is not None and particle.thread is this_thread():
                 particle.close()
         self.calls.warn(self.program)
 

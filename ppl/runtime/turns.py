@@ -24,6 +24,8 @@ from ppl.runtime.keyed import generators_kept
 # Seconds after which those who wait look again whose turn it is: an interrupt may have come between
 # the handing over and the waking.
 _GLANCE = 0.5
+# How often it is looked whether those who are dismissed have gone.
+_LOOKS = 100
 
 
 class Seat:
@@ -69,6 +71,7 @@ class Turns:
         self._seats: list[Seat] = []  # all at the table; who had a turn last is last
         self._knock: Future[None] | None = None
         self._kept = ExitStack()  # gives back what particles of this turn seed
+        self._dismissing: int | None = None  # the thread that lets no other go on
 
     def take(self, seat: Seat) -> None:
         """Waits for the first turn. An interrupt while waiting is raised when the turn comes.
@@ -79,6 +82,8 @@ class Turns:
         me = threading.get_ident()
         with self._lock:
             seat.thread, seat.arriving = me, True
+            if self._dismissing not in (None, me):
+                seat.interrupted = SystemExit()
             self._seats = [*(other for other in self._seats if other is not seat), seat]
             # A thread that comes again has left: an interrupt kept it from saying so.
             if self._holder is None or self._holder.thread == me:
@@ -128,6 +133,32 @@ class Turns:
             if following is not None:
                 following.turn.set()
 
+    def dismiss(self, patience: float) -> None:
+        """Ends the searches of all other threads, as Ctrl-C would, and waits so many seconds.
+
+        For the interpreter's end, which kills threads in the middle of native code, and that the
+        whole process.
+        """
+        seat, me = Seat(), threading.get_ident()
+        with self._lock:
+            self._dismissing = me
+            for other in self._seats:
+                other.interrupted = SystemExit()
+        for _ in range(_LOOKS):  # a machine that stands still loses one of them
+            with self._lock:
+                others = [s for s in self._seats if s.thread != me]
+                if not others:
+                    break
+                seat.thread, seat.arriving = me, True  # so that it is handed the turn, and
+                self._seats = [*others, seat]
+                if self._holder is None or self._holder.thread == me:  # hands it on
+                    self._holder = others[0]
+            others[0].turn.set()
+            self.knock()
+            seat.turn.wait(patience / _LOOKS)
+            seat.turn.clear()
+        self.leave(seat)
+
     def sleep(self, seat: Seat, wait: Callable[[Future[None]], None]) -> None:
         """Calls `wait` with a future that is done as soon as somebody knocks."""
         self._knock = Future()
@@ -147,9 +178,10 @@ class Turns:
             try:
                 if seat.arriving or seat.interrupted is not None:
                     self.knock()
-                woken = seat.turn.wait(_GLANCE)
+                woken, holder = seat.turn.wait(_GLANCE), self._holder
                 seat.turn.clear()
-                stuck = new and not woken and _joins(self._holder, threading.current_thread())
+                stuck = new and not woken and _joins(holder, threading.current_thread())
+                stuck = stuck and self._holder is holder  # it may join who has left the table
             except BaseException as interrupt:  # what must be undone needs a turn, too
                 seat.interrupted, stuck = interrupt, False
             if stuck:
@@ -178,13 +210,15 @@ def _joins(holder: Seat | None, waiting: threading.Thread) -> bool:
             frame = None if holder is None else sys._current_frames().get(holder.thread or 0)
             if frame is None or not any(frame.f_code is code for code in _JOINING):
                 return False
-            return frame.f_locals.get("self") is waiting
+            found = frame.f_locals  # `is_alive` passes through there, too, and waits for nothing
+            return found.get("self") is waiting and bool(found.get("block", True))
         finally:
             if collects:
                 gc.enable()
 
 
-_looking = threading.Lock()
+# Who forks has it as well: in a child nobody would collect garbage again.
+_looking = threading.RLock()
 # Where a thread is while it joins another: before Python 3.13 in the second.
 _JOINING: Final = [
     getattr(threading.Thread, name).__code__
@@ -233,3 +267,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release
+)

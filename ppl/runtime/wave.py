@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from threading import get_ident
 from typing import Any
 
 from ppl.language.cost import Account
 from ppl.runtime.batch import Group, Host, Request
 from ppl.runtime.branches import Told
-from ppl.runtime.loop import current_job, loop_here, turn
+from ppl.runtime.coroutine import this_thread
+from ppl.runtime.job import current_job
+from ppl.runtime.loop import loop_here, turn
 from ppl.runtime.particle import Checkpoint, Particle, Segment
 
 
@@ -72,9 +73,9 @@ class Wave(Group):
         number: int = index[0] if isinstance(index, tuple) else index
         return self.particles[number].label
 
-    def move(self, host: Host, thread: int) -> bool:
+    def move(self, host: Host, thread: object) -> bool:
         """Lets another host of the same loop and thread wait for the wave; False if it cannot."""
-        if host.loop is not self.host.loop or any(p.thread != thread for p in self.particles):
+        if host.loop is not self.host.loop or any(p.thread is not thread for p in self.particles):
             self.host.loop.drop(self)
             return False
         if host is self.host:
@@ -93,7 +94,7 @@ class Wave(Group):
         """Ends the particles that the search does not have."""
         for index, particle in enumerate(self.particles):
             # Greenlets of another thread cannot be unwound here; they end with their thread.
-            if index not in self.delivered and particle.thread == get_ident():
+            if index not in self.delivered and particle.thread is this_thread():
                 particle.close()
 
 

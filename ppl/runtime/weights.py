@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from scipy.special import logsumexp
 
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
+from ppl.language.cached import cached_property
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -120,7 +120,8 @@ class Process:
     def stop(self) -> None:
         """Kills it and all that it started, and waits; may be called twice."""
         self._group.kill()
-        self._reader.join(timeout=5)  # before its pipe is closed
+        if self._reader is not threading.current_thread():  # where garbage may be collected, too
+            self._reader.join(timeout=5)  # before its pipe is closed
         self._group.stop()
 
 

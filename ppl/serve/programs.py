@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import pyro
 
 from ppl.errors import PromptError
+from ppl.language.cached import cached_property
 from ppl.language.primitives import twist
 from ppl.language.text import Continuation, Text
 from ppl.lm.base import LanguageModel, LMDistribution

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl.language.cached import cached_property
 from ppl.study.intervals import wilson
 from ppl.study.runs import Row
 from ppl.study.sharing import Beginnings

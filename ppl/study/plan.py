@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +17,7 @@ from typing import Any, Self
 from ppl.errors import SearchStateError, StudyError
 from ppl.language import checks
 from ppl.language.arguments import checked, shown
+from ppl.language.cached import cached_property
 from ppl.language.cost import Budget
 from ppl.searchers import Searcher
 from ppl.searchers.parse import parse, spell

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from ppl.decide.pessimism import Pessimistic
 from ppl.decide.ranks import Borda, MajorityOfTheBests
 from ppl.decide.scaling import estimators
 from ppl.decide.scaling.subsets import Subsets, draw_from_sets, subsets, vote_on_sets
+from ppl.language.cached import cached_property
 from ppl.study.runs import Candidate, Row
 from ppl.study.sharing import Beginnings
 

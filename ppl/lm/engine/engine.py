@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -28,6 +27,7 @@ from ppl.lm.engine.passes import Passes
 from ppl.lm.engine.runs import Match, Slot, State, Tokens, common_prefix
 from ppl.lm.engine.setting import inferring
 from ppl.lm.engine.use import KVUse, use_of
+from ppl.locks import lock
 
 # Shared prefixes shorter than this are not worth a pass of their own, which on a GPU costs much.
 _CPU_MIN_SHARED, _GPU_MIN_SHARED = 1, 8
@@ -105,7 +105,7 @@ class Engine(Counters):
         config = model.config.get_text_config()
         self.context_length = admission.context_length(config, context_length, name)
         self.capacity = capacity
-        self.lock: Any = _locks.setdefault(self.base, threading.RLock())
+        self.lock: Any = _locks.setdefault(self.base, lock())
         if getattr(model.config, "is_encoder_decoder", False):
             admission.refuse_halves(self.base, name)
         self.vocabulary = admission.vocabulary(self.base, config)
@@ -485,10 +485,7 @@ class Engine(Counters):
 
 
 def _rearm() -> None:
-    """After a fork nobody else runs: a lock that another thread held would never be released, and
-    a pass that waits for threads of before would never end."""
-    for lock in _locks.values():
-        lock._at_fork_reinit()
+    """After a fork nobody else runs: a pass that waits for threads of before would never end."""
     if _locks:
         torch.set_num_threads(1)  # as in torch's own workers
 

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 from ppl.errors import ServerError
 from ppl.language import checks
+from ppl.language.errand import events
 from ppl.lm.server.answer import Answer, AnswerError, checked
+from ppl.locks import lock
 
 T = TypeVar("T")
 
@@ -52,13 +54,9 @@ class _Background:
     """An event loop in a thread of its own, and the client that lives in it."""
 
     def __init__(self, client: Any, concurrency: int) -> None:
-        self.loop = asyncio.new_event_loop()
         self.client, self.gate = client, asyncio.Semaphore(concurrency)
         self.process = os.getpid()
-        self._thread = threading.Thread(
-            target=self.loop.run_forever, name="ppl requests", daemon=True
-        )
-        self._thread.start()
+        self.loop, self._thread = events("ppl requests")
 
     def close(self) -> None:
         """Ends what is in flight, the connections and the thread."""
@@ -67,8 +65,6 @@ class _Background:
         asyncio.run_coroutine_threadsafe(self._end(), self.loop)
         if threading.current_thread() is not self._thread:
             self._thread.join(5.0)
-            if not self._thread.is_alive():
-                self.loop.close()
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -135,7 +131,7 @@ class Endpoint:
         self._httpx: Any = httpx
         self._tenacity: Any = tenacity
         self._jitter = random.Random()  # nobody's draws depend on it
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._start()
 
     def _start(self) -> None:

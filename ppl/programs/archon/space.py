@@ -7,13 +7,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ppl.errors import ArgumentError
 from ppl.language.arguments import check_fields
+from ppl.language.cached import cached_property
 
 Point = tuple[int, ...]
 """For each choice the place of its value."""

@@ -46,7 +46,9 @@ FAULTS = [
     Fault(TURNS, '("self") is waiting', '("self") is not None', f"{TESTS} -k joins"),
     Fault(TURNS, "code in _JOINING", "code in _JOINING[:0]", f"{TESTS} -k joins"),
     Fault(WAVE, "self.eager = quorum is not None", "self.eager = False", f"{TESTS} -k quorum"),
-    Fault(WAVE, "any(p.thread != thread for p in self.particles)", "False", f"{TESTS} -k pickled"),
+    Fault(
+        WAVE, "any(p.thread is not thread for p in self.particles)", "False", f"{TESTS} -k pickled"
+    ),
     Fault(
         LOOP,
         "share_seconds(time.perf_counter() - started, accounts)",

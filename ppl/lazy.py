@@ -70,15 +70,27 @@ def attach(
 
 def homes(package: str) -> dict[str, str]:
     """Of the names that a package's front imports for type checkers, the modules they are in."""
-    loader: Any = sys.modules[package].__loader__
-    source = loader.get_source(package)
-    if source is None:
-        raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
     typed = (
         statement
-        for block in ast.parse(source).body
+        for block in _front(package)
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for statement in block.body
         if isinstance(statement, ast.ImportFrom) and statement.module != package
     )
     return {alias.name: str(each.module) for each in typed for alias in each.names}
+
+
+def public(package: str) -> list[str]:
+    """The `__all__` of a package, which is not imported for it."""
+    assigned = (each for each in _front(package) if isinstance(each, ast.Assign))
+    named = (each.value for each in assigned if ast.unparse(each.targets[0]) == "__all__")
+    return list(map(str, ast.literal_eval(next(named))))
+
+
+def _front(package: str) -> list[ast.stmt]:
+    """The statements of a package's `__init__.py`."""
+    found: Any = find_spec(package)
+    source = found.loader.get_source(package)
+    if source is None:
+        raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
+    return ast.parse(source).body

@@ -138,6 +138,20 @@ def test_a_name_that_is_not_there():
     assert said.split() == ["False"] * 3
 
 
+def test_a_name_that_is_not_there_is_looked_for_without_importing_anything():
+    program = """
+import ppl, sys
+for name in ("Tabel", "SMC", "vote"):
+    print(hasattr(ppl, name), {"numpy", "torch", "ppl.searchers", "ppl.decide"} & {*sys.modules})
+"""
+    assert run(program).splitlines() == ["False set()"] * 3
+
+
+@pytest.mark.parametrize("package", ["ppl.searchers", *LATE])
+def test_public_names_are_read_without_importing(package):
+    assert lazy.public(package) == importlib.import_module(package).__all__
+
+
 def test_what_fails_inside_of_a_module_is_said(tmp_path, monkeypatch):
     (tmp_path / "late").mkdir()
     (tmp_path / "late" / "__init__.py").write_text(

@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.language.cost import Account

@@ -93,4 +93,5 @@ def _front(package: str) -> list[ast.stmt]:
     source = found.loader.get_source(package)
     if source is None:
         raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
-    return ast.parse(source).body
+    tree: ast.Module = ast.parse(source)
+    return tree.body

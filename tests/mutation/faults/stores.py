@@ -7,6 +7,7 @@ STORED, HOSTILE = "tests/test_stored.py", "tests/test_hostile_files.py"
 SEARCHES = "tests/test_stored_searches.py"
 NOTEBOOKS, SOURCE = "tests/test_stored_notebooks.py", "tests/test_source.py"
 CODE, SAID = "ppl/runtime/source.py", "searchers/said.py"
+READS = "ppl/runtime/reads.py"
 
 FAULTS = [
     Fault(CONTAINER, "if not _ENTRY.fullmatch(name):", "if False:", f"{HOSTILE} -k harm"),
@@ -47,6 +48,10 @@ FAULTS = [
     ),
     Fault(CODE, "in _GLOBAL} - sets)", "in _GLOBAL})", f"{SOURCE} -k again"),
     Fault(CODE, "_collect(value, module, found, seen)", "pass", f"{SOURCE} -k beside"),
+    Fault(CODE, "if found.get(name) == _CHANGES or", "if", f"{SOURCE} -k any_helper"),
+    Fault(CODE, "        parts.sort()\n", "        pass\n", f"{SOURCE} -k order"),
+    Fault(READS, "if inner is name:\n", "if True:\n", f"{SOURCE} -k only_read"),
+    Fault(READS, "in _BUILTINS - own and", "in _BUILTINS and", f"{SOURCE} -k only_read"),
     Fault(CODE, "for node in tree.body] != [name]:", "for node in tree.body] == []:", SOURCE),
     Fault(
         "ppl/study/config.py",

@@ -54,6 +54,30 @@ FAULTS = [
     Fault(READS, "in _BUILTINS - own and", "in _BUILTINS and", f"{SOURCE} -k only_read"),
     Fault(CODE, "for node in tree.body] != [name]:", "for node in tree.body] == []:", SOURCE),
     Fault(
+        "searchers/watching.py",
+        "redirect_stdout=Console().is_terminal,",
+        "redirect_stdout=True,",
+        "tests/test_watching.py -k script_prints",
+    ),
+    Fault(
+        "searchers/watching.py",
+        "console = Console(stderr=True)",
+        "console = Console()",
+        "tests/test_watching.py -k into_a_file",
+    ),
+    Fault(
+        "ppl/language/classes.py",
+        "is not parent[above]:",
+        "!= parent[above]:",
+        "tests/test_counted.py -k itself",
+    ),
+    Fault(
+        "ppl/language/classes.py",
+        "case Number() if value != value:",
+        "case float() if value != value:",
+        "tests/test_counted.py -k one_class",
+    ),
+    Fault(
         "ppl/study/config.py",
         "if (changed := other_use(before, now)) is not None:",
         "if changed := None:",

@@ -16,6 +16,7 @@ importing that module would put it in the name's place. tests/test_lazy.py holds
 """
 
 import ast
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -27,6 +28,16 @@ from typing import Any
 # Held while modules are imported. So a module that is being imported must ask no front for a name:
 # whoever has the lock may be waiting for that module.
 _FIRST = RLock()
+
+
+def _after_fork() -> None:
+    """In a forked child nobody is left who would give the lock back."""
+    global _FIRST  # noqa: PLW0603
+    _FIRST = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def attach(

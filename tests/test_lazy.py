@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pickle
 import py_compile
 import subprocess
@@ -256,6 +257,33 @@ os._exit(0)
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_threads_that_ask_for_all_names_at_once_find_nothing_half_there(seed):
     assert run(MANY, seed) == "[]\n"
+
+
+FORKED = """
+import os, signal, threading
+from ppl import lazy
+import ppl
+held, over = threading.Event(), threading.Event()
+def importing():
+    with lazy._FIRST:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=importing)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)  # whoever waits for the parent's thread is ended
+    ppl.Budget
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+over.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+def test_a_child_that_is_forked_while_a_thread_imports_waits_for_nobody():
+    assert run(FORKED) == "0\n"
 
 
 def test_modules_ask_no_front_while_they_are_imported():

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import ppl
 from ppl.errors import ModelNotFoundError, UnsupportedModelError
 from ppl.lm import gguf, sources
-from ppl.lm.adapter import put_in
+from ppl.lm.adapter import Adapter, fitting, put_in
 
 RANK = 3
 
@@ -34,7 +34,7 @@ def base(tmp_path_factory):
 
 
 def made(folder, weights, **config):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6, **config}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, folder / "adapter_model.safetensors")
@@ -94,7 +94,8 @@ def test_an_adapter_gives_what_layers_beside_would(base, lora, how, pack):
 
 def test_scales_are_those_of_the_configuration(base, tmp_path):
     weights = pair(LAYERS[0], 32, 32) | pair(LAYERS[1], 32, 48)
-    lora = made(tmp_path / "x", weights, use_rslora=True, alpha_pattern={"mlp.down_proj": 9})
+    alphas = {"mlp.down_proj": 9, "down_proj": 4, "q_pro": 5}  # the first that fits counts
+    lora = made(tmp_path / "x", weights, use_rslora=True, alpha_pattern=alphas)
     model = plain(base)
     put_in(model, lora, {})
     scales = {LAYERS[0]: 6 / RANK**0.5, LAYERS[1]: 9 / RANK**0.5}
@@ -125,6 +126,88 @@ def test_a_head_that_shares_its_weight_with_the_embeddings_is_changed_alone(tmp_
     assert torch.equal(model.transformer.wte.weight, before)
 
 
+def test_a_layer_that_was_copied_to_be_trained_whole_leaves_a_tied_one_alone(tmp_path):
+    """As in peft: a parameter that only came along is the one that both have."""
+    for copied in ([], ["wte"]):
+        model, new = random_model(FAMILIES["GPT2"]()), torch.randn(97, 32)
+        before = model.lm_head.weight.clone()
+        weights = {"base_model.model.transformer.wte.weight": new} | pair("lm_head", 97, 32)
+        put_in(model, made(tmp_path / f"x{copied}", weights, modules_to_save=copied), {})
+        a, b = (weights[f"base_model.model.lm_head.lora_{x}.weight"] for x in "AB")
+        assert torch.equal(model.transformer.wte.weight, new)
+        torch.testing.assert_close(model.lm_head.weight, (before if copied else new) + 2 * (b @ a))
+
+
+def test_peft_saves_the_weight_beside_which_a_head_has_its_adapter(tmp_path):
+    model, weights = random_model(FAMILIES["GPT2"]()), pair("lm_head", 97, 32)
+    own, key = model.lm_head.weight.detach().clone(), "base_model.model.lm_head.base_layer.weight"
+    same, other = (
+        made(tmp_path / name, {**weights, key: weight})
+        for name, weight in {"same": own, "other": own + 1}.items()
+    )
+    base = ppl.HFModel(model, Letters(), name="base")
+    beside = base.with_adapter(same)
+    merged = random_model(FAMILIES["GPT2"]())
+    put_in(merged, same, {})
+    (draw,) = beside.sample_batch([request(beside, (5, 6, 7))])
+    exact = plain_log_probs(merged, (5, 6, 7), draw.value.tokens)
+    assert draw.log_prob == pytest.approx(exact, abs=1e-4)
+    assert abs(exact - plain_log_probs(model, (5, 6, 7), draw.value.tokens)) > 0.1
+    with pytest.raises(UnsupportedModelError, match=r"lm_head\.weight trained whole"):
+        base.with_adapter(other)
+
+
+@pytest.mark.parametrize("which", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_what_is_not_finite_is_named_with_its_layer(base, tmp_path, which, number):
+    weights = pair(LAYERS[0], 32, 32) | pair(LAYERS[1], 32, 48)
+    weights[f"base_model.model.{LAYERS[1]}.{which}.weight"][1, 2] = number
+    lora, lm = made(tmp_path / "bad", weights), ppl.load(base)
+    said = rf"/bad': {LAYERS[1]}\.{which}\.weight is not finite.*earlier checkpoint"
+    for load in (lambda: ppl.load(base, adapter=lora), lambda: lm.with_adapter(lora)):
+        with pytest.raises(UnsupportedModelError, match=said):
+            load()
+
+
+def test_numbers_that_are_too_large_for_the_models_type_are_named_with_the_layer(tmp_path):
+    weights = {name: 300 * part for name, part in pair(LAYERS[0], 32, 32).items()}
+    model, lora = random_model(FAMILIES["Llama"]()), made(tmp_path / "bad", weights)
+    put_in(model, lora, {})  # not too large for float32
+    said = rf"/bad'.* {LAYERS[0]} leaves the range of torch\.float16; load.*bfloat16"
+    with pytest.raises(UnsupportedModelError, match=said):
+        put_in(random_model(FAMILIES["Llama"]()).half(), lora, {})
+    found = Adapter.read(lora, {})
+    fitting(model, found)
+    weights[f"base_model.model.{LAYERS[0]}.lora_B.weight"] *= 1000
+    found = Adapter.read(made(tmp_path / "more" / "bad", weights), {})
+    with pytest.raises(UnsupportedModelError, match=said):
+        fitting(model.half(), found)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"alora_invocation_tokens": [5]}, "aLoRA.*no weights do"),
+        ({"arrow_config": {"top_k": 2}}, "Arrow.*no weights do"),
+        ({"use_qalora": True}, "QA-LoRA.*merge_and_unload"),
+        ({"kasa_config": {"r": 1}}, "KaSA.*merge_and_unload"),
+        ({"layer_replication": [[1, 2], [0, 1]]}, "order.*merge_and_unload"),
+        ({"ensure_weight_tying": True}, "head together.*merge_and_unload"),
+        ({"init_lora_weights": "pissa_niter_4"}, "other weights.*pissa_niter_4.*merge_and_unload"),
+        ({"init_lora_weights": "olora"}, "other weights.*olora.*merge_and_unload"),
+    ],
+)
+def test_settings_that_are_more_than_low_rank_are_refused_by_name(tmp_path, config, said):
+    """All of these have files like any other's, and would silently be something else."""
+    weights = pair(LAYERS[0], 32, 32)
+    with pytest.raises(UnsupportedModelError, match=said):
+        put_in(random_model(FAMILIES["Llama"]()), made(tmp_path / "x", weights, **config), {})
+    for same in ({"init_lora_weights": "gaussian"}, {"arrow_config": None, "use_dora": False}):
+        put_in(
+            random_model(FAMILIES["Llama"]()), made(tmp_path / f"{len(same)}", weights, **same), {}
+        )
+
+
 @pytest.mark.parametrize(
     ("weights", "config", "said"),
     [
@@ -135,7 +218,7 @@ def test_a_head_that_shares_its_weight_with_the_embeddings_is_changed_alone(tmp_
         (
             {f"base_model.model.{LAYERS[0]}.lora_magnitude_vector": torch.zeros(32)},
             {"use_dora": True},
-            "magnitude",
+            "DoRA",
         ),
         ({}, {}, "empty"),
     ],

@@ -250,6 +250,24 @@ def test_a_row_may_lose_its_memory_just_before_its_burst(known, monkeypatch):
 
 @needs_compiler
 @needs_any
+def test_a_layer_may_come_to_do_something_else_just_before_its_burst(monkeypatch):
+    lm, text, hooks, numbers = whole(), some_texts()[0], [], leading.uniforms
+    (right,) = plainly(whole()).sample_batch([request(lm, text, max_tokens=30)])
+
+    def hooked(*args):
+        if not hooks:  # as another thread does
+            layer = lm.engine.base.layers[0]
+            hooks.append(layer.register_forward_hook(lambda *_: None))
+        return numbers(*args)
+
+    monkeypatch.setattr(leading, "uniforms", hooked)
+    (found,) = lm.sample_batch([request(lm, text, max_tokens=30)])
+    assert hooks
+    assert_same(right, found)
+
+
+@needs_compiler
+@needs_any
 @pytest.mark.parametrize("outputs", [96, 97, 98])
 def test_each_logit_has_to_have_an_embedding(outputs):
     """Nobody looks at bounds within a burst."""

@@ -179,6 +179,23 @@ def test_a_program_that_disagrees_is_left_to_the_layers(tmp_path, monkeypatch):
         assert both.off(ASKED, both.stepped(ASKED), 3) < 1e-4
         both.runner.adapters.drop({view.adapter.number for view in list(both.models.values())[1:]})
         assert both.runner.takes_whole(1)  # of the model alone it never was in doubt
+        again = both.base.with_adapter(tmp_path / str(i) / "one")
+        assert both.runner.takes_whole(1)  # nor of an adapter that comes when these are gone
+        assert again.adapter is not None
+
+
+@needs_any
+@torch.inference_mode()
+def test_a_pass_that_failed_before_it_began_leaves_nothing_to_the_next(tmp_path, monkeypatch):
+    both = Both(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(both.runner, "_standing", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            both.stepped(ASKED)
+    adapters = both.runner.adapters
+    adapters.drop({view.adapter.number for view in list(both.models.values())[1:]})
+    alone = [("base", text) for text in TEXTS]
+    assert both.off(alone, both.stepped(alone), 3) < 1e-4
 
 
 @needs_any
@@ -186,14 +203,16 @@ def test_a_program_that_disagrees_is_left_to_the_layers(tmp_path, monkeypatch):
 def test_what_is_refused_is_none_of_the_programs_faults(tmp_path):
     base = ppl.HFModel(small(KINDS["Llama"](), dtype=torch.float32), Letters(), name="base")
     pairs = random_pairs({"model.layers.0.mlp.up_proj": (48, 32)}, 2, 0)
-    bad = {name: tensor.fill_(torch.inf) for name, tensor in copy.deepcopy(pairs).items()}
-    with pytest.raises(UnsupportedModelError, match=r"/bad: "):
+    bad = {name: tensor.fill_(1e30) for name, tensor in copy.deepcopy(pairs).items()}
+    with pytest.raises(UnsupportedModelError, match=r"/bad: .*with the adapter.*range of.*float32"):
         base.with_adapter(made(tmp_path / "bad", bad, r=2))
     adapters: Adapters = base.engine.runner.adapters
     assert adapters.agrees
     assert not adapters.there
     assert not adapters.laid
     good = base.with_adapter(made(tmp_path / "good", pairs, r=2))
+    with pytest.raises(UnsupportedModelError, match="/bad: "):
+        base.with_adapter(tmp_path / "bad")
     assert base.engine.runner.takes_whole(1)
     # Layers that have come to do something else have to run.
     hook = base.model.model.layers[0].mlp.up_proj.layer.register_forward_hook(lambda *_: None)

@@ -264,7 +264,7 @@ def test_adapters_go_with_their_models(tmp_path):
         (random_pairs({"model.layers.0.mlp.up_proj": (48, 31)}, 2, 0), r"\(48, 31\).*\(48, 32\)"),
         (random_pairs({"model.embed_tokens": (32, 97)}, 2, 0), "Embedding.*cannot stand"),
         (random_pairs({"model.layers.0.input_layernorm": (32, 32)}, 2, 0), "cannot stand"),
-        ({"base_model.model.model.norm.weight": torch.ones(32)}, "norm.weight trained whole"),
+        ({"base_model.model.model.norm.weight": torch.zeros(32)}, "norm.weight trained whole"),
         ({"base_model.model.lm_head.weight": torch.ones(97, 32)}, "lm_head.weight trained whole"),
     ],
 )  # fmt: skip
@@ -278,7 +278,7 @@ def test_other_misuse_is_named(tmp_path):
     base = ppl.HFModel(random_model(FAMILIES["Llama"]()), Letters(), name="base")
     with pytest.raises(ModelNotFoundError, match="no adapter_config"):
         base.with_adapter(tmp_path)
-    whole = {"base_model.model.model.norm.weight": torch.ones(32)}
+    whole = {"base_model.model.model.norm.weight": torch.full((32,), 2.0)}
     sizes = {"model.layers.0.mlp.up_proj": (48, 32)}
     both = made(tmp_path / "whole", {**random_pairs(sizes, 2, 0), **whole})
     with pytest.raises(UnsupportedModelError, match="trained whole"):
@@ -289,6 +289,10 @@ def test_other_misuse_is_named(tmp_path):
         one.with_adapter(tmp_path / "x")
     with pytest.raises(PromptError, match="is no token id"):  # no way into another's texts
         list(base.logits_along([((1 << 32) + 5, 6)], [(7,)], [None]))
+    for text, new in ((5, (1 << 32) + 6), (7,)), ((5, 6), ((1 << 32) + 7, 8)):
+        for lm in (base, one):
+            with pytest.raises(PromptError, match=r"\[.*429496730.*\] are not all token ids"):
+                list(lm.logits_along([text], [new], [None]))
     with pytest.raises(PromptError, match="not all token ids"):
         list(one.logits_along([(96, 97)], [(7,)], [None]))
 

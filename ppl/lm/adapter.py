@@ -26,6 +26,22 @@ from ppl.lm.quiet import quiet_transformers
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PAIR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+# What a configuration may ask for that is more than `W + s B A`, in the weights that the model has.
+_MORE = {
+    "use_dora": "scales weights (DoRA)",
+    "use_qalora": "is given means of inputs (QA-LoRA)",
+    "use_bdlora": "has matrices of blocks (BD-LoRA)",
+    "kasa_config": "takes parts of the weights away (KaSA)",
+    "monteclora_config": "is a mixture of several (MonteCLoRA)",
+    "alora_invocation_tokens": "changes what follows some tokens, and nothing before (aLoRA)",
+    "arrow_config": "chooses among several for each token (Arrow)",
+    "layer_replication": "repeats layers or changes their order",
+    "ensure_weight_tying": "changes embeddings and head together",
+}
+_NO_WEIGHTS = "alora_invocation_tokens", "arrow_config"  # do that
+# How A and B were begun. Others take from the weights what A and B are at first (PiSSA, OLoRA,
+# CorDA, LoRA-GA, LoftQ), so that the adapter belongs to what is left.
+_BEGUN = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 def holds_adapter(path: Path) -> bool:
@@ -55,12 +71,15 @@ class Adapter:
     Attributes:
         source: where it is from.
         pairs: of layers, `A [r, in]` and `B [out, r]`, the latter scaled, in float32.
-        whole: parameters that were trained whole.
+        whole: parameters that came whole.
+        copied: ends of the names of layers that were copied to be trained whole: who had shared a
+            parameter with one keeps its own.
     """
 
     source: str
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     whole: Mapping[str, Tensor]
+    copied: tuple[str, ...] = ()
 
     @staticmethod
     def read(source: str | Path, hub: Mapping[str, Any]) -> Adapter:
@@ -72,16 +91,32 @@ class Adapter:
 
         Raises:
             ModelNotFoundError: there is no such adapter.
-            UnsupportedModelError: it is of another kind.
+            UnsupportedModelError: it is of another kind, or not all of its numbers are finite.
         """
         files = [_file(source, name, hub) for name in (_CONFIG, _WEIGHTS)]
         config, weights = _read(files[0]), load_file(files[1])
         if config.get("peft_type") != "LORA":
             raise _beyond(source, f"is of the kind {config.get('peft_type')}, not LORA")
+        for setting, said in _MORE.items():
+            if config.get(setting):
+                said = f"{said}, by its {setting}={config[setting]!r}"
+                if setting in _NO_WEIGHTS:
+                    raise UnsupportedModelError(
+                        f"adapter={str(source)!r} {said}, which no weights do; train a plain LoRA"
+                    )
+                raise _beyond(source, said)
+        if (begun := config.get("init_lora_weights")) not in _BEGUN:
+            raise _beyond(source, f"is of other weights, by its init_lora_weights={begun!r}")
         halves: dict[str, dict[str, Tensor]] = {}
         whole: dict[str, Tensor] = {}
         for key, tensor in weights.items():
-            place = key.removeprefix("base_model.model.")
+            # A layer beside which there is one is called `base_layer` by peft.
+            place = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            if not tensor.isfinite().all():
+                raise UnsupportedModelError(
+                    f"adapter={str(source)!r}: {place} is not finite; its training has diverged, "
+                    "or the file is damaged: take an earlier checkpoint, or save it again"
+                )
             if found := _PAIR.fullmatch(place):
                 halves.setdefault(found[1], {})[found[3]] = tensor.float()
             else:
@@ -94,11 +129,20 @@ class Adapter:
                 raise _beyond(source, f"has only half of what belongs to {place}")
             scale = _scale(config, place, half["A"].shape[0])
             pairs[place] = half["A"], scale * half["B"]
-        return Adapter(str(source), pairs, whole)
+        copied = config.get("modules_to_save") or ()
+        return Adapter(str(source), pairs, whole, tuple(copied))
 
     def beyond(self, said: str) -> UnsupportedModelError:
         """An error that says what there is no place for, and what to do."""
         return _beyond(self.source, said)
+
+    def leaves(self, place: str, dtype: torch.dtype) -> UnsupportedModelError:
+        """For numbers that are too large."""
+        return UnsupportedModelError(
+            f"adapter={self.source!r}: what it adds to {place} leaves the range of {dtype}; load "
+            "the model with dtype=torch.bfloat16 or dtype=torch.float32, or take an earlier "
+            "checkpoint, if its training has diverged"
+        )
 
     def no_place(self, place: str) -> UnsupportedModelError:
         """For a layer or a parameter that the model does not have."""
@@ -113,14 +157,17 @@ def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> Non
         UnsupportedModelError: it is of another kind, or of another model.
     """
     found = Adapter.read(adapter, hub)
-    modules, own = dict(model.named_modules()), dict(model.named_parameters())
-    everywhere = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
-    shared = {parameter for parameter, count in everywhere.items() if count > 1}
+    modules, own = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
+    shared = {parameter for parameter, count in Counter(own.values()).items() if count > 1}
     for place, tensor in found.whole.items():  # a layer that was trained whole, or a bias
         if place not in own or own[place].shape != tensor.shape:
             raise found.no_place(place)
-        with torch.no_grad():
-            own[place].copy_(tensor)
+        layer, _, name = place.rpartition(".")
+        if own[place] in shared and layer.endswith(found.copied):
+            setattr(modules[layer], name, nn.Parameter(tensor.to(own[place]), requires_grad=False))
+        else:
+            with torch.no_grad():
+                own[place].copy_(tensor)
     for place, (a, b) in found.pairs.items():
         if not hasattr(modules.get(place), "weight"):
             raise found.no_place(place)
@@ -133,6 +180,8 @@ def put_in(model: nn.Module, adapter: str | Path, hub: Mapping[str, Any]) -> Non
                 f"changes {place} by {tuple(change.shape)}, the model has {tuple(weight.shape)}"
             )
         changed = (weight.float() + change.to(weight.device)).to(weight.dtype)
+        if not changed.isfinite().all() and weight.isfinite().all():
+            raise found.leaves(place, weight.dtype)
         if weight in shared:  # of head and embeddings, the adapter changes the one that it names
             modules[place].weight = nn.Parameter(changed, requires_grad=False)
         else:
@@ -163,9 +212,11 @@ def fitting(model: nn.Module, adapter: Adapter) -> dict[str, tuple[Tensor, Tenso
         UnsupportedModelError: the model has no such layers, or of other sizes, or they have an
             adapter already.
     """
-    modules = dict(model.named_modules())
+    modules, dtype = dict(model.named_modules()), next(model.parameters()).dtype
     for place, (a, b) in adapter.pairs.items():
         layer: Any = modules.get(place)
+        if not all(part.to(dtype).isfinite().all() for part in (a, b)):
+            raise adapter.leaves(place, dtype)
         if layer is None:
             raise adapter.no_place(place)
         if hasattr(layer, "lora_A"):
@@ -191,23 +242,28 @@ def heads_of(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
     Raises:
         UnsupportedModelError: it has others, those of layers that the model has itself.
     """
-    modules = dict(model.named_modules())
-    for place in adapter.whole:
-        above = place.rpartition(".")[0]
-        if above in modules or place.partition(".")[0] in modules:
+    modules, heads = dict(model.named_modules()), {}
+    for place, tensor in adapter.whole.items():
+        above, _, name = place.rpartition(".")
+        if above not in modules and place.partition(".")[0] not in modules:
+            heads[place] = tensor
+            continue
+        own = getattr(modules.get(above), name, None)  # may have come along as it was
+        if not isinstance(own, Tensor) or not torch.equal(own, tensor.to(own)):
             raise adapter.beyond(
                 f"has {place} trained whole, which models that share weights cannot have each for "
                 "itself"
             )
-    return dict(adapter.whole)
+    return heads
 
 
 def _scale(config: Mapping[str, Any], place: str, rank: int) -> float:
     """As peft: alpha by rank, or by its square root; patterns are ends of names."""
-    alpha = float(config.get("lora_alpha") or rank)
+    alpha = float(config.get("lora_alpha", 8))
     for pattern, other in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", place):
+        if re.match(rf"(.*\.)?({pattern})$", place):
             alpha = float(other)
+            break  # the first that fits counts
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

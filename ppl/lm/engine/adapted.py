@@ -91,6 +91,12 @@ def _look(engine: Engine, adapters: Adapters, number: int, name: str) -> None:
     for rows, of in zip(found, (0, number), strict=True):
         with adapters.running([of], len(own)):
             texts, last = zip(*rows, strict=True)
+            if of and not all(part.isfinite().all() for part in last):
+                raise UnsupportedModelError(
+                    f"{name}: last hidden states are not finite with the adapter, though its "
+                    f"numbers are: what it adds leaves the range of {engine.dtype}; load the model "
+                    "with dtype=torch.float32, or take an earlier checkpoint of the adapter"
+                )
             admission.compare(plainly, engine.base, name, texts, last, rounds=rounds)
 
 

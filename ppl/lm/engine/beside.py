@@ -219,8 +219,10 @@ class Adapters:
         return bool(self._thin)
 
     def plain(self, ids: NDArray[Any]) -> NDArray[Any]:
-        """Token ids without the marks of adapters that there were."""
-        return ids & ID if 0 < ids.max() >> _BITS <= self._last else ids
+        """The ids of a text, of which the first may have the mark of an adapter, without it."""
+        if 0 < ids[0] >> _BITS <= self._last:
+            ids[0] &= ID
+        return ids
 
     def add(self, model: nn.Module, pairs: Mapping[str, Pair], usual: Tensor) -> int:
         """Adds an adapter and returns its number.
@@ -278,6 +280,8 @@ class Adapters:
             if not thin.numbers:
                 thin.hook.remove()
                 del self._thin[host]
+        if not self._thin:
+            self.agrees = True  # what was not alike is gone
 
     def _sweep(self) -> None:
         """Forgets those of which the holder is gone."""
@@ -300,6 +304,7 @@ class Adapters:
     def seat(self, texts: Sequence[Tokens], where: Sequence[int], rows: int) -> None:
         """Says which row of the pass that comes next has which text."""
         self._sweep()
+        self._rows = None  # of a pass that failed before it began, if there is any left
         if self._thin:
             self._rows = [0] * rows
             for row, text in zip(where, texts, strict=True):

@@ -108,7 +108,8 @@ class Burst:
         most, draws = uniforms.shape
         _, _, inputs, window, spans, standing = self._runner.place(slots, texts, most)
         rows = len(slots)
-        assert window.slots is not None
+        if window.slots is None:
+            return None  # layers have come to do something else since `takes` was asked
         x, *turns = self._whole.begun(inputs[0], inputs[1] + torch.arange(most))
         with self._runner.adapters.seated(1):
             call, kept = self._whole.asked(x, inputs[1], window, spans or (), standing)

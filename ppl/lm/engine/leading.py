@@ -69,7 +69,7 @@ class Bursts(Protocol):
         Returns:
             Tokens and their log-probabilities `[t, rows]`: of each row up to where it paused, or
             where there is no distribution (NaN), then tokens are -1; None where rows read something
-            together, which is not for a burst.
+            together, or are no longer steps of one program, which is not for a burst.
         """
 
 

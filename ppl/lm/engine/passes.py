@@ -281,12 +281,12 @@ class Passes:
 
     def _check_rows(self, rows: Sequence[tuple[Tokens, Slot]]) -> None:
         for text, slot in rows:
-            self._check(text[slot.length :])
+            self._check(text, slot.length)
 
-    def _check(self, tokens: Tokens) -> None:
-        ids = np.asarray(tokens)  # booleans and fractions, if any, decide its type
-        most = self._vocabulary
-        if ids.dtype.kind != "i" or ids.min() < 0 or self.adapters.plain(ids).max() >= most:
+    def _check(self, text: Tokens, start: int) -> None:
+        ids = np.asarray(text[start:])  # booleans and fractions, if any, decide its type
+        ids = ids if start or ids.dtype.kind != "i" else self.adapters.plain(ids)
+        if ids.dtype.kind != "i" or ids.min() < 0 or ids.max() >= self._vocabulary:
             raise PromptError(
                 f"{self._name}: {ids.tolist()[:8]} are not all token ids of this model, which are "
                 f"the integers 0 to {self._vocabulary - 1}; make texts with lm.prompt, lm.chat or "
@@ -337,7 +337,7 @@ class Passes:
                 piece[at - base : at - base + len(some.states)].copy_(some)
                 done = at + len(some.states)
             if done < len(text):
-                self._check(text[done:])
+                self._check(text, done)
             made.append((base, piece))
             own = piece.kv, piece.states, trunk, number_of(text)
             jobs.append(Job(text[done:], done, done - base, *own))

@@ -215,6 +215,36 @@ FAULTS = [
     ),
     Fault("ppl/lm/adapter.py", "if weight in shared:", "if False:", "tests/test_adapters.py"),
     Fault(
+        "ppl/lm/adapter.py",
+        "            break  # the first",
+        "#",
+        "tests/test_adapters.py -k scales",
+    ),
+    Fault(
+        "ppl/lm/adapter.py",
+        " and layer.endswith(found.copied)",
+        "",
+        "tests/test_adapters.py -k was_copied",
+    ),
+    Fault(
+        "ppl/lm/adapter.py",
+        "not in _BEGUN",
+        "in ()",
+        "tests/test_adapters.py -k more_than_low_rank",
+    ),
+    Fault(
+        f"{ENGINE}/beside.py",
+        "        self._rows = None  # of a pass that failed",
+        "        #",
+        f"{LOW_RANK} -k failed",
+    ),
+    Fault(
+        f"{ENGINE}/burst.py",
+        "if window.slots is None:",
+        "if False:",
+        "tests/test_bursts.py -k something_else",
+    ),
+    Fault(
         "ppl/runtime/replicas.py", "(-seen[c], now[c])", "(now[c],)", f"{REPLICAS} -k goes_where"
     ),
     Fault(

@@ -5,10 +5,9 @@ verifier is a likelihood inside it; the runtime turns every particle's waiting r
 batch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ppl.lazy import attach
+from ppl.lazy import attach, public
 from ppl.lm.copies import runs_replicas
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ else:
         if name.startswith("_"):  # tools ask for private ones all the time
             return ""
         rooms = (f"ppl.{room}" for room in ("searchers", "verifiers", "decide"))
-        return next((f": it is in {r}" for r in rooms if name in import_module(r).__all__), "")
+        return next((f": it is in {room}" for room in rooms if name in public(room)), "")
 
     __getattr__, __dir__ = attach(__name__, hint=_elsewhere)
 

@@ -16,6 +16,7 @@ importing that module would put it in the name's place. tests/test_lazy.py holds
 """
 
 import ast
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -28,6 +29,16 @@ from ppl.locks import lock
 # Held while modules are imported. So a module that is being imported must ask no front for a name:
 # whoever has the lock may be waiting for that module.
 _FIRST = lock()
+
+
+def _after_fork() -> None:
+    """In a forked child nobody is left who would give the lock back."""
+    global _FIRST  # noqa: PLW0603
+    _FIRST = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def attach(
@@ -71,15 +82,28 @@ def attach(
 
 def homes(package: str) -> dict[str, str]:
     """Of the names that a package's front imports for type checkers, the modules they are in."""
-    loader: Any = sys.modules[package].__loader__
-    source = loader.get_source(package)
-    if source is None:
-        raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
     typed = (
         statement
-        for block in ast.parse(source).body
+        for block in _front(package)
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for statement in block.body
         if isinstance(statement, ast.ImportFrom) and statement.module != package
     )
     return {alias.name: str(each.module) for each in typed for alias in each.names}
+
+
+def public(package: str) -> list[str]:
+    """The `__all__` of a package, which is not imported for it."""
+    assigned = (each for each in _front(package) if isinstance(each, ast.Assign))
+    named = (each.value for each in assigned if ast.unparse(each.targets[0]) == "__all__")
+    return list(map(str, ast.literal_eval(next(named))))
+
+
+def _front(package: str) -> list[ast.stmt]:
+    """The statements of a package's `__init__.py`."""
+    found: Any = find_spec(package)
+    source = found.loader.get_source(package)
+    if source is None:
+        raise ImportError(f"the source of {package} is needed, and was not shipped", name=package)
+    tree: ast.Module = ast.parse(source)
+    return tree.body

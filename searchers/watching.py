@@ -56,7 +56,8 @@ def kept(searches: Sequence[Any]) -> Iterator[None]:
 def progress_line(searches: Sequence[Any], shown: bool) -> Iterator[Callable[[Any], None] | None]:
     """Shows how far searches are while the block runs: `on_step` for them, None to show nothing.
 
-    In a terminal the line goes when they are over, below a cell of a notebook it stays.
+    In a terminal the line goes when they are over, below a cell of a notebook it stays. A script's
+    is on stderr, where it spoils no results; into a file it is written once, at the end.
     """
     if not shown:
         yield None
@@ -70,10 +71,17 @@ def progress_line(searches: Sequence[Any], shown: bool) -> Iterator[Callable[[An
 
 @contextlib.contextmanager
 def _in_terminal(searches: Sequence[Any]) -> Iterator[Callable[[Any], None]]:
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    console = Console(stderr=True)  # of its own: rich lets a console have one line at a time
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        transient=console.is_terminal,
+        redirect_stdout=Console().is_terminal,  # else what a program prints would go to stderr
+    ) as bar:
         # How many rounds one search takes is not known before.
         total = len(searches) if len(searches) > 1 else None
         task = bar.add_task(_said(searches), total=total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pickle
 import py_compile
 import subprocess
@@ -138,6 +139,20 @@ def test_a_name_that_is_not_there():
     assert said.split() == ["False"] * 3
 
 
+def test_a_name_that_is_not_there_is_looked_for_without_importing_anything():
+    program = """
+import ppl, sys
+for name in ("Tabel", "SMC", "vote"):
+    print(hasattr(ppl, name), {"numpy", "torch", "ppl.searchers", "ppl.decide"} & {*sys.modules})
+"""
+    assert run(program).splitlines() == ["False set()"] * 3
+
+
+@pytest.mark.parametrize("package", ["ppl.searchers", *LATE])
+def test_public_names_are_read_without_importing(package):
+    assert lazy.public(package) == importlib.import_module(package).__all__
+
+
 def test_what_fails_inside_of_a_module_is_said(tmp_path, monkeypatch):
     (tmp_path / "late").mkdir()
     (tmp_path / "late" / "__init__.py").write_text(
@@ -242,6 +257,33 @@ os._exit(0)
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_threads_that_ask_for_all_names_at_once_find_nothing_half_there(seed):
     assert run(MANY, seed) == "[]\n"
+
+
+FORKED = """
+import os, signal, threading
+from ppl import lazy
+import ppl
+held, over = threading.Event(), threading.Event()
+def importing():
+    with lazy._FIRST:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=importing)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)  # whoever waits for the parent's thread is ended
+    ppl.Budget
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+over.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+def test_a_child_that_is_forked_while_a_thread_imports_waits_for_nobody():
+    assert run(FORKED) == "0\n"
 
 
 def test_modules_ask_no_front_while_they_are_imported():

@@ -268,18 +268,36 @@ def test_a_posterior_is_saved_without_the_server(tmp_path):
     assert ppl.Posterior.load(tmp_path / "p").samples[0].value == posterior.samples[0].value
 
 
-def test_a_spent_time_budget_gives_up_what_the_server_still_works_on():
+@pytest.mark.parametrize("kind", ["sample_batch", "score_batch"])
+def test_a_spent_time_budget_gives_up_what_the_server_still_works_on(kind):
     with behind() as (served, lm):
         served.gate.clear()
         relief = threading.Timer(20.0, served.gate.set)  # whoever waits for the answer has one
         relief.start()
         ledger = Account(ppl.Budget(seconds=0.2))
         spec = lm(lm.prompt("^"), max_tokens=1).spec
-        assert lm.sample_batch([ContinueRequest(lm, spec, 1, ledger=ledger)]) == [None]
+        request = {
+            "sample_batch": ContinueRequest(lm, spec, 1, ledger=ledger),
+            "score_batch": ScoreRequest(lm, spec, lm.continuation("a"), ledger=ledger),
+        }[kind]
+        assert getattr(lm, kind)([request]) == [None]
         assert not served.gate.is_set()
-        assert (ledger.cost.lm_tokens, ledger.reserved) == (0, 0)
+        cost = ledger.cost
+        assert (cost.lm_tokens, cost.scored_tokens, cost.prompt_tokens, ledger.reserved) == (0,) * 4
         relief.cancel()
         served.gate.set()
+
+
+def test_a_score_without_time_leaves_those_of_others_alone():
+    with behind() as (served, lm):
+        spec, late = lm(lm.prompt("^"), max_tokens=1).spec, Account(ppl.Budget(seconds=0.0))
+        ledgers = [late, Account(), late, None]
+        asked = [ScoreRequest(lm, spec, lm.continuation("a"), "x", each) for each in ledgers]
+        exact = float(TOY(TOY.prompt("^"), max_tokens=1).log_prob(TOY.continuation("a")))
+        served.asked.clear()
+        assert lm.score_batch(asked) == [None, pytest.approx(exact), None, pytest.approx(exact)]
+        assert len(served.asked) == 2  # nothing is sent for whoever has no time
+        assert lm.score_batch([]) == []
 
 
 def test_the_environment_does_not_redirect_requests(monkeypatch):

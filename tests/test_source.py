@@ -41,7 +41,7 @@ def solve(question, steps=3, *, hot=1.5):
     calls += 1
     text = question.text + PROMPT
     lines = [text for _ in SHOTS]
-    seen.append(counts.get(text))
+    seen.append(counts.setdefault(text))
     return END, site(1), tool(2), short(text), Reader().read(lines), text.upper()
 """
 
@@ -85,6 +85,109 @@ def test_what_is_changed_beside_a_program_is_noticed(notebook, cell, name):
     assert {n for n in before | after if before.get(n) != after.get(n)} == {name}
     assert code_of(old) is not None
     assert (code_of(old) == code_of(solve(notebook))) == (name != "steps=")
+
+
+READ = [
+    "NAME[0]", "NAME[1:]", "[x for x in NAME]", "'\\n'.join(NAME)", "f'{NAME}'", "0 in NAME",
+    "not NAME", "len(NAME)", "sorted(NAME)", "NAME.index(x)", "NAME + [x]", "[*NAME, x]",
+    "f(*NAME)", "1 if NAME else 2", "[f(y) for y in x if y in NAME]", "(lambda: NAME[0])()",
+    "list(map(f, NAME))",
+]  # fmt: skip
+CHANGED = [
+    "NAME.append(x)", "f(NAME)", "x.join(NAME)", "[NAME]", "{1: NAME}", "(NAME, x)", "NAME or x",
+    "x[NAME]", "NAME", "NAME.sort()", "x.NAME(NAME)", "(y := NAME)", "f(k=NAME)", "NAME(x)",
+    "[NAME[0], NAME.pop()]", "NAME if x else 2", "len(x, key=NAME)",
+]  # fmt: skip
+BODIES = [
+    *((f"return {each}", True) for each in READ),
+    *((f"return {each}", False) for each in CHANGED),
+    ("for y in NAME:\n  x += y", True),
+    ("x += NAME", True),
+    ("while NAME: break", True),
+    ("NAME[0] = 1", False),
+    ("NAME[0] += 1", False),
+    ("del NAME[0]", False),
+    ("y = NAME", False),
+    ("for NAME[0] in x: pass", False),
+    ("for y in x: NAME.append(y)", False),
+    ("len = x\n return len(NAME)", False),
+    ("with f(x) as NAME[0]: pass", False),
+    ("*NAME, y = x", False),
+]
+
+
+@pytest.mark.parametrize(("body", "counts"), BODIES)
+def test_a_list_that_is_only_read_is_a_constant(notebook, body, counts):
+    def uses(value):
+        notebook.run(f"NAME = {value}")
+        return uses_of(notebook.module.reads)
+
+    notebook.run(f"def f(*x): return x\ndef reads(x):\n {body}")
+    one, same_again, other = uses(["a"]), uses(["a"]), uses(["b"])
+    assert one == same_again
+    assert ("NAME" in one) == (one != other) == counts
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{'a': 1, 'b': (2, 'c')}", "{'a': 1, 'b': (2, 'd')}"),
+        ("{'a': 1, 'b': 2}", "{'b': 2, 'a': 1}"),  # in another order it is gone through otherwise
+        ("{'a', 'b'}", "{'a', 'c'}"),
+        ("['a']", "('a',)"),
+        ("[1]", "[1.0]"),
+        ("[1]", "[True]"),
+        ("[]", "[None]"),
+        ("frozenset({'a', 'b'})", "frozenset({'a', 'c'})"),
+    ],
+)
+def test_what_lists_dicts_and_sets_hold_is_told_apart(notebook, one, other):
+    found = []
+    for value in (one, one, other):
+        notebook.run(f"NAME = {value}\ndef reads(x, more={value}):\n return x in NAME, x in more")
+        found.append(uses_of(notebook.module.reads))
+        assert set(found[-1]) == {"NAME", "more="}
+    assert found[0] == found[1]
+    assert {n for n in found[0] if found[0][n] != found[2][n]} == {"NAME", "more="}
+
+
+def test_sets_are_said_alike_whatever_their_order(notebook):
+    words = ["one", "two", "three", "four"]
+    found = []
+    for order in (words, words[::-1]):
+        many = [*order, *map(str, range(50))]  # growing and shrinking gives another order
+        notebook.module.NAME = set(many) - set(map(str, range(50)))
+        notebook.module.FROZEN = frozenset(order)
+        notebook.run("def reads(x):\n return x in NAME, x in FROZEN")
+        found.append(uses_of(notebook.module.reads))
+    assert found[0] == found[1]
+
+
+def test_a_list_that_any_helper_may_change_is_no_constant(notebook):
+    notebook.run("NAME = ['a']\ndef f(x): return NAME[0]\ndef g(x): NAME.append(x)\ne = g")
+    notebook.run("def only(x): return f(x), NAME[0]")
+    assert "NAME" in uses_of(notebook.module.only)
+    for helper in "eg":  # it is met before the one that reads, or after
+        notebook.run(f"def both(x): return {helper}(x), f(x)")
+        assert "NAME" not in uses_of(notebook.module.both)
+    notebook.run("NAME = ['a', ['b']]")  # whoever gets the inner one may change it
+    assert "NAME" not in uses_of(notebook.module.only)
+
+
+def test_lists_of_partials_and_defaults(notebook):
+    notebook.run("def reads(x, shots=['a'], *, kept=[]):\n kept.append(x)\n return shots[0]")
+    reads = notebook.module.reads
+    assert set(uses_of(reads)) == {"shots="}
+    before = uses_of(reads)
+    reads(1)
+    assert uses_of(reads) == before
+    one, other = (uses_of(functools.partial(reads, shots=[x])) for x in "ab")
+    assert one == before
+    assert {n for n in one if one[n] != other[n]} == {"shots="}
+    assert uses_of(functools.partial(reads, 1, kept=[1])) == {
+        **before,
+        "0=": uses_of(functools.partial(reads, 1))["0="],
+    }
 
 
 def test_cells_that_are_run_again_change_nothing(notebook):

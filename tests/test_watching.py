@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import types
 import pytest
 from loops import counting, nothing_is_left, walk
 from programs import contents, toy
+from rich.progress import Progress
 
 from ppl.runtime.awake import BEAT, awake
 from ppl.searchers import SMC, BestOfN, run_all, watching
@@ -132,6 +134,56 @@ def test_progress_in_a_notebook_is_one_line_that_stays(cells):
     assert cells[1][-1].startswith(f"SMC: 3 of 3 searches, 9 rounds, {tokens} tokens, ")
     asyncio.run(BestOfN(2).arun(toy, "prod", seed=0, progress=True))
     assert cells[2][-1].startswith("BestOfN: 3 rounds, 5 tokens, ")
+
+
+def test_progress_is_on_stderr_and_into_a_file_one_line_a_run(capsys):
+    SMC(4).run(toy, "prod", seed=0, progress=True)
+    BestOfN(2).run_many(toy, ["prod"] * 3, seed=0, progress=True)
+    SMC(4).run(toy, "prod", seed=0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    one, other = said.err.splitlines()
+    assert one.startswith("SMC: 3 rounds, 9 tokens ")
+    assert other.startswith("BestOfN: 3 of 3 searches, 9 rounds, ")
+
+
+def test_searches_that_show_themselves_inside_of_each_other_do(capsys):
+    def inner(search):
+        BestOfN(2).run(toy, "prod", seed=0, progress=True)
+
+    with Progress():  # of whoever has a line of their own
+        SMC(4).run(toy, "prod", seed=0, progress=True, on_step=inner)
+    names = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert names == ["BestOfN"] * 3 + ["SMC"]
+
+
+PRINTS = """
+from programs import toy
+from ppl.searchers import SMC
+SMC(4).run(toy, "prod", progress=True, on_step=lambda search: print("round", search.state.round))
+print("result")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of POSIX")
+def test_what_a_script_prints_goes_where_its_output_goes():
+    ours, theirs = os.openpty()  # stderr is a terminal, stdout is not
+    try:
+        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTS],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        assert done.stdout.splitlines() == ["round 1", "round 2", "round 3", "result"]
+        assert b"rounds" in os.read(ours, 1 << 16)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_notebook_is_not_sent_a_line_for_every_round(cells):

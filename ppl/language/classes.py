@@ -1,16 +1,19 @@
 """Classes of equal results, for votes and marginals.
 
 Tensors and arrays are equal if their elements are, an `Answer` is compared by `equality`, and
-everything else by `==`. Equality of answers is not transitive (0.333333 and 0.3333333 both round
-1/3), so its classes are made by union-find over all pairs, whatever their order.
+everything else by `==`; what is not a number (NaN) is one class. Equality of answers is not
+transitive (0.333333 and 0.3333333 both round 1/3), so its classes are made by union-find over all
+pairs, whatever their order.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ MOST_COMPARED = 200
 some tenths of a second. Rarer ones join a class only by their normal form."""
 MOST_SECONDS = 10.0
 """After this time no more pairs are compared: only answers made to be slow take so long."""
+_NAN = (float, "nan")
 
 
 def tally(values: Sequence[Any], weights: Sequence[float]) -> list[tuple[float, int]]:
@@ -70,30 +74,65 @@ def identity(value: Any) -> Hashable:
         case Answer():
             return Answer, normal_form(value)
         case np.ndarray():
-            return np.ndarray, value.shape, _elements(value.ravel().tolist())
+            items, plain = value.ravel().tolist(), value.dtype.kind not in "OV"
+            return np.ndarray, value.shape, (_elements if plain else _identities)(items)
         case tuple() | list():
-            return type(value), tuple(identity(item) for item in value)
+            return type(value), _identities(value)
         case dict():
             return dict, frozenset((identity(k), identity(v)) for k, v in value.items())
         case set():
             return frozenset, frozenset(identity(item) for item in value)
-        case _ if hasattr(value, "to_dense"):  # a tensor; torch takes a second to import
-            dense = value.detach().to_dense()
-            return "tensor", tuple(dense.shape), _elements(dense.flatten().tolist())
-        case float() if math.isnan(value):
-            return float, "nan"
+        case Number() if value != value:  # type: ignore[comparison-overlap]  # noqa: PLR0124
+            return _NAN
+        case _ if isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ())):
+            return _tensor(value)
     try:
         hash(value)
     except TypeError as error:
-        raise TypeError(
-            f"a {type(value).__name__} cannot be counted as a result: it has no hash; return a "
-            "value that has one, or give a function (key=, f=) that makes one of it"
-        ) from error
+        raise _uncounted(value, "it has no hash") from error
     return value  # type: ignore[no-any-return]
 
 
-def _elements(items: list[Any]) -> tuple[Hashable, ...]:
-    return tuple("nan" if item != item else item for item in items)  # noqa: PLR0124 (only NaN)
+def by_value(counted: Iterable[tuple[Any, float]]) -> dict[Any, float]:
+    """Values with their probabilities, as a dictionary.
+
+    Raises:
+        TypeError: a value is no key, as lists are none.
+    """
+    found: dict[Any, float] = {}
+    for value, probability in counted:
+        try:
+            found[value] = probability
+        except TypeError as error:
+            raise TypeError(
+                f"a {type(value).__name__} is no key of a dictionary: give a function that makes "
+                "one of it, such as marginal(str)"
+            ) from error
+    return found
+
+
+def _tensor(value: Any) -> Hashable:
+    try:
+        dense = value.detach().to_dense()
+        return "tensor", tuple(dense.shape), _elements(dense.flatten().tolist())
+    except (RuntimeError, NotImplementedError) as error:  # nested, quantised, without content
+        raise _uncounted(value, f"its elements cannot be read ({error})") from error
+
+
+def _elements(items: Iterable[Any]) -> tuple[Hashable, ...]:
+    """As `_identities`, of numbers and strings."""
+    return tuple(_NAN if item != item else item for item in items)  # noqa: PLR0124 (only NaN)
+
+
+def _identities(items: Iterable[Any]) -> tuple[Hashable, ...]:
+    return tuple(map(identity, items))
+
+
+def _uncounted(value: Any, why: str) -> TypeError:
+    return TypeError(
+        f"a {type(value).__name__} cannot be counted as a result: {why}; return a value that can, "
+        "or give a function (key=, f=) that makes one of it"
+    )
 
 
 def _classes(spellings: Sequence[Hashable]) -> dict[Hashable, Hashable]:
@@ -101,10 +140,10 @@ def _classes(spellings: Sequence[Hashable]) -> dict[Hashable, Hashable]:
     parent: dict[Hashable, Hashable] = {spelling: spelling for spelling in spellings}
 
     def root(spelling: Hashable) -> Hashable:
-        while parent[spelling] != spelling:
-            parent[spelling] = parent[parent[spelling]]
-            spelling = parent[spelling]
-        return spelling
+        while (above := parent[spelling]) is not parent[above]:
+            parent[spelling] = parent[above]
+            spelling = above
+        return above
 
     answers = Counter(s for s in spellings if isinstance(s, tuple) and s[:1] == (Answer,))
     # What cannot be read equals nothing that is spelled otherwise, and is slow to find that out.

@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl.errors import NoAllowedTokenError, ObservationError, PPLError, ProgramError, PromptError
+from ppl.errors import NoAllowedTokenError, ObservationError, ProgramError, PromptError
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.language.cost import Account
@@ -28,7 +28,7 @@ from ppl.language.steps import StepRule, Until
 from ppl.language.text import Continuation, Text
 from ppl.language.thinking import Thinking
 from ppl.lm.masks import Allowed, as_mask, fingerprint, kept
-from ppl.lm.running import Drawn, RunningBatch
+from ppl.lm.running import Drawn, RunningBatch, answers
 from ppl.lm.sampling import Warp, warp_of
 from ppl.lm.stopping import misfit
 from ppl.lm.texts import TextMaker
@@ -240,23 +240,12 @@ class LanguageModel(TextMaker):
 
         What a server still works on for a ledger without time is given up, as when a search ends.
         """
-        session = self.session()
-        tickets = [session.submit(request) for request in requests]
-        results: dict[int, Drawn | None] = {}
-        try:
-            while len(results) < len(tickets):  # what nobody waits for may still be in flight
-                for ticket, drawn in session.step().items():
-                    if isinstance(drawn, PPLError):
-                        raise drawn
-                    assert not isinstance(drawn, float)  # nothing was to be scored
-                    results[ticket] = drawn
-        finally:
-            session.close()
-        return [results[ticket] for ticket in tickets]
+        return answers(self.session(), requests)
 
     @abstractmethod
-    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Exact log-probabilities of continuations, `-inf` where a draw could not return them."""
+    def score_batch(self, requests: Sequence[ScoreRequest]) -> Sequence[float | None]:
+        """Exact log-probabilities of continuations, `-inf` where a draw could not return them; None
+        where the paying ledger ran out of time, which only what is `elsewhere` looks at."""
 
     def support(self, distribution: LMDistribution) -> list[tuple[Continuation, float]]:
         """Every continuation that `distribution` can draw, with its log-probability.
@@ -320,11 +309,9 @@ class LMDistribution(Site, TorchDistribution):  # type: ignore[misc]
         """Scalar float64 tensor, see the class."""
         self.check(value)
         self.check_kv(value, "a continuation")
-        return torch.tensor(
-            self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0],
-            dtype=torch.float64,
-            device="cpu",
-        )
+        score = self.model.score_batch([ScoreRequest(self.model, self.spec, value)])[0]
+        assert score is not None  # without a ledger nothing runs out
+        return torch.tensor(score, dtype=torch.float64, device="cpu")
 
     def draw(self, visit: Visit, msg: Any, key: int, target: Any = None) -> Draw:
         """One row of the batch. A `target` of the same model after the same text costs no pass."""

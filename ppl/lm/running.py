@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,3 +57,22 @@ class RunningBatch(Protocol):
     def close(self) -> None:
         """Ends the batch, whatever is in it."""
         ...
+
+
+def answers(session: RunningBatch, requests: Sequence[Any]) -> list[Any]:
+    """What a batch of its own says to requests, in order: None where the paying ledger ran out.
+
+    Raises:
+        PPLError: one of them failed; the others are given up.
+    """
+    results: dict[int, Any] = {}
+    try:
+        tickets = [session.submit(request) for request in requests]
+        while len(results) < len(tickets):  # what nobody waits for may still be in flight
+            for ticket, answer in session.step().items():
+                if isinstance(answer, PPLError):
+                    raise answer
+                results[ticket] = answer
+    finally:
+        session.close()
+    return [results[ticket] for ticket in tickets]

@@ -212,7 +212,8 @@ class Encoder:
         return {"tuple": [self._value(x) for x in value]}
 
     def _tensor(self, value: torch.Tensor) -> Any:
-        if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        odd = value.is_nested or value.is_quantized or value.device.type == "meta"
+        if odd or value.layout != torch.strided:
             raise NotDataError(f"a tensor of layout {value.layout} on {value.device}")
         flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
         name = str(value.dtype).removeprefix("torch.")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ppl.language.cached import cached_property
 from ppl.language.cost import Cost
+from ppl.language.text import Continuation, Text
 
 Fate = Literal["kept", "dead", "finished", "dropped", "simulated"]
 UNFINISHED = "(unfinished)"
@@ -127,8 +128,8 @@ def shown(sample: Any) -> str:
 
 
 def words(value: Any) -> str:
-    """A result in words: a string is itself, everything else as Python shows it."""
-    return str(value) if isinstance(value, str) else repr(value)
+    """A result in words: what is written is itself, everything else as Python shows it."""
+    return str(value) if isinstance(value, str | Text | Continuation) else repr(value)
 
 
 def prompt_of(samples: Sequence[Any]) -> str:

@@ -20,7 +20,7 @@ from ppl.language import checks
 from ppl.language.arguments import checked
 from ppl.language.cached import cached_property
 from ppl.language.call import Called
-from ppl.language.classes import tally
+from ppl.language.classes import by_value, tally
 from ppl.language.cost import Cost
 from ppl.language.foreign import OF_POSTERIORS
 from ppl.language.randomness import generator
@@ -291,6 +291,9 @@ class Posterior:
         """Posterior probability of every value of `f` (of the result itself by default).
 
         Equal values count together, as in `vote`. Most probable first.
+
+        Raises:
+            TypeError: they are no keys of a dictionary (lists, arrays): `f` makes some of them.
         """
         values: list[Any] = []
         weights: list[float] = []
@@ -301,7 +304,7 @@ class Posterior:
         mass = math.fsum(weights)
         counted = tally(values, weights)
         order = ranked([p for p, _ in counted])
-        return {values[i]: p / mass for p, i in (counted[k] for k in order)}
+        return by_value((values[i], p / mass) for p, i in (counted[k] for k in order))
 
     # -- genealogy, storage, display ----------------------------------------------------------
 

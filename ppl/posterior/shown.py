@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ppl.language.cost import Cost
+from ppl.language.text import Continuation, Text
+from ppl.posterior.lineage import UNFINISHED
 
 _MOST = 10  # answers that are shown
 _LONGEST, _LONGEST_HTML = 80, 400  # characters of an answer
@@ -80,10 +82,10 @@ def _cut(text: str, most: int) -> str:
 
 def _merged(posterior: Shown) -> list[_Row]:
     """Answers by falling probability: that, how many particles gave it, their best score, and
-    how Python shows it. Particles without an answer are one entry, the last."""
+    it in quotes, or as Python shows it. Particles without an answer are one entry, the last."""
     merged: dict[tuple[bool, str], tuple[float, int, float]] = {}
     for p, s in zip(posterior.probabilities.tolist(), posterior.samples, strict=True):
-        answer = (s.answered, repr(s.value) if s.answered else "(unfinished)")
+        answer = (s.answered, _quoted(s.value) if s.answered else UNFINISHED)
         probability, number, score = merged.get(answer, (0.0, 0, 0.0))
         merged[answer] = probability + p, number + 1, max(score, s.score)
     rows = [(*row, answer) for (_, answer), row in merged.items()]
@@ -92,8 +94,12 @@ def _merged(posterior: Shown) -> list[_Row]:
     return [rows[i] for i in order]
 
 
+def _quoted(value: Any) -> str:
+    return repr(value.text if isinstance(value, Text | Continuation) else value)
+
+
 def _head(posterior: Shown, rows: list[_Row]) -> str:
-    answers = sum(answer != "(unfinished)" for *_, answer in rows)
+    answers = sum(answer != UNFINISHED for *_, answer in rows)
     number = f"{several(answers, 'answer')} of {several(len(posterior.samples), 'particle')}"
     evidence = posterior.log_evidence
     said = "" if evidence is None else f", log evidence {evidence:.4f}"

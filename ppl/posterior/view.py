@@ -108,7 +108,7 @@ def page_data(posterior: Searched) -> dict[str, Any]:
             zip(posterior.samples, posterior.probabilities.tolist(), strict=True)
         )
     ]
-    rows, vote = lineage.rows, posterior.vote()
+    rows, vote = lineage.rows, _vote(posterior)
     nodes = {
         "id": [row["node"] for row in rows],
         "parent": lineage.parents,
@@ -133,7 +133,7 @@ def page_data(posterior: Searched) -> dict[str, Any]:
         "logEvidence": _number(posterior.log_evidence),
         "ess": _number(posterior.ess),
         "best": lineage.best,
-        "vote": None if vote is None else words(vote)[:_LONGEST_ANSWER],
+        "vote": vote,
         "nodes": nodes,
         "fates": _FATES,
         "sites": list(sites),
@@ -142,6 +142,15 @@ def page_data(posterior: Searched) -> dict[str, Any]:
         "rounds": [_note(note) for note in posterior.history],
         "cost": _cost(posterior.cost),
     }
+
+
+def _vote(posterior: Searched) -> str | None:
+    """The answer of most weight in words, None where there is none."""
+    try:
+        vote = posterior.vote()
+    except TypeError:  # results that cannot be counted can be looked at all the same
+        return None
+    return None if vote is None else words(vote)[:_LONGEST_ANSWER]
 
 
 def _cost(cost: Cost) -> dict[str, Any]:

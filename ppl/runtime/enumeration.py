@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 from ppl.errors import PPLError
 from ppl.language.arguments import checked
-from ppl.language.classes import tally
+from ppl.language.classes import by_value, tally
 from ppl.language.site import Site, share
 from ppl.lm.base import LMDistribution
 from ppl.runtime.program import check_program, check_result
@@ -49,7 +49,7 @@ class ExactResult:
         """Exact posterior probability of every value of `f`; equal values count together."""
         values = [f(value) for value in self.values]
         weights = [math.exp(w - self.log_evidence) for w in self.log_weights]
-        return {values[i]: p for p, i in tally(values, weights)}
+        return by_value((values[i], p) for p, i in tally(values, weights))
 
 
 @checked

@@ -33,6 +33,7 @@ from ppl.lm.decode import LogitsModel
 from ppl.lm.held import Held
 from ppl.lm.replica import About, Answer, Ask, packed
 from ppl.lm.row import Row
+from ppl.lm.running import answers
 from ppl.lm.server.flight import Scoring, ServerSession
 from ppl.lm.server.prefixes import Prefixes
 from ppl.runtime.link import Link
@@ -155,21 +156,11 @@ class Replicas(Held, LogitsModel):
         """A running batch of what the copies draw."""
         return ReplicaSession(self)
 
-    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Log-probabilities of given continuations, `-inf` for those that cannot be drawn."""
-        session = self.session()
-        tickets = [session.submit(request) for request in requests]
-        results: dict[int, float] = {}
-        try:
-            while session.running:
-                for ticket, score in session.step().items():
-                    if isinstance(score, PPLError):
-                        raise score
-                    assert isinstance(score, float)
-                    results[ticket] = score
-        finally:
-            session.close()
-        return [results[ticket] for ticket in tickets]
+    def score_batch(  # type: ignore[override]
+        self, requests: Sequence[ScoreRequest]
+    ) -> list[float | None]:
+        """As `ServerModel.score_batch`."""
+        return answers(self.session(), requests)
 
     def logits_along(
         self,

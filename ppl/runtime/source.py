@@ -2,8 +2,9 @@
 
 What a function does is its own lines, and what it uses of the place where it is written: helper
 functions, constants such as a prompt. In a notebook all of these are cells that are run again.
-Comments and layout are no difference. What lies in other modules is not looked at, nor are values
-that change (lists, dicts): a program that keeps something there would never be the same again.
+Comments and layout are no difference. What lies in other modules is not looked at. Lists, dicts and
+sets of constants are, where they are only read: a program that keeps something there would never be
+the same again.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
+from ppl.runtime.reads import only_reads
+
 _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_HOLDERS = (list, dict, set)
+_CHANGES = ""  # in the place of a fingerprint: what may be changed by the program itself
 
 
 def code_of(function: Callable[..., Any]) -> str | None:
@@ -41,16 +46,19 @@ def code_of(function: Callable[..., Any]) -> str | None:
 def uses_of(function: Callable[..., Any]) -> dict[str, str]:
     """16 hex digits for each thing that a function, and what it calls there, uses of its module
     and of the functions around it: functions, classes and verifiers that are written in the same
-    module, and constants. By name, in order: a method as in `"Class.method"`, a default or an
-    argument of a partial as in `"steps="`."""
+    module, constants, and lists, dicts and sets of constants that are only read. By name, in order:
+    a method as in `"Class.method"`, a default or an argument of a partial as in `"steps="`."""
     found: dict[str, str] = {}
     first = written(function)
     module = str(getattr(first, "__module__", None))
     _collect(first, module, found, {id(first)})
     if isinstance(function, functools.partial):  # takes the place of defaults
         for name, value in [*enumerate(function.args), *function.keywords.items()]:
-            _add(f"{name}=", value, module, found, {id(first)})
-    return dict(sorted(found.items()))
+            if type(value) in _HOLDERS:
+                _hold(f"{name}=", value, first, found)
+            else:
+                _add(f"{name}=", value, module, found, {id(first)})
+    return {name: said for name, said in sorted(found.items()) if said != _CHANGES}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -90,8 +98,26 @@ def _collect(function: Any, module: str, found: dict[str, str], seen: set[int]) 
             for part, method in vars(value).items():
                 if isinstance(method, FunctionType) or not part.startswith("__"):
                     _add(f"{name}.{part}", written(method), module, found, seen)
+        elif type(value) in _HOLDERS:
+            _hold(name, value, function, found)
         else:
             _add(name, inner, module, found, seen)
+
+
+def _hold(name: str, value: Any, function: Any, found: dict[str, str]) -> None:
+    """A list, dict or set of constants, unless one of the functions that use it may change it."""
+    if found.get(name) == _CHANGES or not _reads(function, name.rstrip("=")):
+        found[name] = _CHANGES
+        return
+    if all(map(_constant, value.items() if isinstance(value, dict) else value)):
+        found[name] = _digest(f"{type(value).__name__} {_say(value)}")
+
+
+def _reads(function: Any, name: str) -> bool:
+    try:
+        return only_reads(ast.parse(text_of(function)), name)
+    except (OSError, TypeError, SyntaxError):  # its source is not known
+        return False
 
 
 def _add(name: str, value: Any, module: str, found: dict[str, str], seen: set[int]) -> None:
@@ -101,7 +127,7 @@ def _add(name: str, value: Any, module: str, found: dict[str, str], seen: set[in
             found[name] = code_of(value) or "unknown"
             _collect(value, module, found, seen)
     elif isinstance(value, re.Pattern) or _constant(value):
-        found[name] = _digest(f"{type(value).__name__} {value!r}")
+        found[name] = _digest(f"{type(value).__name__} {_say(value)}")
 
 
 def _values(function: Any) -> Iterator[tuple[str, Any]]:
@@ -132,9 +158,19 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _constant(value: Any) -> bool:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | frozenset):
         return all(map(_constant, value))
     return type(value) in _PLAIN
+
+
+def _say(value: Any) -> str:
+    """Constants, and what holds them, as Python shows them; what has no order, in one."""
+    if type(value) not in (tuple, frozenset, *_HOLDERS):
+        return repr(value)
+    parts = [*map(_say, value.items() if isinstance(value, dict) else value)]
+    if isinstance(value, set | frozenset):
+        parts.sort()
+    return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
 
 
 def _shape(node: Any) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,16 +128,6 @@ class Client:
         return replace(
             answer, tokens=(*answer.tokens, end), log_probs=(*answer.log_probs, log_prob)
         )
-
-    async def answers(self, requests: Sequence[ScoreRequest]) -> list[Answer]:
-        """Scores of given continuations, side by side; the first failure ends the others."""
-        tasks = [asyncio.ensure_future(self.scored(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            raise
 
     async def scored(self, request: ScoreRequest) -> Answer:
         """The score of a given continuation: the log-probabilities of the last tokens."""

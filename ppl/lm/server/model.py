@@ -7,7 +7,6 @@ refused by name; what it says of itself is tested once, when the model is made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from ppl.errors import ServerError
 from ppl.language import checks
 from ppl.language.codec import Codec
 from ppl.lm.base import LanguageModel, ScoreRequest
-from ppl.lm.row import could_be_drawn
+from ppl.lm.running import answers
 from ppl.lm.server.client import Client
 from ppl.lm.server.endpoint import Endpoint
 from ppl.lm.server.flight import ServerSession
@@ -107,20 +106,14 @@ class ServerModel(LanguageModel):
         """A running batch of requests in flight."""
         return ServerSession(self, self.client, self.concurrency)
 
-    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Log-probabilities of given continuations, `-inf` for those that cannot be drawn.
+    def score_batch(self, requests: Sequence[ScoreRequest]) -> list[float | None]:
+        """Log-probabilities of given continuations, `-inf` for those that cannot be drawn; None
+        where the paying ledger ran out of time, as in `sample_batch`.
 
         Raises:
             ServerError: a warp or allowed tokens, under which the server does not score.
         """
-        for request in requests:
-            self.client.check_scores(request.spec, request.label)
-        possible = [i for i, request in enumerate(requests) if could_be_drawn(self, request)]
-        answers = self.endpoint.wait(self.client.answers([requests[i] for i in possible]))
-        results = [-math.inf] * len(requests)
-        for i, answer in zip(possible, answers, strict=True):
-            results[i] = answer.score_of(requests[i])
-        return results
+        return answers(self.session(), requests)
 
 
 def _listed(endpoint: Endpoint, model: str | None) -> tuple[str, Any]:

@@ -175,7 +175,7 @@ FAULTS = [
     Fault(f"{SERVER}/endpoint.py", "future.cancel()", "pass", f"{FLAKY} -k ctrl_c"),
     Fault(f"{SERVER}/flight.py", "_GRACE = 0.5", "_GRACE = 30.0", f"{FLAKY} -k half_a_second"),
     Fault(
-        "ppl/lm/base.py",
+        "ppl/lm/running.py",
         "while len(results) < len(tickets):",
         "while session.running:",
         "tests/test_server.py -k spent_time",

@@ -7,6 +7,7 @@ STORED, HOSTILE = "tests/test_stored.py", "tests/test_hostile_files.py"
 SEARCHES = "tests/test_stored_searches.py"
 NOTEBOOKS, SOURCE = "tests/test_stored_notebooks.py", "tests/test_source.py"
 CODE, SAID = "ppl/runtime/source.py", "searchers/said.py"
+READS = "ppl/runtime/reads.py"
 
 FAULTS = [
     Fault(CONTAINER, "if not _ENTRY.fullmatch(name):", "if False:", f"{HOSTILE} -k harm"),
@@ -47,7 +48,35 @@ FAULTS = [
     ),
     Fault(CODE, "in _GLOBAL} - sets)", "in _GLOBAL})", f"{SOURCE} -k again"),
     Fault(CODE, "_collect(value, module, found, seen)", "pass", f"{SOURCE} -k beside"),
+    Fault(CODE, "if found.get(name) == _CHANGES or", "if", f"{SOURCE} -k any_helper"),
+    Fault(CODE, "        parts.sort()\n", "        pass\n", f"{SOURCE} -k order"),
+    Fault(READS, "if inner is name:\n", "if True:\n", f"{SOURCE} -k only_read"),
+    Fault(READS, "in _BUILTINS - own and", "in _BUILTINS and", f"{SOURCE} -k only_read"),
     Fault(CODE, "for node in tree.body] != [name]:", "for node in tree.body] == []:", SOURCE),
+    Fault(
+        "searchers/watching.py",
+        "redirect_stdout=Console().is_terminal,",
+        "redirect_stdout=True,",
+        "tests/test_watching.py -k script_prints",
+    ),
+    Fault(
+        "searchers/watching.py",
+        "console = Console(stderr=True)",
+        "console = Console()",
+        "tests/test_watching.py -k into_a_file",
+    ),
+    Fault(
+        "ppl/language/classes.py",
+        "is not parent[above]:",
+        "!= parent[above]:",
+        "tests/test_counted.py -k itself",
+    ),
+    Fault(
+        "ppl/language/classes.py",
+        "case Number() if value != value:",
+        "case float() if value != value:",
+        "tests/test_counted.py -k one_class",
+    ),
     Fault(
         "ppl/study/config.py",
         "if (changed := other_use(before, now)) is not None:",

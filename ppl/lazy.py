@@ -16,7 +16,6 @@ importing that module would put it in the name's place. tests/test_lazy.py holds
 """
 
 import ast
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -29,16 +28,6 @@ from ppl.locks import lock
 # Held while modules are imported. So a module that is being imported must ask no front for a name:
 # whoever has the lock may be waiting for that module.
 _FIRST = lock()
-
-
-def _after_fork() -> None:
-    """In a forked child nobody is left who would give the lock back."""
-    global _FIRST  # noqa: PLW0603
-    _FIRST = RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def attach(

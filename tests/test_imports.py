@@ -87,6 +87,7 @@ def test_import_ppl_alone_imports_nothing_heavy():
         "ppl.lazy",
         "ppl.lm",
         "ppl.lm.copies",
+        "ppl.locks",
     }
 
 

@@ -31,8 +31,8 @@ FAULTS = [
     Fault("ppl/posterior/votes.py", "/ math.fsum(p for p, _ in weighted)", "", TESTS),
     Fault(
         POSTERIOR,
-        "{values[i]: p / mass for p, i in",
-        "{values[i]: p for p, i in",
+        "(values[i], p / mass) for p, i in",
+        "(values[i], p) for p, i in",
         "tests/test_posterior.py -k average",
     ),
     Fault(

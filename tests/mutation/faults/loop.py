@@ -40,7 +40,10 @@ FAULTS = [
     ),
     Fault(TURNS, "            seat.arriving = True\n", "", f"{TESTS} -k driven_away"),
     Fault(
-        TURNS, "seat.thread, seat.arriving = me, True", "seat.thread = me", f"{TESTS} -k control_c"
+        TURNS,
+        "seat.thread, seat.arriving = me, True\n",
+        "seat.thread = me\n",
+        f"{TESTS} -k control_c",
     ),
     Fault(TURNS, "            gc.disable()\n", "", f"{TESTS} -k collects"),
     Fault(TURNS, '("self") is waiting', '("self") is not None', f"{TESTS} -k joins"),

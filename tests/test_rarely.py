@@ -10,10 +10,13 @@ import ast
 import asyncio
 import functools
 import gc
+import os
+import queue
 import sys
 import threading
 import weakref
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +33,7 @@ from ppl.runtime import turns
 from ppl.runtime.coroutine import this_thread
 from ppl.runtime.loop import SHARED
 from ppl.runtime.turns import TURNS, Seat, Turns
-from ppl.runtime.worker import Process
+from ppl.runtime.worker import Process, _forward
 from ppl.searchers import SMC, BestOfN
 
 needs_fork = pytest.mark.skipif(
@@ -295,6 +298,14 @@ def test_a_process_may_be_given_up_in_the_thread_that_reads_from_it(monkeypatch)
     assert cat.process.returncode is not None
     assert cat.process.stdin is not None
     assert cat.process.stdin.closed
+
+
+def test_what_was_given_up_before_its_reader_began_has_come_to_its_end():
+    replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    with Path(os.devnull).open("rb", buffering=0) as stream:
+        pass
+    _forward(stream, replies, False)
+    assert replies.get_nowait() is None
 
 
 # -- the interpreter's end -----------------------------------------------------------------------

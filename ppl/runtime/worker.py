@@ -228,15 +228,19 @@ def stop_all(held: list[Process]) -> None:
 def _forward(stream: IO[bytes], replies: queue.SimpleQueue[str | None], blocks: bool) -> None:
     """Hands messages on to a queue, then None: a queue can be waited on with a limit everywhere."""
     block = ""
-    with io.BufferedReader(cast(io.RawIOBase, stream)) as lines:
-        for line in map(_text, lines):
-            if not blocks:
-                replies.put(line.rstrip("\r\n"))
-            elif line.strip():
-                block += line
-            elif block:
-                replies.put(block)
-                block = ""
+    try:
+        with io.BufferedReader(cast(io.RawIOBase, stream)) as lines:
+            for line in map(_text, lines):
+                if not blocks:
+                    replies.put(line.rstrip("\r\n"))
+                elif line.strip():
+                    block += line
+                elif block:
+                    replies.put(block)
+                    block = ""
+    except (OSError, ValueError):
+        if not stream.closed:  # else it was given up, maybe before this thread could begin
+            raise
     if block:
         replies.put(block)
     replies.put(None)

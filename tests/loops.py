@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pyro
 import torch
 from pyro.poutine import runtime
@@ -11,6 +13,7 @@ import ppl
 from ppl.lm.decode import Session
 from ppl.runtime.loop import SHARED
 from ppl.runtime.turns import TURNS
+from ppl.searchers import BestOfN
 from ppl.verifiers import GenRM
 
 QUESTION = "Calculate ( 3 + 5 ) * 2 - 7."
@@ -66,6 +69,15 @@ def forever(lm, tokens=60):
     text = lm.prompt("^")
     text = text + pyro.sample("s", lm(text, max_tokens=tokens, allowed=lm.encode("a")))
     return text.text
+
+
+def under_way():
+    """A submitted search of two particles that has begun, and takes its time."""
+    lm = counting()
+    lm.before = lambda: time.sleep(0.001)
+    going = SHARED.submit(BestOfN(2).begin(walk, lm, 100, seed=0))
+    assert until(lambda: lm.steps)
+    return going
 
 
 def nothing_is_left(*models):

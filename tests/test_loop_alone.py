@@ -21,6 +21,7 @@ from loops import (
     counting,
     forever,
     nothing_is_left,
+    under_way,
     walk,
 )
 from programs import TOY, contents, toy
@@ -440,11 +441,7 @@ def test_sys_exit_in_a_submitted_program_ends_that_search_only():
 
 
 def test_a_forked_child_starts_anew():
-    lm = counting()
-    lm.before = lambda: time.sleep(0.001)
-    going = SHARED.submit(BestOfN(2).begin(walk, lm, 100, seed=0))
-    while not lm.steps:
-        time.sleep(0.001)
+    going = under_way()
     child = os.fork()
     if child == 0:
         signal.alarm(300)  # a deadlock ends it

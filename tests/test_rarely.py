@@ -36,10 +36,6 @@ from ppl.runtime.turns import TURNS, Seat, Turns
 from ppl.runtime.worker import Process, _forward
 from ppl.searchers import SMC, BestOfN
 
-needs_fork = pytest.mark.skipif(
-    sys.version_info >= (3, 12), reason="Python itself warns of fork with threads"
-)
-
 # -- who joins whom ----------------------------------------------------------------------------
 
 
@@ -123,23 +119,18 @@ with turns._looking:
 """
 
 
-@needs_fork
 def test_a_forked_child_finds_every_lock_free():
     assert run_script(FORK, warnings="ignore") == "0 True"
 
 
 CANCELLED = """
-import os, signal, time
-from loops import counting, walk
+import os, signal
+from loops import under_way
 from programs import toy
 from ppl.runtime.loop import SHARED
-from ppl.searchers import SMC, BestOfN
+from ppl.searchers import SMC
 
-lm = counting()
-lm.before = lambda: time.sleep(0.001)
-going = SHARED.submit(BestOfN(2).begin(walk, lm, 100, seed=0))
-while not lm.steps:
-    time.sleep(0.001)
+going = under_way()
 child = os.fork()
 if child == 0:
     signal.alarm(300)
@@ -149,7 +140,6 @@ print(os.waitpid(child, 0)[1], len(going.result(300).samples))
 """
 
 
-@needs_fork
 def test_what_is_cancelled_of_a_parent_hurts_no_search_of_the_child():
     assert run_script(CANCELLED, warnings="ignore") == "0 2"
 
